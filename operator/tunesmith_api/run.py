@@ -1,0 +1,293 @@
+"""What operator and trainer say to each other.
+
+The operator hands the trainer one immutable :class:`TrainingRun` (a ConfigMap for each attempt,
+mounted at :data:`RUN_PATH`). While it runs, the trainer answers ``GET /progress`` with a
+:class:`TrainerProgress` and ``GET /metrics``. It ends with a :class:`TrainerResult` in the
+termination message and, after the train stage, a :class:`TrainingReport` in S3. Success is a
+result with outcome Succeeded and the report's digest, never an exit code alone: a launcher such
+as torchrun replaces the exit codes of its workers.
+"""
+
+from datetime import datetime
+from enum import IntEnum, StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tunesmith_api.evaluation import Evaluation, Output
+from tunesmith_api.finetunejob import CheckpointPolicy
+from tunesmith_api.jobstatus import (
+    ArtifactStatus,
+    DataStatus,
+    Measurement,
+    Metric,
+    StageName,
+)
+from tunesmith_api.meta import Digest, S3Uri, Spec, Status
+from tunesmith_api.training import Dataset, Hyperparameters, Method, ModelSource
+
+RUN_VERSION: Literal["tunesmith.dev/run.v1"] = "tunesmith.dev/run.v1"
+RUN_PATH = "/etc/tunesmith/run.json"
+CREDENTIALS_PATH = "/var/run/tunesmith/credentials"
+PVC_PATH = "/var/run/tunesmith/pvc"
+WORK_PATH = "/work"
+TERMINATION_PATH = "/dev/termination-log"
+TERMINATION_BYTES = 4096
+PROGRESS_PORT = 8080
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the trainer, for people; the operator reads the result."""
+
+    SUCCEEDED = 0
+    USER_ERROR = 65
+    INFRASTRUCTURE = 70
+    CHECKPOINTED = 75
+    OUT_OF_MEMORY = 76
+
+
+class Outcome(StrEnum):
+    """How an attempt ended, in the trainer's own view."""
+
+    SUCCEEDED = "Succeeded"
+    CHECKPOINTED = "Checkpointed"
+    """Stopped by SIGTERM, state saved: another attempt goes on from there."""
+    USER_ERROR = "UserError"
+    """A repeat ends the same way: the message says what to change."""
+    OUT_OF_MEMORY = "OutOfMemory"
+    INFRASTRUCTURE = "Infrastructure"
+    """S3 away, a rank lost, a bug: a repeat may succeed."""
+
+
+class UserErrorReason(StrEnum):
+    """What is wrong with a job that only its author can mend. One line each in docs/conditions.md."""
+
+    MODEL_NOT_FOUND = "ModelNotFound"
+    MODEL_INVALID = "ModelInvalid"
+    BUCKET_NOT_FOUND = "BucketNotFound"
+    DATASET_NOT_FOUND = "DatasetNotFound"
+    DATASET_EMPTY = "DatasetEmpty"
+    DATASET_MALFORMED = "DatasetMalformed"
+    DATASET_TOO_SMALL = "DatasetTooSmall"
+    DATASET_TOO_LARGE = "DatasetTooLarge"
+    WRONG_COLUMNS = "WrongColumns"
+    NOTHING_TO_TRAIN_ON = "NothingToTrainOn"
+    SEQUENCE_TOO_LONG = "SequenceTooLong"
+    CREDENTIALS_MISSING = "CredentialsMissing"
+    ACCESS_DENIED = "AccessDenied"
+    OUTPUT_NOT_WRITABLE = "OutputNotWritable"
+    GPU_NOT_FOUND = "GpuNotFound"
+    PRECISION_UNSUPPORTED = "PrecisionUnsupported"
+    NON_FINITE_LOSS = "NonFiniteLoss"
+    INVALID_RUN = "InvalidRun"
+
+
+class Phase(StrEnum):
+    """What the trainer is doing."""
+
+    STARTING = "Starting"
+    READING = "Reading"
+    CLEANING = "Cleaning"
+    TOKENIZING = "Tokenizing"
+    LOADING_MODEL = "LoadingModel"
+    TRAINING = "Training"
+    EVALUATING = "Evaluating"
+    EXPORTING = "Exporting"
+    UPLOADING = "Uploading"
+    DONE = "Done"
+
+
+class JobRef(Spec):
+    """The FineTuneJob a run belongs to."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+class S3Connection(Spec):
+    """S3 as resolved from the job and the chart. Credentials are files, see CREDENTIALS_PATH."""
+
+    endpoint: str = ""
+    """Empty: Amazon's."""
+    region: str = "us-east-1"
+    path_style: bool = False
+    model_secret: str = ""
+    """Name of the Secret mounted at CREDENTIALS_PATH/model, or empty for the pod's identity."""
+    dataset_secret: str = ""
+    """Likewise at CREDENTIALS_PATH/dataset."""
+    output_secret: str = ""
+    """Likewise at CREDENTIALS_PATH/output."""
+
+
+class World(Spec):
+    """The processes that train together. Ranks come from the launcher's environment."""
+
+    nodes: Annotated[int, Field(ge=1)] = 1
+    gpus_per_node: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def ranks(self) -> int:
+        """Number of processes: one a GPU, or one a node on CPU."""
+        return self.nodes * max(1, self.gpus_per_node)
+
+
+class TrainingRun(Spec):
+    """All a trainer needs to know. Written once an attempt, never changed."""
+
+    version: Literal["tunesmith.dev/run.v1"] = RUN_VERSION
+    job: JobRef
+    stage: StageName
+    attempt: Annotated[int, Field(ge=1)]
+    """Rises over all attempts of the job, so it fences late writes of an earlier one."""
+    run_uri: S3Uri
+    """Everything the run writes is below this prefix: prepared/, checkpoints/, adapter/, merged/,
+    report.json."""
+    trainer_image: str = ""
+    """Image as the operator asked for it; goes into the report's lineage."""
+    s3: S3Connection = Field(default_factory=S3Connection)
+    world: World = Field(default_factory=World)
+    model: ModelSource
+    method: Method
+    dataset: Dataset
+    hyperparameters: Hyperparameters
+    checkpoint: CheckpointPolicy
+    evaluation: Evaluation
+    output: Output
+
+
+class CheckpointRef(Status):
+    """A complete checkpoint."""
+
+    step: Annotated[int, Field(ge=0)]
+    uri: str
+    time: datetime
+
+
+class TrainerProgress(Status):
+    """Body of ``GET /progress``, served by rank 0."""
+
+    stage: StageName
+    attempt: int
+    phase: Phase
+    phase_start_time: datetime
+    step: int = 0
+    total_steps: int = 0
+    epoch: str = "0"
+    eta_seconds: int | None = None
+    seconds_since_progress: float = 0.0
+    """Seconds since step, phase or byte count last moved."""
+    metrics: tuple[Metric, ...] = ()
+    """Latest: loss, learning_rate, gradient_norm, tokens_per_second, eval_loss."""
+    checkpoint: CheckpointRef | None = None
+    resumed_from_step: int | None = None
+
+
+class TrainerResult(Status):
+    """The termination message: at most TERMINATION_BYTES bytes of JSON, written by rank 0."""
+
+    version: Literal["tunesmith.dev/run.v1"] = RUN_VERSION
+    stage: StageName
+    attempt: int
+    outcome: Outcome
+    reason: str
+    """CamelCase; a UserErrorReason where outcome is UserError."""
+    message: str
+    """A sentence; says what to change where something is to be changed."""
+    step: int = 0
+    """Last optimizer step done."""
+    resumed_from_step: int | None = None
+    checkpoint: CheckpointRef | None = None
+    """Newest complete checkpoint."""
+    data: DataStatus | None = None
+    """Of the prepare stage."""
+    dataset_digest: Digest | None = None
+    model_revision: str = ""
+    training: "TrainingSummary | None" = None
+    """Of a train stage that succeeded, like all below."""
+    measurements: tuple[Measurement, ...] = ()
+    artifacts: tuple[ArtifactStatus, ...] = ()
+    architecture: "Architecture | None" = None
+    report_uri: str = ""
+    report_digest: Digest | None = None
+    """sha256 of report.json. Without it a train stage has not succeeded."""
+
+
+class TrainingSummary(Status):
+    """How training went. Decimals are strings."""
+
+    steps: int = 0
+    epochs: str = "0"
+    first_loss: str = ""
+    last_loss: str = ""
+    train_seconds: str = "0"
+    """Wall time inside the training loop, over this attempt."""
+    tokens: int = 0
+    """Non-padding tokens this attempt trained on."""
+    tokens_per_second: str = "0"
+    stopped_early: bool = False
+    peak_memory_bytes: int = 0
+    """Of the GPU, or resident memory on CPU."""
+    precision: str = ""
+    ranks: int = 1
+
+
+class Architecture(Status):
+    """What kind of model it is."""
+
+    family: str = ""
+    """config.json's model_type."""
+    parameters: int = 0
+    trainable_parameters: int = 0
+    layers: int = 0
+    hidden_size: int = 0
+    vocabulary_size: int = 0
+    context_length: int = 0
+
+
+class SampleAnswer(Status):
+    """The same question to both models, answered greedily."""
+
+    prompt: str
+    base: str
+    tuned: str
+
+
+class LossPoint(Status):
+    """A point of the learning curve. The loss is exact: repr of the float."""
+
+    step: int
+    loss: str
+    learning_rate: str
+    gradient_norm: str
+    tokens: int
+
+
+class TrainingReport(Status):
+    """report.json: everything about the run, for people, dashboards and the ModelVersion."""
+
+    version: Literal["tunesmith.dev/report.v1"] = "tunesmith.dev/report.v1"
+    job: JobRef
+    attempt: int
+    created: datetime
+    trainer_version: str
+    trainer_image: str = ""
+    base_model: ModelSource
+    model_revision: str = ""
+    dataset_digest: Digest
+    data: DataStatus
+    method: Method
+    hyperparameters: Hyperparameters
+    training: TrainingSummary
+    model: Architecture
+    curve: tuple[LossPoint, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
+    samples: tuple[SampleAnswer, ...] = ()
+    artifacts: tuple[ArtifactStatus, ...] = ()
+    timing: dict[str, str] = Field(default_factory=dict)
+    """Seconds by phase."""
+    resumed_from_step: int | None = None
+    """Step this attempt began at, if it went on from a checkpoint."""
+
+
+TrainerResult.model_rebuild()

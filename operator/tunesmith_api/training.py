@@ -1,0 +1,339 @@
+"""What a training run is made of: model, method, data, hyperparameters, evaluation, output.
+
+These sections are the run's inputs: a FineTuneJob holds them in its spec and the operator
+hands them unchanged to the trainer in a TrainingRun, so a default exists only here.
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from tunesmith_api.meta import (
+    NO_PARENT,
+    URI_TAIL,
+    DataUri,
+    DecimalText,
+    Name,
+    Rule,
+    S3Uri,
+    SecretRef,
+    ShortText,
+    Spec,
+    cel,
+    section,
+)
+
+HELD_OUT_SUITE = "heldout"
+
+
+def exactly_one(*names: str) -> Rule:
+    """Give the rule that says that just one member of a union is set."""
+    count = " + ".join(f"(has(self.{name}) ? 1 : 0)" for name in names)
+    return Rule(f"{count} == 1", f"set exactly one of {', '.join(names)}")
+
+
+class ModelSource(Spec):
+    """The base model."""
+
+    uri: Annotated[
+        str,
+        Field(
+            max_length=1024,
+            pattern=rf"^((hf|s3|pvc)://{URI_TAIL}|builtin://tiny)$",
+            json_schema_extra=cel(NO_PARENT),
+        ),
+    ]
+    """Where the model is: hf://ORGANIZATION/NAME on the Hugging Face Hub, s3://BUCKET/PREFIX/,
+    pvc://CLAIM/PATH, or builtin://tiny, a model of a few hundred thousand parameters that is made
+    on the spot for trials. The files are those of a transformers model, weights as safetensors."""
+    revision: ShortText = ""
+    """Branch, tag or commit on the Hub. Empty means the newest; the one found is kept in
+    status.resolved.modelRevision."""
+    secret_ref: SecretRef | None = None
+    """Secret for the Hub (HF_TOKEN) or for S3. Default: spec.s3.secretRef."""
+
+
+class S3Options(Spec):
+    """How to reach S3. Every value left out is taken from the operator's chart."""
+
+    endpoint: Annotated[str, Field(max_length=512, pattern=r"^(https?://[^\s/]+/?)?$")] = ""
+    """URL of the S3 endpoint. Empty: the chart's, and if that is empty too, Amazon's."""
+    region: Annotated[str, Field(max_length=64)] = ""
+    """Region of the bucket."""
+    path_style: bool | None = None
+    """Whether the bucket's name is in the path instead of the host name, as most servers other
+    than Amazon's want it."""
+    secret_ref: SecretRef | None = None
+    """Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Without one the pod's
+    own identity is used (compute.serviceAccountName)."""
+
+
+class QuantizationType(StrEnum):
+    """How the frozen base weights are stored in QLoRA."""
+
+    NF4 = "NF4"
+    FP4 = "FP4"
+
+
+class Lora(Spec):
+    """Low-rank adapters on a frozen base model (Hu et al. 2021, arXiv:2106.09685)."""
+
+    rank: Annotated[int, Field(ge=1, le=512)] = 16
+    """Rank of the adapter matrices."""
+    alpha: Annotated[int, Field(ge=1, le=2048)] = 32
+    """Scale: the adapter's output is multiplied by alpha / rank."""
+    dropout: DecimalText = "0.05"
+    """Share of the adapter's inputs that is dropped in training, from 0 to below 1."""
+    target_modules: Annotated[tuple[ShortText, ...], Field(min_length=1, max_length=32)] = (
+        "all-linear",
+    )
+    """Names of the layers that get an adapter; all-linear stands for all but the output layer."""
+
+
+class QLora(Lora):
+    """LoRA on a base model stored in 4 bits (Dettmers et al. 2023, arXiv:2305.14314)."""
+
+    quantization: QuantizationType = QuantizationType.NF4
+    """Data type of the stored weights."""
+    double_quantization: bool = True
+    """Whether the quantization constants are quantized as well."""
+
+
+class Full(Spec):
+    """All weights are trained."""
+
+
+class Method(Spec):
+    """How the weights are changed. Exactly one member is set."""
+
+    model_config = ConfigDict(json_schema_extra=cel(exactly_one("lora", "qlora", "full")))
+
+    lora: Lora | None = None
+    """Adapters on a frozen base model."""
+    qlora: QLora | None = None
+    """Adapters on a base model stored in 4 bits."""
+    full: Full | None = None
+    """All weights."""
+
+    @property
+    def adapter(self) -> Lora | None:
+        """The adapter's settings, or None where all weights are trained."""
+        return self.lora or self.qlora
+
+
+class DataFormat(StrEnum):
+    """Shape of a row."""
+
+    AUTO = "Auto"
+    MESSAGES = "Messages"
+    PROMPT_RESPONSE = "PromptResponse"
+    USER_BOT = "UserBot"
+
+
+class Template(StrEnum):
+    """How a conversation becomes text."""
+
+    CHAT_TEMPLATE = "ChatTemplate"
+    CHAT_ML = "ChatML"
+
+
+class Deduplication(StrEnum):
+    """Which repeated rows are dropped."""
+
+    EXACT = "Exact"
+    OFF = "Off"
+
+
+class TooLong(StrEnum):
+    """What happens to a row that has more tokens than maxSequenceLength."""
+
+    FAIL = "Fail"
+    DROP = "Drop"
+    TRUNCATE = "Truncate"
+
+
+class Source(Spec):
+    """A file or a prefix."""
+
+    uri: DataUri
+    """s3://BUCKET/KEY, s3://BUCKET/PREFIX/ (all .jsonl and .json files below it, in the order of
+    their names) or pvc://CLAIM/PATH."""
+
+
+class Split(Spec):
+    """Where held-out rows come from. Exactly one member is set."""
+
+    model_config = ConfigDict(json_schema_extra=cel(exactly_one("percent", "uri")))
+
+    percent: DecimalText | None = Field(
+        default=None,
+        json_schema_extra=cel(
+            Rule("double(self) >= 0.0 && double(self) <= 50.0", "must be between 0 and 50")
+        ),
+    )
+    """Share of the training rows, in percent, that is set aside. Rows with equal content stay on
+    one side."""
+    uri: DataUri | None = None
+    """A file or prefix of its own."""
+
+
+class Columns(Spec):
+    """Names of the fields of a PromptResponse row."""
+
+    prompt: ShortText = "prompt"
+    """Field with the prompt."""
+    response: ShortText = "response"
+    """Field with the response, the only text that is trained on."""
+
+
+class Clean(Spec):
+    """What is done to the rows before the split."""
+
+    deduplicate: Deduplication = Deduplication.EXACT
+    """Whether rows with the same content are dropped but for the first."""
+
+
+class Checks(Spec):
+    """When the data is refused."""
+
+    min_rows: Annotated[int, Field(ge=1, le=100_000_000)] = 1
+    """Fewest rows, after cleaning, that may be trained on."""
+    max_rows: Annotated[int, Field(ge=1, le=100_000_000)] = 2_000_000
+    """Most rows that are read; more is refused."""
+    fail_on_malformed: DecimalText = Field(
+        default="0",
+        json_schema_extra=cel(
+            Rule("double(self) >= 0.0 && double(self) <= 1.0", "must be between 0 and 1")
+        ),
+    )
+    """Share of unreadable rows, from 0 to 1, above which the data is refused. 0 refuses at the
+    first one."""
+    too_long: TooLong = TooLong.FAIL
+    """What happens to a row with more than hyperparameters.maxSequenceLength tokens."""
+
+
+_CHECKS_RULE = Rule("self.minRows <= self.maxRows", "minRows must not be above maxRows")
+
+
+class Dataset(Spec):
+    """The conversations to learn from."""
+
+    train: Source
+    """Training data: JSON lines {"prompt", "response"}, a JSON list of {"user", "bot"}, or OpenAI
+    messages {"messages": [{"role", "content"}]}."""
+    validation: Split = Field(
+        default_factory=lambda: Split(percent="0"), json_schema_extra={"default": {"percent": "0"}}
+    )
+    """Rows that early stopping looks at."""
+    test: Split = Field(
+        default_factory=lambda: Split(percent="10"),
+        json_schema_extra={"default": {"percent": "10"}},
+    )
+    """Held-out rows: the gates are judged on them. They are never trained on."""
+    format: DataFormat = DataFormat.AUTO
+    """Shape of the rows; Auto looks at the first one and says what it found."""
+    columns: Columns = Field(default_factory=Columns, json_schema_extra=section())
+    """Field names of PromptResponse rows."""
+    template: Template = Template.CHAT_TEMPLATE
+    """The model's own chat template, or ChatML for a model without one."""
+    clean: Clean = Field(default_factory=Clean, json_schema_extra=section())
+    """What is done to the rows."""
+    checks: Checks = Field(
+        default_factory=Checks, json_schema_extra=section(**cel(_CHECKS_RULE))
+    )
+    """When the data is refused."""
+    secret_ref: SecretRef | None = None
+    """S3 credentials for the data. Default: spec.s3.secretRef."""
+
+
+class Scheduler(StrEnum):
+    """Shape of the learning rate after warm-up."""
+
+    LINEAR = "Linear"
+    COSINE = "Cosine"
+    CONSTANT = "Constant"
+
+
+class Optimizer(StrEnum):
+    """Update rule."""
+
+    ADAMW = "AdamW"
+
+
+class Precision(StrEnum):
+    """Data type of the computation."""
+
+    AUTO = "Auto"
+    FP32 = "FP32"
+    FP16 = "FP16"
+    BF16 = "BF16"
+
+
+class Switch(StrEnum):
+    """On, off, or decided by the trainer."""
+
+    AUTO = "Auto"
+    ENABLED = "Enabled"
+    DISABLED = "Disabled"
+
+
+class EarlyStopping(Spec):
+    """Ends training when the validation loss no longer falls."""
+
+    every_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 50
+    """Optimizer steps between two looks at the validation loss."""
+    patience: Annotated[int, Field(ge=1, le=1000)] = 2
+    """Looks in a row without improvement that end training."""
+    min_delta: DecimalText = "0"
+    """Smallest fall of the loss that counts as an improvement."""
+
+
+def _positive(limit: str) -> dict[str, object]:
+    return cel(
+        Rule(f"double(self) > 0.0 && double(self) <= {limit}", f"must be above 0 and at most {limit}")
+    )
+
+
+def _from_zero(limit: str) -> dict[str, object]:
+    return cel(
+        Rule(
+            f"double(self) >= 0.0 && double(self) <= {limit}", f"must be between 0 and {limit}"
+        )
+    )
+
+
+class Hyperparameters(Spec):
+    """How it is trained."""
+
+    epochs: DecimalText = Field(default="3", json_schema_extra=_positive("1000.0"))
+    """Passes over the training rows; fractions are allowed. maxSteps overrides it."""
+    max_steps: Annotated[int, Field(ge=0, le=100_000_000)] = 0
+    """Optimizer steps. 0 means as many as epochs gives."""
+    learning_rate: DecimalText = Field(default="2e-4", json_schema_extra=_positive("1.0"))
+    """Highest learning rate, reached after warm-up."""
+    scheduler: Scheduler = Scheduler.COSINE
+    """Shape of the learning rate after warm-up."""
+    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """Optimizer steps over which the learning rate rises from 0."""
+    optimizer: Optimizer = Optimizer.ADAMW
+    """Update rule."""
+    weight_decay: DecimalText = Field(default="0", json_schema_extra=_from_zero("1.0"))
+    """Decoupled weight decay."""
+    max_sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
+    """Most tokens of a row, template included. Must fit the model's context."""
+    per_device_batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
+    """Rows a device works on at once."""
+    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Batches whose gradients make one optimizer step."""
+    precision: Precision = Precision.AUTO
+    """Data type of the computation; Auto is BF16 on GPUs that have it, else FP32."""
+    gradient_checkpointing: Switch = Switch.AUTO
+    """Whether activations are computed again instead of kept: less memory, about a fifth slower.
+    Auto is on for full training on GPUs."""
+    max_gradient_norm: DecimalText = Field(default="1.0", json_schema_extra=_from_zero("1000.0"))
+    """Gradients are scaled down to this norm; 0 turns it off."""
+    seed: Annotated[int, Field(ge=0, le=2_147_483_647)] = 17
+    """Fixes the split, the order of the rows, dropout and new weights."""
+    early_stopping: EarlyStopping | None = None
+    """Ends training when the validation loss no longer falls; needs dataset.validation."""

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Pins every dependency with hashes. The files name no index: they install from whichever one pip is given.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+compile() {
+    local out=$1; shift
+    uv -q pip compile pyproject.toml "$@" --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+        --no-header --no-emit-index-url --no-annotate -o "requirements/$out.txt"
+}
+compile operator --extra operator
+compile trainer --extra trainer
+compile demo --extra demo
+# Only the development venv holds both boto3 (python-dateutil < 3) and kubernetes (>= 3).
+compile dev --all-extras --override <(echo 'python-dateutil>=3.0.0')
