@@ -1,0 +1,118 @@
+"""What the operator has seen, frozen: the only input of every decision.
+
+Built by kube/ from live reads and watch events; read by planning. Holds facts in the words of
+Kubernetes and draws no conclusions.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from tunesmith_api.finetunejob import FineTuneJob
+from tunesmith_api.jobstatus import StageName
+from tunesmith_api.run import TrainerProgress
+
+# On every child, and on the pods of every child.
+LABEL_JOB = "tunesmith.dev/job"
+LABEL_JOB_UID = "tunesmith.dev/job-uid"
+LABEL_STAGE = "tunesmith.dev/stage"
+LABEL_ATTEMPT = "tunesmith.dev/attempt"
+LABEL_MODEL = "tunesmith.dev/model"
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+MANAGED_BY = "tunesmith"
+
+
+@dataclass(frozen=True, slots=True)
+class SeenPod:
+    """A pod of an attempt.
+
+    A pod that was deleted stays known, with ``is_gone``, for as long as its Job is: its last
+    words may be all that says why an attempt ended.
+    """
+
+    name: str
+    uid: str
+    job_uid: str
+    """uid of the batch Job that owns it; empty if none does."""
+    owner_job_uid: str
+    """The label tunesmith.dev/job-uid: uid of the FineTuneJob."""
+    phase: str = "Pending"
+    """Pending, Running, Succeeded, Failed or Unknown."""
+    index: int = 0
+    """Completion index within the Job."""
+    ip: str = ""
+    node: str = ""
+    created: datetime | None = None
+    started: datetime | None = None
+    """When the container began to run."""
+    finished: datetime | None = None
+    is_terminating: bool = False
+    is_gone: bool = False
+    unschedulable: str = ""
+    """The scheduler's message while it finds no node."""
+    waiting_reason: str = ""
+    """Why the container does not start: ErrImagePull, CreateContainerConfigError, ..."""
+    waiting_message: str = ""
+    exit_code: int | None = None
+    exit_reason: str = ""
+    """OOMKilled, Error, Completed, ContainerCannotRun, ..."""
+    termination_message: str = ""
+    status_reason: str = ""
+    """The pod's status.reason: Evicted, NodeLost, ..."""
+    disruption: str = ""
+    """Reason of the condition DisruptionTarget while it is True."""
+    image_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenJob:
+    """The batch Job of one attempt."""
+
+    name: str
+    uid: str
+    resource_version: str
+    owner_uid: str
+    """uid of the controlling owner, the FineTuneJob; empty if there is none."""
+    stage: StageName
+    attempt: int
+    created: datetime
+    is_deleting: bool = False
+    is_suspended: bool = False
+    """spec.suspend: Kueue has not admitted it yet."""
+    is_complete: bool = False
+    is_failed: bool = False
+    failure_reason: str = ""
+    """Reason of the condition Failed."""
+    finished: datetime | None = None
+    image: str = ""
+    pods: tuple[SeenPod, ...] = ()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the Job controller has said its last word."""
+        return self.is_complete or self.is_failed
+
+
+@dataclass(frozen=True, slots=True)
+class SeenVersion:
+    """A ModelVersion of the model that the job makes."""
+
+    name: str
+    model: str
+    version: str
+    job_uid: str
+    """Label tunesmith.dev/job-uid; empty where it was made by hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A FineTuneJob and all that belongs to it."""
+
+    job: FineTuneJob
+    attempts: tuple[SeenJob, ...] = ()
+    """Jobs whose controller is this FineTuneJob, by uid."""
+    stray_pods: tuple[SeenPod, ...] = ()
+    """Pods of this FineTuneJob, not gone, whose Job does not exist any more."""
+    versions: tuple[SeenVersion, ...] = ()
+    """All versions of the model this job makes a version of."""
+    progress: TrainerProgress | None = field(default=None)
+    """What the trainer of the live attempt last answered, if it did just now."""
