@@ -1,0 +1,1 @@
+"""The operator: watches FineTuneJobs and ModelVersions and makes the cluster match them."""

@@ -1,0 +1,139 @@
+"""The operator's configuration: written by the chart, parsed once at the start, never changed.
+
+Only types and the parser. The file is read by ``main``; everybody else gets the frozen
+:class:`Config` as an argument. An unknown key is an error, so a typing mistake in the chart's
+values stops the operator at its start instead of being ignored for months.
+"""
+
+from datetime import timedelta
+from typing import Annotated, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+
+from tunesmith_api.finetunejob import Resources, Toleration
+from tunesmith_api.meta import Name
+
+NodeLabels = dict[str, str | tuple[str, ...]]
+"""Node labels that must all hold. Several values of a label are alternatives."""
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message says which key and why."""
+
+
+class Section(BaseModel):
+    """A part of the configuration: camelCase in the file, frozen, nothing unknown."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid"
+    )
+
+
+class S3Defaults(Section):
+    """How to reach S3 where a job does not say."""
+
+    endpoint: Annotated[str, Field(max_length=512, pattern=r"^(https?://[^\s/]+/?)?$")] = ""
+    """Empty: Amazon's."""
+    region: str = "us-east-1"
+    path_style: bool = False
+    secret_name: str = ""
+    """Secret in the job's namespace. Empty: the pod's own identity."""
+
+
+class GpuConfig(Section):
+    """What a GPU is called in this cluster."""
+
+    resource_name: str = "nvidia.com/gpu"
+    types: dict[str, NodeLabels] = Field(default_factory=dict)
+    """spec.compute.gpuType -> node labels, as {"A100": {"nvidia.com/gpu.product": [...]}}."""
+    tolerations: tuple[Toleration, ...] = (
+        Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule"),
+    )
+    """Added to every pod that asks for GPUs."""
+
+
+class KueueConfig(Section):
+    """Kueue's queues; only the train Job goes through them."""
+
+    enabled: bool = False
+    default_queue: str = ""
+    """LocalQueue for jobs that name none in their label kueue.x-k8s.io/queue-name."""
+
+
+class LeaderElection(Section):
+    """The Lease that lets one operator write at a time."""
+
+    enabled: bool = True
+    lease_name: Name = "tunesmith-operator"
+    namespace: str = ""
+    """Empty: the operator's own namespace, or default outside a cluster."""
+    lease_duration_seconds: Annotated[float, Field(ge=2, le=300)] = 12.0
+    """Silence after which another operator takes over."""
+    renew_deadline_seconds: Annotated[float, Field(ge=1, le=300)] = 8.0
+    """Age of the last renewal from which the leader itself no longer writes."""
+    retry_period_seconds: Annotated[float, Field(ge=0.2, le=60)] = 2.0
+    """Time between two renewals, or two looks at somebody else's Lease."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        # The leader must have stopped before anybody else may start, with room for clock drift
+        # and for a call that was already on its way.
+        if not self.retry_period_seconds < self.renew_deadline_seconds:
+            raise ValueError("retryPeriodSeconds must be below renewDeadlineSeconds")
+        if not self.renew_deadline_seconds < self.lease_duration_seconds:
+            raise ValueError("renewDeadlineSeconds must be below leaseDurationSeconds")
+        return self
+
+
+class Config(Section):
+    """All that the operator is told from outside."""
+
+    namespaces: tuple[Name, ...] = ()
+    """Watched namespaces. Empty: all."""
+    trainer_image: Annotated[str, Field(min_length=1, max_length=512)]
+    image_pull_policy: Annotated[str, Field(pattern="^(Always|IfNotPresent|Never)$")] = (
+        "IfNotPresent"
+    )
+    image_pull_secrets: tuple[Name, ...] = ()
+    s3: S3Defaults = Field(default_factory=S3Defaults)
+    gpu: GpuConfig = Field(default_factory=GpuConfig)
+    prepare_resources: Resources = Field(
+        default_factory=lambda: Resources(
+            requests={"cpu": "500m", "memory": "1Gi"}, limits={"memory": "4Gi"}
+        )
+    )
+    """CPU and memory of the prepare pods."""
+    allowed_service_accounts: tuple[str, ...] = ()
+    """Values of spec.compute.serviceAccountName that are accepted. Empty: any."""
+    kueue: KueueConfig = Field(default_factory=KueueConfig)
+    leader_election: LeaderElection = Field(default_factory=LeaderElection)
+    workers: Annotated[int, Field(ge=1, le=256)] = 32
+    """Passes that run at the same time, each over another object."""
+    resync_seconds: Annotated[int, Field(ge=5, le=86_400)] = 300
+    """Time between two comparisons of everything we believe with the API server."""
+    progress_seconds: Annotated[float, Field(ge=0.5, le=600)] = 10.0
+    """Least time between two status writes of an object while only its progress moves."""
+    probe_port: Annotated[int, Field(ge=0, le=65_535)] = 8080
+    """/livez, /readyz and /metrics. 0: any free port."""
+    log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+
+    @property
+    def resync_interval(self) -> timedelta:
+        """Time between two resyncs."""
+        return timedelta(seconds=self.resync_seconds)
+
+
+def parse_config(text: str) -> Config:
+    """Parse YAML or JSON. Raises :class:`ConfigError` with one line for each wrong key."""
+    try:
+        return Config.model_validate(yaml.safe_load(text) or {})
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the configuration is not YAML: {error}") from error
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in item['loc']) or 'configuration'}: {item['msg']}"
+            for item in error.errors(include_url=False, include_input=False)
+        ]
+        raise ConfigError("\n".join(lines)) from error
