@@ -11,9 +11,7 @@ from pydantic import ConfigDict, Field
 from tunesmith_api.meta import DecimalText, Rule, S3Uri, SecretRef, Spec, cel, section
 from tunesmith_api.training import HELD_OUT_SUITE, exactly_one
 
-OptionalModel = Annotated[
-    str, Field(max_length=50, pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$")
-]
+OptionalModel = Annotated[str, Field(max_length=50, pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$")]
 MetricName = Annotated[str, Field(max_length=128, pattern=r"^[a-z0-9-]+/[a-z0-9_]+$")]
 
 
@@ -106,9 +104,7 @@ class Evaluation(Spec):
     gates: Annotated[tuple[Gate, ...], Field(max_length=16)] = Field(
         default_factory=_default_gates,
         json_schema_extra={
-            "default": [
-                {"metric": f"{HELD_OUT_SUITE}/loss", "relation": "LowerBy", "value": "0"}
-            ],
+            "default": [{"metric": f"{HELD_OUT_SUITE}/loss", "relation": "LowerBy", "value": "0"}],
             "x-kubernetes-list-type": "atomic",
         },
     )
@@ -129,7 +125,9 @@ class ModelVersionRequest(Spec):
 
     model: OptionalModel = ""
     """Name of the model the version belongs to. Empty: the name of the job."""
-    version: Annotated[str, Field(max_length=32, pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$")] = ""
+    version: Annotated[
+        str, Field(max_length=32, pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$")
+    ] = ""
     """Version within the model. Empty: the next whole number."""
 
 

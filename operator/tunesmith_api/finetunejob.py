@@ -51,9 +51,7 @@ class Toleration(Spec):
 
 
 ResourceList = Annotated[dict[ShortText, Quantity], Field(max_length=16)]
-SelectorMap = Annotated[
-    dict[ShortText, Annotated[str, Field(max_length=63)]], Field(max_length=16)
-]
+SelectorMap = Annotated[dict[ShortText, Annotated[str, Field(max_length=63)]], Field(max_length=16)]
 
 
 class Resources(Spec):

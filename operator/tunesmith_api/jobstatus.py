@@ -178,6 +178,23 @@ class Attempt(Status):
     """Exit code of the container that decided."""
 
 
+class ActiveAttempt(Status):
+    """The attempt that runs, or whose end has not been recorded yet."""
+
+    number: Annotated[int, Field(ge=1)]
+    """Counts the attempts of the job, over all stages."""
+    stage: StageName
+    """prepare or train."""
+    job_name: Annotated[str, Field(max_length=63)]
+    """Name of its Job."""
+    start_time: datetime
+    """When it was asked for."""
+    stop_reason: AttemptReason | None = None
+    """Why the operator stops it, once it does."""
+    stop_message: Text = ""
+    """The same as a sentence."""
+
+
 class Counters(Status):
     """Attempts counted against the budgets; the list above forgets, these do not."""
 
@@ -297,6 +314,8 @@ class FineTuneJobStatus(Status):
     """The newest complete checkpoint."""
     stages: Annotated[tuple[StageTimes, ...], Field(max_length=4)] = ()
     """When each stage began and ended."""
+    active: ActiveAttempt | None = None
+    """The attempt that runs, or whose end has not been recorded yet."""
     attempts: Annotated[tuple[Attempt, ...], Field(max_length=10)] = ()
     """The last ten that ended."""
     counters: Counters = Field(default_factory=Counters)

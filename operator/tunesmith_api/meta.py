@@ -70,15 +70,11 @@ def _finite(text: str) -> str:
 
 
 # Decimals are strings in the API: a float changes on its way through JSON, and a diff would never end.
-DecimalText = Annotated[
-    str, Field(pattern=DECIMAL_PATTERN, max_length=40), AfterValidator(_finite)
-]
+DecimalText = Annotated[str, Field(pattern=DECIMAL_PATTERN, max_length=40), AfterValidator(_finite)]
 Text = Annotated[str, Field(max_length=1024)]
 ShortText = Annotated[str, Field(max_length=256)]
 Name = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
-OptionalName = Annotated[
-    str, Field(max_length=253, pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$")
-]
+OptionalName = Annotated[str, Field(max_length=253, pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$")]
 Quantity = Annotated[
     str,
     Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$"),

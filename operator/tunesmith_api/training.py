@@ -239,9 +239,7 @@ class Dataset(Spec):
     """The model's own chat template, or ChatML for a model without one."""
     clean: Clean = Field(default_factory=Clean, json_schema_extra=section())
     """What is done to the rows."""
-    checks: Checks = Field(
-        default_factory=Checks, json_schema_extra=section(**cel(_CHECKS_RULE))
-    )
+    checks: Checks = Field(default_factory=Checks, json_schema_extra=section(**cel(_CHECKS_RULE)))
     """When the data is refused."""
     secret_ref: SecretRef | None = None
     """S3 credentials for the data. Default: spec.s3.secretRef."""
@@ -291,15 +289,15 @@ class EarlyStopping(Spec):
 
 def _positive(limit: str) -> dict[str, object]:
     return cel(
-        Rule(f"double(self) > 0.0 && double(self) <= {limit}", f"must be above 0 and at most {limit}")
+        Rule(
+            f"double(self) > 0.0 && double(self) <= {limit}", f"must be above 0 and at most {limit}"
+        )
     )
 
 
 def _from_zero(limit: str) -> dict[str, object]:
     return cel(
-        Rule(
-            f"double(self) >= 0.0 && double(self) <= {limit}", f"must be between 0 and {limit}"
-        )
+        Rule(f"double(self) >= 0.0 && double(self) <= {limit}", f"must be between 0 and {limit}")
     )
 
 

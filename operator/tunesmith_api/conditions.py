@@ -1,0 +1,173 @@
+"""The words of a status: every condition and reason, with what it means and what to do.
+
+docs/conditions.md is made from these tables. planning sets conditions only with these reasons
+or with those of :class:`tunesmith_api.run.UserErrorReason`; a test holds it.
+"""
+
+from enum import StrEnum
+
+from tunesmith_api.jobstatus import AttemptReason
+from tunesmith_api.run import UserErrorReason
+
+
+class ConditionType(StrEnum):
+    """Conditions of a FineTuneJob."""
+
+    ACCEPTED = "Accepted"
+    DATA_READY = "DataReady"
+    QUOTA_RESERVED = "QuotaReserved"
+    TRAINED = "Trained"
+    EVALUATED = "Evaluated"
+    EXPORTED = "Exported"
+    SUSPENDED = "Suspended"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+class Reason(StrEnum):
+    """Reasons of conditions, besides UserErrorReason and AttemptReason."""
+
+    VALID_SPEC = "ValidSpec"
+    INVALID_SPEC = "InvalidSpec"
+    UNKNOWN_GPU_TYPE = "UnknownGpuType"
+    SERVICE_ACCOUNT_REFUSED = "ServiceAccountRefused"
+    VERSION_EXISTS = "VersionExists"
+    WAITING = "Waiting"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    UNSCHEDULABLE = "Unschedulable"
+    IMAGE_PULL_FAILING = "ImagePullFailing"
+    CONTAINER_NOT_STARTING = "ContainerNotStarting"
+    STOPPING = "Stopping"
+    RETRYING = "Retrying"
+    PREPARED = "Prepared"
+    TRAINED = "TrainingFinished"
+    GATES_PASSED = "GatesPassed"
+    GATES_FAILED = "GatesFailed"
+    GATES_INCONCLUSIVE = "GatesInconclusive"
+    UNGATED = "Ungated"
+    UPLOADED = "Uploaded"
+    SUSPENDED_BY_USER = "SuspendedByUser"
+    RESUMED = "Resumed"
+    WAITING_FOR_QUOTA = "WaitingForQuota"
+    ADMITTED = "Admitted"
+    VERSION_CREATED = "VersionCreated"
+    BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
+    DISRUPTION_LIMIT_EXCEEDED = "DisruptionLimitExceeded"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    STAGE_TIMEOUT = "StageTimeout"
+
+
+CONDITION_MEANINGS: dict[ConditionType, str] = {
+    ConditionType.ACCEPTED: "The spec makes sense to this operator. False says what to change; "
+    "nothing runs until then.",
+    ConditionType.DATA_READY: "The data was read, cleaned, split and tokenized.",
+    ConditionType.QUOTA_RESERVED: "Kueue has admitted the training pods. Only where the job "
+    "carries the label kueue.x-k8s.io/queue-name.",
+    ConditionType.TRAINED: "Training has finished. While False it says how far it is and what it "
+    "waits for.",
+    ConditionType.EVALUATED: "The gates have been judged; the reason is the verdict.",
+    ConditionType.EXPORTED: "The artifacts are in S3, each with a manifest and its digest.",
+    ConditionType.SUSPENDED: "spec.suspend holds the job; its pods are gone, its checkpoint stays.",
+    ConditionType.COMPLETE: "The gates have passed and the ModelVersion exists. Never changes back.",
+    ConditionType.FAILED: "The job has ended without a version. The message says what to change. "
+    "Never changes back.",
+}
+
+REASON_MEANINGS: dict[Reason, str] = {
+    Reason.VALID_SPEC: "The spec makes sense.",
+    Reason.INVALID_SPEC: "The spec cannot be run as it is; the message says what to change.",
+    Reason.UNKNOWN_GPU_TYPE: "compute.gpuType is not in the chart's table gpuTypes.",
+    Reason.SERVICE_ACCOUNT_REFUSED: "compute.serviceAccountName is not among those the chart "
+    "allows.",
+    Reason.VERSION_EXISTS: "The ModelVersion that output.modelVersion asks for exists already.",
+    Reason.WAITING: "An earlier stage has not finished.",
+    Reason.STARTING: "The pods are being started.",
+    Reason.RUNNING: "The pods run.",
+    Reason.UNSCHEDULABLE: "No node can take the pods; the message holds the scheduler's words.",
+    Reason.IMAGE_PULL_FAILING: "The trainer's image cannot be pulled.",
+    Reason.CONTAINER_NOT_STARTING: "The container cannot be started.",
+    Reason.STOPPING: "The pods have been asked to save a checkpoint and end.",
+    Reason.RETRYING: "An attempt ended and another one follows.",
+    Reason.PREPARED: "The prepared data is in S3.",
+    Reason.TRAINED: "All steps are done, or early stopping ended them.",
+    Reason.GATES_PASSED: "Every gate has passed.",
+    Reason.GATES_FAILED: "At least one gate has failed. The artifacts stay in S3; no version is "
+    "made.",
+    Reason.GATES_INCONCLUSIVE: "A gate's metric is missing or not a number. No version is made.",
+    Reason.UNGATED: "No gate was asked for, as evaluation.allowUngated permits.",
+    Reason.UPLOADED: "The artifacts and report.json are in S3.",
+    Reason.SUSPENDED_BY_USER: "spec.suspend is true.",
+    Reason.RESUMED: "spec.suspend is false again.",
+    Reason.WAITING_FOR_QUOTA: "Kueue has not admitted the training pods yet.",
+    Reason.ADMITTED: "Kueue has admitted the training pods.",
+    Reason.VERSION_CREATED: "The ModelVersion exists.",
+    Reason.BACKOFF_LIMIT_EXCEEDED: "More attempts have failed than runPolicy.backoffLimit allows.",
+    Reason.DISRUPTION_LIMIT_EXCEEDED: "More attempts were disrupted than "
+    "runPolicy.disruptionLimit allows.",
+    Reason.DEADLINE_EXCEEDED: "runPolicy.activeDeadlineSeconds is over.",
+    Reason.STAGE_TIMEOUT: "A stage took longer than runPolicy.stageTimeoutSeconds.",
+}
+
+USER_ERROR_MEANINGS: dict[UserErrorReason, str] = {
+    UserErrorReason.MODEL_NOT_FOUND: "The base model does not exist, or the credentials may not "
+    "see it.",
+    UserErrorReason.MODEL_INVALID: "The base model lacks its configuration, tokenizer or "
+    "safetensors weights.",
+    UserErrorReason.BUCKET_NOT_FOUND: "The bucket does not exist at the endpoint.",
+    UserErrorReason.DATASET_NOT_FOUND: "There is no object at the data's URI.",
+    UserErrorReason.DATASET_EMPTY: "The data has no conversations.",
+    UserErrorReason.DATASET_MALFORMED: "More rows cannot be read than checks.failOnMalformed "
+    "allows; the message gives line and content.",
+    UserErrorReason.DATASET_TOO_SMALL: "Fewer rows than checks.minRows.",
+    UserErrorReason.DATASET_TOO_LARGE: "More rows than checks.maxRows.",
+    UserErrorReason.WRONG_COLUMNS: "The rows' fields have other names; set dataset.columns or "
+    "dataset.format.",
+    UserErrorReason.NOTHING_TO_TRAIN_ON: "No row has a response that fits the context.",
+    UserErrorReason.SEQUENCE_TOO_LONG: "A row, or maxSequenceLength, is longer than allowed.",
+    UserErrorReason.CREDENTIALS_MISSING: "The Secret or its keys do not exist.",
+    UserErrorReason.ACCESS_DENIED: "S3 refused the credentials.",
+    UserErrorReason.OUTPUT_NOT_WRITABLE: "The credentials may not write below output.uri.",
+    UserErrorReason.GPU_NOT_FOUND: "GPUs were asked for and the pod sees none.",
+    UserErrorReason.PRECISION_UNSUPPORTED: "The device cannot compute in this precision.",
+    UserErrorReason.NON_FINITE_LOSS: "The loss became NaN or infinite.",
+    UserErrorReason.INVALID_RUN: "The trainer cannot do what the spec asks; the message says why.",
+}
+
+ATTEMPT_MEANINGS: dict[AttemptReason, str] = {
+    AttemptReason.SUCCEEDED: "It did its stage.",
+    AttemptReason.EVICTED: "Evicted, preempted, deleted or its node lost. Counts against "
+    "disruptionLimit.",
+    AttemptReason.OUT_OF_MEMORY: "It ran out of memory. With onOutOfMemory HalveBatch the next "
+    "attempt has half the batch, once.",
+    AttemptReason.IMAGE_PULL: "Its image could not be pulled. Counts against backoffLimit.",
+    AttemptReason.USER_ERROR: "The job itself is wrong. Ends the job.",
+    AttemptReason.INFRASTRUCTURE: "S3, the network, a rank or the trainer broke. Counts against "
+    "backoffLimit.",
+    AttemptReason.STALLED: "It got no further for runPolicy.stallTimeoutSeconds. Counts against "
+    "backoffLimit.",
+    AttemptReason.DEADLINE_EXCEEDED: "A time limit was over. Ends the job.",
+    AttemptReason.SUSPENDED: "spec.suspend stopped it. Counts against nothing.",
+}
+
+
+def render_markdown() -> str:
+    """Give docs/conditions.md."""
+    parts = [
+        "# Conditions and reasons",
+        "",
+        "Generated from `operator/tunesmith_api/conditions.py` by `make generate`. Do not edit.",
+    ]
+    tables: list[tuple[str, dict[str, str]]] = [
+        ("Conditions of a FineTuneJob", {k.value: v for k, v in CONDITION_MEANINGS.items()}),
+        ("Reasons", {k.value: v for k, v in REASON_MEANINGS.items()}),
+        (
+            "Reasons of a job that only its author can mend",
+            {k.value: v for k, v in USER_ERROR_MEANINGS.items()},
+        ),
+        ("Reasons of an attempt's end", {k.value: v for k, v in ATTEMPT_MEANINGS.items()}),
+    ]
+    for title, rows in tables:
+        parts += ["", f"## {title}", "", "| word | meaning |", "| --- | --- |"]
+        parts += [f"| `{word}` | {meaning} |" for word, meaning in rows.items()]
+    return "\n".join(parts) + "\n"

@@ -1,0 +1,38 @@
+"""``python -m tunesmith_api.generate ROOT``: writes all files that follow from the contract.
+
+Called by ``make generate`` and, into a temporary folder, by ``make verify``. Needs PyYAML, which
+only the development environment has.
+"""
+
+import sys
+from pathlib import Path
+
+import yaml
+
+from tunesmith_api.conditions import render_markdown
+from tunesmith_api.crd import definitions
+
+_HEAD = "# Generated from operator/tunesmith_api by `make generate`. Do not edit.\n"
+_CRD_FOLDERS = ("crds", "charts/tunesmith/files/crds")
+
+
+def generate(root: Path) -> list[Path]:
+    """Write the CRDs, their copy in the chart, and docs/conditions.md below ``root``."""
+    written = []
+    for folder in _CRD_FOLDERS:
+        for name, definition in definitions().items():
+            text = _HEAD + yaml.safe_dump(definition, sort_keys=False, width=100)
+            written.append(_write(root / folder / f"tunesmith.dev_{name}.yaml", text))
+    written.append(_write(root / "docs" / "conditions.md", render_markdown()))
+    return written
+
+
+def _write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+if __name__ == "__main__":
+    for path in generate(Path(sys.argv[1] if len(sys.argv) > 1 else ".")):
+        sys.stdout.write(f"{path}\n")
