@@ -68,8 +68,9 @@ CONDITION_MEANINGS: dict[ConditionType, str] = {
     "waits for.",
     ConditionType.EVALUATED: "The gates have been judged; the reason is the verdict.",
     ConditionType.EXPORTED: "The artifacts are in S3, each with a manifest and its digest.",
-    ConditionType.SUSPENDED: "spec.suspend holds the job; its pods are gone, its checkpoint stays.",
-    ConditionType.COMPLETE: "The gates have passed and the ModelVersion exists. Never changes back.",
+    ConditionType.SUSPENDED: "spec.suspend holds the job. Its pods are gone, its checkpoint stays.",
+    ConditionType.COMPLETE: "The gates have passed and the ModelVersion exists. Never changes "
+    "back.",
     ConditionType.FAILED: "The job has ended without a version. The message says what to change. "
     "Never changes back.",
 }

@@ -18,7 +18,7 @@ from tunesmith_api.modelversion import ModelVersion
 Schema = dict[str, Any]
 
 
-class UnknownKeyword(ValueError):
+class UnknownKeywordError(ValueError):
     """The schema says something that this converter was never taught to say in a CRD."""
 
 
@@ -50,7 +50,7 @@ def _any_of(options: list[Schema], defs: Mapping[str, Schema], where: str) -> Sc
     """``X | None`` is an optional X: absent means not set, and null is not a legal type."""
     real = [o for o in options if o != {"type": "null"}]
     if len(real) != 1 or len(real) == len(options):
-        raise UnknownKeyword(f"{where}: only 'X | None' can be said in a CRD, not {options}")
+        raise UnknownKeywordError(f"{where}: only 'X | None' can be said in a CRD, not {options}")
     return _convert(real[0], defs, where)
 
 
@@ -95,24 +95,25 @@ def _check_bounds(schema: Schema, where: str) -> None:
         and ("additionalProperties" not in schema or "maxProperties" in schema)
     )
     if not bounded:
-        raise UnknownKeyword(f"{where}: a {kind} without an upper bound")
+        raise UnknownKeywordError(f"{where}: a {kind} without an upper bound")
 
 
 def _convert(schema: Schema, defs: Mapping[str, Schema], where: str) -> Schema:
     """Convert one schema and all below it.
 
     Raises:
-        UnknownKeyword: for anything that has no place in a structural schema.
+        UnknownKeywordError: for anything that has no place in a structural schema.
     """
     # What stands beside a $ref or anyOf (description, default) is said of this field and wins.
-    deep, flat = {}, {}
+    deep: Schema = {}
+    flat: Schema = {}
     for keyword, value in schema.items():
         if keyword in _COPIED:
             flat[keyword] = value
         elif keyword in _CONVERTED:
             deep |= _CONVERTED[keyword](value, defs, where)
         elif keyword not in _DROPPED:
-            raise UnknownKeyword(f"{where}: {keyword}")
+            raise UnknownKeywordError(f"{where}: {keyword}")
     rules = deep.pop("x-kubernetes-validations", []) + flat.pop("x-kubernetes-validations", [])
     result: Schema = deep | flat
     if "description" in result:
@@ -129,7 +130,7 @@ def structural_schema(model: type[BaseModel]) -> Schema:
     """Give the structural schema of ``model``.
 
     Raises:
-        UnknownKeyword: where the model says something a CRD cannot.
+        UnknownKeywordError: where the model says something a CRD cannot.
     """
     schema = model.model_json_schema(by_alias=True)
     return _convert(schema, schema.get("$defs", {}), model.__name__)
@@ -206,11 +207,16 @@ def _definition(
     }
 
 
+def _model_of(annotation: object) -> type[BaseModel]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    raise UnknownKeywordError(f"{annotation} is not a model")
+
+
 def structural_schema_of_parts(model: type[FineTuneJob] | type[ModelVersion]) -> Schema:
     """Give the schema of a whole object; metadata is the API server's own business."""
     fields = model.model_fields
-    spec, status = fields["spec"].annotation, fields["status"].annotation
-    assert spec is not None and status is not None  # noqa: S101 - both are declared above
+    spec, status = (_model_of(fields[name].annotation) for name in ("spec", "status"))
     text = "APIVersion and kind identify the type, as in every Kubernetes object."
     named = {"type": "string", "description": text, "maxLength": 253}
     return {

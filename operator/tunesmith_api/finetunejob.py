@@ -10,9 +10,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from tunesmith_api.evaluation import Evaluation, Output
+from tunesmith_api.jobstatus import FineTuneJobStatus
 from tunesmith_api.meta import (
     IMMUTABLE,
-    Name,
     ObjectMeta,
     OptionalName,
     Quantity,
@@ -24,7 +24,6 @@ from tunesmith_api.meta import (
     cel,
     section,
 )
-from tunesmith_api.jobstatus import FineTuneJobStatus
 from tunesmith_api.training import Dataset, Hyperparameters, Lora, Method, ModelSource, S3Options
 
 

@@ -69,7 +69,7 @@ def _finite(text: str) -> str:
     return text
 
 
-# Decimals are strings in the API: a float changes on its way through JSON, and a diff would never end.
+# Decimals are strings: a float changes on its way through JSON, and a diff would never end.
 DecimalText = Annotated[str, Field(pattern=DECIMAL_PATTERN, max_length=40), AfterValidator(_finite)]
 Text = Annotated[str, Field(max_length=1024)]
 ShortText = Annotated[str, Field(max_length=256)]

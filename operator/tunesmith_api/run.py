@@ -60,7 +60,7 @@ class Outcome(StrEnum):
 
 
 class UserErrorReason(StrEnum):
-    """What is wrong with a job that only its author can mend. One line each in docs/conditions.md."""
+    """What is wrong with a job that only its author can mend; see docs/conditions.md."""
 
     MODEL_NOT_FOUND = "ModelNotFound"
     MODEL_INVALID = "ModelInvalid"

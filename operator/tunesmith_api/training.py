@@ -5,7 +5,7 @@ hands them unchanged to the trainer in a TrainingRun, so a default exists only h
 """
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
@@ -14,9 +14,7 @@ from tunesmith_api.meta import (
     URI_TAIL,
     DataUri,
     DecimalText,
-    Name,
     Rule,
-    S3Uri,
     SecretRef,
     ShortText,
     Spec,
@@ -287,7 +285,7 @@ class EarlyStopping(Spec):
     """Smallest fall of the loss that counts as an improvement."""
 
 
-def _positive(limit: str) -> dict[str, object]:
+def _positive(limit: str) -> dict[str, Any]:
     return cel(
         Rule(
             f"double(self) > 0.0 && double(self) <= {limit}", f"must be above 0 and at most {limit}"
@@ -295,7 +293,7 @@ def _positive(limit: str) -> dict[str, object]:
     )
 
 
-def _from_zero(limit: str) -> dict[str, object]:
+def _from_zero(limit: str) -> dict[str, Any]:
     return cel(
         Rule(f"double(self) >= 0.0 && double(self) <= {limit}", f"must be between 0 and {limit}")
     )
