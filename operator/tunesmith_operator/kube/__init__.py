@@ -1,0 +1,1 @@
+"""The edge to Kubernetes: calls, events, cache, Lease. The only importer of its client."""
