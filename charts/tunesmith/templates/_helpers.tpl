@@ -1,0 +1,76 @@
+{{- define "tunesmith.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "tunesmith.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- else if contains (include "tunesmith.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "tunesmith.name" .) | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "tunesmith.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "tunesmith.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "tunesmith.labels" -}}
+{{ include "tunesmith.selectorLabels" . }}
+app.kubernetes.io/component: operator
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "tunesmith.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "tunesmith.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- required "serviceAccount.name is needed where serviceAccount.create is false" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{/* An image reference out of {image: ..., root: $}. */}}
+{{- define "tunesmith.image" -}}
+{{- if .image.digest -}}
+{{- printf "%s@%s" .image.repository .image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .image.repository (default .root.Chart.AppVersion .image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What the operator may do where FineTuneJobs live: no Secrets, no exec, no wildcard. */}}
+{{- define "tunesmith.rules" -}}
+- apiGroups: [tunesmith.dev]
+  resources: [finetunejobs]
+  verbs: [get, list, watch, delete] # delete: ttlSecondsAfterFinished
+- apiGroups: [tunesmith.dev]
+  resources: [finetunejobs/status]
+  verbs: [get, patch, update]
+# Children carry an owner reference with blockOwnerDeletion, which admission allows only to those
+# who may set the owner's finalizers.
+- apiGroups: [tunesmith.dev]
+  resources: [finetunejobs/finalizers]
+  verbs: [update]
+- apiGroups: [tunesmith.dev]
+  resources: [modelversions]
+  verbs: [get, list, watch, create]
+- apiGroups: [tunesmith.dev]
+  resources: [modelversions/status]
+  verbs: [get, patch, update]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [configmaps, services]
+  verbs: [get, create, delete]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create, patch]
+{{- end -}}
