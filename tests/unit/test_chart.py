@@ -1,0 +1,262 @@
+"""The chart: its values are closed, what it renders parses, and its rights stay small.
+
+What needs rendering runs where a Helm is at hand: on the PATH or in the cache of `make demo`.
+"""
+
+import json
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from deploy.settings import read_settings
+from tunesmith_operator.config import Config, parse_config
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "charts" / "tunesmith"
+NAMESPACE = "tunesmith-system"
+
+
+def find_helm() -> str | None:
+    """Return a Helm's path, or None."""
+    cached = sorted((read_settings().cache / "bin").glob("helm-*/helm"))
+    return shutil.which("helm") or (str(cached[-1]) if cached else None)
+
+
+HELM = find_helm()
+needs_helm = pytest.mark.skipif(HELM is None, reason="no helm on the PATH or in the cache")
+
+
+@cache
+def run_helm(*sets: str) -> subprocess.CompletedProcess[str]:
+    assert HELM is not None
+    options = ["--namespace", NAMESPACE, "--kube-version", "1.34.0"]
+    for value in sets:
+        options += ["--set-json", value]
+    return subprocess.run(
+        [HELM, "template", "tunesmith", str(CHART), *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+
+
+def render(*sets: str) -> list[dict[str, Any]]:
+    done = run_helm(*sets)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def only(documents: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    (found,) = [d for d in documents if d["kind"] == kind]
+    return found
+
+
+def rendered_config(*sets: str) -> Config:
+    return parse_config(only(render(*sets), "ConfigMap")["data"]["config.yaml"])
+
+
+def default_values() -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
+    return values
+
+
+def values_schema() -> dict[str, Any]:
+    schema: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
+    return schema
+
+
+# --- without Helm ---------------------------------------------------------------------------
+
+
+def test_the_default_values_fit_their_schema() -> None:
+    jsonschema.validate(default_values(), values_schema())
+
+
+def test_every_value_in_the_schema_is_in_values_yaml() -> None:
+    assert set(values_schema()["properties"]) - {"global"} == set(default_values())
+
+
+# Free-form: what is below them belongs to Kubernetes or to the user.
+FREE = {"global", "nodeAffinity", "podAffinity", "podAntiAffinity"}
+
+
+def _open_objects(schema: Any, path: str) -> list[str]:
+    if isinstance(schema, list):
+        return [hit for item in schema for hit in _open_objects(item, path)]
+    if not isinstance(schema, dict):
+        return []
+    hits = []
+    if "object" in schema.get("type", "") and "additionalProperties" not in schema:
+        hits.append(path)
+    for key, value in schema.items():
+        if key not in FREE:
+            hits += _open_objects(value, f"{path}.{key}")
+    return hits
+
+
+def test_no_object_of_the_schema_takes_unknown_values() -> None:
+    assert _open_objects(values_schema(), "values") == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        pytest.param(("s3", "endpont"), "http://s3", id="a misspelled key"),
+        pytest.param(("s3", "endpoint"), "s3:9000", id="an endpoint without a scheme"),
+        pytest.param(("replica",), 2, id="a key that does not exist"),
+        pytest.param(("replicas",), "2", id="a number as text"),
+        pytest.param(("log", "level"), "verbose", id="a log level nobody knows"),
+        pytest.param(("image", "digest"), "latest", id="a digest that is none"),
+        pytest.param(
+            ("gpuTypes", "A100"), {"nvidia.com/gpu.product": []}, id="a GPU type of no node"
+        ),
+        pytest.param(("watchNamespaces",), ["Team A"], id="a namespace that cannot be"),
+        pytest.param(("resources", "limit"), {}, id="a misspelled key further down"),
+    ],
+)
+def test_the_schema_refuses(path: tuple[str, ...], value: Any) -> None:
+    values = default_values()
+    section = values
+    for key in path[:-1]:
+        section = section[key]
+    section[path[-1]] = value
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(values, values_schema())
+
+
+def test_the_chart_holds_the_generated_crds() -> None:
+    generated = {p.name: p.read_text() for p in (ROOT / "crds").glob("*.yaml")}
+    assert {p.name: p.read_text() for p in (CHART / "files" / "crds").glob("*.yaml")} == generated
+
+
+# --- with Helm ------------------------------------------------------------------------------
+
+
+@needs_helm
+def test_an_unknown_value_is_refused_by_its_name() -> None:
+    done = run_helm('s3.endpont="http://s3"')
+    assert done.returncode != 0
+    assert "endpont" in done.stderr
+
+
+@needs_helm
+def test_the_default_configuration_parses() -> None:
+    config = rendered_config()
+    assert config.namespaces == ()
+    assert config.trainer_image == "tunesmith-trainer:0.1.0"
+    assert config.gpu.types["A100-80GB"] == {
+        "nvidia.com/gpu.product": ("NVIDIA-A100-SXM4-80GB", "NVIDIA-A100-80GB-PCIe")
+    }
+
+
+@needs_helm
+def test_all_of_the_operators_settings_can_be_set() -> None:
+    config = rendered_config(
+        'watchNamespaces=["team-a","team-b"]',
+        'trainerImage={"repository":"r/t","digest":"sha256:' + "0" * 64 + '","pullSecrets":["p"]}',
+        's3={"endpoint":"http://s3:9000","region":"eu","pathStyle":true,"secretName":"s3"}',
+        'kueue={"enabled":true,"defaultQueue":"q"}',
+        'allowedServiceAccounts=["trainer"]',
+        'gpu.resourceName="amd.com/gpu"',
+        'gpuTypes.MI300={"amd.com/gpu.product-name":"MI300X"}',
+        'log.level="DEBUG"',
+        "workers=4",
+        "resyncSeconds=30",
+        "progressSeconds=2",
+        'leaderElection={"leaseDurationSeconds":6,"renewDeadlineSeconds":4,"retryPeriodSeconds":1}',
+        'prepareResources={"requests":{"cpu":"1"},"limits":{}}',
+    )
+    assert config.namespaces == ("team-a", "team-b")
+    assert config.trainer_image == "r/t@sha256:" + "0" * 64
+    assert config.image_pull_secrets == ("p",)
+    assert (config.s3.endpoint, config.s3.path_style) == ("http://s3:9000", True)
+    assert (config.kueue.enabled, config.kueue.default_queue) == (True, "q")
+    assert config.allowed_service_accounts == ("trainer",)
+    assert config.gpu.resource_name == "amd.com/gpu"
+    assert config.gpu.types["MI300"] == {"amd.com/gpu.product-name": "MI300X"}
+    assert (config.workers, config.resync_seconds, config.progress_seconds) == (4, 30, 2)
+    assert config.leader_election.lease_duration_seconds == 6
+    assert config.prepare_resources.requests["cpu"] == "1"
+
+
+@needs_helm
+def test_the_configuration_restarts_the_pod() -> None:
+    def checksum(*sets: str) -> str:
+        template = only(render(*sets), "Deployment")["spec"]["template"]
+        found: str = template["metadata"]["annotations"]["checksum/config"]
+        return found
+
+    assert checksum() != checksum('log.level="DEBUG"')
+
+
+@needs_helm
+def test_the_pod_meets_the_restricted_pod_security_standard() -> None:
+    pod = only(render(), "Deployment")["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in pod["containers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+    assert {next(k for k in v if k != "name") for v in pod["volumes"]} == {"configMap", "emptyDir"}
+
+
+def rules(documents: list[dict[str, Any]], *kinds: str) -> list[dict[str, Any]]:
+    return [rule for d in documents if d["kind"] in kinds for rule in d["rules"]]
+
+
+@needs_helm
+@pytest.mark.parametrize("sets", [(), ('watchNamespaces=["team-a"]',)], ids=["all", "one"])
+def test_the_rights_hold_no_secret_no_exec_and_no_wildcard(sets: tuple[str, ...]) -> None:
+    for rule in rules(render(*sets), "Role", "ClusterRole"):
+        named = {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
+        assert not named & {"*", "secrets", "pods/exec", "pods/log", "escalate", "bind"}
+
+
+@needs_helm
+def test_watched_namespaces_need_no_cluster_role() -> None:
+    documents = render('watchNamespaces=["team-a","team-b"]')
+    assert not [d for d in documents if d["kind"].startswith("ClusterRole")]
+    roles = {d["metadata"]["namespace"] for d in documents if d["kind"] == "Role"}
+    assert roles == {"team-a", "team-b", NAMESPACE}
+
+
+@needs_helm
+def test_the_crds_are_unchanged_but_for_the_annotation_that_keeps_them() -> None:
+    rendered = {
+        d["metadata"]["name"]: d for d in render() if d["kind"] == "CustomResourceDefinition"
+    }
+    assert rendered
+    for document in rendered.values():
+        assert document["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+    for path in (CHART / "files" / "crds").glob("*.yaml"):
+        source = yaml.safe_load(path.read_text())
+        source["metadata"].pop("annotations", None)
+        # Where they differ, Go's YAML read the file otherwise than Python's, as it does an
+        # unquoted 2e-4: kubectl would send that as a number, too.
+        assert rendered.pop(source["metadata"]["name"]) == source
+    assert rendered == {}
+
+
+@needs_helm
+def test_crds_can_be_left_to_others() -> None:
+    documents = render("crds.install=false")
+    assert not [d for d in documents if d["kind"] == "CustomResourceDefinition"]
+
+
+@needs_helm
+def test_monitoring_and_network_policy_are_asked_for() -> None:
+    kinds = {d["kind"] for d in render()}
+    assert not kinds & {"ServiceMonitor", "NetworkPolicy"}
+    asked = render("serviceMonitor.enabled=true", "networkPolicy.enabled=true")
+    assert {"ServiceMonitor", "NetworkPolicy"} <= {d["kind"] for d in asked}
