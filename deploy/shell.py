@@ -1,6 +1,6 @@
 """Runs programs and keeps what they say in a log file.
 
-Every step of a command has one ``Log``. A failing program becomes a ``StepFailed`` that carries
+Every step of a command has one ``Log``. A failing program becomes a ``StepError`` that carries
 the end of its output and, where there is one, what to do about it. Used by all of ``deploy``.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 TAIL_LINES = 12
 
 
-class StepFailed(Exception):
+class StepError(Exception):
     """A step cannot go on. ``hint`` tells the person what to do."""
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -59,7 +59,7 @@ class Log:
         """Run ``command`` to its end and return its standard output.
 
         ``env`` is added to the environment. Standard output and error both go to the log.
-        Raises ``StepFailed`` with ``hint`` when the program is missing or exits non-zero.
+        Raises ``StepError`` with ``hint`` when the program is missing or exits non-zero.
         """
         words = [str(word) for word in command]
         self.say("$ " + shlex.join(words))
@@ -78,7 +78,7 @@ class Log:
                 start_new_session=True,
             )
         except FileNotFoundError as error:
-            raise StepFailed(f"{words[0]} is not installed", hint) from error
+            raise StepError(f"{words[0]} is not installed", hint) from error
         self._running.add(process)
         try:
             output = self._follow(process, stdin, tail)
@@ -86,14 +86,14 @@ class Log:
             self._running.discard(process)
         if process.returncode != 0:
             said = "\n".join(tail)
-            raise StepFailed(f"{Path(words[0]).name} exited with {process.returncode}\n{said}", hint)
+            raise StepError(f"{Path(words[0]).name} exited with {process.returncode}\n{said}", hint)
         return output
 
     def succeeds(self, command: Sequence[str | Path], **options: str) -> bool:
         """Run ``command`` and say whether it exited with zero."""
         try:
             self.run(command, **options)  # type: ignore[arg-type]
-        except StepFailed:
+        except StepError:
             return False
         return True
 

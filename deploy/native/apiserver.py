@@ -26,7 +26,7 @@ from types import TracebackType
 
 from deploy.native.binaries import ensure_binaries
 from deploy.native.pki import Authority
-from deploy.shell import StepFailed
+from deploy.shell import StepError
 
 READY_TIMEOUT_SECONDS = 60
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
@@ -44,7 +44,7 @@ class ControlPlane:
     """etcd and kube-apiserver in one folder, stopped on leaving the ``with`` block.
 
     The block must be entered in a thread that lives as long as it (the kernel ends the programs
-    when the thread that started them ends). Raises ``StepFailed`` when they do not become ready;
+    when the thread that started them ends). Raises ``StepError`` when they do not become ready;
     the logs are ``directory/*.log``.
     """
 
@@ -56,6 +56,7 @@ class ControlPlane:
         self._controllers = controllers
         self._running = ExitStack()
         self._pki = Authority(self.directory / "pki")
+        self._processes: list[subprocess.Popen[bytes]] = []
         self._bin: dict[str, Path] = {}
 
     @property
@@ -87,7 +88,7 @@ class ControlPlane:
         command = [str(self._bin["kubectl"]), "--kubeconfig", str(self.kubeconfig), *arguments]
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise StepFailed(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
+            raise StepError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
 
     def _start_all(self) -> None:
@@ -121,13 +122,15 @@ class ControlPlane:
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
+        self._processes.append(process)
         self._running.callback(_stop, process)
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_SECONDS
         while not is_ready(self.url, self._pki):
-            if time.monotonic() > deadline:
-                raise StepFailed(f"the API server is not ready, see {self.directory}/*.log")
+            dead = any(process.poll() is not None for process in self._processes)
+            if dead or time.monotonic() > deadline:
+                raise StepError(f"the API server is not ready, see {self.directory}/*.log")
             time.sleep(0.05)
 
 
@@ -154,7 +157,7 @@ def apiserver_flags(pki: Authority, etcd: str, port: int) -> list[str]:
         f"--client-ca-file={pki.certificate}",
         f"--tls-cert-file={pki.cert('apiserver')}",
         f"--tls-private-key-file={pki.key('apiserver')}",
-        f"--service-account-key-file={pki.key('sa')}",
+        f"--service-account-key-file={pki.token_key}",
         f"--service-account-signing-key-file={pki.key('sa')}",
         "--service-account-issuer=https://kubernetes.default.svc",
         "--authorization-mode=Node,RBAC",

