@@ -24,7 +24,7 @@ _SIGNS = {
     State.RUNNING: "[cyan]▶[/]",
     State.DONE: "[green]✓[/]",
     State.FAILED: "[red]✗[/]",
-    State.SKIPPED: "[yellow]–[/]",
+    State.SKIPPED: "[yellow]-[/]",
 }
 console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 

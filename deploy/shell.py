@@ -49,7 +49,7 @@ class Log:
 
     def run(
         self,
-        command: Sequence[str | Path],
+        command: Sequence[object],
         *,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
@@ -89,7 +89,7 @@ class Log:
             raise StepError(f"{Path(words[0]).name} exited with {process.returncode}\n{said}", hint)
         return output
 
-    def succeeds(self, command: Sequence[str | Path], **options: str) -> bool:
+    def succeeds(self, command: Sequence[object], **options: str) -> bool:
         """Run ``command`` and say whether it exited with zero."""
         try:
             self.run(command, **options)  # type: ignore[arg-type]

@@ -120,7 +120,7 @@ class ControlPlane:
                 cwd=self.directory,
                 # Not the terminal's group: Ctrl-C must reach the test first.
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 (one prepared system call)
             )
         self._processes.append(process)
         self._running.callback(_stop, process)

@@ -35,7 +35,7 @@ class Buildah:
         self.registry = registry
         self._cache = cache
         storage = cache / "buildah"
-        self._buildah = [
+        self._buildah: list[object] = [
             *("buildah", "--root", storage / "root", "--runroot", storage / "run"),
             *("--storage-driver", "overlay"),
         ]
@@ -133,6 +133,6 @@ def _pip_options() -> dict[str, str]:
         if name in _PIP_OPTIONS:
             options[name] = value.strip("'")
     for name in _PIP_OPTIONS:
-        if value := os.environ.get("PIP_" + name.upper().replace("-", "_")):
-            options[name] = value
+        if given := os.environ.get("PIP_" + name.upper().replace("-", "_")):
+            options[name] = given
     return options

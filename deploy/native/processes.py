@@ -59,13 +59,12 @@ def start(state: Path, name: str, command: list[str | Path]) -> None:
 
 def find(state: Path) -> list[Process]:
     """Return our running programs: known by name, and with the state folder in their arguments."""
-    ours = []
-    for process in _all_processes():
-        if process.program in PROGRAMS and any(
-            f"{state}/" in f"{word}/" for word in process.arguments[1:]
-        ):
-            ours.append(process)
-    return ours
+    return [
+        process
+        for process in _all_processes()
+        if process.program in PROGRAMS
+        and any(f"{state}/" in f"{word}/" for word in process.arguments[1:])
+    ]
 
 
 def find_containers(state: Path) -> list[int]:
