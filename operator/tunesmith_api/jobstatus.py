@@ -268,6 +268,34 @@ class ArtifactStatus(Status):
     """Size of all its files."""
 
 
+class Architecture(Status):
+    """What kind of model it is."""
+
+    family: ShortText = ""
+    """model_type of the configuration."""
+    parameters: Annotated[int, Field(ge=0)] = 0
+    """Number of parameters."""
+    trainable_parameters: Annotated[int, Field(ge=0)] = 0
+    """Those of them that were trained."""
+    layers: Annotated[int, Field(ge=0)] = 0
+    """Number of layers."""
+    hidden_size: Annotated[int, Field(ge=0)] = 0
+    """Width of the hidden states."""
+    vocabulary_size: Annotated[int, Field(ge=0)] = 0
+    """Number of tokens."""
+    context_length: Annotated[int, Field(ge=0)] = 0
+    """Longest context, in tokens."""
+
+
+class ReportRef(Status):
+    """The run's report.json."""
+
+    uri: Text
+    """Where it is."""
+    digest: Digest
+    """sha256 of the file."""
+
+
 class Usage(Status):
     """What the job has used."""
 
@@ -324,8 +352,10 @@ class FineTuneJobStatus(Status):
     """The judgement."""
     artifacts: Annotated[tuple[ArtifactStatus, ...], Field(max_length=8)] = ()
     """The parts of the result."""
-    report_uri: Text = ""
+    report: ReportRef | None = None
     """The run's report.json."""
+    architecture: Architecture | None = None
+    """What kind of model it is."""
     model_version_ref: NamedRef | None = None
     """The ModelVersion that was made."""
     usage: Usage = Field(default_factory=Usage)

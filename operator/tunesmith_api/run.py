@@ -16,6 +16,7 @@ from pydantic import Field
 
 from tunesmith_api.evaluation import Evaluation, Output
 from tunesmith_api.finetunejob import CheckpointPolicy
+from tunesmith_api.jobstatus import Architecture as Architecture
 from tunesmith_api.jobstatus import (
     ArtifactStatus,
     DataStatus,
@@ -230,19 +231,6 @@ class TrainingSummary(Status):
     """Of the GPU, or resident memory on CPU."""
     precision: str = ""
     ranks: int = 1
-
-
-class Architecture(Status):
-    """What kind of model it is."""
-
-    family: str = ""
-    """config.json's model_type."""
-    parameters: int = 0
-    trainable_parameters: int = 0
-    layers: int = 0
-    hidden_size: int = 0
-    vocabulary_size: int = 0
-    context_length: int = 0
 
 
 class SampleAnswer(Status):

@@ -5,7 +5,7 @@ Kubernetes and draws no conclusions.
 """
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.jobstatus import StageName
@@ -116,3 +116,5 @@ class Observation:
     """All versions of the model this job makes a version of."""
     progress: TrainerProgress | None = field(default=None)
     """What the trainer of the live attempt last answered, if it did just now."""
+    unanswered: timedelta = timedelta()
+    """How long this operator process has asked a running trainer that used to answer, in vain."""

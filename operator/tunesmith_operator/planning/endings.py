@@ -1,0 +1,223 @@
+"""What the end of an attempt means for the job: budgets, another attempt, or the job's own end.
+
+Pure; called by decide. Every way to a terminal condition is in this module.
+"""
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from tunesmith_api.conditions import ConditionType, Reason
+from tunesmith_api.finetunejob import FineTuneJob, OnOutOfMemory
+from tunesmith_api.jobstatus import (
+    ActiveAttempt,
+    Attempt,
+    AttemptReason,
+    CheckpointStatus,
+    Counters,
+    DisplayStage,
+    StageName,
+    StageTimes,
+    Usage,
+)
+from tunesmith_api.run import TrainerResult
+from tunesmith_operator.planning.causes import Ending
+from tunesmith_operator.planning.draft import Draft
+from tunesmith_operator.planning.observed import SeenJob
+
+_KEPT_ATTEMPTS = 10
+_FIRST_BACKOFF = timedelta(seconds=10)
+_LONGEST_BACKOFF = timedelta(minutes=5)
+_COUNTED_AS_FAILURE = {
+    AttemptReason.IMAGE_PULL,
+    AttemptReason.INFRASTRUCTURE,
+    AttemptReason.STALLED,
+}
+
+
+def record(
+    draft: Draft, job: FineTuneJob, active: ActiveAttempt, ending: Ending, seen: SeenJob | None
+) -> None:
+    """Write down how the active attempt ended; there is none active afterwards."""
+    step = ending.result.step if ending.result else _last_step(draft)
+    saved = _saved_step(draft, ending.result)
+    succeeded = ending.reason is AttemptReason.SUCCEEDED
+    entry = Attempt(
+        number=active.number,
+        stage=active.stage,
+        reason=ending.reason,
+        message=ending.message[:1024],
+        start_time=active.start_time,
+        completion_time=draft.now,
+        start_step=_start_step(draft, ending.result),
+        end_step=step,
+        lost_steps=0 if succeeded else max(0, step - saved),
+        exit_code=ending.exit_code,
+    )
+    counters = draft.status.counters
+    draft.update(
+        active=None,
+        attempts=(*draft.status.attempts, entry)[-_KEPT_ATTEMPTS:],
+        counters=counters.model_copy(update={"attempts": active.number}),
+        usage=_usage(draft, job, active, seen),
+        stages=_with_end(draft.status.stages, active, draft.now),
+    )
+    if ending.result and ending.result.checkpoint:
+        ref = ending.result.checkpoint
+        draft.update(
+            checkpoint=CheckpointStatus(
+                step=ref.step,
+                uri=ref.uri,
+                time=ref.time,
+                resumed_from_step=ending.result.resumed_from_step,
+            )
+        )
+
+
+def follow_up(draft: Draft, job: FineTuneJob, active: ActiveAttempt, ending: Ending) -> None:
+    """Decide whether an attempt that did not succeed is followed by another one."""
+    draft.emit(
+        "Warning" if ending.reason is not AttemptReason.SUSPENDED else "Normal",
+        f"Attempt{ending.reason}",
+        f"Attempt {active.number} ({active.stage}) ended: {ending.message}",
+    )
+    match ending.reason:
+        case AttemptReason.USER_ERROR:
+            fail(draft, ending.detail or Reason.INVALID_SPEC, ending.message, active.stage)
+        case AttemptReason.DEADLINE_EXCEEDED:
+            fail(draft, Reason.DEADLINE_EXCEEDED, ending.message, active.stage)
+        case AttemptReason.OUT_OF_MEMORY:
+            _out_of_memory(draft, job, active, ending)
+        case AttemptReason.EVICTED:
+            _spend_disruption(draft, job, active, ending)
+        case AttemptReason.SUSPENDED | AttemptReason.SUCCEEDED:
+            pass
+        case _:
+            _spend_failure(draft, job, active, ending)
+
+
+def _out_of_memory(draft: Draft, job: FineTuneJob, active: ActiveAttempt, ending: Ending) -> None:
+    counters = draft.status.counters
+    policy = job.spec.compute.on_out_of_memory
+    batch = job.spec.hyperparameters.per_device_batch_size
+    may_halve = active.stage is StageName.TRAIN and policy is OnOutOfMemory.HALVE_BATCH
+    if not may_halve or counters.batch_halvings or batch == 1:
+        message = (
+            f"{ending.message}. Raise compute.resources.limits.memory, take a GPU with more"
+            " memory, or lower perDeviceBatchSize or maxSequenceLength"
+        )
+        fail(draft, AttemptReason.OUT_OF_MEMORY, message, active.stage)
+        return
+    draft.update(counters=counters.model_copy(update={"batch_halvings": 1}))
+    draft.emit(
+        "Normal",
+        "BatchHalved",
+        f"The next attempt takes {batch // 2} rows at once instead of {batch},"
+        " and twice the gradientAccumulationSteps",
+    )
+    _retry(draft, active, ending)
+
+
+def _spend_disruption(
+    draft: Draft, job: FineTuneJob, active: ActiveAttempt, ending: Ending
+) -> None:
+    counters, limit = draft.status.counters, job.spec.run_policy.disruption_limit
+    spent = counters.disruptions + 1
+    draft.update(counters=counters.model_copy(update={"disruptions": spent}))
+    if spent > limit:
+        message = f"{spent} attempts were disrupted (runPolicy.disruptionLimit {limit}). Last: "
+        fail(draft, Reason.DISRUPTION_LIMIT_EXCEEDED, message + ending.message, active.stage)
+        return
+    _retry(draft, active, ending)
+
+
+def _spend_failure(draft: Draft, job: FineTuneJob, active: ActiveAttempt, ending: Ending) -> None:
+    counters, limit = draft.status.counters, job.spec.run_policy.backoff_limit
+    spent = counters.failures + 1
+    draft.update(counters=counters.model_copy(update={"failures": spent}))
+    if spent > limit:
+        message = f"{spent} attempts have failed (runPolicy.backoffLimit {limit}). Last: "
+        fail(draft, Reason.BACKOFF_LIMIT_EXCEEDED, message + ending.message, active.stage)
+        return
+    _retry(draft, active, ending)
+
+
+def _retry(draft: Draft, active: ActiveAttempt, ending: Ending) -> None:
+    draft.no(
+        condition_of(active.stage),
+        Reason.RETRYING,
+        f"Attempt {active.number} ended ({ending.reason}): {ending.message}. Another one follows",
+    )
+
+
+def backoff(counters: Counters, last: Attempt | None, now: datetime) -> timedelta:
+    """Give how long the next attempt must still wait.
+
+    Failures double the wait, so that a broken dependency is not hammered. A disruption waits for
+    nothing: the checkpoint is there and the time is the user's.
+    """
+    if last is None or last.completion_time is None or last.reason not in _COUNTED_AS_FAILURE:
+        return timedelta()
+    pause = min(_FIRST_BACKOFF * 2 ** min(max(counters.failures - 1, 0), 10), _LONGEST_BACKOFF)
+    return max(timedelta(), last.completion_time + pause - now)
+
+
+def fail(draft: Draft, reason: str, message: str, stage: StageName | None) -> None:
+    """End the job without a version."""
+    if stage is not None:
+        draft.no(condition_of(stage), reason, message)
+    draft.yes(ConditionType.FAILED, reason, message)
+    draft.update(
+        stage=DisplayStage.FAILED,
+        completion_time=draft.now.replace(microsecond=0),
+        active=None,
+    )
+    draft.emit("Warning", "Failed", message)
+
+
+def complete(draft: Draft, message: str) -> None:
+    """End the job with its version."""
+    draft.yes(ConditionType.COMPLETE, Reason.VERSION_CREATED, message)
+    draft.update(stage=DisplayStage.COMPLETE, completion_time=draft.now.replace(microsecond=0))
+    draft.emit("Normal", "Complete", message)
+
+
+def condition_of(stage: StageName) -> ConditionType:
+    """The condition that a stage is about."""
+    return ConditionType.DATA_READY if stage is StageName.PREPARE else ConditionType.TRAINED
+
+
+def _last_step(draft: Draft) -> int:
+    return draft.status.progress.step if draft.status.progress else 0
+
+
+def _saved_step(draft: Draft, result: TrainerResult | None) -> int:
+    known = draft.status.checkpoint.step if draft.status.checkpoint else 0
+    return result.checkpoint.step if result and result.checkpoint else known
+
+
+def _start_step(draft: Draft, result: TrainerResult | None) -> int:
+    if result is not None:
+        return result.resumed_from_step or 0
+    known = draft.status.checkpoint
+    return (known.resumed_from_step or 0) if known else 0
+
+
+def _usage(draft: Draft, job: FineTuneJob, active: ActiveAttempt, seen: SeenJob | None) -> Usage:
+    before = Decimal(draft.status.usage.gpu_seconds)
+    gpus = job.spec.compute.gpus_per_node if active.stage is StageName.TRAIN else 0
+    spent = Decimal(0)
+    for pod in seen.pods if seen else ():
+        if pod.started is not None:
+            seconds = ((pod.finished or draft.now) - pod.started).total_seconds()
+            spent += Decimal(gpus * max(0, round(seconds)))
+    return Usage(gpu_seconds=str(before + spent))
+
+
+def _with_end(
+    stages: tuple[StageTimes, ...], active: ActiveAttempt, now: datetime
+) -> tuple[StageTimes, ...]:
+    end = now.replace(microsecond=0)
+    return tuple(
+        s.model_copy(update={"completion_time": end}) if s.name is active.stage else s
+        for s in stages
+    )

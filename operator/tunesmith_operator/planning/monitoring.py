@@ -1,0 +1,204 @@
+"""What a live attempt's pods and trainer say: progress, what it waits for, whether to stop it.
+
+Pure; called by decide for the one attempt that is alive.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from tunesmith_api.conditions import Reason
+from tunesmith_api.finetunejob import FineTuneJob
+from tunesmith_api.jobstatus import (
+    AttemptReason,
+    CheckpointStatus,
+    DisplayStage,
+    ProgressStatus,
+    StageName,
+)
+from tunesmith_api.run import Phase, TrainerProgress
+from tunesmith_operator.planning.observed import Observation, SeenJob, SeenPod
+
+_PULL_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
+# What the kubelet says while all is well.
+_QUIET_REASONS = {"", "ContainerCreating", "PodInitializing"}
+_START_PATIENCE = timedelta(seconds=120)
+_EXPORT_PHASES = {Phase.EXPORTING, Phase.UPLOADING}
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a live attempt stands, as a condition says it."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a live attempt must be stopped."""
+
+    reason: AttemptReason
+    message: str
+
+
+def standing(attempt: SeenJob, job: FineTuneJob) -> Standing:
+    """Say what a live attempt does or waits for."""
+    pods = [p for p in attempt.pods if not p.is_gone]
+    for pod in pods:
+        if pod.unschedulable:
+            return Standing(
+                Reason.UNSCHEDULABLE,
+                f"No node can take pod {pod.name}{_wanted(job, attempt)}. The scheduler says:"
+                f" {pod.unschedulable}",
+            )
+    for pod in pods:
+        if pod.waiting_reason in _PULL_REASONS:
+            return Standing(
+                Reason.IMAGE_PULL_FAILING,
+                f"Image {attempt.image} cannot be pulled: {_waits_for(pod)}",
+            )
+        if pod.waiting_reason not in _QUIET_REASONS:
+            return Standing(
+                Reason.CONTAINER_NOT_STARTING,
+                f"Pod {pod.name} does not start: {_waits_for(pod)}",
+            )
+    if pods and all(p.phase == "Running" for p in pods):
+        return Standing(Reason.RUNNING, f"Attempt {attempt.attempt} is running")
+    return Standing(Reason.STARTING, f"Attempt {attempt.attempt} is starting")
+
+
+def _waits_for(pod: SeenPod) -> str:
+    return f"{pod.waiting_reason} {pod.waiting_message}".strip()
+
+
+def _wanted(job: FineTuneJob, attempt: SeenJob) -> str:
+    compute = job.spec.compute
+    if attempt.stage is not StageName.TRAIN or not compute.gpus_per_node:
+        return ""
+    kind = f" of type {compute.gpu_type}" if compute.gpu_type else ""
+    return f", which wants {compute.gpus_per_node} GPU(s){kind}"
+
+
+def reason_to_stop(seen: Observation, attempt: SeenJob, now: datetime) -> Stop | None:
+    """Say why the attempt must be replaced, or None. Time limits are decided elsewhere."""
+    for pod in attempt.pods:
+        if pod.is_gone or pod.created is None:
+            continue
+        if now - pod.created < _START_PATIENCE and pod.waiting_reason != "InvalidImageName":
+            continue
+        if pod.waiting_reason in _PULL_REASONS:
+            return Stop(
+                AttemptReason.IMAGE_PULL,
+                f"image {attempt.image} cannot be pulled: {_waits_for(pod)}; check"
+                " compute.image or the chart's trainer image, and the pull secrets",
+            )
+        if pod.waiting_reason not in _QUIET_REASONS:
+            return Stop(
+                AttemptReason.INFRASTRUCTURE,
+                f"pod {pod.name} does not start: {_waits_for(pod)}",
+            )
+    return _stalled(seen, attempt)
+
+
+def _stalled(seen: Observation, attempt: SeenJob) -> Stop | None:
+    limit = timedelta(seconds=seen.job.spec.run_policy.stall_timeout_seconds)
+    progress = current_progress(seen, attempt)
+    idle = timedelta(seconds=progress.seconds_since_progress) if progress else seen.unanswered
+    if idle < limit:
+        return None
+    return Stop(
+        AttemptReason.STALLED,
+        f"the trainer got no further for {short(idle)}"
+        f" (runPolicy.stallTimeoutSeconds {int(limit.total_seconds())})",
+    )
+
+
+def current_progress(seen: Observation, attempt: SeenJob) -> TrainerProgress | None:
+    """Give the trainer's answer if it came from this very attempt."""
+    progress = seen.progress
+    if progress is None or (progress.stage, progress.attempt) != (attempt.stage, attempt.attempt):
+        return None
+    return progress
+
+
+def overdue_stage(seen: Observation, attempt: SeenJob, now: datetime) -> str:
+    """Say which stage timeout is over, or nothing."""
+    limits = seen.job.spec.run_policy.stage_timeout_seconds
+    running = _running_since(attempt.pods)
+    if running is None:
+        return ""
+    if attempt.stage is StageName.PREPARE:
+        return _overdue("prepare", limits.prepare, running, now)
+    progress = current_progress(seen, attempt)
+    if progress and progress.phase is Phase.EVALUATING:
+        return _overdue("evaluate", limits.evaluate, progress.phase_start_time, now)
+    if progress and progress.phase in _EXPORT_PHASES:
+        return _overdue("export", limits.export, progress.phase_start_time, now)
+    return _overdue("train", limits.train, running, now)
+
+
+def _overdue(name: str, limit: int, since: datetime, now: datetime) -> str:
+    if limit == 0 or now - since < timedelta(seconds=limit):
+        return ""
+    return (
+        f"{name} took longer than runPolicy.stageTimeoutSeconds.{name} ({limit} s);"
+        " raise it or give the job more compute"
+    )
+
+
+def _running_since(pods: tuple[SeenPod, ...]) -> datetime | None:
+    starts = [p.started for p in pods if p.started is not None]
+    return min(starts, default=None)
+
+
+def progress_status(progress: TrainerProgress, now: datetime) -> ProgressStatus:
+    """Translate the trainer's answer for the status."""
+    eta = progress.eta_seconds
+    moved = now - timedelta(seconds=progress.seconds_since_progress)
+    return ProgressStatus(
+        percent=percent(progress.step, progress.total_steps),
+        step=progress.step,
+        total_steps=progress.total_steps,
+        epoch=progress.epoch,
+        eta_seconds=eta,
+        eta="" if eta is None else short(timedelta(seconds=eta)),
+        phase=progress.phase,
+        phase_start_time=progress.phase_start_time,
+        last_update_time=moved.replace(microsecond=0),
+    )
+
+
+def checkpoint_status(progress: TrainerProgress) -> CheckpointStatus | None:
+    """Give the newest checkpoint the trainer knows of."""
+    if progress.checkpoint is None:
+        return None
+    ref = progress.checkpoint
+    return CheckpointStatus(
+        step=ref.step, uri=ref.uri, time=ref.time, resumed_from_step=progress.resumed_from_step
+    )
+
+
+def display_stage(stage: StageName, progress: TrainerProgress | None) -> DisplayStage:
+    """One word for where a live attempt is."""
+    if stage is StageName.PREPARE:
+        return DisplayStage.PREPARE
+    if progress and progress.phase is Phase.EVALUATING and progress.step >= progress.total_steps:
+        return DisplayStage.EVALUATE
+    if progress and progress.phase in _EXPORT_PHASES:
+        return DisplayStage.EXPORT
+    return DisplayStage.TRAIN
+
+
+def percent(step: int, total: int) -> int:
+    """Whole percent of the steps; 100 only when all are done."""
+    return min(100, step * 100 // total) if total else 0
+
+
+def short(span: timedelta) -> str:
+    """Write a time span as people say it: 45s, 4m10s, 2h05m."""
+    seconds = max(0, int(span.total_seconds()))
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"

@@ -1,0 +1,156 @@
+"""What a stage that succeeded means: data ready, gates judged, version made. Pure."""
+
+from datetime import timedelta
+
+from tunesmith_api.conditions import ConditionType, Reason
+from tunesmith_api.finetunejob import FineTuneJob
+from tunesmith_api.jobstatus import Architecture, Metric, NamedRef, ReportRef, Verdict
+from tunesmith_api.modelversion import (
+    Artifact,
+    BaseModelRef,
+    Lineage,
+    ModelArchitecture,
+    ModelVersionSpec,
+    VersionMetric,
+)
+from tunesmith_api.run import TrainerResult
+from tunesmith_operator.planning.acceptance import version_objection
+from tunesmith_operator.planning.actions import MakeVersion
+from tunesmith_operator.planning.draft import Draft
+from tunesmith_operator.planning.endings import complete, fail
+from tunesmith_operator.planning.gates import judge
+from tunesmith_operator.planning.names import model_name, version_name
+from tunesmith_operator.planning.observed import Observation, SeenVersion
+
+
+def prepared(draft: Draft, result: TrainerResult) -> None:
+    """Take over what preparation found."""
+    draft.yes(ConditionType.DATA_READY, Reason.PREPARED, result.message)
+    resolved = draft.status.resolved.model_copy(
+        update={
+            "dataset_digest": result.dataset_digest,
+            "model_revision": result.model_revision,
+        }
+    )
+    draft.update(data=result.data, resolved=resolved)
+    draft.emit("Normal", "DataReady", result.message)
+
+
+def trained(draft: Draft, job: FineTuneJob, result: TrainerResult) -> None:
+    """Take over the results of training and judge them."""
+    draft.yes(ConditionType.TRAINED, Reason.TRAINED, result.message)
+    draft.yes(
+        ConditionType.EXPORTED, Reason.UPLOADED, f"{len(result.artifacts)} artifact(s) are in S3"
+    )
+    progress = draft.status.progress
+    draft.update(
+        artifacts=result.artifacts,
+        report=_report(result),
+        architecture=result.architecture,
+        metrics=_final_metrics(result) or draft.status.metrics,
+        progress=progress.model_copy(
+            update={"percent": 100, "step": result.step, "eta_seconds": 0, "eta": "0s"}
+        )
+        if progress
+        else None,
+        evaluation=judge(job.spec.evaluation.gates, result.measurements),
+    )
+    if result.model_revision:
+        resolved = draft.status.resolved
+        draft.update(resolved=resolved.model_copy(update={"model_revision": result.model_revision}))
+    _say_verdict(draft, job)
+
+
+def _report(result: TrainerResult) -> ReportRef | None:
+    if result.report_digest is None:
+        return None
+    return ReportRef(uri=result.report_uri, digest=result.report_digest)
+
+
+def _final_metrics(result: TrainerResult) -> tuple[Metric, ...]:
+    summary = result.training
+    if summary is None:
+        return ()
+    return (
+        Metric(name="loss", value=summary.last_loss),
+        Metric(name="tokens_per_second", value=summary.tokens_per_second),
+    )
+
+
+def _say_verdict(draft: Draft, job: FineTuneJob) -> None:
+    evaluation = draft.status.evaluation
+    assert evaluation is not None  # noqa: S101 - set by the only caller
+    if not job.spec.evaluation.gates:
+        draft.yes(ConditionType.EVALUATED, Reason.UNGATED, "No gate was asked for (allowUngated)")
+        return
+    told = "; ".join(r.message for r in evaluation.results if r.verdict is evaluation.verdict)
+    match evaluation.verdict:
+        case Verdict.PASSED:
+            draft.yes(ConditionType.EVALUATED, Reason.GATES_PASSED, told)
+            return
+        case Verdict.FAILED:
+            reason, hint = Reason.GATES_FAILED, "No version is made; the artifacts stay in S3"
+        case Verdict.INCONCLUSIVE:
+            reason, hint = Reason.GATES_INCONCLUSIVE, "Without a measurement no version is made"
+    draft.no(ConditionType.EVALUATED, reason, told)
+    fail(draft, reason, f"{told}. {hint}", None)
+
+
+def finish(draft: Draft, seen: Observation, job: FineTuneJob) -> None:
+    """The gates have passed: make the version, or end the job where it exists."""
+    mine = next((v for v in seen.versions if v.job_uid == job.metadata.uid), None)
+    if mine is not None:
+        draft.update(model_version_ref=NamedRef(name=mine.name))
+        complete(draft, f"ModelVersion {mine.name} was made")
+        return
+    taken = version_objection(seen)
+    if taken is not None:
+        fail(draft, taken.reason, taken.message, None)
+        return
+    model = model_name(job)
+    version = job.spec.output.model_version.version or _next_number(seen.versions, model)
+    spec = _version_spec(draft, job, model, version)
+    draft.act(MakeVersion(version_name(model, version), spec, job.metadata.uid))
+    draft.look_again_in(timedelta())
+
+
+def _next_number(versions: tuple[SeenVersion, ...], model: str) -> str:
+    """Give the whole number after the highest one; versions of other forms do not count."""
+    numbers = [int(v.version) for v in versions if v.model == model and v.version.isdecimal()]
+    return str(max(numbers, default=0) + 1)
+
+
+def _version_spec(draft: Draft, job: FineTuneJob, model: str, version: str) -> ModelVersionSpec:
+    status, meta = draft.status, job.metadata
+    measurements = status.evaluation.measurements if status.evaluation else ()
+    report, kind = status.report, status.architecture or Architecture()
+    return ModelVersionSpec(
+        model=model,
+        version=version,
+        artifacts=tuple(
+            Artifact(format=a.name, uri=a.uri, digest=a.digest, size_bytes=a.size_bytes)
+            for a in status.artifacts
+        ),
+        base_model=BaseModelRef(uri=job.spec.model.uri, revision=status.resolved.model_revision),
+        lineage=Lineage(
+            job=f"{meta.namespace}/{meta.name}",
+            job_uid=meta.uid,
+            dataset_digest=status.resolved.dataset_digest,
+            trainer_image=status.resolved.trainer_image,
+            report_uri=report.uri if report else "",
+            report_digest=report.digest if report else None,
+        ),
+        metrics=tuple(
+            VersionMetric(name=m.metric, value=m.value, base_value=m.base_value or None)
+            for m in measurements
+        ),
+        parameters=kind.parameters,
+        context_length=kind.context_length,
+        architecture=ModelArchitecture(
+            family=kind.family,
+            layers=kind.layers,
+            hidden_size=kind.hidden_size,
+            vocabulary_size=kind.vocabulary_size,
+        ),
+        description=f"{job.spec.model.uri} fine-tuned by FineTuneJob {meta.namespace}/{meta.name}",
+    )

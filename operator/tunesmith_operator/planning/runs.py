@@ -1,0 +1,70 @@
+"""The TrainingRun of an attempt: the job's inputs with the chart's defaults filled in. Pure."""
+
+from tunesmith_api.finetunejob import FineTuneJob
+from tunesmith_api.jobstatus import StageName
+from tunesmith_api.meta import SecretRef
+from tunesmith_api.run import JobRef, S3Connection, TrainingRun, World
+from tunesmith_api.training import Hyperparameters, S3Options
+from tunesmith_operator.config import Config
+from tunesmith_operator.planning.names import run_uri
+
+
+def build_run(job: FineTuneJob, stage: StageName, attempt: int, config: Config) -> TrainingRun:
+    """Give the run of an attempt."""
+    spec = job.spec
+    meta = job.metadata
+    return TrainingRun(
+        job=JobRef(namespace=meta.namespace, name=meta.name, uid=meta.uid),
+        stage=stage,
+        attempt=attempt,
+        run_uri=run_uri(job),
+        trainer_image=trainer_image(job, config),
+        s3=_connection(job, config),
+        world=_world(job, stage),
+        model=spec.model,
+        method=spec.method,
+        dataset=spec.dataset,
+        hyperparameters=_halved(spec.hyperparameters, job.status.counters.batch_halvings),
+        checkpoint=spec.checkpoint,
+        evaluation=spec.evaluation,
+        output=spec.output,
+    )
+
+
+def trainer_image(job: FineTuneJob, config: Config) -> str:
+    """Image of the job's pods."""
+    return job.spec.compute.image or config.trainer_image
+
+
+def _world(job: FineTuneJob, stage: StageName) -> World:
+    if stage is StageName.PREPARE:
+        return World()
+    return World(nodes=job.spec.compute.nodes, gpus_per_node=job.spec.compute.gpus_per_node)
+
+
+def _connection(job: FineTuneJob, config: Config) -> S3Connection:
+    spec, chart = job.spec, config.s3
+    s3 = spec.s3 or S3Options()
+
+    def secret(own: SecretRef | None) -> str:
+        return (own or s3.secret_ref or SecretRef.model_construct(name=chart.secret_name)).name
+
+    return S3Connection(
+        endpoint=s3.endpoint or chart.endpoint,
+        region=s3.region or chart.region,
+        path_style=chart.path_style if s3.path_style is None else s3.path_style,
+        model_secret=secret(spec.model.secret_ref),
+        dataset_secret=secret(spec.dataset.secret_ref),
+        output_secret=secret(spec.output.secret_ref),
+    )
+
+
+def _halved(given: Hyperparameters, times: int) -> Hyperparameters:
+    """Half the rows at once, twice as often: the same optimizer step in less memory."""
+    factor = 2**times
+    return given.model_copy(
+        update={
+            "per_device_batch_size": max(1, given.per_device_batch_size // factor),
+            "gradient_accumulation_steps": given.gradient_accumulation_steps * factor,
+        }
+    )

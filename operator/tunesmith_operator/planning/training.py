@@ -1,0 +1,335 @@
+"""What comes next for a FineTuneJob: the whole of its life on one page.
+
+    accepted? -> prepare -> train -> judge the gates -> make the version -> complete
+
+A pure function of what was seen, the configuration and the time. The status is its only memory:
+``active`` names the attempt in flight and is written after its Job exists, so an operator that
+dies in between finds the Job by its derived name and takes it on.
+"""
+
+from datetime import datetime, timedelta
+
+from tunesmith_api.conditions import ConditionType, Reason
+from tunesmith_api.jobstatus import (
+    ActiveAttempt,
+    AttemptReason,
+    DisplayStage,
+    StageName,
+    StageTimes,
+)
+from tunesmith_operator.config import Config
+from tunesmith_operator.planning.acceptance import objection
+from tunesmith_operator.planning.actions import (
+    Decision,
+    DeleteAttempt,
+    DeleteSelf,
+    StartAttempt,
+    StopAttempt,
+)
+from tunesmith_operator.planning.causes import Ending, why_ended
+from tunesmith_operator.planning.conditions import find
+from tunesmith_operator.planning.draft import Draft
+from tunesmith_operator.planning.endings import (
+    backoff,
+    condition_of,
+    fail,
+    follow_up,
+    record,
+)
+from tunesmith_operator.planning.monitoring import (
+    checkpoint_status,
+    current_progress,
+    display_stage,
+    overdue_stage,
+    progress_status,
+    reason_to_stop,
+    standing,
+)
+from tunesmith_operator.planning.names import attempt_name, run_uri
+from tunesmith_operator.planning.observed import Observation, SeenJob, SeenPod
+from tunesmith_operator.planning.results import finish, prepared, trained
+from tunesmith_operator.planning.runs import build_run, trainer_image
+
+_KEPT_JOBS = 3
+
+
+def decide(seen: Observation, config: Config, now: datetime) -> Decision:
+    """Choose what comes next. Pure: the same input gives the same decision."""
+    draft = Draft(seen.job.status, seen.job.metadata.generation, now)
+    if seen.job.metadata.deletion_timestamp is not None:
+        return draft.decision()  # the garbage collector takes the children
+    if _is_finished(draft):
+        _after_the_end(draft, seen)
+    elif _accept(draft, seen, config):
+        _advance(draft, seen, config)
+    return draft.decision()
+
+
+def _is_finished(draft: Draft) -> bool:
+    return draft.holds(ConditionType.COMPLETE) or draft.holds(ConditionType.FAILED)
+
+
+def _after_the_end(draft: Draft, seen: Observation) -> None:
+    """A finished job makes nothing any more: it stops what is left and expires."""
+    for attempt in seen.attempts:
+        if not attempt.is_finished and not attempt.is_deleting:
+            draft.act(StopAttempt(attempt.name, attempt.uid))
+    ttl = seen.job.spec.run_policy.ttl_seconds_after_finished
+    ended = draft.status.completion_time
+    if ttl is None or ended is None:
+        return
+    left = ended + timedelta(seconds=ttl) - draft.now
+    if left > timedelta():
+        draft.look_again_in(left)
+    else:
+        draft.act(DeleteSelf(seen.job.metadata.uid))
+
+
+def _accept(draft: Draft, seen: Observation, config: Config) -> bool:
+    """Look at the spec as long as nothing runs; the inputs of a run never change."""
+    if draft.status.active is not None:
+        return True
+    wrong = objection(seen, config)
+    if wrong is not None:
+        before = find(draft.status.conditions, ConditionType.ACCEPTED)
+        if before is None or before.reason != wrong.reason:
+            draft.emit("Warning", wrong.reason, wrong.message)
+        draft.no(ConditionType.ACCEPTED, wrong.reason, wrong.message)
+        return False
+    draft.yes(ConditionType.ACCEPTED, Reason.VALID_SPEC, "The spec can be run")
+    if draft.status.start_time is None:
+        resolved = draft.status.resolved.model_copy(
+            update={"run_uri": run_uri(seen.job), "trainer_image": trainer_image(seen.job, config)}
+        )
+        draft.update(start_time=draft.now.replace(microsecond=0), resolved=resolved)
+        for kind in (ConditionType.DATA_READY, ConditionType.TRAINED):
+            draft.no(kind, Reason.WAITING, "Not started yet")
+    return True
+
+
+def _advance(draft: Draft, seen: Observation, config: Config) -> None:
+    _take_on(draft, seen)
+    if _is_overdue(draft, seen):
+        return
+    active = draft.status.active
+    if active is not None:
+        attempt = next((a for a in seen.attempts if a.name == active.job_name), None)
+        if _is_live(attempt):
+            _watch(draft, seen, attempt, active)
+            return
+        _close(draft, seen, attempt, active)
+    if not _is_finished(draft):
+        _next(draft, seen, config)
+
+
+def _is_live(attempt: SeenJob | None) -> bool:
+    return attempt is not None and not attempt.is_finished
+
+
+def _take_on(draft: Draft, seen: Observation) -> None:
+    """Adopt a Job that was created by an operator which died before it could say so."""
+    newest = max(seen.attempts, key=lambda a: a.attempt, default=None)
+    known = draft.status.active.number if draft.status.active else draft.status.counters.attempts
+    if newest is not None and newest.attempt > known:
+        _note_start(draft, newest.stage, newest.attempt, newest.name)
+
+
+def _is_overdue(draft: Draft, seen: Observation) -> bool:
+    limit = seen.job.spec.run_policy.active_deadline_seconds
+    started = draft.status.start_time
+    if limit == 0 or started is None:
+        return False
+    left = started + timedelta(seconds=limit) - draft.now
+    if left > timedelta():
+        draft.look_again_in(left)
+        return False
+    _end_by_time(draft, seen, Reason.DEADLINE_EXCEEDED, "runPolicy.activeDeadlineSeconds is over")
+    return True
+
+
+def _end_by_time(draft: Draft, seen: Observation, reason: Reason, message: str) -> None:
+    """Fail at once; what still runs is stopped from here on, however long that takes."""
+    active = draft.status.active
+    if active is not None:
+        attempt = next((a for a in seen.attempts if a.name == active.job_name), None)
+        record(draft, seen.job, active, Ending(AttemptReason.DEADLINE_EXCEEDED, message), attempt)
+    fail(draft, reason, message, active.stage if active else None)
+    _after_the_end(draft, seen)
+
+
+def _watch(draft: Draft, seen: Observation, attempt: SeenJob, active: ActiveAttempt) -> None:
+    """Follow a live attempt; stop it where it must be stopped."""
+    _note_progress(draft, seen, attempt)
+    if active.stop_reason is not None or attempt.is_deleting:
+        if not attempt.is_deleting:
+            draft.act(StopAttempt(attempt.name, attempt.uid))
+        return
+    if seen.job.spec.suspend:
+        _stop(draft, attempt, active, AttemptReason.SUSPENDED, "spec.suspend was set")
+        return
+    late = overdue_stage(seen, attempt, draft.now)
+    if late:
+        _end_by_time(draft, seen, Reason.STAGE_TIMEOUT, late)
+        return
+    stop = reason_to_stop(seen, attempt, draft.now)
+    if stop is not None:
+        _stop(draft, attempt, active, stop.reason, stop.message)
+        return
+    _note_standing(draft, seen, attempt)
+
+
+def _stop(
+    draft: Draft, attempt: SeenJob, active: ActiveAttempt, reason: AttemptReason, message: str
+) -> None:
+    draft.act(StopAttempt(attempt.name, attempt.uid))
+    draft.update(
+        active=active.model_copy(update={"stop_reason": reason, "stop_message": message[:1024]})
+    )
+    draft.no(condition_of(active.stage), Reason.STOPPING, f"Stopping the attempt: {message}")
+
+
+def _note_progress(draft: Draft, seen: Observation, attempt: SeenJob) -> None:
+    progress = current_progress(seen, attempt)
+    draft.update(stage=display_stage(attempt.stage, progress))
+    if progress is not None:
+        draft.update(
+            progress=progress_status(progress, draft.now),
+            metrics=progress.metrics[:32],
+            checkpoint=checkpoint_status(progress) or draft.status.checkpoint,
+        )
+
+
+def _note_standing(draft: Draft, seen: Observation, attempt: SeenJob) -> None:
+    now_is = standing(attempt, seen.job)
+    kind = condition_of(attempt.stage)
+    before = find(draft.status.conditions, kind)
+    draft.no(kind, now_is.reason, now_is.message)
+    if now_is.reason in (
+        Reason.UNSCHEDULABLE,
+        Reason.IMAGE_PULL_FAILING,
+        Reason.CONTAINER_NOT_STARTING,
+    ):
+        draft.update(stage=DisplayStage.PENDING)
+        if before is None or before.reason != now_is.reason:
+            draft.emit("Warning", now_is.reason, now_is.message)
+    _note_quota(draft, attempt)
+    # Pods announce changes by themselves; what they wait for, and their progress, must be asked.
+    draft.look_again_in(timedelta(seconds=5))
+
+
+def _note_quota(draft: Draft, attempt: SeenJob) -> None:
+    if attempt.is_suspended:
+        draft.no(
+            ConditionType.QUOTA_RESERVED,
+            Reason.WAITING_FOR_QUOTA,
+            "Kueue has not admitted the training pods yet",
+        )
+    elif find(draft.status.conditions, ConditionType.QUOTA_RESERVED) is not None:
+        draft.yes(ConditionType.QUOTA_RESERVED, Reason.ADMITTED, "Kueue has admitted the pods")
+
+
+def _close(draft: Draft, seen: Observation, attempt: SeenJob | None, active: ActiveAttempt) -> None:
+    """The attempt in flight has ended: say why and what that means."""
+    if attempt is not None:
+        ending = why_ended(attempt)
+    else:
+        ending = Ending(AttemptReason.EVICTED, f"Job {active.job_name} was deleted")
+    asked = active.stop_reason
+    if asked is not None and ending.reason is not AttemptReason.SUCCEEDED:
+        ending = Ending(
+            asked, active.stop_message, exit_code=ending.exit_code, result=ending.result
+        )
+    record(draft, seen.job, active, ending, attempt)
+    result = ending.result
+    if ending.reason is not AttemptReason.SUCCEEDED or result is None:
+        follow_up(draft, seen.job, active, ending)
+    elif active.stage is StageName.PREPARE:
+        prepared(draft, result)
+    else:
+        trained(draft, seen.job, result)
+
+
+def _next(draft: Draft, seen: Observation, config: Config) -> None:
+    """Nothing runs. Finish, hold, wait, or start the next attempt."""
+    if draft.holds(ConditionType.TRAINED):
+        finish(draft, seen, seen.job)
+        return
+    if _is_held(draft, seen):
+        return
+    lingering = [p.name for p in _pods_alive(seen)]
+    if lingering:
+        # Two pods of one rank would write over each other's work: the old one must be gone first.
+        stage = _stage_to_run(draft)
+        draft.no(
+            condition_of(stage),
+            Reason.STOPPING,
+            f"Waiting for {', '.join(lingering[:3])} of an earlier attempt to end. If its node is"
+            " lost, delete the node or the pod",
+        )
+        draft.look_again_in(timedelta(seconds=5))
+        return
+    attempts = draft.status.attempts
+    wait = backoff(draft.status.counters, attempts[-1] if attempts else None, draft.now)
+    if wait > timedelta():
+        draft.look_again_in(wait)
+        return
+    _start(draft, seen, config)
+
+
+def _pods_alive(seen: Observation) -> list[SeenPod]:
+    pods = [p for a in seen.attempts for p in a.pods] + list(seen.stray_pods)
+    return [p for p in pods if not p.is_gone and p.phase not in ("Succeeded", "Failed")]
+
+
+def _is_held(draft: Draft, seen: Observation) -> bool:
+    if seen.job.spec.suspend:
+        saved = draft.status.checkpoint
+        where = f"; it goes on from step {saved.step}" if saved else ""
+        draft.yes(
+            ConditionType.SUSPENDED,
+            Reason.SUSPENDED_BY_USER,
+            f"spec.suspend is true: no pods run{where}",
+        )
+        draft.update(stage=DisplayStage.SUSPENDED)
+        return True
+    if draft.holds(ConditionType.SUSPENDED):
+        draft.no(ConditionType.SUSPENDED, Reason.RESUMED, "spec.suspend is false again")
+        draft.emit("Normal", Reason.RESUMED, "The job goes on")
+    return False
+
+
+def _stage_to_run(draft: Draft) -> StageName:
+    ready = draft.holds(ConditionType.DATA_READY)
+    return StageName.TRAIN if ready else StageName.PREPARE
+
+
+def _start(draft: Draft, seen: Observation, config: Config) -> None:
+    stage = _stage_to_run(draft)
+    number = draft.status.counters.attempts + 1
+    name = attempt_name(seen.job, stage, number)
+    # build_run reads the counters, which this very pass may have changed.
+    job = seen.job.model_copy(update={"status": draft.status})
+    draft.act(StartAttempt(name, build_run(job, stage, number, config)))
+    _note_start(draft, stage, number, name)
+    draft.no(condition_of(stage), Reason.STARTING, f"Attempt {number} is starting")
+    for old in seen.attempts:
+        if old.is_finished and not old.is_deleting and old.attempt <= number - _KEPT_JOBS:
+            draft.act(DeleteAttempt(old.name, old.uid))
+
+
+def _note_start(draft: Draft, stage: StageName, number: int, name: str) -> None:
+    now = draft.now.replace(microsecond=0)
+    stages = draft.status.stages
+    if all(s.name is not stage for s in stages):
+        stages = (*stages, StageTimes(name=stage, start_time=now))
+    else:
+        stages = tuple(
+            s.model_copy(update={"completion_time": None}) if s.name is stage else s for s in stages
+        )
+    draft.update(
+        active=ActiveAttempt(number=number, stage=stage, job_name=name, start_time=now),
+        stages=stages,
+        progress=None,
+        stage=display_stage(stage, None),
+    )
+    draft.look_again_in(timedelta(seconds=5))
