@@ -16,8 +16,8 @@ from pydantic import Field
 
 from tunesmith_api.evaluation import Evaluation, Output
 from tunesmith_api.finetunejob import CheckpointPolicy
-from tunesmith_api.jobstatus import Architecture as Architecture
 from tunesmith_api.jobstatus import (
+    Architecture,
     ArtifactStatus,
     DataStatus,
     Measurement,

@@ -157,7 +157,8 @@ def backoff(counters: Counters, last: Attempt | None, now: datetime) -> timedelt
     """
     if last is None or last.completion_time is None or last.reason not in _COUNTED_AS_FAILURE:
         return timedelta()
-    pause = min(_FIRST_BACKOFF * 2 ** min(max(counters.failures - 1, 0), 10), _LONGEST_BACKOFF)
+    doublings = min(max(counters.failures - 1, 0), 10)
+    pause = min(_FIRST_BACKOFF * (1 << doublings), _LONGEST_BACKOFF)
     return max(timedelta(), last.completion_time + pause - now)
 
 

@@ -7,6 +7,7 @@ A pure function of what was seen, the configuration and the time. The status is 
 dies in between finds the Job by its derived name and takes it on.
 """
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from tunesmith_api.conditions import ConditionType, Reason
@@ -114,16 +115,12 @@ def _advance(draft: Draft, seen: Observation, config: Config) -> None:
     active = draft.status.active
     if active is not None:
         attempt = next((a for a in seen.attempts if a.name == active.job_name), None)
-        if _is_live(attempt):
+        if attempt is not None and not attempt.is_finished:
             _watch(draft, seen, attempt, active)
             return
         _close(draft, seen, attempt, active)
     if not _is_finished(draft):
         _next(draft, seen, config)
-
-
-def _is_live(attempt: SeenJob | None) -> bool:
-    return attempt is not None and not attempt.is_finished
 
 
 def _take_on(draft: Draft, seen: Observation) -> None:
@@ -236,9 +233,7 @@ def _close(draft: Draft, seen: Observation, attempt: SeenJob | None, active: Act
         ending = Ending(AttemptReason.EVICTED, f"Job {active.job_name} was deleted")
     asked = active.stop_reason
     if asked is not None and ending.reason is not AttemptReason.SUCCEEDED:
-        ending = Ending(
-            asked, active.stop_message, exit_code=ending.exit_code, result=ending.result
-        )
+        ending = replace(ending, reason=asked, message=active.stop_message)
     record(draft, seen.job, active, ending, attempt)
     result = ending.result
     if ending.reason is not AttemptReason.SUCCEEDED or result is None:
