@@ -1,0 +1,166 @@
+"""How an attempt ends: the closed set of errors, and the result that the operator reads.
+
+Every failure that a person could meet is raised as one of these where it is understood; whatever
+else escapes is sorted by :func:`classify` at the very end. Called by all modules of the trainer;
+imports none of them, and no library whose errors it sorts (those are told apart by name).
+"""
+
+import os
+from pathlib import Path
+
+from tunesmith_api.run import (
+    TERMINATION_BYTES,
+    ExitCode,
+    Outcome,
+    TrainerProgress,
+    TrainerResult,
+    UserErrorReason,
+)
+
+MESSAGE_LENGTH = 1024
+_FEWEST_CHARACTERS = 64
+
+
+class TrainerError(Exception):
+    """An attempt's end without success: outcome, a CamelCase reason, and a sentence."""
+
+    def __init__(self, outcome: Outcome, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.outcome = outcome
+        self.reason = reason
+        self.message = message
+
+
+class UserError(TrainerError):
+    """A repeat ends the same way; the message says what to change."""
+
+    def __init__(self, reason: UserErrorReason, message: str) -> None:
+        super().__init__(Outcome.USER_ERROR, reason.value, message)
+
+
+class Infrastructure(TrainerError):
+    """Nobody's fault inside the job: a repeat may succeed."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(Outcome.INFRASTRUCTURE, reason, message)
+
+
+class Interrupted(TrainerError):
+    """SIGTERM was obeyed: everything worth keeping is saved and another attempt goes on."""
+
+    def __init__(
+        self, message: str = "Stopped by SIGTERM; another attempt goes on from here."
+    ) -> None:
+        super().__init__(Outcome.CHECKPOINTED, "Interrupted", message)
+
+
+class OutOfMemory(TrainerError):
+    """The device's or the pod's memory was not enough."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Outcome.OUT_OF_MEMORY, "OutOfMemory", message)
+
+
+class Superseded(TrainerError):
+    """A newer attempt has taken over; this one must not write any more."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Outcome.INFRASTRUCTURE, "Superseded", message)
+
+
+_EXIT_CODES = {
+    Outcome.SUCCEEDED: ExitCode.SUCCEEDED,
+    Outcome.CHECKPOINTED: ExitCode.CHECKPOINTED,
+    Outcome.USER_ERROR: ExitCode.USER_ERROR,
+    Outcome.OUT_OF_MEMORY: ExitCode.OUT_OF_MEMORY,
+    Outcome.INFRASTRUCTURE: ExitCode.INFRASTRUCTURE,
+}
+
+
+def exit_code(outcome: Outcome) -> ExitCode:
+    """Return the process's exit code for an outcome."""
+    return _EXIT_CODES[outcome]
+
+
+def shorten(text: str, length: int = MESSAGE_LENGTH) -> str:
+    """Return ``text`` in at most ``length`` characters, on one line, marked with … where cut."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def classify(error: BaseException) -> TrainerError:
+    """Sort any exception: a TrainerError stays, memory errors are told apart, the rest is ours.
+
+    The caller logs the traceback; the result holds only the type and a short text.
+    """
+    if isinstance(error, TrainerError):
+        return error
+    kind = type(error)
+    text = shorten(str(error), 400)
+    if _is_out_of_memory(error):
+        return OutOfMemory(
+            f"Out of memory: {text} Lower hyperparameters.perDeviceBatchSize or"
+            " maxSequenceLength, or ask for more memory in compute.resources."
+        )
+    if kind.__module__.split(".")[0] in {"botocore", "boto3", "s3transfer"}:
+        return Infrastructure("StorageUnavailable", f"S3 failed: {kind.__name__}: {text}")
+    if isinstance(error, OSError) and error.errno is not None:
+        return Infrastructure("LocalIOError", f"{kind.__name__}: {text}")
+    return Infrastructure("InternalError", f"{kind.__name__}: {text}")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "not enough memory" in text
+    )
+
+
+def failed(error: TrainerError, seen: TrainerProgress) -> TrainerResult:
+    """Build the result of an attempt that ended with ``error`` after getting as far as ``seen``."""
+    return TrainerResult(
+        stage=seen.stage,
+        attempt=seen.attempt,
+        outcome=error.outcome,
+        reason=error.reason,
+        message=shorten(error.message),
+        step=seen.step,
+        resumed_from_step=seen.resumed_from_step,
+        checkpoint=seen.checkpoint,
+    )
+
+
+def write_result(result: TrainerResult, path: Path) -> None:
+    """Write the termination message, at most TERMINATION_BYTES bytes of JSON.
+
+    The kubelet cuts a longer one anywhere, which would leave no JSON at all. So the message is
+    shortened first, then the measurements beyond the fourth and the data's details go; the digest
+    that success hangs on always stays.
+    """
+    data = _fitting(result)
+    # The kubelet mounts the termination log as a file: it can be written, not replaced.
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _fitting(result: TrainerResult) -> bytes:
+    for smaller in (
+        result,
+        result.model_copy(update={"message": shorten(result.message, 256)}),
+        result.model_copy(update={"message": shorten(result.message, _FEWEST_CHARACTERS)}),
+        result.model_copy(
+            update={
+                "message": shorten(result.message, _FEWEST_CHARACTERS),
+                "measurements": result.measurements[:4],
+                "architecture": None,
+            }
+        ),
+    ):
+        data = smaller.model_dump_json(by_alias=True, exclude_none=True).encode()
+        if len(data) <= TERMINATION_BYTES:
+            return data
+    raise ValueError(f"a result of {len(data)} bytes cannot be made to fit")

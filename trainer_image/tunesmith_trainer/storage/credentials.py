@@ -1,0 +1,89 @@
+"""Where S3 credentials come from: a mounted Secret, else the pod's own identity.
+
+Makes the one pooled boto3 client of a role. Values of secrets are never logged or put in errors.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.config import Config
+
+from tunesmith_api.run import S3Connection, UserErrorReason
+from tunesmith_trainer.outcome import UserError
+from tunesmith_trainer.storage.errors import Role, no_identity
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+KEY_ID, SECRET_KEY, SESSION_TOKEN = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+)
+CONNECTIONS = 24
+
+
+def secret_of(connection: S3Connection, role: Role) -> str:
+    """Return the name of the Secret that a role uses, or nothing for the pod's identity."""
+    return {
+        "model": connection.model_secret,
+        "dataset": connection.dataset_secret,
+        "output": connection.output_secret,
+    }[role]
+
+
+def make_client(connection: S3Connection, role: Role, credentials_root: Path) -> "S3Client":
+    """Make a client with the role's credentials. Opens no connection yet.
+
+    Raises UserError (CredentialsMissing) when the Secret lacks a key or there is no identity.
+    """
+    secret = secret_of(connection, role)
+    keys = _read_secret(credentials_root / role, secret, role) if secret else {}
+    session = boto3.session.Session()
+    if not secret and session.get_credentials() is None:
+        raise no_identity(role)
+    return session.client(
+        "s3",
+        endpoint_url=connection.endpoint or None,
+        region_name=connection.region or None,
+        aws_access_key_id=keys.get(KEY_ID),
+        aws_secret_access_key=keys.get(SECRET_KEY),
+        aws_session_token=keys.get(SESSION_TOKEN),
+        config=Config(
+            signature_version="s3v4",
+            max_pool_connections=CONNECTIONS,
+            connect_timeout=10,
+            read_timeout=60,
+            tcp_keepalive=True,
+            # Many S3 servers know no trailing checksums; our own sha256 are in the manifests.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            # Short waits here; long ones are tenacity's in client.py, which can be interrupted.
+            retries={"mode": "standard", "total_max_attempts": 3},
+            s3={"addressing_style": "path" if connection.path_style else "auto"},
+        ),
+    )
+
+
+def _read_secret(directory: Path, secret: str, role: Role) -> dict[str, str]:
+    found = {
+        name: text
+        for name in (KEY_ID, SECRET_KEY, SESSION_TOKEN)
+        if (text := _read(directory / name))
+    }
+    missing = [name for name in (KEY_ID, SECRET_KEY) if name not in found]
+    if missing:
+        raise UserError(
+            UserErrorReason.CREDENTIALS_MISSING,
+            f"Secret {secret}, named for the {role}, lacks {' and '.join(missing)}."
+            f" It must hold the keys {KEY_ID} and {SECRET_KEY} ({SESSION_TOKEN} is optional).",
+        )
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+        return ""
