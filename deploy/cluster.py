@@ -1,0 +1,88 @@
+"""Chooses a cluster: one of three, all alike to the rest of ``deploy``.
+
+``native`` builds Kubernetes on this machine, ``kind`` uses Docker, ``current`` takes the current
+kube-context as it is. ``auto`` is the first of native, kind and current that can work here; the
+reason is said aloud, because a surprising choice is worse than none.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from deploy.current import Current
+from deploy.images import Builder
+from deploy.kind import Kind
+from deploy.native.host import why_not_native
+from deploy.native.steps import NativeCluster
+from deploy.settings import Settings
+from deploy.shell import StepError
+from deploy.steps import Step
+
+KINDS = ("native", "kind", "current")
+
+
+class Cluster(Protocol):
+    """What the demo needs of a cluster.
+
+    ``steps`` bring it up; they include one named ``cluster`` (the API server answers and a node is
+    ready) and one named ``image building`` (``builder`` may be used).
+    """
+
+    name: str
+    kubeconfig: Path | None
+    builder: Builder
+
+    def steps(self) -> list[Step]:
+        """Return the steps that bring the cluster up."""
+
+    def program(self, name: str) -> str:
+        """Return the path of ``kubectl`` or ``helm``."""
+
+    def storage_image(self) -> str:
+        """Return the image of the S3 server."""
+
+    def down(self) -> Sequence[Step]:
+        """Return the steps that remove the cluster."""
+
+
+def choose_cluster(settings: Settings) -> tuple[Cluster, str]:
+    """Return the cluster that ``settings.cluster`` asks for, and why it is that one.
+
+    Raises ``StepError`` when it cannot work here, with what is missing.
+    """
+    wish = settings.cluster
+    if wish not in (*KINDS, "auto"):
+        raise StepError(f"CLUSTER={wish} is not one of auto, {', '.join(KINDS)}")
+    obstacles = {kind: _why_not(kind, settings) for kind in (KINDS if wish == "auto" else [wish])}
+    for kind, obstacle in obstacles.items():
+        if not obstacle:
+            passed = [f"{k}: {why}" for k, why in obstacles.items() if why]
+            because = "you asked for it" if wish != "auto" else "it works here"
+            return _make(kind, settings), "; ".join([because, *passed])
+    listed = "\n".join(f"  {kind}: {why}" for kind, why in obstacles.items())
+    raise StepError(f"no cluster can be had here:\n{listed}", "see deploy/README.md")
+
+
+def _why_not(kind: str, settings: Settings) -> str:
+    if kind == "native":
+        return why_not_native()
+    if kind == "kind":
+        missing = [p for p in ("docker", "kind", "kubectl", "helm") if not shutil.which(p)]
+        return f"not installed: {', '.join(missing)}" if missing else ""
+    missing = [p for p in ("docker", "kubectl", "helm") if not shutil.which(p)]
+    if missing:
+        return f"not installed: {', '.join(missing)}"
+    if not settings.registry:
+        return "REGISTRY is not set (an image registry that you and the cluster reach)"
+    asked = subprocess.run(["kubectl", "version"], capture_output=True, check=False, timeout=30)
+    return "" if asked.returncode == 0 else "the current kube-context does not answer"
+
+
+def _make(kind: str, settings: Settings) -> Cluster:
+    if kind == "native":
+        return NativeCluster(settings)
+    return Kind(settings) if kind == "kind" else Current(settings)

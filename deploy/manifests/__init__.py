@@ -1,0 +1,1 @@
+"""Kubernetes manifests of the demo's surroundings, with ``${NAME}`` where values go."""
