@@ -8,7 +8,7 @@ Own objects are kept as JSON text, a quarter of the size of the same thing as di
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -114,7 +114,7 @@ class Cache:
     def counts(self) -> dict[str, int]:
         """Return how many objects of each kind are known."""
         counts = dict.fromkeys((*OWN_KINDS, "Job", "Pod"), 0)
-        for item in (*self._own.values(), *self._children.values()):
+        for item in self._all():
             counts[item.kind] += 1
         return counts
 
@@ -137,21 +137,14 @@ class Cache:
             self._saw_child(kind, body)
         return self._forget(uid)
 
-    def replace_all(self, kind: str, bodies: Iterable[Object], listed_from: int) -> set[Key]:
-        """Make a kind what a list says and return the keys of all that differed.
+    def drop_missing(self, kind: str, alive: Collection[str], listed_from: int) -> set[Key]:
+        """Forget what a complete list did not show; return the keys of the owners.
 
-        ``listed_from`` is the resourceVersion at which the list was true: what we know from a
-        later write or event stays.
+        ``alive`` are the listed uids, ``listed_from`` the resourceVersion at which the list was
+        true: what is known from a later event or write stays.
         """
         changed: set[Key] = set()
-        alive: set[str] = set()
-        for body in bodies:
-            alive.add(body["metadata"]["uid"])
-            key = self.saw(kind, body)
-            if key is not None:
-                changed.add(key)
-        known = [*self._own.values(), *self._children.values()]
-        for item in known:
+        for item in self._all():
             if item.kind != kind or item.uid in alive or _is_gone(item):
                 continue
             if _number(item.resource_version) <= listed_from:
@@ -231,9 +224,8 @@ class Cache:
         self._drop(child)
         if isinstance(child.seen, SeenJob):
             for other in self._of(child.owner_uid):
-                if isinstance(other.seen, SeenPod) and other.seen.is_gone:
-                    if other.seen.job_uid == uid:
-                        self._drop(other)
+                if _is_gone(other) and _job_of(other) == uid:
+                    self._drop(other)
         return owner
 
     def _forget_own(self, own: Own) -> Key:
@@ -253,6 +245,9 @@ class Cache:
         if not siblings:
             self._by_owner.pop(child.owner_uid, None)
 
+    def _all(self) -> list["Own | _Child"]:
+        return [*self._own.values(), *self._children.values()]
+
     def _of(self, owner_uid: str) -> list[_Child]:
         return [self._children[uid] for uid in self._by_owner.get(owner_uid, ())]
 
@@ -263,6 +258,10 @@ class Cache:
 
 def _pods_of(job: SeenJob, pods: Iterable[SeenPod]) -> list[SeenPod]:
     return [pod for pod in pods if pod.job_uid == job.uid]
+
+
+def _job_of(child: _Child) -> str:
+    return child.seen.job_uid if isinstance(child.seen, SeenPod) else ""
 
 
 def _is_gone(item: Own | _Child) -> bool:

@@ -1,0 +1,111 @@
+"""Wiring: kopf's watch events go into the cache, and the key of what changed into the queue.
+
+Nothing is decided here. kopf retries no event handler and logs its errors only in passing, so
+:func:`take_in` catches, counts and logs them; the next resync mends what an event could not.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import kopf
+import structlog
+
+from tunesmith_api import GROUP, VERSION
+from tunesmith_operator import telemetry
+from tunesmith_operator.kube.cache import Cache, Key
+from tunesmith_operator.kube.watches import INACTIVITY_SECONDS, SERVER_TIMEOUT_SECONDS, Watches
+from tunesmith_operator.planning.observed import LABEL_JOB_UID
+
+log = structlog.get_logger(__name__)
+
+Login = Callable[[], Any]
+
+# Kind -> group, version and plural, as kopf wants them.
+WATCHED = {
+    "FineTuneJob": (GROUP, VERSION, "finetunejobs"),
+    "ModelVersion": (GROUP, VERSION, "modelversions"),
+    "Job": ("batch", "v1", "jobs"),
+    "Pod": ("", "v1", "pods"),
+}
+PLURALS = tuple(plural for _, _, plural in WATCHED.values())
+
+
+def build_registry(
+    cache: Cache, watches: Watches, add: Callable[[Key], None], login: Login
+) -> kopf.OperatorRegistry:
+    """Register one event handler for each watched kind, and the login."""
+    registry = kopf.OperatorRegistry()
+    kopf.on.login(registry=registry)(_login_handler(login))
+    for kind, resource in WATCHED.items():
+        handler = _event_handler(kind, resource[2], cache, watches, add)
+        kopf.on.event(*resource, id=kind, registry=registry)(handler)
+    return registry
+
+
+def take_in(kind: str, event: Mapping[str, Any], cache: Cache, add: Callable[[Key], None]) -> None:
+    """Put one event into the cache and whose turn it is into the queue. Never raises."""
+    body = event["object"]
+    try:
+        key = cache.deleted(kind, body) if event["type"] == "DELETED" else cache.saw(kind, body)
+    except Exception:
+        telemetry.HANDLER_ERRORS.labels(kind).inc()
+        meta = body.get("metadata", {})
+        where = {"namespace": meta.get("namespace"), "name": meta.get("name")}
+        log.exception("an event could not be taken in", kind=kind, **where)
+        return
+    if key is not None:
+        add(key)
+
+
+def build_settings() -> kopf.OperatorSettings:
+    """Make kopf watch and do nothing else: no peering, no Events, no annotations, no scanning."""
+    settings = kopf.OperatorSettings()
+    settings.peering.standalone = True
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.persistence.diffbase_storage = _Nothing()
+    settings.watching.server_timeout = SERVER_TIMEOUT_SECONDS
+    settings.watching.client_timeout = SERVER_TIMEOUT_SECONDS + 30
+    settings.watching.connect_timeout = 5
+    settings.watching.inactivity_timeout = INACTIVITY_SECONDS
+    settings.watching.reconnect_backoff = 0.5
+    settings.watching.chunk_size = 500
+    settings.networking.request_timeout = 30
+    settings.networking.connect_timeout = 5
+    settings.networking.error_backoffs = (0.5, 1, 2, 5, 10)
+    settings.queueing.idle_timeout = 1.0
+    # Ending is our own business, see main.
+    settings.process.ultimate_exiting_timeout = None
+    for kind in ("Job", "Pod"):
+        settings.watching.label_selectors[WATCHED[kind]] = LABEL_JOB_UID
+    return settings
+
+
+class _Nothing(kopf.DiffBaseStorage):
+    """kopf compares each event with the last handled state; we have none, and it costs."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> Any:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+
+def _event_handler(
+    kind: str, plural: str, cache: Cache, watches: Watches, add: Callable[[Key], None]
+) -> Callable[..., Any]:
+    async def changed(event: Mapping[str, Any], namespace: str, **_: Any) -> None:
+        watches.event(plural, namespace)
+        take_in(kind, event, cache, add)
+
+    return changed
+
+
+def _login_handler(login: Login) -> Callable[..., Any]:
+    async def connect(**_: Any) -> Any:
+        return login()
+
+    return connect

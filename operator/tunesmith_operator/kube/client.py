@@ -1,0 +1,258 @@
+"""Typed calls: get, list, create, delete, apply. Retries what may pass, names what does not.
+
+Every write asks the fence right before each time it is sent, so an operator that lost its Lease
+writes nothing, also not in a retry. Used by reconcile/ (as ``world.Kube``), the Lease, the resync
+and the Events. Holds no state of the cluster.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import orjson
+
+from tunesmith_operator.kube.errors import (
+    AlreadyExists,
+    Conflict,
+    Gone,
+    KubeError,
+    NotOurs,
+    Refused,
+    Unavailable,
+)
+from tunesmith_operator.kube.kinds import KINDS, Object
+from tunesmith_operator.kube.transport import NETWORK_ERRORS, Request, Response, Send
+
+FIELD_MANAGER = "tunesmith"
+APPLY = "application/apply-patch+yaml"
+PAGE_SIZE = 500
+_PASSING = frozenset({401, 429, 500, 502, 503, 504})
+_LONGEST_WAIT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often a call is sent again. Short: the work queue backs off for as long as it takes."""
+
+    delays: tuple[float, ...] = (0.1, 0.5, 1.5)
+    jitter: Callable[[], float] = random.random
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+    def wait(self, delay: float, retry_after: float | None) -> Awaitable[None]:
+        """Sleep between half and the whole of the delay, or as long as the server asked."""
+        longest = min(max(delay, retry_after or 0.0), _LONGEST_WAIT_SECONDS)
+        return self.sleep(longest * (0.5 + self.jitter() / 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a list, and the resourceVersion at which all of it was true."""
+
+    items: list[Object]
+    resource_version: int
+
+
+def _nothing(_: object, __: object = None) -> None:
+    """Tell nobody."""
+
+
+class KubeClient:
+    """Calls to one API server. Satisfies ``reconcile.world.Kube``."""
+
+    def __init__(
+        self,
+        send: Send,
+        *,
+        fence: Callable[[], None] = lambda: None,
+        saw: Callable[[str, Object], object] = _nothing,
+        called: Callable[[Request, int], object] = _nothing,
+        retries: Retries | None = None,
+    ) -> None:
+        """``fence`` raises LostLeadershipError; ``saw`` is shown what a write answered."""
+        self._send = send
+        self._fence = fence
+        self._saw = saw
+        self._called = called
+        self._retries = retries or Retries()
+
+    async def get(self, kind: str, namespace: str, name: str) -> Object | None:
+        """Read an object live, or None."""
+        path = KINDS[kind].path(namespace, name)
+        answer = await self._exchange(Request("get", kind, "GET", path), also=(404,))
+        return None if answer.status == 404 else _loads(answer)
+
+    async def list(
+        self, kind: str, namespace: str | None = None, labels: str = ""
+    ) -> Sequence[Object]:
+        """Read all objects that a label selector finds, live; namespace None is everywhere."""
+        return [item async for page in self.pages(kind, namespace, labels) for item in page.items]
+
+    async def pages(
+        self, kind: str, namespace: str | None = None, labels: str = ""
+    ) -> AsyncIterator[Page]:
+        """Read a list in pieces. Raises Gone when it took so long that the server forgot it."""
+        query = {"limit": str(PAGE_SIZE)}
+        if labels:
+            query["labelSelector"] = labels
+        while True:
+            path = KINDS[kind].path(namespace)
+            answer = await self._exchange(Request("list", kind, "GET", path, dict(query)))
+            body = _loads(answer)
+            meta = body["metadata"]
+            yield Page(body.get("items") or [], int(meta["resourceVersion"]))
+            if not meta.get("continue"):
+                return
+            query["continue"] = meta["continue"]
+
+    async def resources(self, group_version: str) -> frozenset[str]:
+        """Return the plurals that the API server serves in a group and version."""
+        path = f"/apis/{group_version}"
+        answer = await self._exchange(Request("get", "APIResourceList", "GET", path), also=(404,))
+        found = () if answer.status == 404 else _loads(answer)["resources"]
+        return frozenset(resource["name"] for resource in found)
+
+    async def create(self, manifest: Object) -> Object:
+        """Create; raises AlreadyExists."""
+        kind, meta = KINDS[manifest["kind"]], manifest["metadata"]
+        request = Request(
+            "create",
+            kind.name,
+            "POST",
+            kind.path(meta["namespace"]),
+            {"fieldManager": FIELD_MANAGER},
+            manifest,
+        )
+        return self._shown(kind.name, await self._exchange(request))
+
+    async def create_or_adopt(self, manifest: Object, owner_uid: str) -> Object:
+        """Create, or return the one that is there if ``owner_uid`` controls it, else NotOurs."""
+        try:
+            return await self.create(manifest)
+        except AlreadyExists:
+            kind, meta = manifest["kind"], manifest["metadata"]
+            found = await self.get(kind, meta["namespace"], meta["name"])
+        where = f"{kind} {meta['namespace']}/{meta['name']}"
+        if found is None:
+            raise Conflict(f"{where} was deleted just now", 409)
+        owners = found["metadata"].get("ownerReferences") or ()
+        if not any(o.get("controller") and o.get("uid") == owner_uid for o in owners):
+            raise NotOurs(f"{where} exists and belongs to somebody else", 409)
+        self._saw(kind, found)
+        return found
+
+    async def delete(
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        *,
+        uid: str,
+        resource_version: str = "",
+        propagation: Literal["Foreground", "Background", "Orphan"] = "Foreground",
+        grace_seconds: int | None = None,
+    ) -> bool:
+        """Delete exactly that object; False if it is gone; raises Conflict if it is another one."""
+        preconditions = {"uid": uid}
+        if resource_version:
+            preconditions["resourceVersion"] = resource_version
+        body: Object = {"propagationPolicy": propagation, "preconditions": preconditions}
+        if grace_seconds is not None:
+            body["gracePeriodSeconds"] = grace_seconds
+        path = KINDS[kind].path(namespace, name)
+        request = Request("delete", kind, "DELETE", path, body=body)
+        answer = await self._exchange(request, also=(404,))
+        return answer.status != 404
+
+    async def apply_status(
+        self, kind: str, namespace: str, name: str, status: Object, *, uid: str
+    ) -> Object:
+        """Write the whole status by server-side apply; raises Gone, or Conflict for another uid."""
+        # The uid makes sure that this cannot land on a namesake that was made since.
+        meta = {"namespace": namespace, "name": name, "uid": uid}
+        body = {
+            "apiVersion": KINDS[kind].api_version,
+            "kind": kind,
+            "metadata": meta,
+            "status": status,
+        }
+        return await self.apply(body, subresource="status")
+
+    async def apply(self, manifest: Object, subresource: str = "") -> Object:
+        """Server-side apply: what we no longer say is removed, what others say stays."""
+        kind, meta = KINDS[manifest["kind"]], manifest["metadata"]
+        request = Request(
+            "apply",
+            kind.name,
+            "PATCH",
+            kind.path(meta["namespace"], meta["name"], subresource),
+            {"fieldManager": FIELD_MANAGER, "force": "true"},
+            manifest,
+            APPLY,
+        )
+        return self._shown(kind.name, await self._exchange(request))
+
+    async def replace(self, manifest: Object) -> Object:
+        """Write an object that was read before; raises Conflict if it changed since."""
+        kind, meta = KINDS[manifest["kind"]], manifest["metadata"]
+        path = kind.path(meta["namespace"], meta["name"])
+        request = Request("update", kind.name, "PUT", path, body=manifest)
+        return _loads(await self._exchange(request))
+
+    def _shown(self, kind: str, answer: Response) -> Object:
+        body = _loads(answer)
+        self._saw(kind, body)
+        return body
+
+    async def _exchange(self, request: Request, also: tuple[int, ...] = ()) -> Response:
+        """Send until there is an answer that a repeat would not change."""
+        for delay in (*self._retries.delays, None):
+            if request.is_write:
+                self._fence()
+            answer, trouble = None, ""
+            try:
+                answer = await self._send(request)
+            except NETWORK_ERRORS as error:
+                trouble = str(error) or type(error).__name__
+            self._called(request, answer.status if answer else 0)
+            if answer is not None:
+                if answer.status < 300 or answer.status in also:
+                    return answer
+                if answer.status not in _PASSING:
+                    raise _error(request, answer)
+                trouble = _message(answer)
+            if delay is not None:
+                await self._retries.wait(delay, answer.retry_after if answer else None)
+        code = answer.status if answer else 0
+        raise Unavailable(f"{request.method} {request.path}: {trouble}", code)
+
+
+def _loads(answer: Response) -> Object:
+    body: Object = orjson.loads(answer.body)
+    return body
+
+
+def _status(answer: Response) -> Object:
+    try:
+        body = orjson.loads(answer.body)
+    except orjson.JSONDecodeError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _message(answer: Response) -> str:
+    return str(_status(answer).get("message") or f"HTTP {answer.status}")[:1024]
+
+
+def _error(request: Request, answer: Response) -> KubeError:
+    message = f"{request.verb} {request.kind}: {_message(answer)}"
+    match answer.status:
+        case 404 | 410:
+            return Gone(message, answer.status)
+        case 409 if _status(answer).get("reason") == "AlreadyExists":
+            return AlreadyExists(message, answer.status)
+        case 409:
+            return Conflict(message, answer.status)
+        case _:
+            return Refused(message, answer.status)

@@ -1,0 +1,1 @@
+"""The edge to what measures: the trainers' own answers now, Prometheus later."""

@@ -1,0 +1,193 @@
+"""One deduplicating work queue: who is next, one pass at a time for each object, never giving up.
+
+A key that is added while it waits is there once; one that is added while its pass runs gets
+another pass afterwards. A pass says when it wants to look again. An error is tried again after a
+delay that doubles up to a minute. Fed by handlers/ and the resync; calls ``process``. Knows nothing
+of Kubernetes; its time is the event loop's, so tests can move it.
+"""
+
+import asyncio
+import random
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Protocol
+
+import structlog
+
+from tunesmith_operator import telemetry
+from tunesmith_operator.kube.cache import Key
+from tunesmith_operator.kube.errors import LostLeadershipError, Unavailable
+
+log = structlog.get_logger(__name__)
+
+BASE_SECONDS = 0.5
+CAP_SECONDS = 60.0
+PASS_SECONDS = 120.0
+
+Process = Callable[[Key], Awaitable[timedelta | None]]
+
+
+class Gate(Protocol):
+    """Says whether passes may start: only the leader's may."""
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether a pass may start now."""
+
+    async def wait_until_leader(self) -> None:
+        """Return when one may."""
+
+
+class WorkQueue:
+    """The queue. Lives in one event loop; ``run`` opens it, ``drain`` closes it."""
+
+    def __init__(
+        self,
+        process: Process,
+        gate: Gate,
+        *,
+        workers: int = 32,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """At most ``workers`` passes run at a time; ``jitter`` gives numbers from 0 to 1."""
+        self._process = process
+        self._gate = gate
+        self._workers = workers
+        self._jitter = jitter
+        self._loop = asyncio.get_running_loop()
+        self._waiting: OrderedDict[Key, float] = OrderedDict()
+        self._again: dict[Key, float] = {}
+        self._running: dict[Key, tuple[asyncio.Task[None], float]] = {}
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
+        self._failures: dict[Key, int] = {}
+        self._is_open = False
+
+    def add(self, key: Key) -> None:
+        """Ask for a pass over an object, now."""
+        if key in self._running:
+            self._again.setdefault(key, self._loop.time())
+        elif key not in self._waiting:
+            self._cancel_timer(key)
+            self._waiting[key] = self._loop.time()
+            self._pump()
+
+    def add_after(self, key: Key, delay: float) -> None:
+        """Ask for a pass in ``delay`` seconds, unless one is due before."""
+        due = self._loop.time() + delay
+        timer = self._timers.get(key)
+        if timer is not None and timer.when() <= due:
+            return
+        self._cancel_timer(key)
+        self._timers[key] = self._loop.call_at(due, self._due, key)
+
+    async def run(self) -> None:
+        """Start passes whenever we may, until cancelled. Passes that run go on."""
+        try:
+            while True:
+                await self._gate.wait_until_leader()
+                self._is_open = True
+                self._pump()
+                await asyncio.sleep(0.25)
+                self._measure()
+        finally:
+            self._is_open = False
+
+    async def drain(self, seconds: float) -> None:
+        """Start no more passes; let those that run finish, or cancel them after ``seconds``."""
+        self._is_open = False
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        tasks = [task for task, _ in self._running.values()]
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks, timeout=seconds)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+    @property
+    def depth(self) -> int:
+        """How many objects wait."""
+        return len(self._waiting)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing runs; timers do not count."""
+        return not self._waiting and not self._running
+
+    def oldest_seconds(self) -> float:
+        """How long the first object has waited, or the longest pass has run."""
+        since = [*list(self._waiting.values())[:1], *(at for _, at in self._running.values())]
+        return self._loop.time() - min(since) if since else 0.0
+
+    def _pump(self) -> None:
+        while (
+            self._is_open
+            and self._waiting
+            and len(self._running) < self._workers
+            and self._gate.is_leader
+        ):
+            key, added = self._waiting.popitem(last=False)
+            self._cancel_timer(key)
+            task = self._loop.create_task(self._pass(key, added), name=f"pass {key}")
+            self._running[key] = (task, self._loop.time())
+
+    async def _pass(self, key: Key, added: float) -> None:
+        started = self._loop.time()
+        result, wait = await self._attempt(key)
+        ended = self._loop.time()
+        self._running.pop(key, None)
+        telemetry.RECONCILES.labels(key.kind, result).inc()
+        telemetry.RECONCILE_SECONDS.labels(key.kind).observe(ended - started)
+        again = self._again.pop(key, None)
+        if result == "ok":
+            self._failures.pop(key, None)
+            telemetry.QUEUE_LATENCY_SECONDS.labels(key.kind).observe(ended - added)
+        if result == "fenced" or (result == "ok" and again is not None):
+            self._waiting[key] = again if again is not None else added
+        elif wait is not None:
+            # After an error a change in between does not hurry us: it would be a hot loop.
+            self.add_after(key, wait)
+        self._pump()
+
+    async def _attempt(self, key: Key) -> tuple[str, float | None]:
+        """Run one pass; return its result and in how many seconds the next one is due."""
+        where = {"kind": key.kind, "namespace": key.namespace, "name": key.name}
+        structlog.contextvars.bind_contextvars(**where)
+        try:
+            # A pass that hangs would keep its object, and in the end all workers, for ever.
+            async with asyncio.timeout(PASS_SECONDS):
+                again = await self._process(key)
+        except LostLeadershipError:
+            log.info("stopped before a write: not the leader any more")
+            return "fenced", None
+        except Unavailable as error:
+            wait = self._back_off(key)
+            log.warning("the API server did not do it", error=str(error), again_seconds=wait)
+            return "error", wait
+        except Exception:
+            wait = self._back_off(key)
+            log.exception("the pass failed", again_seconds=wait)
+            return "error", wait
+        return "ok", None if again is None else max(again.total_seconds(), 0.0)
+
+    def _back_off(self, key: Key) -> float:
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        longest = min(BASE_SECONDS * 2.0 ** min(failures - 1, 16), CAP_SECONDS)
+        return round(longest * (0.5 + self._jitter() / 2), 3)
+
+    def _due(self, key: Key) -> None:
+        self._timers.pop(key, None)
+        self.add(key)
+
+    def _cancel_timer(self, key: Key) -> None:
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _measure(self) -> None:
+        telemetry.QUEUE_DEPTH.set(len(self._waiting))
+        telemetry.QUEUE_RUNNING.set(len(self._running))
+        telemetry.QUEUE_OLDEST_SECONDS.set(self.oldest_seconds())
