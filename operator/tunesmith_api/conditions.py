@@ -32,6 +32,7 @@ class Reason(StrEnum):
     UNKNOWN_GPU_TYPE = "UnknownGpuType"
     SERVICE_ACCOUNT_REFUSED = "ServiceAccountRefused"
     VERSION_EXISTS = "VersionExists"
+    CHILD_REFUSED = "ChildRefused"
     WAITING = "Waiting"
     STARTING = "Starting"
     RUNNING = "Running"
@@ -82,6 +83,8 @@ REASON_MEANINGS: dict[Reason, str] = {
     Reason.SERVICE_ACCOUNT_REFUSED: "compute.serviceAccountName is not among those the chart "
     "allows.",
     Reason.VERSION_EXISTS: "The ModelVersion that output.modelVersion asks for exists already.",
+    Reason.CHILD_REFUSED: "The cluster refused a child of the job: a quota, an admission policy, "
+    "or an object of the same name that is not Tunesmith's.",
     Reason.WAITING: "An earlier stage has not finished.",
     Reason.STARTING: "The pods are being started.",
     Reason.RUNNING: "The pods run.",

@@ -162,10 +162,13 @@ _VERSION_COLUMNS = [
     _AGE,
 ]
 
-# Jobs, pods and Services get longer names, and all of them are DNS labels of at most 63 characters.
+# Jobs, pods and Services get longer names, and all of them are DNS labels of at most 63 characters;
+# a Service's name begins with a letter.
 _NAME_RULE = {
-    "rule": "size(self.metadata.name) <= 45 && !self.metadata.name.contains('.')",
-    "message": "metadata.name must have at most 45 characters and no dots: pods get longer names",
+    "rule": "size(self.metadata.name) <= 45"
+    " && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+    "message": "metadata.name must have at most 45 characters, begin with a letter and have no"
+    " dots: pods and Services get longer names from it",
 }
 
 

@@ -263,6 +263,8 @@ class TrainingReport(Status):
     base_model: ModelSource
     model_revision: str = ""
     dataset_digest: Digest
+    inputs_digest: Digest
+    """sha256 over all that decides the training steps: two runs with the same one do the same."""
     data: DataStatus
     method: Method
     hyperparameters: Hyperparameters

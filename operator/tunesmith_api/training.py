@@ -81,7 +81,12 @@ class Lora(Spec):
     """Rank of the adapter matrices."""
     alpha: Annotated[int, Field(ge=1, le=2048)] = 32
     """Scale: the adapter's output is multiplied by alpha / rank."""
-    dropout: DecimalText = "0.05"
+    dropout: DecimalText = Field(
+        default="0.05",
+        json_schema_extra=cel(
+            Rule("double(self) >= 0.0 && double(self) < 1.0", "must be from 0 to below 1")
+        ),
+    )
     """Share of the adapter's inputs that is dropped in training, from 0 to below 1."""
     target_modules: Annotated[tuple[ShortText, ...], Field(min_length=1, max_length=32)] = (
         "all-linear",

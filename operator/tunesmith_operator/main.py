@@ -40,7 +40,8 @@ from tunesmith_operator.kube.transport import Interceptor, Request, Wire, chain
 from tunesmith_operator.kube.watches import Watches
 from tunesmith_operator.logs import configure_logs
 from tunesmith_operator.metrics.trainer import TrainerClient
-from tunesmith_operator.reconcile import finetunejob, modelversion
+from tunesmith_operator.reconcile.finetunejob import FineTuneJobReconciler
+from tunesmith_operator.reconcile.modelversion import reconcile_modelversion
 from tunesmith_operator.reconcile.queue import WorkQueue
 from tunesmith_operator.reconcile.world import Reconcile, World
 
@@ -49,10 +50,10 @@ log = structlog.get_logger(__name__)
 DEFAULT_CONFIG = Path("/etc/tunesmith/config.yaml")
 DRAIN_SECONDS = 5.0
 START_RETRY_SECONDS = 2.0
-RECONCILERS: Mapping[str, Reconcile] = {
-    "FineTuneJob": finetunejob.reconcile,
-    "ModelVersion": modelversion.reconcile,
-}
+
+
+def _reconcilers() -> dict[str, Reconcile]:
+    return {"FineTuneJob": FineTuneJobReconciler(), "ModelVersion": reconcile_modelversion}
 
 
 @dataclass
@@ -62,7 +63,7 @@ class Operator:
     config: Config
     connection: Connection
     interceptors: Sequence[Interceptor] = ()
-    reconcilers: Mapping[str, Reconcile] = field(default_factory=lambda: RECONCILERS)
+    reconcilers: Mapping[str, Reconcile] = field(default_factory=_reconcilers)
     identity: str = field(default_factory=lambda: f"{socket.gethostname()}_{uuid.uuid4()}")
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     is_synced: bool = False

@@ -1,9 +1,18 @@
 """Whether a spec that the API server accepted can be run by this operator. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
-from tunesmith_api.conditions import Reason
+from pydantic import ValidationError
+
+from tunesmith_api.conditions import ConditionType, Reason
+from tunesmith_api.meta import ConditionStatus
 from tunesmith_operator.config import Config
+from tunesmith_operator.planning.actions import Decision
+from tunesmith_operator.planning.conditions import condition, find
+from tunesmith_operator.planning.draft import Draft
 from tunesmith_operator.planning.names import model_name, version_name
 from tunesmith_operator.planning.observed import Observation
 
@@ -51,3 +60,37 @@ def version_objection(seen: Observation) -> Objection | None:
                 " another output.modelVersion.version, or leave it empty for the next number",
             )
     return None
+
+
+def refused(seen: Observation, why: str, now: datetime) -> Decision:
+    """The cluster does not let the operator act: say so, change nothing else, and try again."""
+    draft = Draft(seen.job.status, seen.job.metadata.generation, now.replace(microsecond=0))
+    message = f"A child cannot be created: {why}. Tunesmith tries again"
+    before = find(draft.status.conditions, ConditionType.ACCEPTED)
+    if before is None or before.reason != Reason.CHILD_REFUSED:
+        draft.emit("Warning", Reason.CHILD_REFUSED, message)
+    draft.no(ConditionType.ACCEPTED, Reason.CHILD_REFUSED, message)
+    return draft.decision()
+
+
+def unreadable(
+    status: Mapping[str, Any], generation: int, error: ValidationError, now: datetime
+) -> dict[str, Any] | None:
+    """Give the status of an object whose spec this operator cannot read; None if it says so."""
+    where = "; ".join(
+        f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}"
+        for e in error.errors(include_url=False, include_input=False)[:3]
+    )
+    new = condition(
+        ConditionType.ACCEPTED,
+        ConditionStatus.FALSE,
+        Reason.INVALID_SPEC,
+        f"This operator cannot read the object: {where}. Are operator and CRDs of one version?",
+        generation=generation,
+        now=now.replace(microsecond=0),
+    ).model_dump(mode="json", by_alias=True)
+    others = [c for c in status.get("conditions", []) if c.get("type") != new["type"]]
+    for old in status.get("conditions", []):
+        if old.get("type") == new["type"] and old.get("message") == new["message"]:
+            return None
+    return {**status, "conditions": [*others, new], "observedGeneration": generation}

@@ -57,7 +57,7 @@ class Draft:
 
     def look_again_in(self, wait: timedelta) -> None:
         """Ask for another pass, at the earliest of all times asked for."""
-        wait = max(wait, timedelta(seconds=1))
+        wait = max(wait, timedelta(milliseconds=200))
         if self.look_again is None or wait < self.look_again:
             self.look_again = wait
 

@@ -169,7 +169,7 @@ def fail(draft: Draft, reason: str, message: str, stage: StageName | None) -> No
     draft.yes(ConditionType.FAILED, reason, message)
     draft.update(
         stage=DisplayStage.FAILED,
-        completion_time=draft.now.replace(microsecond=0),
+        completion_time=draft.now,
         active=None,
     )
     draft.emit("Warning", "Failed", message)
@@ -178,7 +178,7 @@ def fail(draft: Draft, reason: str, message: str, stage: StageName | None) -> No
 def complete(draft: Draft, message: str) -> None:
     """End the job with its version."""
     draft.yes(ConditionType.COMPLETE, Reason.VERSION_CREATED, message)
-    draft.update(stage=DisplayStage.COMPLETE, completion_time=draft.now.replace(microsecond=0))
+    draft.update(stage=DisplayStage.COMPLETE, completion_time=draft.now)
     draft.emit("Normal", "Complete", message)
 
 
@@ -217,8 +217,7 @@ def _usage(draft: Draft, job: FineTuneJob, active: ActiveAttempt, seen: SeenJob 
 def _with_end(
     stages: tuple[StageTimes, ...], active: ActiveAttempt, now: datetime
 ) -> tuple[StageTimes, ...]:
-    end = now.replace(microsecond=0)
     return tuple(
-        s.model_copy(update={"completion_time": end}) if s.name is active.stage else s
+        s.model_copy(update={"completion_time": now}) if s.name is active.stage else s
         for s in stages
     )

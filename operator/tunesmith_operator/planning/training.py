@@ -56,7 +56,8 @@ _KEPT_JOBS = 3
 
 def decide(seen: Observation, config: Config, now: datetime) -> Decision:
     """Choose what comes next. Pure: the same input gives the same decision."""
-    draft = Draft(seen.job.status, seen.job.metadata.generation, now)
+    # Kubernetes times have whole seconds.
+    draft = Draft(seen.job.status, seen.job.metadata.generation, now.replace(microsecond=0))
     if seen.job.metadata.deletion_timestamp is not None:
         return draft.decision()  # the garbage collector takes the children
     if _is_finished(draft):
@@ -71,7 +72,7 @@ def _is_finished(draft: Draft) -> bool:
 
 
 def _after_the_end(draft: Draft, seen: Observation) -> None:
-    """A finished job makes nothing any more: it stops what is left and expires."""
+    """Stop what is left and expire; a finished job makes nothing any more."""
     for attempt in seen.attempts:
         if not attempt.is_finished and not attempt.is_deleting:
             draft.act(StopAttempt(attempt.name, attempt.uid))
@@ -102,7 +103,7 @@ def _accept(draft: Draft, seen: Observation, config: Config) -> bool:
         resolved = draft.status.resolved.model_copy(
             update={"run_uri": run_uri(seen.job), "trainer_image": trainer_image(seen.job, config)}
         )
-        draft.update(start_time=draft.now.replace(microsecond=0), resolved=resolved)
+        draft.update(start_time=draft.now, resolved=resolved)
         for kind in (ConditionType.DATA_READY, ConditionType.TRAINED):
             draft.no(kind, Reason.WAITING, "Not started yet")
     return True
@@ -226,7 +227,7 @@ def _note_quota(draft: Draft, attempt: SeenJob) -> None:
 
 
 def _close(draft: Draft, seen: Observation, attempt: SeenJob | None, active: ActiveAttempt) -> None:
-    """The attempt in flight has ended: say why and what that means."""
+    """Say why the attempt in flight has ended and what that means."""
     if attempt is not None:
         ending = why_ended(attempt)
     else:
@@ -313,7 +314,7 @@ def _start(draft: Draft, seen: Observation, config: Config) -> None:
 
 
 def _note_start(draft: Draft, stage: StageName, number: int, name: str) -> None:
-    now = draft.now.replace(microsecond=0)
+    now = draft.now
     stages = draft.status.stages
     if all(s.name is not stage for s in stages):
         stages = (*stages, StageTimes(name=stage, start_time=now))

@@ -1,0 +1,28 @@
+"""What is said of a ModelVersion. Pure."""
+
+from datetime import datetime
+
+from tunesmith_api.meta import Condition, ConditionStatus
+from tunesmith_api.modelversion import ModelVersion, ModelVersionStatus
+
+
+def verified(version: ModelVersion, now: datetime) -> ModelVersionStatus:
+    """Give the status: Verified is Unknown where only the author vouches for the digests."""
+    lineage = version.spec.lineage
+    made_by_job = lineage is not None and lineage.report_digest is not None
+    new = Condition(
+        type="Verified",
+        status=ConditionStatus.TRUE if made_by_job else ConditionStatus.UNKNOWN,
+        reason="MadeByJob" if made_by_job else "MadeByHand",
+        message=(
+            f"Digests were taken by the run of {lineage.job}"
+            if made_by_job and lineage
+            else "Nobody has compared the digests with the objects"
+        ),
+        observed_generation=version.metadata.generation,
+        last_transition_time=now.replace(microsecond=0),
+    )
+    for old in version.status.conditions:
+        if old.type == new.type and old.status == new.status:
+            new = new.model_copy(update={"last_transition_time": old.last_transition_time})
+    return ModelVersionStatus(observed_generation=version.metadata.generation, conditions=(new,))

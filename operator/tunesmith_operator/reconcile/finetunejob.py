@@ -1,0 +1,220 @@
+"""One pass over a FineTuneJob: observe, decide, act, write the status.
+
+The shell around :func:`tunesmith_operator.planning.training.decide`: it reads, carries out and
+writes, and has no opinion of its own. Called by the work queue, never twice at a time for one
+object. It may die anywhere: the next pass starts from what is really there.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import assert_never
+
+from pydantic import ValidationError
+
+from tunesmith_api.finetunejob import FineTuneJob
+from tunesmith_api.jobstatus import AttemptReason, FineTuneJobStatus
+from tunesmith_api.run import PROGRESS_PORT, TrainerProgress
+from tunesmith_operator.kube.errors import AlreadyExists, NotOurs, Refused
+from tunesmith_operator.kube.kinds import Object
+from tunesmith_operator.planning.acceptance import refused, unreadable
+from tunesmith_operator.planning.actions import (
+    Action,
+    Decision,
+    DeleteAttempt,
+    DeleteSelf,
+    Emit,
+    MakeVersion,
+    StartAttempt,
+    StopAttempt,
+)
+from tunesmith_operator.planning.names import model_name
+from tunesmith_operator.planning.observed import Observation, SeenJob
+from tunesmith_operator.planning.training import decide
+from tunesmith_operator.reconcile.world import World
+from tunesmith_operator.resources.attempt import build_job, build_service
+from tunesmith_operator.resources.version import build_version
+from tunesmith_operator.telemetry import ATTEMPTS, STAGE_SECONDS
+
+_BLOCKED_RETRY = timedelta(seconds=10)
+
+
+@dataclass(slots=True)
+class FineTuneJobReconciler:
+    """Holds what only makes passes cheaper or calmer; all of it may be lost at any time."""
+
+    _silent_since: dict[str, datetime] = field(default_factory=dict)
+    """uid of an attempt's Job -> since when a trainer that used to answer does not."""
+    _answered: set[str] = field(default_factory=set)
+    _written: dict[str, datetime] = field(default_factory=dict)
+    """uid of a FineTuneJob -> last status write."""
+
+    async def __call__(self, world: World, namespace: str, name: str) -> timedelta | None:
+        """Do one pass. Return when to look again, or None for only when something changes."""
+        body = await world.kube.get(FineTuneJob.KIND, namespace, name)
+        if body is None:
+            return None
+        try:
+            job = FineTuneJob.model_validate(body)
+        except ValidationError as error:
+            return await self._say_unreadable(world, body, error)
+        seen = await self.observe(world, job)
+        decision = decide(seen, world.config, world.now())
+        try:
+            await act(world, job, decision)
+        except (NotOurs, Refused) as error:
+            decision = refused(seen, str(error), world.now())
+            for action in decision.actions:
+                await carry_out(world, job, action)
+            await self.write_status(world, job, decision)
+            return _BLOCKED_RETRY
+        await self.write_status(world, job, decision)
+        _count(job.status, decision.status)
+        return decision.look_again
+
+    async def observe(self, world: World, job: FineTuneJob) -> Observation:
+        """Gather what a decision is made on."""
+        meta = job.metadata
+        attempts = world.cache.jobs_of(meta.uid)
+        active = job.status.active
+        if active and all(a.name != active.job_name for a in attempts):
+            # "Gone" is a strong conclusion; the cache may only be late. Ask.
+            live = await world.kube.get("Job", meta.namespace, active.job_name)
+            if live is not None:
+                world.cache.saw("Job", live)
+                attempts = world.cache.jobs_of(meta.uid)
+        progress, unanswered = await self._ask_trainer(world, job, attempts)
+        return Observation(
+            job=job,
+            attempts=attempts,
+            stray_pods=world.cache.stray_pods_of(meta.uid),
+            versions=world.cache.versions_of(meta.namespace, model_name(job)),
+            progress=progress,
+            unanswered=unanswered,
+        )
+
+    async def _ask_trainer(
+        self, world: World, job: FineTuneJob, attempts: tuple[SeenJob, ...]
+    ) -> tuple[TrainerProgress | None, timedelta]:
+        """Ask rank 0 how far it is, and note for how long it has not answered."""
+        active = job.status.active
+        attempt = next((a for a in attempts if active and a.name == active.job_name), None)
+        if attempt is None or attempt.is_finished:
+            for ended in attempts:
+                self._answered.discard(ended.uid)
+                self._silent_since.pop(ended.uid, None)
+            return None, timedelta()
+        first = next((p for p in attempt.pods if p.index == 0 and p.phase == "Running"), None)
+        if first is None or not first.ip or first.is_gone:
+            return None, timedelta()
+        progress = await world.poll_progress(first.ip, PROGRESS_PORT)
+        if progress is not None:
+            self._answered.add(attempt.uid)
+            self._silent_since.pop(attempt.uid, None)
+            return progress, timedelta()
+        if attempt.uid not in self._answered:
+            return None, timedelta()  # a network policy may be in the way: no news is no stall
+        since = self._silent_since.setdefault(attempt.uid, world.now())
+        return None, world.now() - since
+
+    async def write_status(self, world: World, job: FineTuneJob, decision: Decision) -> None:
+        """Write the status if it says something new; progress alone may wait a little."""
+        old, new = job.status, decision.status
+        uid = job.metadata.uid
+        if old == new or any(isinstance(a, DeleteSelf) for a in decision.actions):
+            return
+        if _without_progress(old) == _without_progress(new):
+            last = self._written.get(uid)
+            pause = timedelta(seconds=world.config.progress_seconds)
+            if last is not None and world.now() - last < pause:
+                return
+        await world.kube.apply_status(
+            FineTuneJob.KIND,
+            job.metadata.namespace,
+            job.metadata.name,
+            new.model_dump(mode="json", by_alias=True, exclude_none=True),
+            uid=uid,
+        )
+        self._written[uid] = world.now()
+        if new.active is None:
+            self._written.pop(uid, None)
+
+    async def _say_unreadable(
+        self, world: World, body: Object, error: ValidationError
+    ) -> timedelta | None:
+        """The API server accepted what we cannot read: a CRD newer or older than the operator."""
+        meta = body["metadata"]
+        status = unreadable(body.get("status") or {}, meta["generation"], error, world.now())
+        if status is not None:
+            await world.kube.apply_status(
+                FineTuneJob.KIND, meta["namespace"], meta["name"], status, uid=meta["uid"]
+            )
+        return None
+
+
+def _count(old: FineTuneJobStatus, new: FineTuneJobStatus) -> None:
+    """Count an attempt that this pass wrote down as ended."""
+    if new.counters.attempts == old.counters.attempts or not new.attempts:
+        return
+    last = new.attempts[-1]
+    ATTEMPTS.labels(last.stage, last.reason).inc()
+    if last.reason is AttemptReason.SUCCEEDED and last.start_time and last.completion_time:
+        seconds = (last.completion_time - last.start_time).total_seconds()
+        STAGE_SECONDS.labels(last.stage).observe(seconds)
+
+
+def _without_progress(status: FineTuneJobStatus) -> FineTuneJobStatus:
+    return status.model_copy(update={"progress": None, "metrics": (), "checkpoint": None})
+
+
+async def act(world: World, job: FineTuneJob, decision: Decision) -> None:
+    """Carry out all actions, in their order."""
+    for action in decision.actions:
+        await carry_out(world, job, action)
+
+
+async def carry_out(world: World, job: FineTuneJob, action: Action) -> None:
+    """Carry out one action. Doing it twice does nothing more."""
+    meta = job.metadata
+    match action:
+        case StartAttempt():
+            await _start(world, job, action)
+        case StopAttempt(job_name=name, uid=uid) | DeleteAttempt(job_name=name, uid=uid):
+            await world.kube.delete("Job", meta.namespace, name, uid=uid)
+        case MakeVersion():
+            await _make_version(world, job, action)
+        case DeleteSelf(uid=uid):
+            await world.kube.delete(
+                FineTuneJob.KIND, meta.namespace, meta.name, uid=uid, propagation="Background"
+            )
+        case Emit():
+            world.record(
+                FineTuneJob.KIND,
+                meta.namespace,
+                meta.name,
+                meta.uid,
+                type=action.type,
+                reason=action.reason,
+                message=action.message,
+            )
+        case _:
+            assert_never(action)
+
+
+async def _start(world: World, job: FineTuneJob, action: StartAttempt) -> None:
+    uid = job.metadata.uid
+    if action.run.world.nodes > 1:
+        await world.kube.create_or_adopt(build_service(job), uid)
+    manifest = build_job(job, action.job_name, action.run, world.config)
+    await world.kube.create_or_adopt(manifest, uid)
+
+
+async def _make_version(world: World, job: FineTuneJob, action: MakeVersion) -> None:
+    try:
+        await world.kube.create(build_version(job, action.name, action.spec))
+    except AlreadyExists:
+        # Ours after a lost answer, or somebody else took the number: the next pass will tell,
+        # as soon as the cache knows the object.
+        namespace = job.metadata.namespace
+        body = await world.kube.get("ModelVersion", namespace, action.name)
+        if body is not None:
+            world.cache.saw("ModelVersion", body)

@@ -1,0 +1,29 @@
+"""One pass over a ModelVersion: say whether its digests are vouched for.
+
+A version made by a job names the run's report, whose digests were taken by the trainer that wrote
+the artifacts. A version made by hand has only its author's word.
+"""
+
+from datetime import timedelta
+
+from tunesmith_api.modelversion import ModelVersion
+from tunesmith_operator.planning.versions import verified
+from tunesmith_operator.reconcile.world import World
+
+
+async def reconcile_modelversion(world: World, namespace: str, name: str) -> timedelta | None:
+    """Do one pass; nothing changes by itself, so it never asks for another one."""
+    body = await world.kube.get(ModelVersion.KIND, namespace, name)
+    if body is None:
+        return None
+    version = ModelVersion.model_validate(body)
+    status = verified(version, world.now())
+    if status != version.status:
+        await world.kube.apply_status(
+            ModelVersion.KIND,
+            namespace,
+            name,
+            status.model_dump(mode="json", by_alias=True, exclude_none=True),
+            uid=version.metadata.uid,
+        )
+    return None

@@ -1,0 +1,1 @@
+"""Builders of child manifests: types in, JSON out, nothing else. Pure, like planning."""

@@ -1,0 +1,156 @@
+"""The pod of a prepare or train attempt.
+
+It meets the Pod Security Standard "restricted", has no Kubernetes credentials, and finds its
+TrainingRun in a file that the downward API makes of an annotation: so an attempt is one object,
+created in one call, and nothing can be half there.
+"""
+
+from typing import Any
+
+from tunesmith_api.finetunejob import Compute, FineTuneJob
+from tunesmith_api.jobstatus import StageName
+from tunesmith_api.run import (
+    CREDENTIALS_PATH,
+    PROGRESS_PORT,
+    PVC_PATH,
+    RUN_PATH,
+    TERMINATION_PATH,
+    WORK_PATH,
+    TrainingRun,
+)
+from tunesmith_operator.config import Config
+from tunesmith_operator.resources.launch import command, environment
+from tunesmith_operator.resources.metadata import Manifest
+from tunesmith_operator.resources.scheduling import container_resources, placement
+
+RUN_ANNOTATION = "tunesmith.dev/run"
+_USER = 65532
+_RUN_FOLDER, _RUN_FILE = RUN_PATH.rsplit("/", 1)
+
+
+def build_pod_template(
+    job: FineTuneJob, run: TrainingRun, labels: dict[str, str], config: Config
+) -> Manifest:
+    """Give the pod template of an attempt."""
+    return {
+        "metadata": {
+            "labels": labels,
+            "annotations": {
+                RUN_ANNOTATION: run.model_dump_json(by_alias=True, exclude_none=True),
+            },
+        },
+        "spec": _pod_spec(job, run, config),
+    }
+
+
+def _pod_spec(job: FineTuneJob, run: TrainingRun, config: Config) -> Manifest:
+    compute, policy = job.spec.compute, job.spec.run_policy
+    is_train = run.stage is StageName.TRAIN
+    volumes, mounts = _storage(run, compute if is_train else None)
+    resources = (
+        container_resources(compute.resources, run.world.gpus_per_node, config)
+        if is_train
+        else container_resources(config.prepare_resources, 0, config)
+    )
+    spec: Manifest = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": job.spec.checkpoint.grace_period_seconds,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _USER,
+            "runAsGroup": _USER,
+            "fsGroup": _USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [
+            {
+                "name": "trainer",
+                "image": run.trainer_image,
+                "imagePullPolicy": config.image_pull_policy,
+                "command": command(run, service_name(job), _job_name(job, run)),
+                "env": environment(job.spec.checkpoint.grace_period_seconds),
+                "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
+                "resources": resources,
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "terminationMessagePath": TERMINATION_PATH,
+                "volumeMounts": mounts,
+            }
+        ],
+        "volumes": volumes,
+    }
+    optional: dict[str, Any] = {
+        "serviceAccountName": compute.service_account_name,
+        "priorityClassName": policy.priority_class_name,
+        "subdomain": service_name(job) if run.world.nodes > 1 else "",
+        "imagePullSecrets": [{"name": name} for name in config.image_pull_secrets],
+        **(placement(compute, config) if is_train else {}),
+    }
+    return spec | {name: value for name, value in optional.items() if value}
+
+
+def service_name(job: FineTuneJob) -> str:
+    """Name of the headless Service of a job with several nodes; the same for all attempts."""
+    return f"{job.metadata.name}-train"
+
+
+def _job_name(job: FineTuneJob, run: TrainingRun) -> str:
+    return f"{job.metadata.name}-{run.stage}-{run.attempt}"
+
+
+def _storage(run: TrainingRun, compute: Compute | None) -> tuple[list[Manifest], list[Manifest]]:
+    """Volumes and mounts: the run, a place to work, credentials, claims, shared memory."""
+    pairs = [_run_file(), _scratch("work", WORK_PATH), _scratch("tmp", "/tmp")]  # noqa: S108
+    secrets = {
+        "model": run.s3.model_secret,
+        "dataset": run.s3.dataset_secret,
+        "output": run.s3.output_secret,
+    }
+    pairs += [_secret(role, name) for role, name in secrets.items() if name]
+    pairs += [_claim(name) for name in _claims(run)]
+    if compute is not None:
+        volume = {"medium": "Memory", "sizeLimit": compute.shared_memory}
+        pairs.append(
+            ({"name": "shm", "emptyDir": volume}, {"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
+        )
+    return [v for v, _ in pairs], [m for _, m in pairs]
+
+
+def _run_file() -> tuple[Manifest, Manifest]:
+    source = {"fieldPath": f"metadata.annotations['{RUN_ANNOTATION}']"}
+    items = [{"path": _RUN_FILE, "fieldRef": source}]
+    mount = {"name": "run", "mountPath": _RUN_FOLDER, "readOnly": True}
+    return {"name": "run", "downwardAPI": {"items": items}}, mount
+
+
+def _scratch(name: str, path: str) -> tuple[Manifest, Manifest]:
+    return {"name": name, "emptyDir": {}}, {"name": name, "mountPath": path}
+
+
+def _secret(role: str, secret: str) -> tuple[Manifest, Manifest]:
+    # Optional, because a pod that waits for a Secret waits in silence for ever; the trainer says
+    # at once which Secret or key is missing, and the operator needs no right to read Secrets.
+    name = f"credentials-{role}"
+    volume = {"name": name, "secret": {"secretName": secret, "optional": True}}
+    mount = {"name": name, "mountPath": f"{CREDENTIALS_PATH}/{role}", "readOnly": True}
+    return volume, mount
+
+
+def _claim(claim: str) -> tuple[Manifest, Manifest]:
+    name = f"claim-{claim}"
+    source = {"claimName": claim, "readOnly": True}
+    mount = {"name": name, "mountPath": f"{PVC_PATH}/{claim}", "readOnly": True}
+    return {"name": name, "persistentVolumeClaim": source}, mount
+
+
+def _claims(run: TrainingRun) -> list[str]:
+    """Claims that the run reads from, each once, in a fixed order."""
+    data = run.dataset
+    uris = [run.model.uri, data.train.uri, data.validation.uri or "", data.test.uri or ""]
+    claims = {uri.removeprefix("pvc://").split("/")[0] for uri in uris if uri.startswith("pvc://")}
+    return sorted(claims)
