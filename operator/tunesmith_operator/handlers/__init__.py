@@ -11,10 +11,10 @@ import kopf
 import structlog
 
 from tunesmith_api import GROUP, VERSION
+from tunesmith_api.labels import LABEL_JOB_UID
 from tunesmith_operator import telemetry
 from tunesmith_operator.kube.cache import Cache, Key
 from tunesmith_operator.kube.watches import INACTIVITY_SECONDS, SERVER_TIMEOUT_SECONDS, Watches
-from tunesmith_operator.planning.observed import LABEL_JOB_UID
 
 log = structlog.get_logger(__name__)
 

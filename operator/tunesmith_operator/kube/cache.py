@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import orjson
 
+from tunesmith_api.labels import LABEL_JOB_UID
 from tunesmith_operator.kube.kinds import Object
 from tunesmith_operator.kube.parse import parse_job, parse_pod, parse_version
-from tunesmith_operator.planning.observed import LABEL_JOB_UID, SeenJob, SeenPod, SeenVersion
+from tunesmith_operator.planning.observed import SeenJob, SeenPod, SeenVersion
 
 OWN_KINDS = ("FineTuneJob", "ModelVersion")
 _TOMBSTONES = 8192

@@ -9,15 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tunesmith_api.jobstatus import StageName
+from tunesmith_api.labels import LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_STAGE
 from tunesmith_operator.kube.kinds import Object
-from tunesmith_operator.planning.observed import (
-    LABEL_ATTEMPT,
-    LABEL_JOB_UID,
-    LABEL_STAGE,
-    SeenJob,
-    SeenPod,
-    SeenVersion,
-)
+from tunesmith_operator.planning.observed import SeenJob, SeenPod, SeenVersion
 
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 _EPOCH = datetime.fromtimestamp(0, UTC)

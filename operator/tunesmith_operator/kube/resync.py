@@ -10,10 +10,10 @@ from typing import Protocol
 
 import structlog
 
+from tunesmith_api.labels import LABEL_JOB_UID
 from tunesmith_operator.kube.cache import Cache, Key
 from tunesmith_operator.kube.client import Page
 from tunesmith_operator.kube.errors import KubeError
-from tunesmith_operator.planning.observed import LABEL_JOB_UID
 
 log = structlog.get_logger(__name__)
 

@@ -11,15 +11,6 @@ from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.jobstatus import StageName
 from tunesmith_api.run import TrainerProgress
 
-# On every child, and on the pods of every child.
-LABEL_JOB = "tunesmith.dev/job"
-LABEL_JOB_UID = "tunesmith.dev/job-uid"
-LABEL_STAGE = "tunesmith.dev/stage"
-LABEL_ATTEMPT = "tunesmith.dev/attempt"
-LABEL_MODEL = "tunesmith.dev/model"
-LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
-MANAGED_BY = "tunesmith"
-
 
 @dataclass(frozen=True, slots=True)
 class SeenPod:

@@ -1,9 +1,9 @@
 """The objects of an attempt: its Job, and the Service that its pods find each other by."""
 
 from tunesmith_api.finetunejob import FineTuneJob
+from tunesmith_api.labels import LABEL_JOB_UID, LABEL_STAGE
 from tunesmith_api.run import TrainingRun
 from tunesmith_operator.config import Config
-from tunesmith_operator.planning.observed import LABEL_JOB_UID, LABEL_STAGE
 from tunesmith_operator.resources.launch import RENDEZVOUS_PORT
 from tunesmith_operator.resources.metadata import (
     Manifest,

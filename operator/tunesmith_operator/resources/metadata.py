@@ -4,7 +4,7 @@ from typing import Any
 
 from tunesmith_api import API_VERSION
 from tunesmith_api.finetunejob import FineTuneJob
-from tunesmith_operator.planning.observed import (
+from tunesmith_api.labels import (
     LABEL_ATTEMPT,
     LABEL_JOB,
     LABEL_JOB_UID,

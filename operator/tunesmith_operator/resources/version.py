@@ -2,8 +2,8 @@
 
 from tunesmith_api import API_VERSION
 from tunesmith_api.finetunejob import FineTuneJob
+from tunesmith_api.labels import LABEL_MODEL
 from tunesmith_api.modelversion import ModelVersion, ModelVersionSpec
-from tunesmith_operator.planning.observed import LABEL_MODEL
 from tunesmith_operator.resources.metadata import Manifest, job_labels
 
 
