@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -234,6 +235,7 @@ class Operator:
             telemetry.WATCH_AGE_SECONDS.labels(plural).set(age)
         for kind, count in self.cache.counts().items():
             telemetry.CACHED_OBJECTS.labels(kind).set(count)
+        telemetry.note_stages(Counter(own.stage for own in self.cache.all_own("FineTuneJob")))
 
 
 def install_signals(stop: asyncio.Event) -> None:

@@ -4,7 +4,13 @@ Labels have few values, never an object's name. Written by the queue, the client
 reconcilers; served at /metrics by handlers/probes.py.
 """
 
+from collections.abc import Mapping
+
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, generate_latest
+
+from tunesmith_api.finetunejob import FineTuneJob
+from tunesmith_api.jobstatus import AttemptReason, DisplayStage
+from tunesmith_operator.planning.actions import Decision
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STAGE_SECONDS = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 72 * 3600)
@@ -62,6 +68,24 @@ TRAINER_POLLS = Counter(
 )
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def note_decision(job: FineTuneJob, decision: Decision) -> None:
+    """Count the attempts that this decision closed. Called after its status was written."""
+    known = {attempt.number for attempt in job.status.attempts}
+    for attempt in decision.status.attempts:
+        if attempt.number in known:
+            continue
+        ATTEMPTS.labels(attempt.stage, attempt.reason).inc()
+        if attempt.reason is AttemptReason.SUCCEEDED and attempt.start_time:
+            seconds = (attempt.completion_time or attempt.start_time) - attempt.start_time
+            STAGE_SECONDS.labels(attempt.stage).observe(seconds.total_seconds())
+
+
+def note_stages(counts: Mapping[str, int]) -> None:
+    """Set the number of FineTuneJobs of each stage; stages that are not named have none."""
+    for stage in DisplayStage:
+        JOBS.labels(stage).set(counts.get(stage, 0))
 
 
 def render() -> bytes:

@@ -4,15 +4,13 @@ Fed by handlers/ (events), by the client (answers to our own writes, so that we 
 and by resync (lists, the only remedy for events that never came). Read by reconcile/. It is a
 view, never the truth: before a create or a delete the truth is asked.
 
-Own objects are kept as JSON text, a quarter of the size of the same thing as dicts.
+Of own objects only names and versions are kept: a pass reads the object itself live.
 """
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
-
-import orjson
 
 from tunesmith_api.labels import LABEL_JOB_UID
 from tunesmith_operator.kube.kinds import Object
@@ -41,8 +39,8 @@ class Own:
     uid: str
     resource_version: str
     is_deleting: bool
-    raw: bytes
-    """The object as JSON, without managedFields."""
+    stage: str = ""
+    """status.stage of a FineTuneJob, for the metrics."""
     version: SeenVersion | None = None
     """What others want to know of a ModelVersion."""
 
@@ -161,7 +159,6 @@ class Cache:
         known = self._own.get(meta["uid"])
         if known is not None and not _is_newer(meta, known.resource_version):
             return None
-        stripped = {**body, "metadata": {k: v for k, v in meta.items() if k != "managedFields"}}
         own = Own(
             kind=kind,
             namespace=meta["namespace"],
@@ -169,7 +166,7 @@ class Cache:
             uid=meta["uid"],
             resource_version=meta["resourceVersion"],
             is_deleting="deletionTimestamp" in meta,
-            raw=orjson.dumps(stripped),
+            stage=(body.get("status") or {}).get("stage", "Pending"),
             version=parse_version(body) if kind == "ModelVersion" else None,
         )
         replaced = self._uid_of.get(own.key)
