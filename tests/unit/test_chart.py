@@ -223,6 +223,34 @@ def test_the_rights_hold_no_secret_no_exec_and_no_wildcard(sets: tuple[str, ...]
         assert not named & {"*", "secrets", "pods/exec", "pods/log", "escalate", "bind"}
 
 
+WRITES = {
+    ("finetunejobs", "delete"),
+    ("finetunejobs/status", "patch"),
+    ("finetunejobs/finalizers", "update"),
+    ("modelversions", "create"),
+    ("modelversions/status", "patch"),
+    ("jobs", "create"),
+    ("jobs", "delete"),
+    ("services", "create"),
+    ("events", "create"),
+    ("events", "patch"),
+    ("leases", "create"),
+    ("leases", "update"),
+}
+
+
+@needs_helm
+def test_the_operator_may_write_this_and_nothing_else() -> None:
+    granted = {
+        (resource, verb)
+        for rule in rules(render(), "Role", "ClusterRole")
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+        if verb not in {"get", "list", "watch"}
+    }
+    assert granted == WRITES
+
+
 @needs_helm
 def test_watched_namespaces_need_no_cluster_role() -> None:
     documents = render('watchNamespaces=["team-a","team-b"]')

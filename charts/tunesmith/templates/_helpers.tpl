@@ -49,7 +49,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [get, list, watch, delete] # delete: ttlSecondsAfterFinished
 - apiGroups: [tunesmith.dev]
   resources: [finetunejobs/status]
-  verbs: [get, patch, update]
+  verbs: [patch]
 # Children carry an owner reference with blockOwnerDeletion, which admission allows only to those
 # who may set the owner's finalizers.
 - apiGroups: [tunesmith.dev]
@@ -60,16 +60,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [get, list, watch, create]
 - apiGroups: [tunesmith.dev]
   resources: [modelversions/status]
-  verbs: [get, patch, update]
+  verbs: [patch]
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, delete]
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
+# The headless Service of a job with several nodes; it is deleted with its FineTuneJob.
 - apiGroups: [""]
-  resources: [configmaps, services]
-  verbs: [get, create, delete]
+  resources: [services]
+  verbs: [get, create]
 - apiGroups: [""]
   resources: [events]
   verbs: [create, patch]
