@@ -7,6 +7,7 @@ unbounded CRDs ship. Called by ``make generate`` and by tests; pure.
 """
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any
 
 from pydantic import BaseModel
@@ -122,8 +123,16 @@ def _convert(schema: Schema, defs: Mapping[str, Schema], where: str) -> Schema:
         del result["default"]
     if rules:
         result["x-kubernetes-validations"] = rules
+    if result.get("default") == {}:
+        result["default"] = _nested_defaults(result)
     _check_bounds(result, where)
     return result
+
+
+def _nested_defaults(schema: Schema) -> Schema:
+    """Spell an object's default out: the API server tries its rules on it as it stands."""
+    properties = schema.get("properties", {})
+    return {name: deepcopy(p["default"]) for name, p in properties.items() if "default" in p}
 
 
 def structural_schema(model: type[BaseModel]) -> Schema:

@@ -4,6 +4,7 @@ Called by ``make generate`` and, into a temporary folder, by ``make verify``. Ne
 only the development environment has.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,20 @@ import yaml
 
 from tunesmith_api.conditions import render_markdown
 from tunesmith_api.crd import definitions
+
+_NUMBER = re.compile(r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?")
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML reads 2e-4 as text and writes it without quotes; Kubernetes reads it as a number."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "'" if _NUMBER.fullmatch(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
 
 _HEAD = "# Generated from operator/tunesmith_api by `make generate`. Do not edit.\n"
 _CRD_FOLDERS = ("crds", "charts/tunesmith/files/crds")
@@ -21,7 +36,7 @@ def generate(root: Path) -> list[Path]:
     written = []
     for folder in _CRD_FOLDERS:
         for name, definition in definitions().items():
-            text = _HEAD + yaml.safe_dump(definition, sort_keys=False, width=100)
+            text = _HEAD + yaml.dump(definition, Dumper=_Dumper, sort_keys=False, width=100)
             written.append(_write(root / folder / f"tunesmith.dev_{name}.yaml", text))
     written.append(_write(root / "docs" / "conditions.md", render_markdown()))
     return written
