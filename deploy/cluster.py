@@ -19,7 +19,7 @@ from deploy.kind import Kind
 from deploy.native.host import why_not_native
 from deploy.native.steps import NativeCluster
 from deploy.settings import Settings
-from deploy.shell import StepError
+from deploy.shell import Log, StepError
 from deploy.steps import Step
 
 KINDS = ("native", "kind", "current")
@@ -28,13 +28,21 @@ KINDS = ("native", "kind", "current")
 class Cluster(Protocol):
     """What the demo needs of a cluster.
 
-    ``steps`` bring it up; they include one named ``cluster`` (the API server answers and a node is
-    ready) and one named ``image building`` (``builder`` may be used).
+    ``steps`` bring it up; among them are ``cluster`` (pods can run) and ``image building``
+    (``builder`` may be used).
     """
 
-    name: str
-    kubeconfig: Path | None
-    builder: Builder
+    @property
+    def name(self) -> str:
+        """The word for it in ``CLUSTER``."""
+
+    @property
+    def kubeconfig(self) -> Path | None:
+        """Its kubeconfig, or nothing for the current one."""
+
+    @property
+    def builder(self) -> Builder:
+        """What makes images for it; usable after the step ``image building``."""
 
     def steps(self) -> list[Step]:
         """Return the steps that bring the cluster up."""
@@ -44,6 +52,9 @@ class Cluster(Protocol):
 
     def storage_image(self) -> str:
         """Return the image of the S3 server."""
+
+    def make_storage_image(self, log: Log) -> None:
+        """Make the image of the S3 server unless it is there."""
 
     def down(self) -> Sequence[Step]:
         """Return the steps that remove the cluster."""

@@ -42,7 +42,7 @@ class Kubectl:
         text = self._quietly(arguments)
         return json.loads(text) if text.strip() else None
 
-    def list(self, kind: str, namespace: str, selector: str = "") -> list[Manifest]:
+    def list_all(self, kind: str, namespace: str, selector: str = "") -> list[Manifest]:
         """Return the objects of a kind in a namespace."""
         chosen = ["-l", selector] if selector else []
         text = self._quietly(["get", kind, "-n", namespace, "-o", "json", *chosen])

@@ -12,6 +12,7 @@ import shlex
 import signal
 import subprocess
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,7 +45,8 @@ class Log:
         """Write one line; it is also what the live display shows beside the step."""
         with self._lock:
             self.newest = line.strip() or self.newest
-            self._file.write(line.rstrip("\n") + "\n")
+            clock = time.strftime("%H:%M:%S")
+            self._file.write(f"{clock} {line.rstrip()}\n")
             self._file.flush()
 
     def run(

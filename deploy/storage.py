@@ -1,7 +1,7 @@
 """Brings up the S3 server and fills its bucket with the base model and the example data.
 
-Objects that are there with the same size and time of change are not sent again. The credentials are made
-up once for each cluster and live only in its Secrets.
+Objects that are there with the same size and time of change are not sent again. The credentials
+are made up once for each cluster and live only in its Secrets.
 """
 
 from __future__ import annotations

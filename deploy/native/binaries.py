@@ -91,6 +91,12 @@ def ensure_binaries(names: Iterable[str], log: Log | None = None) -> dict[str, P
     return paths
 
 
+def missing_binaries() -> list[str]:
+    """Return the names of what a full cluster would have to build first."""
+    cache = read_settings().cache / "bin"
+    return [recipe.name for recipe in RECIPES if not (cache / recipe.key).is_dir()]
+
+
 def _build_once(recipe: Recipe, target: Path, log: Log | None) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if log is None:

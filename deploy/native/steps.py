@@ -45,7 +45,7 @@ class NativeCluster:
             Step("packages", host.install_packages),
             Step("clean leftovers", native.prepare, ("packages",)),
             Step("image registry", native.start_registry, ("clean leftovers",)),
-            Step("base image", lambda log: self.builder.ensure_base(log), ("image registry",)),
+            Step("base image", self._base_image, ("image registry",)),
             Step("image building", lambda log: log.say("ready"), ("base image",)),
             Step("build Kubernetes", _building("etcd", "kubelet")),
             Step(
@@ -75,6 +75,9 @@ class NativeCluster:
     def make_storage_image(self, log: Log) -> None:
         """Build the S3 server and its image."""
         self._push_program("versitygw", log)
+
+    def _base_image(self, log: Log) -> None:
+        self.builder.ensure_base(log)
 
     def _cluster_images(self, log: Log) -> None:
         for name in ("pause", "coredns"):

@@ -1,0 +1,118 @@
+"""The commands: ``python -m deploy up | down | images | demo | clean-demo | apiserver``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from deploy import demo, release
+from deploy.cluster import KINDS, Cluster, choose_cluster
+from deploy.display import console, report, shown
+from deploy.native.apiserver import ControlPlane
+from deploy.removal import remove_caches
+from deploy.settings import Settings, read_settings
+from deploy.shell import StepError
+from deploy.steps import Step, run_steps
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit code."""
+    options = _parser().parse_args(arguments)
+    # `kill` must clean up as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        settings = read_settings()
+        if getattr(options, "cluster", None):
+            settings = replace(settings, cluster=options.cluster)
+        return 0 if _run(options, settings) else 1
+    except StepError as error:
+        console.print(f"[red]{error}[/]")
+        if error.hint:
+            console.print(f"what to do: {error.hint}")
+        return 1
+    except KeyboardInterrupt:
+        console.print("\ninterrupted; the same command again goes on from here")
+        # Threads may still wait for programs that do not end: nobody wants to wait for them.
+        os._exit(130)
+
+
+def _run(options: argparse.Namespace, settings: Settings) -> bool:
+    if options.command == "apiserver":
+        return _run_apiserver(options)
+    cluster, why = choose_cluster(settings)
+    if options.command == "demo":
+        demo.introduce(cluster, why, settings)
+        return demo.prepare(cluster, settings, operator=True) and demo.tune(cluster, settings)
+    console.print(f"cluster: {cluster.name} ({why})")
+    if options.command == "up":
+        worked = demo.prepare(cluster, settings, operator=options.operator)
+        if worked and cluster.kubeconfig:
+            console.print(f"export KUBECONFIG={cluster.kubeconfig}")
+        return worked
+    if options.command == "images":
+        steps = [*cluster.steps(), *demo.image_steps(cluster, settings)]
+        return _run_plainly(_needed(steps, "operator image", "trainer image"), settings)
+    return _remove(cluster, settings, options)
+
+
+def _remove(cluster: Cluster, settings: Settings, options: argparse.Namespace) -> bool:
+    steps = list(cluster.down())
+    if cluster.name == "current":
+        steps = [Step("remove the demo", lambda log: release.uninstall(cluster, log))]
+    last = tuple(step.name for step in steps)
+    if options.caches:
+        steps.append(Step("remove caches", lambda log: remove_caches(settings.cache, log), last))
+    return _run_plainly(steps, settings)
+
+
+def _run_plainly(steps: list[Step], settings: Settings) -> bool:
+    with shown() as on_tick:
+        outcome = run_steps(steps, settings.logs, on_tick)
+    report(outcome)
+    return not outcome.failed
+
+
+def _needed(steps: list[Step], *names: str) -> list[Step]:
+    """Return ``names`` and what they need, in the order of ``steps``."""
+    by_name = {step.name: step for step in steps}
+    wanted, open_names = set[str](), list(names)
+    while open_names:
+        name = open_names.pop()
+        wanted.add(name)
+        open_names += by_name[name].needs
+    return [step for step in steps if step.name in wanted]
+
+
+def _run_apiserver(options: argparse.Namespace) -> bool:
+    with ControlPlane(options.dir, controllers=options.controllers, port=options.port) as plane:
+        print(f"export KUBECONFIG={plane.kubeconfig}", flush=True)
+        threading.Event().wait()
+    return True
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m deploy", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, help_text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help_text)
+        added.add_argument("--cluster", choices=("auto", *KINDS), help="default: $CLUSTER, or auto")
+        return added
+
+    up = command("up", "bring up a throw-away cluster")
+    up.add_argument("--operator", action="store_true", help="with S3, images and the operator")
+    command("images", "build the images and push them to the cluster's registry")
+    command("demo", "all of it: cluster, images, S3, operator, a fine-tuned model")
+    for name in ("down", "clean-demo"):
+        down = command(name, "remove the cluster and all that is in it")
+        down.add_argument("--caches", action="store_true", help="also what only takes time to make")
+    alone = commands.add_parser("apiserver", help="only etcd and the API server, until Ctrl-C")
+    alone.add_argument("--dir", type=Path, required=True, help="folder of its data and kubeconfig")
+    alone.add_argument("--port", type=int, default=0, help="default: any free port")
+    alone.add_argument("--controllers", action="store_true", help="also run Jobs and garbage")
+    return parser

@@ -1,0 +1,77 @@
+"""Installs the operator with Helm: CRDs first, then the chart with the demo's values."""
+
+from __future__ import annotations
+
+import json
+
+from deploy.cluster import Cluster
+from deploy.images import reference
+from deploy.kubectl import Kubectl
+from deploy.settings import REPOSITORY
+from deploy.shell import Log, StepError
+from deploy.storage import CREDENTIALS, ENDPOINT, REGION
+
+RELEASE = "tunesmith"
+NAMESPACE = "tunesmith-system"
+TIMEOUT_SECONDS = 180
+
+
+def install_crds(cluster: Cluster, log: Log) -> None:
+    """Apply ``crds/`` and wait until the API server serves them.
+
+    Server-side, because they are larger than the annotation that a client-side apply leaves. They
+    carry Helm's marks of ownership, so that the chart's copy takes them over instead of failing.
+    """
+    kubectl = Kubectl(cluster, log)
+    files = sorted((REPOSITORY / "crds").glob("*.yaml"))
+    if not files:
+        raise StepError("crds/ is empty", "run: make generate")
+    for file in files:
+        kubectl.run("apply", "--server-side", "--force-conflicts", "-f", str(file))
+        kubectl.run("label", "--overwrite", "-f", str(file), "app.kubernetes.io/managed-by=Helm")
+        marks = (
+            f"meta.helm.sh/release-name={RELEASE}",
+            f"meta.helm.sh/release-namespace={NAMESPACE}",
+        )
+        kubectl.run("annotate", "--overwrite", "-f", str(file), *marks)
+        kubectl.run("wait", "--for=condition=Established", "-f", str(file), "--timeout=30s")
+
+
+def install_operator(cluster: Cluster, log: Log) -> None:
+    """Install or upgrade the chart and wait until the operator is ready."""
+    kubectl = Kubectl(cluster, log)
+    registry = cluster.builder.registry
+    values = {
+        "image": _image(reference("operator", registry)),
+        "trainerImage": _image(reference("trainer", registry)),
+        "s3": {
+            "endpoint": ENDPOINT,
+            "region": REGION,
+            "pathStyle": True,
+            "secretName": CREDENTIALS,
+        },
+    }
+    options = [
+        arg for key, value in values.items() for arg in ("--set-json", f"{key}={json.dumps(value)}")
+    ]
+    chart = str(REPOSITORY / "charts" / "tunesmith")
+    where = ["-n", NAMESPACE, "--create-namespace"]
+    kubectl.helm("upgrade", "--install", RELEASE, chart, *where, *options)
+    kubectl.wait_for_rollout(RELEASE, NAMESPACE, TIMEOUT_SECONDS)
+
+
+def uninstall(cluster: Cluster, log: Log) -> None:
+    """Remove the demo from a cluster that stays: release, namespaces, CRDs."""
+    kubectl = Kubectl(cluster, log)
+    gone = ["--ignore-not-found", "--wait", "--timeout=120s"]
+    # Jobs first, while their operator can still see to their end.
+    kubectl.run("delete", "namespace", "tunesmith-demo", *gone)
+    kubectl.helm("uninstall", RELEASE, "-n", NAMESPACE, "--ignore-not-found", "--wait")
+    kubectl.run("delete", "namespace", NAMESPACE, "s3", *gone)
+    for file in sorted((REPOSITORY / "crds").glob("*.yaml")):
+        kubectl.run("delete", "-f", str(file), *gone)
+
+
+def _image(full_name: str) -> dict[str, str]:
+    name, _, tag = full_name.rpartition(":")
+    return {"repository": name, "tag": tag}

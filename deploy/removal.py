@@ -1,0 +1,28 @@
+"""Deletes the caches: only folders that this package makes, never the folder's other guests."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from deploy.shell import Log
+
+OURS = ("bin", "go", "registry", "buildah", "pip", "base-model", "logs", "base.part")
+
+
+def remove_caches(cache: Path, log: Log) -> None:
+    """Delete everything that a later run would have to make again."""
+    for name in OURS:
+        folder = cache / name
+        if not folder.exists():
+            continue
+        log.say(f"removing {folder}")
+        # Go marks its module cache read-only, which stops nobody but rmtree.
+        for path in folder.rglob("*") if name == "go" else ():
+            if path.is_dir() and not path.is_symlink():
+                path.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+    for file in ("pip.conf", "kind.kubeconfig"):
+        (cache / file).unlink(missing_ok=True)
+    if cache.exists() and not any(cache.iterdir()):
+        cache.rmdir()
