@@ -1,0 +1,181 @@
+"""Conversations to text by the model's chat template, and where in the text the answers are.
+
+Templates carry no marks for answers, so they are found by rendering: the text up to an answer
+with the generation prompt, and the text up to its end, are both beginnings of the whole. Called
+by ``tokenizing``; ``load_tokenizer`` also by the train stage, so that both use one template.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tunesmith_api.run import UserErrorReason
+from tunesmith_api.training import Template
+from tunesmith_trainer.data.formats import Malformed, Message
+from tunesmith_trainer.logs import log
+from tunesmith_trainer.outcome import UserError, shorten
+
+# A model that was not made for ChatML ends its text with its own end token, which stands behind
+# each answer so that serving knows where to stop.
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' }}"
+    "{% if message['role'] == 'assistant' and eos_token and eos_token != '<|im_end|>' %}"
+    "{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_PROBE = "ZQXJ"
+
+
+class Rendered(NamedTuple):
+    """A conversation as text."""
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+    """Characters the loss is taken on: each answer with its end-of-turn token."""
+
+
+def load_tokenizer(directory: Path, template: Template) -> Any:
+    """Load the tokenizer of a model; its ``chat_template`` is the one to use from then on.
+
+    Raises UserError (ModelInvalid) when it cannot be loaded or is not a fast one.
+    """
+    try:
+        if (directory / "tokenizer.json").is_file():
+            # AutoTokenizer imports torch and all models' code: half a minute on a small machine.
+            from transformers import PreTrainedTokenizerFast
+
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
+        else:
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    except Exception as error:
+        raise UserError(
+            UserErrorReason.MODEL_INVALID,
+            f"The model's tokenizer cannot be loaded ({type(error).__name__}:"
+            f" {shorten(str(error), 300)}). A tokenizer.json is needed.",
+        ) from error
+    if not tokenizer.is_fast:
+        raise UserError(
+            UserErrorReason.MODEL_INVALID, "The model has no fast tokenizer: add a tokenizer.json."
+        )
+    if template is Template.CHAT_ML:
+        tokenizer.chat_template = CHATML
+    elif not tokenizer.chat_template:
+        log.warning("the model has no chat template, ChatML is used")
+        tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+class Renderer:
+    """Renders many conversations at once."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._marks: tuple[str, str] | None = None
+
+    def render(self, conversations: Sequence[list[Message]]) -> list[Rendered | Malformed]:
+        """Give each conversation as text with its answers; Malformed where the template refuses."""
+        texts = self._texts(conversations, prompt=False)
+        places = [
+            (row, turn)
+            for row, messages in enumerate(conversations)
+            for turn in range(len(messages))
+            if _is_learned(messages[turn]) and turn > 0
+        ]
+        starts = self._texts([conversations[r][:turn] for r, turn in places], prompt=True)
+        inner = [(r, turn) for r, turn in places if turn + 1 < len(conversations[r])]
+        ends = dict(
+            zip(
+                inner,
+                self._texts([conversations[r][: turn + 1] for r, turn in inner], prompt=False),
+                strict=True,
+            )
+        )
+        found: list[list[tuple[Any, Any]]] = [[] for _ in conversations]
+        for (row, turn), start in zip(places, starts, strict=True):
+            found[row].append((start, ends.get((row, turn), texts[row])))
+        return [
+            text if isinstance(text, Malformed) else self._locate(text, messages, pairs)
+            for text, messages, pairs in zip(texts, conversations, found, strict=True)
+        ]
+
+    def _locate(
+        self, text: str, messages: list[Message], pairs: list[tuple[Any, Any]]
+    ) -> Rendered | Malformed:
+        spans = []
+        learned = sum(map(_is_learned, messages))
+        for start, end in pairs:
+            fits = isinstance(start, str) and isinstance(end, str)
+            if not (fits and text.startswith(start) and text.startswith(end)):
+                break
+            spans.append((len(start), _end_of_turn(end)))
+        # Some templates show an answer differently once others follow it; then it is searched for.
+        if len(spans) < learned or any(start >= end for start, end in spans):
+            try:
+                spans = self._search(text, messages)
+            except Malformed as error:
+                return error
+        return Rendered(text, tuple(spans))
+
+    def _search(self, text: str, messages: list[Message]) -> list[tuple[int, int]]:
+        header, tail = self._turn_marks()
+        spans, cursor = [], 0
+        for message in messages:
+            content = message["content"].strip()
+            if message["role"] == "assistant" and header:
+                at = text.find(header, cursor)
+                cursor = at + len(header) if at >= 0 else cursor
+            start = text.find(content, cursor)
+            if start < 0:
+                if _is_learned(message):
+                    raise Malformed("the model's chat template leaves out or changes an answer")
+                continue
+            cursor = start + len(content)
+            if _is_learned(message):
+                cursor += len(tail) if text.startswith(tail, cursor) else 0
+                spans.append((start, cursor))
+        return spans
+
+    def _turn_marks(self) -> tuple[str, str]:
+        """Return what stands before each answer and, without white space, behind it."""
+        if self._marks is None:
+            question = [{"role": "user", "content": _PROBE}]
+            answer = [*question, {"role": "assistant", "content": _PROBE * 2}]
+            plain, prompted = self._one(question, False), self._one(question, True)
+            whole = self._one(answer, False)
+            if any(isinstance(text, Malformed) for text in (plain, prompted, whole)):
+                raise Malformed("the model's chat template refuses a question with an answer")
+            header = prompted[len(plain) :] if prompted.startswith(plain) else ""
+            self._marks = (header, whole.rpartition(_PROBE * 2)[2].rstrip())
+        return self._marks
+
+    def _texts(self, conversations: Sequence[list[Message]], *, prompt: bool) -> list[Any]:
+        if not conversations:
+            return []
+        try:
+            return self._apply(conversations, prompt)
+        except Exception:
+            # One bad conversation fails the call for all: find it.
+            return [self._one(messages, prompt) for messages in conversations]
+
+    def _one(self, messages: list[Message], prompt: bool) -> Any:
+        try:
+            return self._apply([messages], prompt)[0]
+        except Exception as error:
+            return Malformed(f"the model's chat template refuses it ({shorten(str(error), 200)})")
+
+    def _apply(self, conversations: Sequence[list[Message]], prompt: bool) -> list[str]:
+        return self._tokenizer.apply_chat_template(
+            list(conversations), tokenize=False, add_generation_prompt=prompt
+        )
+
+
+def _is_learned(message: Message) -> bool:
+    return message["role"] == "assistant" and message.get("weight", 1) != 0
+
+
+def _end_of_turn(text: str) -> int:
+    """Return where the turn ends: white space behind its last token is not to be learned."""
+    return len(text.rstrip())

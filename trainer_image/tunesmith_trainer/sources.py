@@ -1,0 +1,208 @@
+"""Where the base model comes from: the Hub, S3, a volume, or made on the spot.
+
+Only safetensors, configuration and tokenizer files are taken; pickled weights and code that a
+repository brings are neither fetched nor run. Called by ``prepare`` (tokenizer and configuration
+only) and by ``recipe`` (all).
+"""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import orjson
+
+from tunesmith_api.run import CREDENTIALS_PATH, PVC_PATH, TrainingRun, UserErrorReason
+from tunesmith_trainer import tiny
+from tunesmith_trainer.outcome import UserError
+from tunesmith_trainer.progress import Progress
+from tunesmith_trainer.stopping import StopSignal
+from tunesmith_trainer.storage import Storage
+from tunesmith_trainer.storage.locations import as_prefix, local_path
+
+_CONFIG = frozenset({"config.json", "generation_config.json"})
+_TOKENIZER = frozenset(
+    {
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "tokenizer.model",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "vocab.txt",
+        "merges.txt",
+        "chat_template.json",
+        "chat_template.jinja",
+    }
+)
+_VOCABULARIES = frozenset({"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"})
+_CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+
+
+class FetchedModel(NamedTuple):
+    """A model's files on this machine."""
+
+    path: Path
+    """The folder with config.json; read-only where it is a volume's."""
+    revision: str
+    """Commit of the Hub, or a digest of the listing."""
+
+
+def fetch_tokenizer(
+    run: TrainingRun,
+    directory: Path,
+    *,
+    progress: Progress | None = None,
+    stop: StopSignal | None = None,
+) -> FetchedModel:
+    """Fetch configuration and tokenizer into ``directory``; look whether the weights are there.
+
+    Raises UserError: ModelNotFound, ModelInvalid, SequenceTooLong, and those of the storage.
+    """
+    fetched = _fetch(run, directory, False, progress, stop)
+    check_context(run, fetched.path)
+    return fetched
+
+
+def fetch_model(
+    run: TrainingRun,
+    directory: Path,
+    *,
+    progress: Progress | None = None,
+    stop: StopSignal | None = None,
+) -> FetchedModel:
+    """Fetch the whole model into ``directory``. Raises as :func:`fetch_tokenizer` does."""
+    fetched = _fetch(run, directory, True, progress, stop)
+    check_context(run, fetched.path)
+    return fetched
+
+
+def check_context(run: TrainingRun, path: Path) -> None:
+    """Raise UserError (SequenceTooLong) when maxSequenceLength is above the model's context."""
+    try:
+        config = orjson.loads((path / "config.json").read_bytes())
+        settings = config.get("text_config", config)
+        context = next((settings[name] for name in _CONTEXT_FIELDS if name in settings), None)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(
+            UserErrorReason.MODEL_INVALID,
+            f"config.json of {run.model.uri} is not a model's configuration"
+            f" ({type(error).__name__}).",
+        ) from error
+    wanted = run.hyperparameters.max_sequence_length
+    if isinstance(context, int) and wanted > context:
+        raise UserError(
+            UserErrorReason.SEQUENCE_TOO_LONG,
+            f"hyperparameters.maxSequenceLength is {wanted}, but {run.model.uri} reads at most"
+            f" {context} tokens. Set it to {context} or less.",
+        )
+
+
+def _fetch(
+    run: TrainingRun,
+    directory: Path,
+    whole: bool,
+    progress: Progress | None,
+    stop: StopSignal | None,
+) -> FetchedModel:
+    scheme, _, rest = run.model.uri.partition("://")
+    if scheme == "builtin":
+        tiny.write_tiny(directory)
+        return FetchedModel(directory, tiny.REVISION)
+    if scheme == "pvc":
+        return _from_volume(run.model.uri, rest)
+    if scheme == "s3":
+        return _from_s3(run, directory, whole, progress, stop)
+    # Imported here: the Hub's client takes a second to load and most runs do not need it.
+    from tunesmith_trainer.hub import fetch_from_hub
+
+    token_file = Path(CREDENTIALS_PATH) / "model" / "HF_TOKEN"
+    return FetchedModel(
+        directory,
+        fetch_from_hub(rest.strip("/"), run.model.revision, directory, whole, token_file),
+    )
+
+
+def _from_volume(uri: str, rest: str) -> FetchedModel:
+    path = local_path(Path(PVC_PATH), rest.rstrip("/"))
+    if not path.is_dir():
+        raise UserError(
+            UserErrorReason.MODEL_NOT_FOUND,
+            f"{uri} is not a folder on the volume. Correct spec.model.uri (pvc://CLAIM/PATH).",
+        )
+    files = {item.name: item.stat() for item in path.iterdir() if item.is_file()}
+    check_files(files, uri)
+    return FetchedModel(
+        path, _listing_digest((name, stat.st_size, "") for name, stat in files.items())
+    )
+
+
+def _from_s3(
+    run: TrainingRun,
+    directory: Path,
+    whole: bool,
+    progress: Progress | None,
+    stop: StopSignal | None,
+) -> FetchedModel:
+    storage = Storage.open(run.s3, "model", stop=stop)
+    prefix = as_prefix(run.model.uri)
+    listed = storage.list(prefix)
+    if not listed:
+        raise UserError(
+            UserErrorReason.MODEL_NOT_FOUND,
+            f"There is nothing below {prefix}. Correct spec.model.uri, or upload the model there.",
+        )
+    check_files([info.relative for info in listed], prefix)
+    storage.download_prefix(
+        prefix,
+        directory,
+        progress.touch if progress else None,
+        include=lambda name: wanted_file(name, whole),
+    )
+    digest = _listing_digest(
+        (info.relative, info.size_bytes, info.etag)
+        for info in listed
+        if wanted_file(info.relative, whole=True)
+    )
+    return FetchedModel(directory, digest)
+
+
+def wanted_file(name: str, whole: bool) -> bool:
+    """Say whether a file of a model is taken; the weights only for the ``whole`` model."""
+    if name in _CONFIG or name in _TOKENIZER:
+        return True
+    return whole and (_is_weights(name) or name == "model.safetensors.index.json")
+
+
+def check_files(names: Iterable[str], where: str) -> None:
+    """Raise UserError (ModelInvalid) unless ``names`` make a model that can be loaded."""
+    names = set(names)
+    missing = []
+    if "config.json" not in names:
+        missing.append("config.json")
+    if not any(_is_weights(name) for name in names):
+        pickled = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt")))
+        missing.append(
+            f"weights as .safetensors ({pickled[0]} is a pickle, which could run code and is"
+            " never read: convert it)"
+            if pickled
+            else "weights as .safetensors"
+        )
+    if not names & _VOCABULARIES:
+        missing.append("a tokenizer (tokenizer.json)")
+    if missing:
+        raise UserError(
+            UserErrorReason.MODEL_INVALID,
+            f"{where} is not a transformers model: it lacks {', '.join(missing)}."
+            " spec.model.uri must name the folder that holds these files.",
+        )
+
+
+def _is_weights(name: str) -> bool:
+    # Mistral's repositories hold the same weights twice; consolidated.* is the other format's.
+    return name.endswith(".safetensors") and "/" not in name and not name.startswith("consolidated")
+
+
+def _listing_digest(files: Iterable[tuple[str, int, str]]) -> str:
+    lines = (f"{name} {size} {etag}\n" for name, size, etag in sorted(files))
+    return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
