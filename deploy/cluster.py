@@ -68,12 +68,14 @@ def choose_cluster(settings: Settings) -> tuple[Cluster, str]:
     wish = settings.cluster
     if wish not in (*KINDS, "auto"):
         raise StepError(f"CLUSTER={wish} is not one of auto, {', '.join(KINDS)}")
-    obstacles = {kind: _why_not(kind, settings) for kind in (KINDS if wish == "auto" else [wish])}
-    for kind, obstacle in obstacles.items():
+    obstacles: dict[str, str] = {}
+    for kind in KINDS if wish == "auto" else [wish]:
+        obstacle = _why_not(kind, settings)
         if not obstacle:
-            passed = [f"{k}: {why}" for k, why in obstacles.items() if why]
-            because = "you asked for it" if wish != "auto" else "it works here"
+            because = "it works here" if wish == "auto" else "you asked for it"
+            passed = [f"not {other}: {why}" for other, why in obstacles.items()]
             return _make(kind, settings), "; ".join([because, *passed])
+        obstacles[kind] = obstacle
     listed = "\n".join(f"  {kind}: {why}" for kind, why in obstacles.items())
     raise StepError(f"no cluster can be had here:\n{listed}", "see deploy/README.md")
 
