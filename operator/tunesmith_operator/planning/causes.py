@@ -82,7 +82,8 @@ def why_ended(job: SeenJob) -> Ending:
 def _is_success(result: TrainerResult) -> bool:
     if result.outcome is not Outcome.SUCCEEDED:
         return False
-    return result.stage == "prepare" or result.report_digest is not None
+    # A custom image may claim anything: without a report and artifacts nothing was made.
+    return result.stage == "prepare" or bool(result.report_digest and result.artifacts)
 
 
 def _why_pod_ended(pod: SeenPod, job: SeenJob) -> Ending:

@@ -31,8 +31,8 @@ def judge(gates: Sequence[Gate], measurements: Sequence[Measurement]) -> Evaluat
 def _judge_one(gate: Gate, measured: Mapping[str, Measurement]) -> GateResult:
     found = measured.get(gate.metric)
     relative = gate.relation in (Relation.LOWER_BY, Relation.HIGHER_BY)
-    value = _number(found.value) if found else None
-    base = _number(found.base_value) if found else None
+    value = parse_number(found.value) if found else None
+    base = parse_number(found.base_value) if found else None
     verdict = _verdict(gate, value, base)
     return GateResult(
         metric=gate.metric,
@@ -75,7 +75,8 @@ def _sentence(gate: Gate, verdict: Verdict, value: Decimal | None, base: Decimal
     return f"{gate.metric} {value} {is_met} {wanted}"
 
 
-def _number(text: str) -> Decimal | None:
+def parse_number(text: str) -> Decimal | None:
+    """Give the finite number that ``text`` is, or None."""
     try:
         number = Decimal(text)
     except InvalidOperation:

@@ -18,7 +18,7 @@ from tunesmith_operator.planning.acceptance import version_objection
 from tunesmith_operator.planning.actions import MakeVersion
 from tunesmith_operator.planning.draft import Draft
 from tunesmith_operator.planning.endings import complete, fail
-from tunesmith_operator.planning.gates import judge
+from tunesmith_operator.planning.gates import judge, parse_number
 from tunesmith_operator.planning.names import model_name, version_name
 from tunesmith_operator.planning.observed import Observation, SeenVersion
 
@@ -120,6 +120,10 @@ def _next_number(versions: tuple[SeenVersion, ...], model: str) -> str:
     return str(max(numbers, default=0) + 1)
 
 
+def _or_none(number: str) -> str | None:
+    return number if parse_number(number) is not None else None
+
+
 def _version_spec(draft: Draft, job: FineTuneJob, model: str, version: str) -> ModelVersionSpec:
     status, meta = draft.status, job.metadata
     measurements = status.evaluation.measurements if status.evaluation else ()
@@ -141,8 +145,9 @@ def _version_spec(draft: Draft, job: FineTuneJob, model: str, version: str) -> M
             report_digest=report.digest if report else None,
         ),
         metrics=tuple(
-            VersionMetric(name=m.metric, value=m.value, base_value=m.base_value or None)
+            VersionMetric(name=m.metric, value=m.value, base_value=_or_none(m.base_value))
             for m in measurements
+            if parse_number(m.value) is not None
         ),
         parameters=kind.parameters,
         context_length=kind.context_length,
@@ -152,5 +157,5 @@ def _version_spec(draft: Draft, job: FineTuneJob, model: str, version: str) -> M
             hidden_size=kind.hidden_size,
             vocabulary_size=kind.vocabulary_size,
         ),
-        description=f"{job.spec.model.uri} fine-tuned by FineTuneJob {meta.namespace}/{meta.name}",
+        description=f"Fine-tuned by FineTuneJob {meta.namespace}/{meta.name}",
     )

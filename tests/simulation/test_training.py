@@ -1,0 +1,195 @@
+"""The real ``decide`` in a toy cluster: golden stories and thousands of random ones."""
+
+import os
+from datetime import timedelta
+
+import pytest
+
+from tests.simulation.world import SPEC, STEPS, Faults, World
+from tunesmith_api.conditions import ConditionType
+from tunesmith_api.jobstatus import AttemptReason, DisplayStage
+from tunesmith_operator.planning.conditions import find, is_true
+
+
+def play(world: World, turns: int = 400) -> World:
+    for _ in range(turns):
+        world.turn()
+        if world.is_settled():
+            return world
+    pytest.fail(f"never settled (seed {world.seed}): {world.transcript[-20:]}")
+
+
+def reasons(world: World) -> list[AttemptReason]:
+    assert world.job is not None
+    return [a.reason for a in world.job.status.attempts]
+
+
+def failed_because(world: World) -> str:
+    assert world.job is not None
+    found = find(world.job.status.conditions, ConditionType.FAILED)
+    return found.reason if found else ""
+
+
+def test_an_undisturbed_job_is_two_attempts_and_one_version() -> None:
+    world = play(World(seed=1))
+    assert world.transcript == [
+        "StartAttempt demo-prepare-1",
+        "StartAttempt demo-train-2",
+        "MakeVersion ",
+    ]
+    assert world.job is not None
+    assert world.job.status.stage is DisplayStage.COMPLETE
+    assert world.job.status.model_version_ref is not None
+    assert world.job.status.model_version_ref.name == "demo-v1"
+
+
+def test_a_settled_job_is_quiet() -> None:
+    world = play(World(seed=1))
+    assert world.job is not None
+    status = world.job.status
+    for _ in range(20):
+        world.now += timedelta(minutes=10)
+        decision = world.reconcile()
+        assert decision is not None
+        assert decision.actions == ()
+        assert decision.status == status
+
+
+def test_a_job_expires_only_after_its_end_was_written() -> None:
+    world = play(World(seed=1, spec={**SPEC, "runPolicy": {"ttlSecondsAfterFinished": 60}}))
+    assert world.job is not None
+    world.now += timedelta(seconds=61)
+    world.reconcile()
+    assert world.job is None
+    assert len(world.versions) == 1, "the version outlives the job"
+
+
+def test_twenty_evictions_are_survived_and_use_up_no_failure_budget() -> None:
+    world = World(seed=3, faults=Faults(evict=1.0))
+    while len(world.created) < 21:
+        world.turn()
+    world.faults = Faults()
+    play(world)
+    assert world.job is not None
+    assert is_true(world.job.status.conditions, ConditionType.COMPLETE)
+    assert world.job.status.counters.failures == 0
+    assert world.job.status.counters.disruptions >= 19
+
+
+def test_a_crash_loop_ends_with_the_backoff_limit() -> None:
+    world = play(World(seed=4, faults=Faults(crash=1.0)))
+    assert failed_because(world) == "BackoffLimitExceeded"
+    assert len(world.created) == 4  # the first try and backoffLimit 3 more
+
+
+def test_a_user_error_is_not_tried_again() -> None:
+    world = play(World(seed=5, faults=Faults(user_error=1.0)))
+    assert failed_because(world) == "NonFiniteLoss"
+    assert len(world.created) == 1
+
+
+def test_out_of_memory_halves_the_batch_once_and_then_fails() -> None:
+    world = World(seed=6)
+    while "demo-train-2" not in world.attempts:
+        world.turn()
+    world.faults = Faults(out_of_memory=1.0)
+    play(world)
+    assert failed_because(world) == "OutOfMemory"
+    runs = [w for w in world.transcript if w.startswith("StartAttempt demo-train")]
+    assert len(runs) == 2
+    second = world.attempts["demo-train-3"].run.hyperparameters
+    assert (second.per_device_batch_size, second.gradient_accumulation_steps) == (4, 2)
+
+
+def test_a_missing_image_is_given_up_on() -> None:
+    world = play(World(seed=7, faults=Faults(image_missing=1.0)))
+    assert failed_because(world) == "BackoffLimitExceeded"
+    assert set(reasons(world)) == {AttemptReason.IMAGE_PULL}
+
+
+def test_a_hanging_trainer_is_replaced_within_the_stall_timeout_and_half_a_minute() -> None:
+    world = World(seed=8, faults=Faults(hang=1.0))
+    while not world.attempts or next(iter(world.attempts.values())).pod.phase != "Running":
+        world.turn()
+    hung_at = world.now
+    while "StopAttempt demo-prepare-1" not in world.transcript:
+        world.turn()
+    assert world.now - hung_at <= timedelta(seconds=60 + 30)
+    world.faults = Faults()
+    play(world)
+    assert AttemptReason.STALLED in reasons(world)
+
+
+def test_suspending_stops_the_pods_and_resuming_goes_on_from_the_checkpoint() -> None:
+    world = World(seed=9)
+    while "demo-train-2" not in world.attempts or world.attempts["demo-train-2"].step < 33:
+        world.turn()
+    step = world.attempts["demo-train-2"].step
+    world.set_suspend(True)
+    for _ in range(10):
+        world.turn()
+    assert world.job is not None
+    assert not world.attempts_alive()
+    assert is_true(world.job.status.conditions, ConditionType.SUSPENDED)
+    assert world.job.status.stage is DisplayStage.SUSPENDED
+    world.set_suspend(False)
+    play(world)
+    assert world.attempts["demo-train-3"].resumed_from >= step
+    assert world.job.status.counters.failures == world.job.status.counters.disruptions == 0
+
+
+def test_a_worse_model_gets_no_version() -> None:
+    world = play(World(seed=10, faults=Faults(worse_than_base=1.0)))
+    assert failed_because(world) == "GatesFailed"
+    assert world.versions == []
+
+
+def test_the_deadline_fails_the_job_at_once_and_stops_what_runs() -> None:
+    spec = {**SPEC, "runPolicy": {"activeDeadlineSeconds": 30}}
+    world = play(World(seed=11, spec=spec, faults=Faults(hang=1.0)))
+    assert failed_because(world) == "DeadlineExceeded"
+    assert not world.attempts_alive()
+
+
+def test_a_deleted_job_waits_for_its_old_pod() -> None:
+    world = World(seed=12, faults=Faults(job_deleted=0.2))
+    for _ in range(200):
+        world.turn()  # check() holds that two attempts never run at once
+    world.faults = Faults()
+    play(world)
+
+
+ROUGH = Faults(
+    evict=0.05,
+    crash=0.02,
+    out_of_memory=0.01,
+    user_error=0.003,
+    hang=0.05,
+    job_deleted=0.02,
+    operator_dies=0.1,
+    answer_lost=0.05,
+    toggle_suspend=0.03,
+    image_missing=0.1,
+    worse_than_base=0.1,
+)
+
+
+# `make simulate` plays many more than a test run has time for.
+WORLDS_PER_BLOCK = int(os.environ.get("TUNESMITH_WORLDS", "200")) // 10
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("block", range(10))
+def test_random_worlds_keep_every_promise_and_settle(block: int) -> None:
+    for seed in range(block * WORLDS_PER_BLOCK, (block + 1) * WORLDS_PER_BLOCK):
+        world = World(seed=seed, faults=ROUGH)
+        for _ in range(80):
+            world.turn()
+        world.faults = Faults()
+        if world.job is not None and world.job.spec.suspend:
+            world.set_suspend(False)
+        play(world)
+        assert world.job is not None
+        if is_true(world.job.status.conditions, ConditionType.COMPLETE):
+            assert world.report is not None
+            assert world.report.step == STEPS
