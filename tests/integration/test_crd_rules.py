@@ -1,0 +1,296 @@
+"""Every rule of the CRDs against the real API server: what it takes and what it refuses, and why."""
+
+import copy
+import json
+from typing import Any
+
+import pytest
+
+from deploy.native.apiserver import ControlPlane
+from deploy.shell import StepError
+
+pytestmark = pytest.mark.integration
+
+JOB: dict[str, Any] = {
+    "apiVersion": "tunesmith.dev/v1alpha1",
+    "kind": "FineTuneJob",
+    "metadata": {"name": "rules", "namespace": "default"},
+    "spec": {
+        "model": {"uri": "hf://org/model"},
+        "dataset": {"train": {"uri": "s3://acme/tickets.jsonl"}},
+        "output": {"uri": "s3://acme/models/support/"},
+    },
+}
+VERSION: dict[str, Any] = {
+    "apiVersion": "tunesmith.dev/v1alpha1",
+    "kind": "ModelVersion",
+    "metadata": {"name": "support-v1", "namespace": "default"},
+    "spec": {
+        "model": "support",
+        "version": "1",
+        "artifacts": [
+            {
+                "format": "Merged",
+                "uri": "s3://acme/m/",
+                "digest": "sha256:" + "a" * 64,
+                "sizeBytes": 1,
+            }
+        ],
+    },
+}
+GATE = {"metric": "heldout/loss", "relation": "AtMost", "value": "1.5"}
+
+
+def changed(base: dict[str, Any], path: str, value: object) -> dict[str, Any]:
+    """Give a copy of ``base`` with the field at the dotted ``path`` set, or removed for None."""
+    result = copy.deepcopy(base)
+    *parents, last = path.split(".")
+    place = result
+    for parent in parents:
+        place = place.setdefault(parent, {})
+    if value is None:
+        place.pop(last)
+    else:
+        place[last] = value
+    return result
+
+
+def create(plane: ControlPlane, manifest: dict[str, Any]) -> str:
+    """Ask the API server to create it, without keeping it."""
+    return plane.kubectl(
+        "create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=json.dumps(manifest)
+    )
+
+
+ACCEPTED = [
+    pytest.param("spec.suspend", False, id="the minimal job"),
+    pytest.param("spec.method", {"qlora": {"rank": 8}}, id="QLoRA with a rank"),
+    pytest.param("spec.method", {"full": {}}, id="full training"),
+    pytest.param("spec.model.uri", "builtin://tiny", id="the built-in model"),
+    pytest.param("spec.model.uri", "pvc://models/llama", id="a model on a claim"),
+    pytest.param("spec.dataset.train.uri", "s3://acme/folder/", id="a prefix"),
+    pytest.param("spec.dataset.test", {"uri": "s3://acme/test.jsonl"}, id="a test file"),
+    pytest.param("spec.hyperparameters.learningRate", "2e-4", id="a learning rate with exponent"),
+    pytest.param("spec.hyperparameters.epochs", "0.5", id="half an epoch"),
+    pytest.param("spec.compute", {"gpusPerNode": 8, "nodes": 4, "gpuType": "A100-80GB"}, id="GPUs"),
+    pytest.param("spec.evaluation", {"gates": [GATE]}, id="an absolute gate"),
+    pytest.param("spec.evaluation", {"gates": [], "allowUngated": True}, id="no gate, said so"),
+    pytest.param(
+        "spec.evaluation.suites",
+        [{"name": "heldout", "heldOut": {}}, {"name": "ask", "samples": {"prompts": ["Who?"]}}],
+        id="sample questions",
+    ),
+    pytest.param("spec.output.artifacts", ["Adapter", "Merged"], id="both artifacts"),
+    pytest.param("spec.s3", {"endpoint": "http://minio:9000", "pathStyle": True}, id="own S3"),
+    pytest.param("spec.runPolicy.ttlSecondsAfterFinished", 0, id="deleted at once"),
+    pytest.param("metadata.name", "a" * 45, id="the longest name"),
+]
+
+REFUSED = [
+    pytest.param("spec.model", None, "spec.model", id="no model"),
+    pytest.param("spec.model.uri", "http://x/y", "spec.model.uri", id="an unknown scheme"),
+    pytest.param(
+        "spec.model.uri", "s3://acme/../etc", "must not contain", id="a model above its bucket"
+    ),
+    pytest.param("spec.model.uri", "s3:///abs", "spec.model.uri", id="a model without bucket"),
+    pytest.param("spec.model.uri", "builtin://huge", "spec.model.uri", id="an unknown built-in"),
+    pytest.param(
+        "spec.dataset.train.uri", "s3://acme/a/../b", "must not contain", id="dots in data"
+    ),
+    pytest.param("spec.dataset.train.uri", "s3://acme//etc/passwd", "train.uri", id="absolute key"),
+    pytest.param("spec.output.uri", "s3://acme/../x/", "must not contain", id="dots in output"),
+    pytest.param("spec.output.uri", "file:///tmp", "spec.output.uri", id="a local output"),
+    pytest.param("spec.output.uri", "s3://acme/" + "x" * 1100, "1024", id="an endless output"),
+    pytest.param("spec.method", {}, "exactly one", id="no method"),
+    pytest.param("spec.method", {"lora": {}, "full": {}}, "exactly one", id="two methods"),
+    pytest.param("spec.method", {"lora": {"rank": 0}}, "rank", id="rank zero"),
+    pytest.param("spec.method", {"lora": {"dropout": "1.0"}}, "below 1", id="all dropped out"),
+    pytest.param("spec.method", {"lora": {"dropout": 0.5}}, "dropout", id="a float for a decimal"),
+    pytest.param("spec.dataset.test", {}, "exactly one", id="a split of nothing"),
+    pytest.param(
+        "spec.dataset.test",
+        {"percent": "5", "uri": "s3://acme/t.jsonl"},
+        "exactly one",
+        id="a split twice",
+    ),
+    pytest.param(
+        "spec.dataset.test", {"percent": "80"}, "between 0 and 50", id="too large a split"
+    ),
+    pytest.param("spec.dataset.checks", {"minRows": 9, "maxRows": 3}, "minRows", id="min over max"),
+    pytest.param("spec.dataset.checks.failOnMalformed", "1.5", "between", id="more than all rows"),
+    pytest.param("spec.dataset.format", "CSV", "Unsupported value", id="an unknown format"),
+    pytest.param("spec.hyperparameters.learningRate", "fast", "learningRate", id="a word as rate"),
+    pytest.param("spec.hyperparameters.learningRate", "0", "above 0", id="no learning rate"),
+    pytest.param("spec.hyperparameters.learningRate", "5", "at most 1", id="a rate above 1"),
+    pytest.param("spec.hyperparameters.epochs", "-1", "above 0", id="negative epochs"),
+    pytest.param("spec.hyperparameters.perDeviceBatchSize", 0, "perDeviceBatchSize", id="no batch"),
+    pytest.param("spec.hyperparameters.maxSequenceLength", 4, "maxSequenceLength", id="no context"),
+    pytest.param("spec.hyperparameters.warmup", 4, "unknown field", id="a field that is not"),
+    pytest.param(
+        "spec.hyperparameters.earlyStopping",
+        {},
+        "needs dataset.validation",
+        id="nothing to stop by",
+    ),
+    pytest.param("spec.compute.gpusPerNode", 17, "gpusPerNode", id="too many GPUs"),
+    pytest.param("spec.compute.nodes", 0, "nodes", id="no nodes"),
+    pytest.param("spec.compute.gpuType", "A100; rm", "gpuType", id="a hostile GPU type"),
+    pytest.param("spec.compute.sharedMemory", "lots", "sharedMemory", id="no quantity"),
+    pytest.param(
+        "spec.compute.nodeSelector",
+        {f"k{i}": "v" for i in range(17)},
+        "nodeSelector",
+        id="huge map",
+    ),
+    pytest.param("spec.checkpoint.keepLast", 1, "keepLast", id="only one checkpoint"),
+    pytest.param("spec.evaluation", {"gates": []}, "allowUngated", id="no gate and not said so"),
+    pytest.param(
+        "spec.evaluation.gates",
+        [{**GATE, "metric": "other/loss"}],
+        "heldOut suite",
+        id="unmeasured",
+    ),
+    pytest.param("spec.evaluation.gates", [{**GATE, "metric": "loss"}], "metric", id="no suite"),
+    pytest.param("spec.evaluation.gates", [GATE] * 17, "gates", id="too many gates"),
+    pytest.param("spec.evaluation.suites", [{"name": "x"}], "exactly one", id="an empty suite"),
+    pytest.param("spec.output.artifacts", [], "artifacts", id="no artifact"),
+    pytest.param("spec.runPolicy.backoffLimit", -1, "backoffLimit", id="negative retries"),
+    pytest.param(
+        "spec.s3", {"endpoint": "minio:9000"}, "endpoint", id="an endpoint without scheme"
+    ),
+    pytest.param("metadata.name", "a" * 46, "at most 45", id="too long a name"),
+    pytest.param("metadata.name", "a.b", "no dots", id="a dotted name"),
+    pytest.param("metadata.name", "7b", "begin with a letter", id="a name with a digit first"),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), ACCEPTED)
+def test_the_api_server_takes(control_plane: ControlPlane, path: str, value: object) -> None:
+    assert "created" in create(control_plane, changed(JOB, path, value))
+
+
+@pytest.mark.parametrize(("path", "value", "words"), REFUSED)
+def test_the_api_server_refuses(
+    control_plane: ControlPlane, path: str, value: object, words: str
+) -> None:
+    with pytest.raises(StepError) as refused:
+        create(control_plane, changed(JOB, path, value))
+    assert words in str(refused.value)
+
+
+def test_contradictions_between_sections_are_refused(control_plane: ControlPlane) -> None:
+    both = changed(changed(JOB, "spec.method", {"full": {}}), "spec.output.artifacts", ["Adapter"])
+    with pytest.raises(StepError, match="Adapter needs method lora or qlora"):
+        create(control_plane, both)
+    untested = changed(JOB, "spec.dataset.test", {"percent": "0"})
+    with pytest.raises(StepError, match="gates need dataset.test"):
+        create(control_plane, untested)
+    tiny = changed(changed(JOB, "spec.method", {"qlora": {}}), "spec.model.uri", "builtin://tiny")
+    with pytest.raises(StepError, match="no use for builtin"):
+        create(control_plane, tiny)
+
+
+def test_defaults_are_filled_in_all_the_way_down(control_plane: ControlPlane) -> None:
+    out = control_plane.kubectl(
+        "create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(JOB)
+    )
+    spec = json.loads(out)["spec"]
+    assert spec["method"]["lora"]["rank"] == 16
+    assert spec["dataset"]["checks"]["tooLong"] == "Fail"
+    assert spec["runPolicy"]["stageTimeoutSeconds"]["prepare"] == 3600
+    assert spec["evaluation"]["gates"][0]["relation"] == "LowerBy"
+    assert spec["hyperparameters"]["learningRate"] == "2e-4"
+
+
+@pytest.fixture(scope="module")
+def kept(control_plane: ControlPlane) -> ControlPlane:
+    """Keep a job and a version, to try changes on."""
+    for manifest in (JOB, VERSION):
+        control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+    return control_plane
+
+
+MUTABLE = [
+    ("suspend", True),
+    ("runPolicy", {"ttlSecondsAfterFinished": 60}),
+    ("runPolicy", {"backoffLimit": 5, "priorityClassName": "high"}),
+]
+INPUTS = [
+    ("model", {"uri": "hf://org/other"}),
+    ("model", {"revision": "v2"}),
+    ("s3", {"region": "eu-west-1"}),
+    ("method", {"lora": {"rank": 8}}),
+    ("dataset", {"train": {"uri": "s3://acme/other.jsonl"}}),
+    ("hyperparameters", {"seed": 18}),
+    ("compute", {"nodes": 2}),
+    ("checkpoint", {"everySteps": 5}),
+    ("evaluation", {"allowUngated": True}),
+    ("output", {"uri": "s3://acme/elsewhere/"}),
+]
+
+
+def patch(plane: ControlPlane, what: str, change: dict[str, Any]) -> str:
+    body = json.dumps({"spec": change})
+    return plane.kubectl("patch", *what.split(), "--type=merge", "-p", body, "--dry-run=server")
+
+
+@pytest.mark.parametrize(("section", "change"), MUTABLE)
+def test_what_may_change_on_the_way(kept: ControlPlane, section: str, change: Any) -> None:
+    assert "patched" in patch(kept, "ftj rules", {section: change})
+
+
+@pytest.mark.parametrize(("section", "change"), INPUTS)
+def test_inputs_of_a_run_never_change(kept: ControlPlane, section: str, change: Any) -> None:
+    with pytest.raises(StepError, match=f"spec.{section} is immutable"):
+        patch(kept, "ftj rules", {section: change})
+
+
+def test_a_version_never_changes(kept: ControlPlane) -> None:
+    with pytest.raises(StepError, match="immutable"):
+        patch(kept, "mv support-v1", {"description": "better"})
+
+
+BAD_VERSIONS = [
+    pytest.param("spec.artifacts", [], "artifacts", id="without artifacts"),
+    pytest.param("spec.model", "Support", "spec.model", id="with capitals"),
+    pytest.param("spec.version", "v 1", "spec.version", id="with a blank"),
+    pytest.param(
+        "spec.artifacts",
+        [{**VERSION["spec"]["artifacts"][0], "digest": "md5:1"}],
+        "digest",
+        id="with another digest",
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "words"), BAD_VERSIONS)
+def test_a_bad_version_is_refused(
+    control_plane: ControlPlane, path: str, value: object, words: str
+) -> None:
+    with pytest.raises(StepError) as refused:
+        create(control_plane, changed(VERSION, path, value))
+    assert words in str(refused.value)
+
+
+def test_explain_tells_of_every_field(control_plane: ControlPlane) -> None:
+    told = control_plane.kubectl("explain", "finetunejob.spec", "--recursive=false")
+    assert "<no description>" not in told
+    rate = control_plane.kubectl("explain", "ftj.spec.hyperparameters.learningRate")
+    assert "reached after warm-up" in rate
+
+
+def test_columns_answer_the_question(kept: ControlPlane) -> None:
+    head = kept.kubectl("get", "ftj").splitlines()[0].split()
+    assert head == ["NAME", "STAGE", "PROGRESS", "ETA", "LOSS", "VERDICT", "VERSION", "AGE"]
+    assert "support-v1" in kept.kubectl("get", "mv")
+    assert "rules" in kept.kubectl("get", "tunesmith")
+
+
+def test_wait_works_on_the_conditions(kept: ControlPlane) -> None:
+    now = "2026-01-01T00:00:00Z"
+    done = {"type": "Complete", "status": "True", "reason": "VersionCreated", "message": ""}
+    status = {"conditions": [{**done, "lastTransitionTime": now, "observedGeneration": 1}]}
+    body = json.dumps({"status": status})
+    kept.kubectl("patch", "ftj", "rules", "--subresource=status", "--type=merge", "-p", body)
+    told = kept.kubectl("wait", "--for=condition=Complete", "ftj/rules", "--timeout=10s")
+    assert "condition met" in told
