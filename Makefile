@@ -25,3 +25,50 @@ help: ## List the commands
 	@touch $@
 
 include deploy/deploy.mk
+
+.PHONY: setup format lint verify generate test unit simulate integration e2e bench-operator lock clean
+setup: .venv/.stamp-dev ## Make the development environment
+
+format: .venv/.stamp-dev ## Format the code
+	@$(PY) -m ruff check --fix --quiet .
+	@$(PY) -m ruff format --quiet .
+
+lint: .venv/.stamp-dev ## Formatting, lint, types, import rules
+	$(PY) -m ruff format --check --quiet .
+	$(PY) -m ruff check --quiet .
+	$(PY) -m mypy
+	$(PY) -m mypy deploy benchmarks
+	PYTHONPATH=operator:trainer_image .venv/bin/lint-imports --no-cache > /dev/null || PYTHONPATH=operator:trainer_image .venv/bin/lint-imports --no-cache
+
+generate: .venv/.stamp-dev ## Write the CRDs and docs/conditions.md from operator/tunesmith_api
+	@PYTHONPATH=operator $(PY) -m tunesmith_api.generate .
+
+verify: .venv/.stamp-dev ## Fail when a generated file is not what operator/tunesmith_api says
+	@out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT; \
+	for file in $$(PYTHONPATH=operator $(PY) -m tunesmith_api.generate "$$out"); do \
+	    diff -u "$${file#$$out/}" "$$file" || { echo "run 'make generate' and commit"; exit 1; }; \
+	done
+
+unit: .venv/.stamp-dev ## Unit tests and the simulation
+	$(PY) -m pytest tests/unit tests/simulation -q
+
+simulate: .venv/.stamp-dev ## The simulation with many more random worlds (WORLDS=5000)
+	TUNESMITH_WORLDS=$(or $(WORLDS),5000) $(PY) -m pytest tests/simulation -q
+
+integration: .venv/.stamp-dev ## Against a real kube-apiserver and etcd
+	$(PY) -m pytest tests/integration -q
+
+test: lint verify ## Lint, types, import rules, unit, simulation, trainer, integration
+	$(PY) -m pytest tests/unit tests/simulation tests/trainer tests/integration -q
+
+e2e: .venv/.stamp-dev ## Real pods on the native cluster
+	$(PY) -m pytest tests/e2e -q
+
+bench-operator: .venv/.stamp-dev ## 500 FineTuneJobs at once against a real API server
+	PYTHONPATH=operator $(PY) -m benchmarks.bench_operator
+
+lock: .venv/bin/uv ## Pin the dependencies again
+	PATH="$(CURDIR)/.venv/bin:$$PATH" requirements/compile.sh
+
+clean: ## Remove the environment and caches of this checkout
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
