@@ -1,4 +1,4 @@
-"""Every rule of the CRDs against the real API server: what it takes and what it refuses, and why."""
+"""Every rule of the CRDs against the real API server: what it takes, what it refuses, and why."""
 
 import copy
 import json
@@ -183,7 +183,7 @@ def test_contradictions_between_sections_are_refused(control_plane: ControlPlane
     with pytest.raises(StepError, match="Adapter needs method lora or qlora"):
         create(control_plane, both)
     untested = changed(JOB, "spec.dataset.test", {"percent": "0"})
-    with pytest.raises(StepError, match="gates need dataset.test"):
+    with pytest.raises(StepError, match=r"gates need dataset\.test"):
         create(control_plane, untested)
     tiny = changed(changed(JOB, "spec.method", {"qlora": {}}), "spec.model.uri", "builtin://tiny")
     with pytest.raises(StepError, match="no use for builtin"):

@@ -257,9 +257,7 @@ class World:
     def set_suspend(self, value: bool) -> None:
         assert self.job is not None
         spec = self.job.spec.model_copy(update={"suspend": value})
-        meta = self.job.metadata.model_copy(
-            update={"generation": self.job.metadata.generation + 1}
-        )
+        meta = self.job.metadata.model_copy(update={"generation": self.job.metadata.generation + 1})
         self.job = self.job.model_copy(update={"spec": spec, "metadata": meta})
 
     def end_stray(self, attempt: Attempt) -> bool:

@@ -1,0 +1,57 @@
+"""The judgement, row by row."""
+
+import pytest
+
+from tunesmith_api.evaluation import Gate
+from tunesmith_api.jobstatus import Measurement, Verdict
+from tunesmith_operator.planning.gates import judge
+
+
+def gate(relation: str, value: str) -> Gate:
+    return Gate.model_validate({"metric": "heldout/loss", "relation": relation, "value": value})
+
+
+def measured(value: str, base: str = "") -> list[Measurement]:
+    return [Measurement(metric="heldout/loss", value=value, base_value=base)]
+
+
+@pytest.mark.parametrize(
+    ("relation", "limit", "value", "base", "verdict"),
+    [
+        pytest.param("AtMost", "1.5", "1.5", "", Verdict.PASSED, id="a limit that is just met"),
+        pytest.param("AtMost", "1.5", "1.51", "", Verdict.FAILED, id="a limit that is passed"),
+        pytest.param("AtLeast", "0.8", "0.8", "", Verdict.PASSED, id="a floor that is just met"),
+        pytest.param("AtLeast", "0.8", "0.79", "", Verdict.FAILED, id="below the floor"),
+        pytest.param("LowerBy", "0.3", "1.7", "2.0", Verdict.PASSED, id="lower by just enough"),
+        pytest.param("LowerBy", "0.3", "1.71", "2.0", Verdict.FAILED, id="lower, but not enough"),
+        pytest.param("LowerBy", "0", "2.0", "2.0", Verdict.FAILED, id="equal is not lower"),
+        pytest.param("HigherBy", "0", "0.9", "0.8", Verdict.PASSED, id="higher by anything"),
+        pytest.param("HigherBy", "0", "0.8", "0.8", Verdict.FAILED, id="equal is not higher"),
+        pytest.param("LowerBy", "0", "1.0", "", Verdict.INCONCLUSIVE, id="no baseline"),
+        pytest.param("AtMost", "1", "nan", "", Verdict.INCONCLUSIVE, id="not a number"),
+        pytest.param("AtMost", "1", "-inf", "", Verdict.INCONCLUSIVE, id="infinitely good"),
+        pytest.param("AtMost", "1", "good", "", Verdict.INCONCLUSIVE, id="text"),
+        pytest.param("LowerBy", "0", "1", "nan", Verdict.INCONCLUSIVE, id="a broken baseline"),
+        pytest.param("AtMost", "1e-3", "0.0009", "", Verdict.PASSED, id="a limit with exponent"),
+    ],
+)
+def test_a_gate(relation: str, limit: str, value: str, base: str, verdict: Verdict) -> None:
+    result = judge([gate(relation, limit)], measured(value, base))
+    assert result.verdict is verdict
+    assert result.results[0].message
+
+
+def test_a_metric_that_was_not_measured_is_inconclusive() -> None:
+    assert judge([gate("AtMost", "1")], []).verdict is Verdict.INCONCLUSIVE
+
+
+def test_one_failure_outweighs_everything() -> None:
+    gates = [gate("AtMost", "9"), gate("AtMost", "1"), gate("LowerBy", "0")]
+    assert judge(gates, measured("2")).verdict is Verdict.FAILED
+
+
+def test_the_sentence_names_both_numbers() -> None:
+    result = judge([gate("LowerBy", "0.3")], measured("1.9", "2.0")).results[0]
+    assert result.message == (
+        "heldout/loss 1.9 is not lower by at least 0.3 than the base model's 2.0"
+    )

@@ -1,0 +1,154 @@
+"""Manifests of an attempt: GPUs, nodes, credentials, security."""
+
+import json
+from typing import Any
+
+from tests.unit.jobs import CONFIG, make_job
+from tunesmith_api.finetunejob import FineTuneJob
+from tunesmith_api.jobstatus import StageName
+from tunesmith_api.run import TrainingRun
+from tunesmith_operator.planning.runs import build_run
+from tunesmith_operator.resources.attempt import QUEUE_LABEL, build_job, build_service
+from tunesmith_operator.resources.pod import RUN_ANNOTATION
+
+
+def built(job: FineTuneJob, stage: StageName = StageName.TRAIN) -> dict[str, Any]:
+    return build_job(job, "support-x-1", build_run(job, stage, 1, CONFIG), CONFIG)
+
+
+def pod_of(job: FineTuneJob, stage: StageName = StageName.TRAIN) -> dict[str, Any]:
+    spec: dict[str, Any] = built(job, stage)["spec"]["template"]["spec"]
+    return spec
+
+
+def container_of(job: FineTuneJob, stage: StageName = StageName.TRAIN) -> dict[str, Any]:
+    first: dict[str, Any] = pod_of(job, stage)["containers"][0]
+    return first
+
+
+def test_a_gpu_type_with_several_products_becomes_a_node_affinity() -> None:
+    pod = pod_of(make_job(compute={"gpusPerNode": 2, "gpuType": "A100"}))
+    terms = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert terms["nodeSelectorTerms"] == [
+        {
+            "matchExpressions": [
+                {
+                    "key": "nvidia.com/gpu.product",
+                    "operator": "In",
+                    "values": ["A100-40", "A100-80"],
+                }
+            ]
+        }
+    ]
+    assert pod["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "2"}
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod[
+        "tolerations"
+    ]
+
+
+def test_a_gpu_type_with_one_product_becomes_a_node_selector() -> None:
+    job = make_job(compute={"gpuType": "L4", "nodeSelector": {"zone": "a"}})
+    assert pod_of(job)["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-L4", "zone": "a"}
+
+
+def test_preparation_takes_no_gpu_and_no_gpu_node() -> None:
+    pod = pod_of(make_job(compute={"gpusPerNode": 8, "gpuType": "A100"}), StageName.PREPARE)
+    assert "affinity" not in pod
+    assert "tolerations" not in pod
+    assert "nvidia.com/gpu" not in pod["containers"][0]["resources"].get("limits", {})
+
+
+def test_one_rank_is_started_plainly() -> None:
+    command = container_of(make_job(compute={"gpusPerNode": 1}))["command"]
+    assert command[:3] == ["python3", "-m", "tunesmith_trainer"]
+
+
+def test_several_gpus_of_one_node_are_launched_without_a_rendezvous() -> None:
+    command = container_of(make_job(compute={"gpusPerNode": 4}))["command"]
+    assert command[:2] == ["accelerate", "launch"]
+    assert "--num_processes=4" in command
+    assert "--num_machines=1" in command
+    assert not any("main_process_ip" in word for word in command)
+
+
+def test_several_nodes_find_each_other_by_the_headless_service() -> None:
+    job = make_job(compute={"nodes": 3, "gpusPerNode": 2})
+    manifest = built(job)
+    spec = manifest["spec"]
+    assert (spec["completions"], spec["parallelism"]) == (3, 3)
+    assert spec["completionMode"] == "Indexed"
+    service = build_service(job)
+    assert spec["template"]["spec"]["subdomain"] == service["metadata"]["name"]
+    assert service["spec"]["selector"].items() <= spec["template"]["metadata"]["labels"].items()
+    command = spec["template"]["spec"]["containers"][0]["command"]
+    assert "--num_processes=6" in command
+    assert "--machine_rank=$(JOB_COMPLETION_INDEX)" in command
+    assert "--main_process_ip=support-train-1-0.support-train" in command
+
+
+def test_the_run_travels_in_the_pod_template_and_reads_back() -> None:
+    job = make_job()
+    notes = built(job)["spec"]["template"]["metadata"]["annotations"]
+    run = TrainingRun.model_validate_json(notes[RUN_ANNOTATION])
+    assert run == build_run(job, StageName.TRAIN, 1, CONFIG)
+    assert run.run_uri == "s3://acme/models/support-12345678/"
+
+
+def test_each_role_gets_its_own_credentials_and_the_charts_where_it_names_none() -> None:
+    job = make_job(
+        dataset={"train": {"uri": "s3://acme/t"}, "secretRef": {"name": "data-s3"}},
+        s3={"secretRef": {"name": "job-s3"}},
+    )
+    volumes = {v["name"]: v.get("secret", {}) for v in pod_of(job)["volumes"]}
+    assert volumes["credentials-dataset"] == {"secretName": "data-s3", "optional": True}
+    assert volumes["credentials-output"]["secretName"] == "job-s3"
+    plain = {v["name"]: v.get("secret", {}) for v in pod_of(make_job())["volumes"]}
+    assert plain["credentials-model"]["secretName"] == "chart-s3"
+
+
+def test_claims_are_mounted_read_only_and_once() -> None:
+    job = make_job(
+        model={"uri": "pvc://models/llama"},
+        dataset={"train": {"uri": "pvc://models/data.jsonl"}},
+    )
+    claims = [v for v in pod_of(job)["volumes"] if "persistentVolumeClaim" in v]
+    assert [c["persistentVolumeClaim"] for c in claims] == [
+        {"claimName": "models", "readOnly": True}
+    ]
+
+
+def test_the_pod_is_restricted_and_holds_no_kubernetes_credentials() -> None:
+    pod = pod_of(make_job())
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    security = pod["containers"][0]["securityContext"]
+    assert security["readOnlyRootFilesystem"] is True
+    assert security["capabilities"] == {"drop": ["ALL"]}
+    assert pod["restartPolicy"] == "Never"
+
+
+def test_the_job_is_owned_runs_once_and_never_twice_at_a_time() -> None:
+    manifest = built(make_job())
+    (owner,) = manifest["metadata"]["ownerReferences"]
+    assert owner["uid"] == "12345678-aaaa"
+    assert owner["controller"] is True
+    assert manifest["spec"]["backoffLimit"] == 0
+    assert manifest["spec"]["podReplacementPolicy"] == "Failed"
+
+
+def test_only_training_queues_for_quota() -> None:
+    job = make_job(labels={QUEUE_LABEL: "gpus"})
+    train, prepare = built(job), built(job, StageName.PREPARE)
+    assert train["metadata"]["labels"][QUEUE_LABEL] == "gpus"
+    assert train["spec"]["suspend"] is True
+    assert QUEUE_LABEL not in prepare["metadata"]["labels"]
+    assert "suspend" not in prepare["spec"]
+
+
+def test_the_largest_run_fits_an_annotation() -> None:
+    suites = [{"name": f"s{i}", "samples": {"prompts": ["x" * 1024] * 10}} for i in range(7)] + [
+        {"name": "heldout", "heldOut": {}}
+    ]
+    job = make_job(evaluation={"suites": suites})
+    notes = built(job)["spec"]["template"]["metadata"]["annotations"]
+    assert len(json.dumps(notes)) < 256 * 1024
