@@ -1,0 +1,159 @@
+"""What the e2e tests do to a cluster, in the words of the tests."""
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from deploy.kubectl import Kubectl
+from deploy.release import NAMESPACE as OPERATOR_NAMESPACE
+from deploy.release import RELEASE
+from deploy.shell import Log
+from deploy.storage import BUCKET, CREDENTIALS, DEMO_NAMESPACE, Storage
+from tunesmith_api.finetunejob import FineTuneJob
+from tunesmith_api.jobstatus import FineTuneJobStatus
+from tunesmith_api.meta import Condition
+from tunesmith_api.run import TrainingReport
+
+Manifest = dict[str, Any]
+T = TypeVar("T")
+
+TINY: Manifest = {
+    "apiVersion": "tunesmith.dev/v1alpha1",
+    "kind": "FineTuneJob",
+    "metadata": {"name": "tiny"},
+    "spec": {
+        "model": {"uri": "builtin://tiny"},
+        "dataset": {"train": {"uri": f"s3://{BUCKET}/data/tiny.jsonl"}},
+        "hyperparameters": {"maxSteps": 20, "learningRate": "5e-3", "maxSequenceLength": 256},
+        "compute": {"gpusPerNode": 0},
+        "checkpoint": {"everySteps": 5, "gracePeriodSeconds": 30},
+        "output": {"uri": f"s3://{BUCKET}/e2e/"},
+    },
+}
+
+
+def merged(base: Manifest, change: Manifest) -> Manifest:
+    """Give ``base`` with ``change`` laid over it, all the way down."""
+    result = copy.deepcopy(base)
+    for key, value in change.items():
+        old = result.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        result[key] = merged(old, value) if both else value
+    return result
+
+
+@dataclass
+class Lab:
+    kubectl: Kubectl
+    storage: Storage
+    log: Log
+
+    def make_namespace(self, name: str) -> None:
+        self.kubectl.run("create", "namespace", name)
+        # Every pod of ours must do under the strictest Pod Security Standard.
+        level = "pod-security.kubernetes.io/enforce=restricted"
+        self.kubectl.run("label", "namespace", name, level)
+        secret = self.kubectl.get("secret", CREDENTIALS, DEMO_NAMESPACE)
+        assert secret is not None
+        kept = {"name": CREDENTIALS, "namespace": name}
+        self.create({**secret, "metadata": kept})
+
+    def create(self, manifest: Manifest) -> None:
+        self.kubectl.run("create", "-f", "-", stdin=json.dumps(manifest))
+
+    def submit(self, namespace: str, name: str, **spec: Any) -> None:
+        """Apply a tiny job with the sections of ``spec`` laid over it."""
+        metadata = {"name": name, "namespace": namespace}
+        self.create(merged(TINY, {"metadata": metadata, "spec": spec}))
+
+    def job(self, namespace: str, name: str) -> FineTuneJob:
+        body = self.kubectl.get("finetunejob", name, namespace)
+        assert body is not None, f"{name} is gone"
+        return FineTuneJob.model_validate(body)
+
+    def status(self, namespace: str, name: str) -> FineTuneJobStatus:
+        return self.job(namespace, name).status
+
+    def condition(self, namespace: str, name: str, kind: str) -> Condition | None:
+        conditions = self.status(namespace, name).conditions
+        return next((c for c in conditions if c.type == kind), None)
+
+    def wait_for(
+        self, namespace: str, name: str, kind: str, status: str = "True", seconds: int = 240
+    ) -> Condition:
+        """Wait for a condition; fail at once where the job has ended another way."""
+
+        def reached() -> Condition | None:
+            found = {c.type: c for c in self.status(namespace, name).conditions}
+            ended = {t for t in ("Complete", "Failed") if t in found and found[t].status == "True"}
+            if kind in found and found[kind].status == status:
+                return found[kind]
+            assert not ended or kind in ended, f"{name} ended: {[found[t].message for t in ended]}"
+            return None
+
+        return until(reached, seconds, f"{name} to be {kind}={status}")
+
+    def wait_for_step(self, namespace: str, name: str, step: int, seconds: int = 180) -> int:
+        """Wait until training has got to ``step``; give the step it is at."""
+
+        def reached() -> int | None:
+            progress = self.status(namespace, name).progress
+            return progress.step if progress and progress.step >= step else None
+
+        return until(reached, seconds, f"{name} to get to step {step}")
+
+    def wait_for_stage(self, namespace: str, name: str, stage: str, seconds: int = 180) -> None:
+        until(
+            lambda: self.status(namespace, name).stage == stage or None,
+            seconds,
+            f"{name} to be in stage {stage}",
+        )
+
+    def report(self, namespace: str, name: str) -> TrainingReport:
+        ref = self.status(namespace, name).report
+        assert ref is not None
+        body = self.storage.read(ref.uri.removeprefix(f"s3://{BUCKET}/"), self.log)
+        assert body is not None
+        return TrainingReport.model_validate_json(body)
+
+    def pods(self, namespace: str, name: str, stage: str = "") -> list[Manifest]:
+        labels = f"tunesmith.dev/job={name}" + (f",tunesmith.dev/stage={stage}" if stage else "")
+        return self.kubectl.list_all("pods", namespace, labels)
+
+    def kill_operator(self) -> None:
+        """End the operator's process without a chance to tidy up."""
+        self.kubectl.run(
+            "delete",
+            "pods",
+            "-n",
+            OPERATOR_NAMESPACE,
+            "-l",
+            f"app.kubernetes.io/instance={RELEASE}",
+            "--grace-period=0",
+            "--force",
+        )
+
+    def events(self, namespace: str, name: str) -> set[str]:
+        found = self.kubectl.list_all("events", namespace)
+        return {e["reason"] for e in found if e["involvedObject"]["name"] == name}
+
+    def children(self, namespace: str, name: str) -> list[str]:
+        kinds = "jobs,pods,services,configmaps"
+        return [
+            item["kind"] + "/" + item["metadata"]["name"]
+            for item in self.kubectl.list_all(kinds, namespace, f"tunesmith.dev/job={name}")
+        ]
+
+
+def until(ask: Callable[[], T | None], seconds: float, what: str) -> T:
+    """Ask again and again until there is an answer."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        answer = ask()
+        if answer is not None:
+            return answer
+        time.sleep(0.5)
+    raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")

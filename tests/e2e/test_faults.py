@@ -1,0 +1,125 @@
+"""Things that break on the way: operator, pods, S3. The end must be the undisturbed one's."""
+
+import json
+import time
+
+import pytest
+
+from tests.e2e.lab import Lab, until
+from tunesmith_api.run import TrainingReport
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+STEPS = {"maxSteps": 120, "learningRate": "1e-3", "perDeviceBatchSize": 32}
+CHECKPOINT = {"everySteps": 10, "gracePeriodSeconds": 30}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(lab: Lab) -> TrainingReport:
+    """Give the report of a run that nothing happened to."""
+    namespace = f"e2e-reference-{int(time.time())}"
+    lab.make_namespace(namespace)
+    lab.submit(namespace, "reference", hyperparameters=STEPS, checkpoint=CHECKPOINT)
+    lab.wait_for(namespace, "reference", "Complete")
+    report = lab.report(namespace, "reference")
+    lab.kubectl.run("delete", "namespace", namespace, "--wait=false")
+    return report
+
+
+def losses(report: TrainingReport) -> dict[int, str]:
+    return {point.step: point.loss for point in report.curve}
+
+
+def weights(report: TrainingReport) -> list[str]:
+    return [m.value for m in report.measurements]
+
+
+def test_a_deleted_train_pod_goes_on_exactly_from_its_checkpoint(
+    lab: Lab, namespace: str, undisturbed: TrainingReport
+) -> None:
+    lab.submit(namespace, "hit", hyperparameters=STEPS, checkpoint=CHECKPOINT)
+    lab.wait_for_step(namespace, "hit", 25)
+    (pod,) = lab.pods(namespace, "hit", "train")
+    lab.kubectl.run("delete", "pod", pod["metadata"]["name"], "-n", namespace, "--wait=false")
+    lab.wait_for(namespace, "hit", "Complete")
+    status, report = lab.status(namespace, "hit"), lab.report(namespace, "hit")
+    assert report.resumed_from_step is not None
+    assert report.resumed_from_step >= 25, "SIGTERM saves the very step it came at"
+    assert [a.reason for a in status.attempts] == ["Succeeded", "Evicted", "Succeeded"]
+    assert status.counters.failures == 0
+    assert losses(report) == losses(undisturbed)
+    assert weights(report) == weights(undisturbed)
+
+
+def test_a_killed_train_pod_goes_on_from_the_last_complete_checkpoint(
+    lab: Lab, namespace: str, undisturbed: TrainingReport
+) -> None:
+    lab.submit(namespace, "shot", hyperparameters=STEPS, checkpoint=CHECKPOINT)
+    lab.wait_for_step(namespace, "shot", 25)
+    (pod,) = lab.pods(namespace, "shot", "train")
+    name = pod["metadata"]["name"]
+    lab.kubectl.run("delete", "pod", name, "-n", namespace, "--grace-period=0", "--force")
+    lab.wait_for(namespace, "shot", "Complete")
+    report = lab.report(namespace, "shot")
+    assert report.resumed_from_step is not None
+    assert report.resumed_from_step >= 10
+    assert losses(report) == losses(undisturbed)
+    assert weights(report) == weights(undisturbed)
+
+
+def test_an_operator_that_is_killed_in_every_stage_changes_nothing(
+    lab: Lab, namespace: str, undisturbed: TrainingReport
+) -> None:
+    lab.submit(namespace, "orphan", hyperparameters=STEPS, checkpoint=CHECKPOINT)
+    for stage in ("Prepare", "Train"):
+        lab.wait_for_stage(namespace, "orphan", stage)
+        lab.kill_operator()
+    lab.wait_for_step(namespace, "orphan", 60)
+    lab.kill_operator()
+    lab.wait_for(namespace, "orphan", "Complete")
+    status, report = lab.status(namespace, "orphan"), lab.report(namespace, "orphan")
+    assert [a.reason for a in status.attempts] == ["Succeeded", "Succeeded"]
+    assert report.attempt == 2, "no attempt may be started twice"
+    assert losses(report) == losses(undisturbed)
+    versions = lab.kubectl.list_all("modelversions", namespace)
+    assert [v["metadata"]["name"] for v in versions] == ["orphan-v1"]
+
+
+def test_a_finished_job_is_quiet(lab: Lab, namespace: str) -> None:
+    lab.submit(namespace, "still")
+    lab.wait_for(namespace, "still", "Complete")
+    time.sleep(3)
+    before = lab.kubectl.get("ftj", "still", namespace)
+    time.sleep(20)
+    after = lab.kubectl.get("ftj", "still", namespace)
+    assert before is not None
+    assert after is not None
+    assert before["metadata"]["resourceVersion"] == after["metadata"]["resourceVersion"]
+    assert before["status"]["observedGeneration"] == before["metadata"]["generation"]
+
+
+def test_s3_that_is_away_for_a_while_delays_and_does_not_fail(lab: Lab, namespace: str) -> None:
+    """A Service without endpoints refuses connections; then its endpoints come back."""
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": namespace, "namespace": "s3"},
+        "spec": {"selector": {"app": "nobody"}, "ports": [{"port": 9000}]},
+    }
+    lab.create(service)
+    try:
+        endpoint = f"http://{namespace}.s3.svc.cluster.local:9000"
+        lab.submit(namespace, "patient", s3={"endpoint": endpoint})
+        lab.wait_for_stage(namespace, "patient", "Prepare")
+        until(lambda: running(lab, namespace, "patient"), 90, "the pod to run")
+        time.sleep(20)
+        back = json.dumps({"spec": {"selector": {"app": "s3"}}})
+        lab.kubectl.run("patch", "service", namespace, "-n", "s3", "--type=merge", "-p", back)
+        lab.wait_for(namespace, "patient", "Complete")
+        assert lab.status(namespace, "patient").counters.failures == 0
+    finally:
+        lab.kubectl.run("delete", "service", namespace, "-n", "s3")
+
+
+def running(lab: Lab, namespace: str, name: str) -> bool | None:
+    return any(p["status"]["phase"] == "Running" for p in lab.pods(namespace, name)) or None

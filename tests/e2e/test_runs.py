@@ -1,0 +1,116 @@
+"""Whole runs on a real cluster: the example, two ranks, GPUs, suspension, clean-up."""
+
+import json
+from decimal import Decimal
+
+import pytest
+import yaml
+
+from deploy.settings import REPOSITORY
+from deploy.storage import DEMO_NAMESPACE
+from tests.e2e.lab import Lab, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+SLOW = {"maxSteps": 150, "learningRate": "1e-3", "perDeviceBatchSize": 32}
+
+
+def test_the_example_job_teaches_a_real_model(lab: Lab) -> None:
+    example = REPOSITORY / "examples" / "finetunejob.yaml"
+    name = yaml.safe_load(example.read_text())["metadata"]["name"]
+    where = (DEMO_NAMESPACE, name)
+    lab.kubectl.run("delete", "ftj", name, "-n", DEMO_NAMESPACE, "--ignore-not-found", "--wait")
+    lab.kubectl.run("apply", "-f", str(example))
+    lab.wait_for(*where, "Complete", seconds=600)
+    status = lab.status(*where)
+    assert status.evaluation is not None
+    assert status.evaluation.verdict == "Passed"
+    (loss,) = [m for m in status.evaluation.measurements if m.metric == "heldout/loss"]
+    assert Decimal(loss.value) < Decimal(loss.base_value) - Decimal("0.3")
+    assert status.model_version_ref is not None
+    version = lab.kubectl.get("modelversion", status.model_version_ref.name, DEMO_NAMESPACE)
+    assert version is not None
+    assert version["spec"]["lineage"]["datasetDigest"] == status.resolved.dataset_digest
+    report = lab.report(*where)
+    assert len(report.samples) == 3
+    assert all(s.base != s.tuned for s in report.samples)
+    assert {a.name for a in report.artifacts} == {"Adapter", "Merged"}
+
+
+def test_two_ranks_train_together(lab: Lab, namespace: str) -> None:
+    lab.submit(namespace, "pair", compute={"nodes": 2})
+    lab.wait_for(namespace, "pair", "Complete")
+    report = lab.report(namespace, "pair")
+    assert report.training.ranks == 2
+    assert len(lab.pods(namespace, "pair", "train")) == 2
+
+
+def test_suspending_frees_the_pods_and_resuming_goes_on(lab: Lab, namespace: str) -> None:
+    lab.submit(namespace, "paused", hyperparameters=SLOW, checkpoint={"everySteps": 100})
+    step = lab.wait_for_step(namespace, "paused", 10)
+    lab.kubectl.run("patch", "ftj", "paused", "-n", namespace, "--type=merge", "-p", suspend(True))
+    lab.wait_for(namespace, "paused", "Suspended", seconds=90)
+    assert not [p for p in lab.pods(namespace, "paused") if p["status"]["phase"] == "Running"]
+    lab.kubectl.run("patch", "ftj", "paused", "-n", namespace, "--type=merge", "-p", suspend(False))
+    lab.wait_for(namespace, "paused", "Complete")
+    report = lab.report(namespace, "paused")
+    assert report.resumed_from_step is not None
+    assert report.resumed_from_step >= step, "SIGTERM must save what everySteps had not"
+    assert lab.status(namespace, "paused").counters.failures == 0
+
+
+def suspend(value: bool) -> str:
+    return json.dumps({"spec": {"suspend": value}})
+
+
+def test_gpus_are_asked_for_and_found_where_a_node_offers_them(lab: Lab, namespace: str) -> None:
+    gpus = {"gpusPerNode": 2, "gpuType": "A100"}
+    lab.submit(namespace, "gpu", compute=gpus)
+    waiting = until(
+        lambda: unschedulable(lab, namespace, "gpu"), 120, "the job to say that no node fits"
+    )
+    assert "2 GPU(s) of type A100" in waiting
+    assert "Insufficient nvidia.com/gpu" in waiting or "node affinity" in waiting
+    assert lab.status(namespace, "gpu").stage == "Pending"
+    node = lab.kubectl.run("get", "nodes", "-o", "name").split()[0]
+    try:
+        offer_gpus(lab, node, 2)
+        # The node has no GPU in truth: the trainer must say so, once, in plain words.
+        failed = lab.wait_for(namespace, "gpu", "Failed", seconds=180)
+    finally:
+        offer_gpus(lab, node, 0)
+    assert failed.reason == "GpuNotFound"
+    (pod,) = lab.pods(namespace, "gpu", "train")
+    assert pod["spec"]["nodeName"] == node.removeprefix("node/")
+    assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
+
+
+def unschedulable(lab: Lab, namespace: str, name: str) -> str | None:
+    found = lab.condition(namespace, name, "Trained")
+    return found.message if found and found.reason == "Unschedulable" else None
+
+
+def offer_gpus(lab: Lab, node: str, count: int) -> None:
+    """Play the device plugin: the extended resource and NVIDIA's label."""
+    label = "nvidia.com/gpu.product=NVIDIA-A100-SXM4-80GB" if count else "nvidia.com/gpu.product-"
+    lab.kubectl.run("label", "--overwrite", node, label)
+    path = "/status/capacity/nvidia.com~1gpu"
+    patch = [{"op": "add", "path": path, "value": str(count)}]
+    lab.kubectl.run("patch", node, "--subresource=status", "--type=json", "-p", json.dumps(patch))
+
+
+def test_an_expired_job_is_deleted_and_leaves_only_its_version(lab: Lab, namespace: str) -> None:
+    lab.submit(namespace, "brief", runPolicy={"ttlSecondsAfterFinished": 5})
+    until(
+        lambda: lab.kubectl.get("ftj", "brief", namespace) is None or None, 240, "brief to expire"
+    )
+    until(lambda: not lab.children(namespace, "brief") or None, 60, "its children to go")
+    assert lab.kubectl.get("modelversion", "brief-v1", namespace) is not None
+
+
+@pytest.mark.parametrize("stage", ["Prepare", "Train"])
+def test_deletion_in_a_stage_leaves_nothing(lab: Lab, namespace: str, stage: str) -> None:
+    lab.submit(namespace, "doomed", hyperparameters=SLOW, compute={"nodes": 2})
+    lab.wait_for_stage(namespace, "doomed", stage)
+    lab.kubectl.run("delete", "ftj", "doomed", "-n", namespace)
+    until(lambda: not lab.children(namespace, "doomed") or None, 90, "the children to go")
