@@ -7,6 +7,7 @@ within ten seconds; a part that dies ends the process, so that Kubernetes starts
 
 import argparse
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -77,15 +78,19 @@ class Operator:
         send = chain(Wire(self.connection), self.interceptors)
         self.leadership = self._lead(KubeClient(send, called=self._called))
         self.cache = Cache()
+        self.queue = WorkQueue(self._process, self.leadership, workers=self.config.workers)
         self.kube = KubeClient(
-            send, fence=self.leadership.fence, saw=self._saw, called=self._called
+            send,
+            fence=self.leadership.fence,
+            saw=self._saw,
+            called=self._called,
+            patiently=self.queue.after_others,
         )
         self.watches = Watches(time.monotonic)
         self.recorder = EventRecorder(
             self.kube, instance=self.identity, now=_now, clock=time.monotonic
         )
         self.trainers = TrainerClient(lambda result: telemetry.TRAINER_POLLS.labels(result).inc())
-        self.queue = WorkQueue(self._process, self.leadership, workers=self.config.workers)
         self.world = World(
             kube=self.kube,
             cache=self.cache,
@@ -245,6 +250,13 @@ def install_signals(stop: asyncio.Event) -> None:
         loop.add_signal_handler(number, stop.set)
 
 
+def tune_garbage_collection() -> None:
+    """Leave what was imported alone and look less often: a sixth of the CPU time in a burst."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -277,6 +289,7 @@ def main() -> None:
     except (OSError, ConfigError) as error:
         sys.exit(f"{arguments.config}: {error}")
     configure_logs(config.log_level)
+    tune_garbage_collection()
     asyncio.run(run(config, arguments.kubeconfig))
 
 

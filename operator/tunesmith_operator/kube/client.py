@@ -8,6 +8,7 @@ and the Events. Holds no state of the cluster.
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,13 +69,18 @@ class KubeClient:
         fence: Callable[[], None] = lambda: None,
         saw: Callable[[str, Object], object] = _nothing,
         called: Callable[[Request, int], object] = _nothing,
+        patiently: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
         retries: Retries | None = None,
     ) -> None:
-        """``fence`` raises LostLeadershipError; ``saw`` is shown what a write answered."""
+        """``fence`` raises LostLeadershipError; ``saw`` is shown what a write answered.
+
+        ``patiently`` is held around writes that may come a little later: statuses.
+        """
         self._send = send
         self._fence = fence
         self._saw = saw
         self._called = called
+        self._patiently = patiently
         self._retries = retries or Retries()
 
     async def get(self, kind: str, namespace: str, name: str) -> Object | None:
@@ -177,7 +183,8 @@ class KubeClient:
             "metadata": meta,
             "status": status,
         }
-        return await self.apply(body, subresource="status")
+        async with self._patiently():
+            return await self.apply(body, subresource="status")
 
     async def apply(self, manifest: Object, subresource: str = "") -> Object:
         """Server-side apply: what we no longer say is removed, what others say stays."""

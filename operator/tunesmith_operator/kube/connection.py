@@ -16,7 +16,8 @@ from kubernetes.aio.client.rest import RESTClientObject
 
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 USER_AGENT = "tunesmith-operator"
-MAX_CONNECTIONS = 64
+# Enough to keep the API server busy; each one more costs both sides a TLS handshake.
+MAX_CONNECTIONS = 16
 
 WatchAnswered = Callable[[str], None]
 """Told the path of a watch each time the API server has accepted it."""

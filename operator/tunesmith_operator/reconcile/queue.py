@@ -2,14 +2,16 @@
 
 A key that is added while it waits is there once; one that is added while its pass runs gets
 another pass afterwards. A pass says when it wants to look again. An error is tried again after a
-delay that doubles up to a minute. Fed by handlers/ and the resync; calls ``process``. Knows nothing
-of Kubernetes; its time is the event loop's, so tests can move it.
+delay that doubles up to a minute. In a burst, starting comes before reporting: a pass that only
+wants to write a status lets the others begin first. Fed by handlers/ and the resync; calls
+``process``. Its time is the event loop's, so tests can move it.
 """
 
 import asyncio
 import random
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Protocol
 
@@ -24,6 +26,10 @@ log = structlog.get_logger(__name__)
 BASE_SECONDS = 0.5
 CAP_SECONDS = 60.0
 PASS_SECONDS = 120.0
+QUIET_SECONDS = 0.1
+PATIENCE_SECONDS = 4.0
+MOST_PATIENT = 1000
+PATIENT_WRITES = 8
 
 Process = Callable[[Key], Awaitable[timedelta | None]]
 
@@ -62,6 +68,9 @@ class WorkQueue:
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
         self._is_open = False
+        self._patient = 0
+        self._turns = asyncio.Semaphore(PATIENT_WRITES)
+        self._busy_at = float("-inf")
 
     def add(self, key: Key) -> None:
         """Ask for a pass over an object, now."""
@@ -80,6 +89,27 @@ class WorkQueue:
             return
         self._cancel_timer(key)
         self._timers[key] = self._loop.call_at(due, self._due, key)
+
+    @asynccontextmanager
+    async def after_others(self) -> AsyncIterator[None]:
+        """Wrap a write that can wait: while a burst lasts, passes that did not begin go first.
+
+        At most ``PATIENCE_SECONDS`` late. The pass gives its place up while it waits; how many may
+        do so is bounded, because each holds its object in memory.
+        """
+        if self._is_calm() or self._patient >= MOST_PATIENT:
+            yield
+            return
+        deadline = self._loop.time() + PATIENCE_SECONDS
+        self._patient += 1
+        try:
+            self._pump()
+            async with self._turns:
+                while (left := self._quiet_in(deadline)) > 0:
+                    await asyncio.sleep(left)
+                yield
+        finally:
+            self._patient -= 1
 
     async def run(self) -> None:
         """Start passes whenever we may, until cancelled. Passes that run go on."""
@@ -126,13 +156,20 @@ class WorkQueue:
         while (
             self._is_open
             and self._waiting
-            and len(self._running) < self._workers
+            and len(self._running) - self._patient < self._workers
             and self._gate.is_leader
         ):
             key, added = self._waiting.popitem(last=False)
             self._cancel_timer(key)
             task = self._loop.create_task(self._pass(key, added), name=f"pass {key}")
             self._running[key] = (task, self._loop.time())
+            self._busy_at = self._loop.time()
+
+    def _quiet_in(self, deadline: float) -> float:
+        return min(self._busy_at + QUIET_SECONDS, deadline) - self._loop.time()
+
+    def _is_calm(self) -> bool:
+        return not self._waiting and len(self._running) - self._patient <= 1
 
     async def _pass(self, key: Key, added: float) -> None:
         started = self._loop.time()
