@@ -23,6 +23,14 @@ from tunesmith_trainer.outcome import Infrastructure, TrainerError, UserError, s
 
 _TIMEOUT_SECONDS = 30
 _WORKERS = 8
+_AWAY = (
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    HfHubHTTPError,
+    httpx.HTTPError,
+    ConnectionError,
+    TimeoutError,
+)
 
 
 def fetch_from_hub(name: str, revision: str, directory: Path, whole: bool, token_file: Path) -> str:
@@ -69,9 +77,7 @@ def _explained(error: Exception, name: str, revision: str, has_token: bool) -> T
             UserErrorReason.MODEL_NOT_FOUND,
             f"hf://{name} is no name of the Hub. spec.model.uri is hf://ORGANIZATION/NAME.",
         )
-    if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError)) or (
-        isinstance(error, (httpx.HTTPError, ConnectionError, TimeoutError))
-    ):
+    if isinstance(error, _AWAY):
         return Infrastructure(
             "HubUnavailable",
             f"The Hugging Face Hub did not deliver {name} ({type(error).__name__}:"

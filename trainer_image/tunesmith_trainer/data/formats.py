@@ -59,6 +59,8 @@ class Reader:
         for candidate in order:
             if self._fits(candidate, value):
                 return candidate
+        if not isinstance(value, dict) and not (value and isinstance(value, list)):
+            raise Malformed(f"an empty list or a {type(value).__name__}, not a conversation")
         raise self._wrong_columns(value)
 
     def _fits(self, format_: DataFormat, value: Any) -> bool:

@@ -68,6 +68,11 @@ def load_tokenizer(directory: Path, template: Template) -> Any:
     return tokenizer
 
 
+def used_template(tokenizer: Any) -> Template:
+    """Say which template a tokenizer of :func:`load_tokenizer` has."""
+    return Template.CHAT_ML if tokenizer.chat_template == CHATML else Template.CHAT_TEMPLATE
+
+
 class Renderer:
     """Renders many conversations at once."""
 

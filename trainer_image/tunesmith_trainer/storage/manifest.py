@@ -139,17 +139,22 @@ def fetch_committed(
     found = read_manifest(storage, uri)
     if found is None:
         raise NotFound(uri)
+    check_listing(storage, found)
     wanted = {entry.path: entry for entry in found.manifest.files}
-    listed = {info.relative: info for info in storage.list(found.uri)}
-    for path, entry in wanted.items():
-        if path not in listed or listed[path].size_bytes != entry.size_bytes:
-            raise Damaged(f"{found.uri}{path} is missing or has another size")
     if wanted:
         storage.download_prefix(found.uri, directory, on_bytes, include=wanted.__contains__)
     for path, entry in wanted.items():
         if digest_file(local_path(directory, path)) != entry.sha256:
             raise Damaged(f"{found.uri}{path} does not have the sha256 of its manifest")
     return found
+
+
+def check_listing(storage: Storage, found: Found) -> None:
+    """Raise Damaged when a file of a complete directory is missing or has another size."""
+    listed = {info.relative: info.size_bytes for info in storage.list(found.uri)}
+    for entry in found.manifest.files:
+        if listed.get(entry.path) != entry.size_bytes:
+            raise Damaged(f"{found.uri}{entry.path} is missing or has another size")
 
 
 def _newest(storage: Storage, prefix: str) -> str | None:

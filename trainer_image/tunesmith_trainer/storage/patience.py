@@ -51,7 +51,7 @@ class Patience:
             retry=tenacity.retry_if_exception(passes),
             stop=tenacity.stop_after_delay(self._total),
             wait=tenacity.wait_exponential_jitter(
-                initial=_FIRST_PAUSE_SECONDS, max=_LONGEST_PAUSE_SECONDS, jitter=1.0
+                multiplier=_FIRST_PAUSE_SECONDS, max=_LONGEST_PAUSE_SECONDS, jitter=1.0
             ),
             sleep=self._sleep,
             before_sleep=lambda state: _tell(place, state),

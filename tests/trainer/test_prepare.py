@@ -1,0 +1,345 @@
+"""The prepare stage as a whole, on real S3: what it leaves, and what bad input gets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.trainer.conftest import STRANGER_KEYS, Bucket, jsonl, pairs, use_identity
+from tunesmith_api.run import TrainerResult, TrainingRun
+from tunesmith_trainer.data.prepared import PreparedData
+from tunesmith_trainer.data.templates import load_tokenizer
+from tunesmith_trainer.outcome import Interrupted, Superseded, UserError
+from tunesmith_trainer.prepare import prepare, prepared_uri
+from tunesmith_trainer.progress import Progress
+from tunesmith_trainer.stopping import StopSignal
+from tunesmith_trainer.storage import Storage
+from tunesmith_trainer.storage.manifest import fetch_committed
+from tunesmith_trainer.tiny import write_tiny
+
+MakeRun = Callable[..., TrainingRun]
+
+
+def do(run: TrainingRun, work: Path) -> TrainerResult:
+    return prepare(run, work, Progress.of(run), StopSignal())
+
+
+def fetched(run: TrainingRun, bucket: Bucket, directory: Path) -> PreparedData:
+    storage = Storage.open(bucket.connection, "output")
+    fetch_committed(storage, prepared_uri(run), directory)
+    return PreparedData.load(directory)
+
+
+def test_rows_come_out_as_tokens_with_the_answers_marked(
+    bucket: Bucket, make_run: MakeRun, tmp_path: Path
+) -> None:
+    bucket.put("data/train.jsonl", jsonl(*pairs(50), *pairs(5)))
+    run = make_run()
+    result = do(run, tmp_path / "work")
+    assert result.data is not None
+    rows = result.data.rows
+    assert (rows.read, rows.duplicates, rows.train + rows.test) == (55, 5, 50)
+    assert rows.test > 0
+    assert result.data.format == "PromptResponse"
+    data = fetched(run, bucket, tmp_path / "back")
+    write_tiny(tmp_path / "tiny")
+    tokenizer = load_tokenizer(tmp_path / "tiny", run.dataset.template)
+    tokens, supervised = data.train.row(0)
+    answer = tokenizer.decode(tokens[supervised == 1])
+    assert answer.startswith("It is ") and answer.endswith(".<|im_end|>")
+    assert data.meta.dataset_digest == result.dataset_digest
+    assert len(data.test) == rows.test and len(data.validation) == 0
+    assert data.test.tokens.dtype == np.int32
+
+
+def test_the_same_inputs_give_the_same_digest_and_another_seed_another_split(
+    bucket: Bucket, make_run: MakeRun, tmp_path: Path
+) -> None:
+    bucket.put("data/train.jsonl", jsonl(*pairs(60)))
+    results = [
+        do(make_run(runUri=bucket.uri(f"runs/{n}/"), hyperparameters=values), tmp_path / str(n))
+        for n, values in enumerate(
+            [
+                {"maxSequenceLength": 256},
+                {"maxSequenceLength": 128},
+                {"maxSequenceLength": 256, "seed": 3},
+            ]
+        )
+    ]
+    first, second, third = (result.dataset_digest for result in results)
+    assert first == second != third
+
+
+def test_a_second_attempt_uses_what_the_first_has_finished(
+    bucket: Bucket, make_run: MakeRun, tmp_path: Path
+) -> None:
+    bucket.put("data/train.jsonl", jsonl(*pairs(30)))
+    first = do(make_run(), tmp_path / "1")
+    bucket.client.delete_object(Bucket=bucket.name, Key="data/train.jsonl")
+    second = do(make_run(attempt=2), tmp_path / "2")
+    assert second.dataset_digest == first.dataset_digest
+    assert second.data == first.data
+    assert "earlier attempt" in second.message
+
+
+def test_a_second_attempt_makes_again_what_is_damaged(
+    bucket: Bucket, make_run: MakeRun, tmp_path: Path
+) -> None:
+    bucket.put("data/train.jsonl", jsonl(*pairs(30)))
+    do(make_run(), tmp_path / "1")
+    bucket.put("runs/u-1/prepared/attempt-1/train.tokens.npy", b"short")
+    run = make_run(attempt=2)
+    do(run, tmp_path / "2")
+    assert len(fetched(run, bucket, tmp_path / "back").train) > 0
+
+
+def test_an_old_attempt_that_wakes_up_writes_nothing(
+    bucket: Bucket, make_run: MakeRun, tmp_path: Path
+) -> None:
+    bucket.put("data/train.jsonl", jsonl(*pairs(30)))
+    do(make_run(attempt=2), tmp_path / "2")
+    before = bucket.keys()
+    with pytest.raises(Superseded):
+        do(make_run(attempt=1), tmp_path / "1")
+    assert bucket.keys() == before
+
+
+def test_sigterm_ends_a_long_read(bucket: Bucket, make_run: MakeRun, tmp_path: Path) -> None:
+    bucket.put("data/train.jsonl", jsonl(*pairs(30)))
+    stop = StopSignal()
+    stop.request()
+    run = make_run()
+    with pytest.raises(Interrupted):
+        prepare(run, tmp_path, Progress.of(run), stop)
+
+
+def test_held_out_files_keep_their_rows_out_of_training(
+    bucket: Bucket, make_run: MakeRun, tmp_path: Path
+) -> None:
+    bucket.put("data/train.jsonl", jsonl(*pairs(20)))
+    bucket.put("data/test.jsonl", jsonl(*pairs(5), *pairs(2, start=100)))
+    dataset = {
+        "train": {"uri": bucket.uri("data/train.jsonl")},
+        "test": {"uri": bucket.uri("data/test.jsonl")},
+        "validation": {"percent": "10"},
+    }
+    rows = do(make_run(dataset=dataset), tmp_path).data.rows  # type: ignore[union-attr]
+    assert (rows.test, rows.duplicates) == (7, 5)
+    assert rows.train + rows.validation == 15 and rows.validation > 0
+
+
+def test_a_prefix_stands_for_all_json_files_below_it(
+    bucket: Bucket, make_run: MakeRun, tmp_path: Path
+) -> None:
+    bucket.put("many/b/two.jsonl", jsonl(*pairs(5, start=10)))
+    bucket.put("many/one.json", json.dumps([{"user": "Hi", "bot": "Hello"}]))
+    bucket.put("many/readme.txt", "not data")
+    dataset = {
+        "train": {"uri": bucket.uri("many/")},
+        "test": {"percent": "0"},
+        "checks": {"failOnMalformed": "0.5"},
+    }
+    rows = do(make_run(dataset=dataset), tmp_path).data.rows  # type: ignore[union-attr]
+    assert (rows.read, rows.train, rows.malformed) == (6, 5, 1)
+
+
+GOOD = jsonl(*pairs(20))
+
+BAD_INPUT = [
+    pytest.param(
+        {}, None, "DatasetNotFound", ["data/train.jsonl", "dataset"], id="the key is not there"
+    ),
+    pytest.param(
+        {"dataset": {"train": {"uri": "s3://no-such-bucket-x/train.jsonl"}}},
+        GOOD,
+        "BucketNotFound",
+        ["no-such-bucket-x"],
+        id="the data's bucket is not there",
+    ),
+    pytest.param(
+        {"runUri": "s3://no-such-bucket-x/runs/"},
+        GOOD,
+        "BucketNotFound",
+        ["no-such-bucket-x", "spec.output.uri"],
+        id="the output's bucket is not there",
+    ),
+    pytest.param({}, "", "DatasetEmpty", ["No conversations to train on"], id="an empty file"),
+    pytest.param(
+        {}, "\n \n\n", "DatasetEmpty", ["No conversations to train on"], id="only blank lines"
+    ),
+    pytest.param({}, "[]", "DatasetMalformed", ["line 1"], id="an empty conversation on a line"),
+    pytest.param(
+        {"checks": {"minRows": 25}},
+        GOOD,
+        "DatasetTooSmall",
+        ["20", "25", "minRows"],
+        id="fewer rows than minRows",
+    ),
+    pytest.param(
+        {"checks": {"maxRows": 10}}, GOOD, "DatasetTooLarge", ["10", "maxRows"], id="too many rows"
+    ),
+    pytest.param(
+        {},
+        GOOD + "{broken\n",
+        "DatasetMalformed",
+        ["line 21", "{broken", "failOnMalformed"],
+        id="a malformed line, with its number and content",
+    ),
+    pytest.param(
+        {"checks": {"failOnMalformed": "0.04"}},
+        GOOD + "{broken\n",
+        "DatasetMalformed",
+        ["1 of 21", "line 21"],
+        id="a larger share of malformed lines than is allowed",
+    ),
+    pytest.param(
+        {},
+        jsonl({"question": "a", "answer": "b"}),
+        "WrongColumns",
+        ["answer, question", "dataset.columns"],
+        id="other field names",
+    ),
+    pytest.param(
+        {"format": "Messages"},
+        GOOD,
+        "WrongColumns",
+        ["prompt, response", "dataset.format"],
+        id="another format than was said",
+    ),
+    pytest.param(
+        {},
+        GOOD + jsonl({"prompt": "Why?", "response": " "}),
+        "DatasetMalformed",
+        ["line 21", "response is empty"],
+        id="an empty response",
+    ),
+    pytest.param(
+        {},
+        GOOD + jsonl({"prompt": "Why?", "response": "So. " * 200}),
+        "SequenceTooLong",
+        ["line 21", "256", "tooLong"],
+        id="a response longer than the context",
+    ),
+    pytest.param(
+        {},
+        jsonl(
+            {"messages": [{"role": "user", "content": "Hi"}]},
+            {"messages": [{"role": "user", "content": "Ho"}]},
+        ),
+        "NothingToTrainOn",
+        ["answers of the assistant"],
+        id="no answer in any row",
+    ),
+    pytest.param(
+        {"checks": {"tooLong": "Truncate"}},
+        jsonl(*({"prompt": f"{n} " * 200, "response": "Yes"} for n in range(100, 110))),
+        "NothingToTrainOn",
+        ["longer than hyperparameters.maxSequenceLength"],
+        id="all answers cut away",
+    ),
+    pytest.param(
+        {}, jsonl(*pairs(1)), "DatasetTooSmall", ["distinct", "percent 0"], id="one row to split"
+    ),
+    pytest.param(
+        {"test": {"uri": "s3://BUCKET/data/train.jsonl"}},
+        GOOD,
+        "DatasetEmpty",
+        ["No conversations to train on", "held out"],
+        id="all rows are held out",
+    ),
+    pytest.param(
+        {"hyperparameters": {"maxSequenceLength": 1024}},
+        GOOD,
+        "SequenceTooLong",
+        ["1024", "512"],
+        id="a limit above the model's context",
+    ),
+    pytest.param(
+        {"model": {"uri": "s3://BUCKET/models/none/"}},
+        GOOD,
+        "ModelNotFound",
+        ["models/none", "spec.model.uri"],
+        id="no model at the prefix",
+    ),
+    pytest.param(
+        {"model": {"uri": "s3://BUCKET/data/"}},
+        GOOD,
+        "ModelInvalid",
+        ["config.json", "safetensors", "tokenizer"],
+        id="something else than a model at the prefix",
+    ),
+    pytest.param(
+        {"model": {"uri": "pvc://claim/none"}},
+        GOOD,
+        "ModelNotFound",
+        ["pvc://claim/none"],
+        id="no model on the volume",
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "content", "reason", "words"), BAD_INPUT)
+def test_bad_input_is_named_with_what_to_change(
+    settings: dict[str, Any],
+    content: str | None,
+    reason: str,
+    words: list[str],
+    bucket: Bucket,
+    make_run: MakeRun,
+    tmp_path: Path,
+) -> None:
+    if content is not None:
+        bucket.put("data/train.jsonl", content)
+    settings = json.loads(json.dumps(settings).replace("BUCKET", bucket.name))
+    sections = {
+        k: settings.pop(k)
+        for k in ("runUri", "model", "hyperparameters", "dataset")
+        if k in settings
+    }
+    dataset = {"train": {"uri": bucket.uri("data/train.jsonl")}} | settings
+    with pytest.raises(UserError) as caught:
+        do(make_run(**({"dataset": dataset} | sections)), tmp_path)
+    assert caught.value.reason == reason, caught.value.message
+    for word in words:
+        assert word in caught.value.message
+    assert not [key for key in bucket.keys("runs/") if "prepared" in key or "probe" in key]
+
+
+def test_no_permission_to_write_is_found_first(
+    bucket: Bucket, make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_identity(monkeypatch, STRANGER_KEYS)
+    with pytest.raises(UserError) as caught:
+        do(make_run(), tmp_path)
+    assert caught.value.reason == "OutputNotWritable"
+    assert bucket.uri("runs/u-1/") in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason", "word"),
+    [
+        pytest.param(("nobody", "x"), "AccessDenied", "AWS_ACCESS_KEY_ID", id="an unknown key"),
+        pytest.param(
+            ("testkey", "wrong"), "AccessDenied", "AWS_SECRET_ACCESS_KEY", id="a wrong secret key"
+        ),
+        pytest.param(None, "CredentialsMissing", "secretRef", id="no credentials at all"),
+    ],
+)
+def test_wrong_credentials_are_told_apart(
+    keys: tuple[str, str] | None,
+    reason: str,
+    word: str,
+    make_run: MakeRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use_identity(monkeypatch, keys)
+    with pytest.raises(UserError) as caught:
+        do(make_run(), tmp_path)
+    assert caught.value.reason == reason
+    assert word in caught.value.message

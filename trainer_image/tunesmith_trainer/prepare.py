@@ -1,0 +1,202 @@
+"""The prepare stage: conversations in, rows of tokens out, before a GPU is taken.
+
+Everything that can be wrong with a job's inputs is found here: no write permission, no model, no
+data, bad rows. Called by ``__main__``. Doing it again finds what an earlier attempt has finished.
+"""
+
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tunesmith_api.jobstatus import DataStatus, RowCounts, TokenCounts
+from tunesmith_api.run import Outcome, Phase, TrainerResult, TrainingRun, UserErrorReason
+from tunesmith_trainer import VERSION
+from tunesmith_trainer.data.gathering import Gathered, Gatherer
+from tunesmith_trainer.data.prepared import SPLITS, PreparedData, PreparedMeta, Split
+from tunesmith_trainer.data.splitting import Sides
+from tunesmith_trainer.data.templates import load_tokenizer, used_template
+from tunesmith_trainer.data.tokenizing import RowTokenizer, Tokenizing
+from tunesmith_trainer.logs import log
+from tunesmith_trainer.outcome import UserError
+from tunesmith_trainer.progress import Progress
+from tunesmith_trainer.sources import fetch_tokenizer
+from tunesmith_trainer.stopping import StopSignal
+from tunesmith_trainer.storage import Storage
+from tunesmith_trainer.storage.fence import Fence
+from tunesmith_trainer.storage.locations import as_prefix
+from tunesmith_trainer.storage.manifest import (
+    Damaged,
+    check_listing,
+    commit_directory,
+    read_manifest,
+)
+
+
+def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) -> TrainerResult:
+    """Fetch, check, clean, split and tokenize the data, and commit it below the run's prefix.
+
+    Raises TrainerError in all its kinds.
+    """
+    output = Storage.open(run.s3, "output", stop=stop)
+    output.check_writable(run.run_uri)
+    fence = Fence(output, run.run_uri, run.attempt)
+    fence.claim()
+    if earlier := _earlier(output, run):
+        return _result(run, earlier, "An earlier attempt had prepared")
+
+    progress.enter(Phase.READING)
+    model = fetch_tokenizer(run, work / "model", progress=progress, stop=stop)
+    tokenizer = load_tokenizer(model.path, run.dataset.template)
+    gathered = Gatherer(
+        dataset=run.dataset,
+        seed=run.hyperparameters.seed,
+        storage=cache(lambda: Storage.open(run.s3, "dataset", stop=stop)),
+        directory=work / "data",
+        progress=progress,
+        stop=stop,
+    ).gather()
+
+    progress.enter(Phase.TOKENIZING)
+
+    def on_rows(count: int) -> None:
+        stop.check()
+        progress.touch(count)
+
+    prepared = _tokenize(run, gathered, tokenizer, model.revision, on_rows)
+
+    progress.enter(Phase.UPLOADING)
+    prepared.save(work / "prepared")
+    extra = {"inputs": inputs_digest(run), "meta": prepared.meta.model_dump_json(by_alias=True)}
+    uri, attempt = prepared_uri(run), run.attempt
+    commit_directory(
+        output,
+        work / "prepared",
+        uri,
+        attempt=attempt,
+        extra=extra,
+        fence=fence,
+        on_bytes=progress.touch,
+    )
+    return _result(run, prepared.meta, "Prepared")
+
+
+def prepared_uri(run: TrainingRun) -> str:
+    """Return the prefix that prepared data is committed to."""
+    return as_prefix(run.run_uri) + "prepared/"
+
+
+def inputs_digest(run: TrainingRun) -> str:
+    """Return a digest of all that prepared data depends on."""
+    inputs = (
+        VERSION,
+        run.model.model_dump(mode="json"),
+        run.dataset.model_dump(mode="json"),
+        run.hyperparameters.max_sequence_length,
+        run.hyperparameters.seed,
+    )
+    return hashlib.sha256(orjson.dumps(inputs, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _earlier(output: Storage, run: TrainingRun) -> PreparedMeta | None:
+    try:
+        found = read_manifest(output, prepared_uri(run))
+        if found is None or found.manifest.extra.get("inputs") != inputs_digest(run):
+            return None
+        check_listing(output, found)
+        return PreparedMeta.model_validate_json(found.manifest.extra["meta"])
+    except (Damaged, KeyError, ValueError) as error:
+        log.warning("earlier prepared data is not used", error=str(error))
+        return None
+
+
+def _tokenize(
+    run: TrainingRun,
+    gathered: Gathered,
+    tokenizer: Any,
+    revision: str,
+    on_rows: Callable[[int], None],
+) -> PreparedData:
+    limit = run.hyperparameters.max_sequence_length
+    rows = RowTokenizer(tokenizer, limit, run.dataset.checks.too_long, gathered.reading)
+    splits = {name: rows.tokenize(getattr(gathered.sides, name), on_rows) for name in SPLITS}
+    gathered.reading.finish()
+    _check_remaining(splits, gathered.sides, rows.counts)
+    meta = PreparedMeta(
+        data=_data_status(gathered, splits, rows.counts),
+        dataset_digest=_digest(gathered.sides),
+        model_revision=revision,
+        template=used_template(tokenizer).value,
+        max_sequence_length=limit,
+        seed=run.hyperparameters.seed,
+        unsupervised=rows.counts.unsupervised,
+    )
+    return PreparedData(meta=meta, **splits)
+
+
+def _check_remaining(splits: dict[str, Split], sides: Sides, counts: Tokenizing) -> None:
+    why = (
+        f"{counts.too_long} rows are longer than hyperparameters.maxSequenceLength and"
+        f" {counts.unsupervised} have no answer to learn"
+    )
+    if not len(splits["train"]):
+        raise UserError(
+            UserErrorReason.NOTHING_TO_TRAIN_ON,
+            f"None of the {len(sides.train)} training rows has a token that would be trained on:"
+            f" {why}. Give rows with answers of the assistant, or raise the limit.",
+        )
+    for name in ("validation", "test"):
+        if getattr(sides, name) and not len(splits[name]):
+            raise UserError(
+                UserErrorReason.DATASET_TOO_SMALL,
+                f"No {name} row is left: {why}. Raise dataset.{name}.percent or the limit.",
+            )
+
+
+def _data_status(gathered: Gathered, splits: dict[str, Split], counts: Tokenizing) -> DataStatus:
+    train = splits["train"]
+    return DataStatus(
+        format=gathered.format,
+        rows=RowCounts(
+            read=gathered.reading.rows,
+            malformed=gathered.reading.malformed,
+            duplicates=gathered.duplicates,
+            too_long=counts.too_long,
+            **{name: len(split) for name, split in splits.items()},
+        ),
+        tokens=TokenCounts(
+            train=len(train.tokens),
+            supervised=int(train.supervised.sum()),
+            longest=int(train.lengths.max()),
+        ),
+    )
+
+
+def _digest(sides: Sides) -> str:
+    """Return the sha256 over the rows of each side in order; the same on every machine."""
+    digest = hashlib.sha256()
+    for name, rows in sides._asdict().items():
+        digest.update(f"{name} {len(rows)}\n".encode())
+        for row in rows:
+            digest.update(row.content + b"\n")
+    return "sha256:" + digest.hexdigest()
+
+
+def _result(run: TrainingRun, meta: PreparedMeta, did: str) -> TrainerResult:
+    rows = meta.data.rows
+    return TrainerResult(
+        stage=run.stage,
+        attempt=run.attempt,
+        outcome=Outcome.SUCCEEDED,
+        reason="Prepared",
+        message=(
+            f"{did} {rows.train} rows to train on, {rows.validation} to validate on and"
+            f" {rows.test} to judge on ({meta.data.tokens.train} tokens)."
+        ),
+        data=meta.data,
+        dataset_digest=meta.dataset_digest,
+        model_revision=meta.model_revision,
+    )
