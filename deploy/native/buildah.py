@@ -117,8 +117,10 @@ class Buildah:
         self._push(full, log)
 
     def _push(self, full: str, log: Log) -> None:
-        to = f"docker://{full}"
-        log.run([*self._buildah, "push", "--quiet", "--tls-verify=false", full, to])
+        # zstd packs and unpacks the trainer's gigabytes in two thirds of gzip's time.
+        packing = ("--format", "oci", "--compression-format", "zstd", "--compression-level", "1")
+        push = ("push", "--quiet", "--tls-verify=false", *packing)
+        log.run([*self._buildah, *push, full, f"docker://{full}"])
 
 
 def _pip_options() -> dict[str, str]:

@@ -225,6 +225,8 @@ class Native:
 def _free_port(preferred: int) -> int:
     for port in (preferred, 0):
         with socket.socket() as listener:
+            # A port of the cluster before this one is free, although its connections linger.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 listener.bind(("127.0.0.1", port))
             except OSError:
