@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +77,17 @@ class S3Server:
 
     def add_user(self, access: str, secret: str) -> None:
         subprocess.run(
-            [self.binary, "admin", "--access", ROOT_KEYS[0], "--secret", ROOT_KEYS[1]]
-            + ["--endpoint-url", self.endpoint, "create-user"]
-            + ["--access", access, "--secret", secret, "--role", "user"],
+            [
+                *[self.binary, "admin", "--access", ROOT_KEYS[0], "--secret", ROOT_KEYS[1]],
+                *["--endpoint-url", self.endpoint, "create-user"],
+                *["--access", access, "--secret", secret, "--role", "user"],
+            ],
             check=True,
             capture_output=True,
         )
 
 
+@cache
 def make_client(endpoint: str, keys: tuple[str, str] = ROOT_KEYS) -> Any:
     return boto3.client(
         "s3",

@@ -3,11 +3,14 @@
 Makes the one pooled boto3 client of a role. Values of secrets are never logged or put in errors.
 """
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
 from botocore.config import Config
+from botocore.loaders import Loader, create_loader
+from botocore.session import get_session
 
 from tunesmith_api.run import S3Connection, UserErrorReason
 from tunesmith_trainer.outcome import UserError
@@ -40,7 +43,7 @@ def make_client(connection: S3Connection, role: Role, credentials_root: Path) ->
     """
     secret = secret_of(connection, role)
     keys = _read_secret(credentials_root / role, secret, role) if secret else {}
-    session = boto3.session.Session()
+    session = _new_session()
     if not secret and session.get_credentials() is None:
         raise no_identity(role)
     return session.client(
@@ -64,6 +67,18 @@ def make_client(connection: S3Connection, role: Role, credentials_root: Path) ->
             s3={"addressing_style": "path" if connection.path_style else "auto"},
         ),
     )
+
+
+@cache
+def _descriptions() -> Loader:
+    # Parsing botocore's description of S3 takes half a second; the roles' sessions share it.
+    return create_loader()
+
+
+def _new_session() -> boto3.session.Session:
+    inner = get_session()
+    inner.register_component("data_loader", _descriptions())
+    return boto3.session.Session(botocore_session=inner)
 
 
 def _read_secret(directory: Path, secret: str, role: Role) -> dict[str, str]:
