@@ -19,7 +19,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import kopf
 import structlog
@@ -170,6 +170,8 @@ class Operator:
         registry = build_registry(self.cache, self.watches, self.queue.add, self._login)
         # Not kopf.operator(): at its end that cancels every task of the loop, ours too.
         tasks = await kopf.spawn_tasks(
+            # Found out by kopf it takes a user name, which the image's user does not have.
+            identity=cast(Any, self.identity),
             registry=registry,
             settings=build_settings(),
             standalone=True,
