@@ -57,9 +57,13 @@ class Kubectl:
         command = ["rollout", "status", f"deployment/{deployment}", "-n", namespace]
         try:
             self.run(*command, f"--timeout={seconds}s")
-        except StepError:
+        except StepError as error:
             self.run("describe", "pods", "-n", namespace)
-            raise
+            last = self.run("logs", f"deployment/{deployment}", "-n", namespace, "--tail=8")
+            hint = f"kubectl describe pods -n {namespace}; it is in the log, too"
+            raise StepError(
+                f"{deployment} is not ready after {seconds} s:\n{last}", hint
+            ) from error
 
     def proxy_get(self, path: str) -> str:
         """Return what the API server answers to GET ``path``."""

@@ -44,8 +44,7 @@ class Storage:
     def start(self, log: Log) -> None:
         """Start the server, make its bucket, and give the demo's namespace the credentials."""
         kubectl = Kubectl(self._cluster, log)
-        for namespace in (NAMESPACE, DEMO_NAMESPACE):
-            kubectl.apply(f"{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}}}}}")
+        kubectl.apply(manifest("namespaces.yaml"))
         keys = self._keys(kubectl)
         if not keys:
             keys = {
