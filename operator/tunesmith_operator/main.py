@@ -171,7 +171,7 @@ class Operator:
         # Not kopf.operator(): at its end that cancels every task of the loop, ours too.
         tasks = await kopf.spawn_tasks(
             # Found out by kopf it takes a user name, which the image's user does not have.
-            identity=cast(Any, self.identity),
+            identity=cast("Any", self.identity),
             registry=registry,
             settings=build_settings(),
             standalone=True,
