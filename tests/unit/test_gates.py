@@ -50,6 +50,11 @@ def test_one_failure_outweighs_everything() -> None:
     assert judge(gates, measured("2")).verdict is Verdict.FAILED
 
 
+def test_a_gate_without_a_distance_reads_as_one_says_it() -> None:
+    result = judge([gate("LowerBy", "0")], measured("1.9", "2.0")).results[0]
+    assert result.message == "heldout/loss 1.9 is lower than the base model's 2.0"
+
+
 def test_the_sentence_names_both_numbers() -> None:
     result = judge([gate("LowerBy", "0.3")], measured("1.9", "2.0")).results[0]
     assert result.message == (

@@ -67,6 +67,8 @@ def _sentence(gate: Gate, verdict: Verdict, value: Decimal | None, base: Decimal
     if value is None:
         return f"{gate.metric} was not measured, or is not a number"
     wanted = f"{_WORDS[gate.relation]} {gate.value}"
+    if Decimal(gate.value) == 0:
+        wanted = wanted.removesuffix(f" by at least {gate.value}")
     if gate.relation in (Relation.LOWER_BY, Relation.HIGHER_BY):
         if base is None:
             return f"{gate.metric} of the base model was not measured, or is not a number"

@@ -49,7 +49,13 @@ def trained(draft: Draft, job: FineTuneJob, result: TrainerResult) -> None:
         architecture=result.architecture,
         metrics=_final_metrics(result) or draft.status.metrics,
         progress=progress.model_copy(
-            update={"percent": 100, "step": result.step, "eta_seconds": 0, "eta": "0s"}
+            update={
+                "percent": 100,
+                "step": result.step,
+                "eta_seconds": 0,
+                "eta": "",
+                "phase": "Done",
+            }
         )
         if progress
         else None,
@@ -72,9 +78,15 @@ def _final_metrics(result: TrainerResult) -> tuple[Metric, ...]:
     if summary is None:
         return ()
     return (
-        Metric(name="loss", value=summary.last_loss),
+        Metric(name="loss", value=_rounded(summary.last_loss)),
         Metric(name="tokens_per_second", value=summary.tokens_per_second),
     )
+
+
+def _rounded(number: str) -> str:
+    """Round for a column; the report keeps every digit."""
+    parsed = parse_number(number)
+    return number if parsed is None else f"{parsed:.4f}"
 
 
 def _say_verdict(draft: Draft, job: FineTuneJob) -> None:
