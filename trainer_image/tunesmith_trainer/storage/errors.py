@@ -18,6 +18,7 @@ from botocore.exceptions import (
     ReadTimeoutError,
     ResponseStreamingError,
 )
+from botocore.exceptions import ConnectionError as BotoConnectionError
 from s3transfer.exceptions import RetriesExceededError
 
 from tunesmith_api.run import UserErrorReason
@@ -26,6 +27,7 @@ from tunesmith_trainer.outcome import Infrastructure, UserError, shorten
 Role = Literal["model", "dataset", "output"]
 
 _TRANSIENT_TYPES = (
+    BotoConnectionError,
     HTTPClientError,
     ConnectionClosedError,
     ReadTimeoutError,
