@@ -12,12 +12,12 @@ from pathlib import Path
 
 from deploy import demo, release
 from deploy.cluster import KINDS, Cluster, choose_cluster
-from deploy.display import console, report, shown
+from deploy.display import console
 from deploy.native.apiserver import ControlPlane
 from deploy.removal import remove_caches
 from deploy.settings import Settings, read_settings
 from deploy.shell import StepError
-from deploy.steps import Step, run_steps
+from deploy.steps import Step
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,7 +56,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> bool:
         return worked
     if options.command == "images":
         steps = [*cluster.steps(), *demo.image_steps(cluster, settings)]
-        return _run_plainly(_needed(steps, "operator image", "trainer image"), settings)
+        return demo.run_shown(_needed(steps, "operator image", "trainer image"), settings)
     return _remove(cluster, settings, options)
 
 
@@ -67,14 +67,7 @@ def _remove(cluster: Cluster, settings: Settings, options: argparse.Namespace) -
     last = tuple(step.name for step in steps)
     if options.caches:
         steps.append(Step("remove caches", lambda log: remove_caches(settings.cache, log), last))
-    return _run_plainly(steps, settings)
-
-
-def _run_plainly(steps: list[Step], settings: Settings) -> bool:
-    with shown() as on_tick:
-        outcome = run_steps(steps, settings.logs, on_tick)
-    report(outcome)
-    return not outcome.failed
+    return demo.run_shown(steps, settings)
 
 
 def _needed(steps: list[Step], *names: str) -> list[Step]:

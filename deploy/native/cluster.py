@@ -87,9 +87,9 @@ class Native:
         if self.is_healthy():
             log.say("a healthy cluster of ours is running: using it")
             return
-        if foreign := processes.find_foreign("kubelet", self.state):
+        if foreign := processes.find_foreign_cluster(self.state):
             raise StepError(
-                f"another kubelet runs on this machine (pid {foreign[0]})",
+                f"another cluster runs on this machine: {foreign[0].program}, {foreign[0].pid}",
                 "a machine has room for one: use CLUSTER=current for that cluster",
             )
         leftovers.clean(self.state, log)

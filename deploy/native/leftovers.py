@@ -36,7 +36,7 @@ def clean(state: Path, log: Log) -> None:
     _end_processes(state, log)
     _unmount(state, log)
     _remove_interfaces(log)
-    if ran and not processes.find_foreign("kube-proxy", state):
+    if ran and not processes.find_foreign_cluster(state):
         _remove_rules(log)
     for pid_file in state.glob("*.pid"):
         pid_file.unlink()

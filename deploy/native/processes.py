@@ -31,6 +31,9 @@ PROGRAMS = frozenset(
     }
 )
 
+# Programs that keep service rules up to date, alone or as a part of them.
+CLUSTERS = frozenset({"kubelet", "kube-proxy", "k3s", "k3s-server", "rke2", "kubelite", "k0s"})
+
 
 @dataclass(frozen=True)
 class Process:
@@ -81,10 +84,17 @@ def find_containers(state: Path) -> list[int]:
     return pids
 
 
-def find_foreign(program: str, state: Path) -> list[int]:
-    """Return the pids of ``program`` that belong to somebody else's cluster."""
+def find_foreign_cluster(state: Path) -> list[Process]:
+    """Return the processes of somebody else's cluster on this machine's own network.
+
+    A cluster in containers, such as kind's, has a network of its own and does not count.
+    """
     ours = {process.pid for process in find(state)}
-    return [p.pid for p in _all_processes() if p.program == program and p.pid not in ours]
+    return [
+        process
+        for process in _all_processes()
+        if process.program in CLUSTERS and process.pid not in ours and _shares_network(process.pid)
+    ]
 
 
 def is_running(state: Path, name: str) -> bool:
@@ -99,6 +109,13 @@ def end(pids: Iterable[int], grace_seconds: float) -> None:
     left = _wait(left, grace_seconds)
     _signal_all(left, signal.SIGKILL)
     _wait(left, 5)
+
+
+def _shares_network(pid: int) -> bool:
+    try:
+        return (PROC / str(pid) / "ns/net").readlink() == (PROC / "self/ns/net").readlink()
+    except OSError:
+        return False
 
 
 def _signal_all(pids: Iterable[int], number: signal.Signals) -> None:
