@@ -68,6 +68,7 @@ class WorkQueue:
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
         self._is_open = False
+        self._is_draining = False
         self._patient = 0
         self._turns = asyncio.Semaphore(PATIENT_WRITES)
         self._busy_at = float("-inf")
@@ -105,7 +106,7 @@ class WorkQueue:
         try:
             self._pump()
             async with self._turns:
-                while (left := self._quiet_in(deadline)) > 0:
+                while (left := self._quiet_in(deadline)) > 0:  # noqa: ASYNC110 - the end moves
                     await asyncio.sleep(left)
                 yield
         finally:
@@ -116,7 +117,7 @@ class WorkQueue:
         try:
             while True:
                 await self._gate.wait_until_leader()
-                self._is_open = True
+                self._is_open = not self._is_draining
                 self._pump()
                 await asyncio.sleep(0.25)
                 self._measure()
@@ -125,7 +126,7 @@ class WorkQueue:
 
     async def drain(self, seconds: float) -> None:
         """Start no more passes; let those that run finish, or cancel them after ``seconds``."""
-        self._is_open = False
+        self._is_open, self._is_draining = False, True
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()

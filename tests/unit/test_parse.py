@@ -1,0 +1,137 @@
+"""Kubernetes JSON to frozen extracts."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.unit.bodies import job, pod
+from tunesmith_operator.kube.parse import parse_job, parse_pod
+
+
+def ended(**more) -> dict:
+    return {"containerStatuses": [{"state": {"terminated": more}}]}
+
+
+def test_a_job() -> None:
+    conditions = [
+        {
+            "type": "Failed",
+            "status": "True",
+            "reason": "DeadlineExceeded",
+            "lastTransitionTime": "2026-01-02T04:00:00Z",
+        },
+        {"type": "Complete", "status": "False"},
+    ]
+    seen = parse_job(job(status={"conditions": conditions}, spec={"suspend": True}))
+    assert seen is not None
+    assert (seen.stage, seen.attempt, seen.owner_uid) == ("train", 1, "u-a")
+    assert (seen.is_failed, seen.is_complete, seen.is_suspended) == (True, False, True)
+    assert seen.failure_reason == "DeadlineExceeded"
+    assert seen.finished == datetime(2026, 1, 2, 4, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pytest.param({}, id="no labels"),
+        pytest.param({"tunesmith.dev/stage": "dance", "tunesmith.dev/attempt": "1"}, id="stage"),
+        pytest.param({"tunesmith.dev/stage": "train", "tunesmith.dev/attempt": "x"}, id="attempt"),
+    ],
+)
+def test_a_job_that_is_no_attempt(labels) -> None:
+    assert parse_job(job(meta={"labels": labels})) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "facts"),
+    [
+        pytest.param({}, {"phase": "Pending", "exit_code": None}, id="just made"),
+        pytest.param(
+            {
+                "conditions": [
+                    {
+                        "type": "PodScheduled",
+                        "status": "False",
+                        "reason": "Unschedulable",
+                        "message": "0/1 nodes",
+                    }
+                ]
+            },
+            {"unschedulable": "0/1 nodes"},
+            id="no node",
+        ),
+        pytest.param(
+            {
+                "conditions": [
+                    {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
+                ]
+            },
+            {"unschedulable": ""},
+            id="held back by a gate is not without a node",
+        ),
+        pytest.param(
+            {
+                "containerStatuses": [
+                    {"state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}}}
+                ]
+            },
+            {"waiting_reason": "ErrImagePull", "waiting_message": "not found"},
+            id="no image",
+        ),
+        pytest.param(
+            ended(exitCode=137, reason="OOMKilled", message="{}", startedAt="2026-01-02T03:05:00Z"),
+            {"exit_code": 137, "exit_reason": "OOMKilled", "termination_message": "{}"},
+            id="out of memory",
+        ),
+        pytest.param(
+            {
+                "initContainerStatuses": [{"state": {"terminated": {"exitCode": 3}}}],
+                "containerStatuses": [{"state": {"waiting": {"reason": "PodInitializing"}}}],
+            },
+            {"exit_code": 3, "waiting_reason": ""},
+            id="the init container failed",
+        ),
+        pytest.param(
+            {
+                "initContainerStatuses": [{"state": {"terminated": {"exitCode": 0}}}],
+                "containerStatuses": [
+                    {"state": {"running": {"startedAt": "2026-01-02T03:05:00Z"}}, "imageID": "i"}
+                ],
+            },
+            {"exit_code": None, "image_id": "i"},
+            id="running after its init container",
+        ),
+        pytest.param(
+            {
+                "phase": "Failed",
+                "reason": "Evicted",
+                "conditions": [
+                    {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByAPI"}
+                ],
+            },
+            {"phase": "Failed", "status_reason": "Evicted", "disruption": "EvictionByAPI"},
+            id="evicted",
+        ),
+        pytest.param(
+            {"conditions": [{"type": "DisruptionTarget", "status": "False", "reason": "x"}]},
+            {"disruption": ""},
+            id="a disruption that was called off",
+        ),
+    ],
+)
+def test_a_pod(status, facts) -> None:
+    seen = parse_pod(pod(status=status))
+    assert {name: getattr(seen, name) for name in facts} == facts
+
+
+def test_of_several_containers_the_failed_one_is_told_of() -> None:
+    statuses = [
+        {"state": {"terminated": {"exitCode": 0}}},
+        {"state": {"terminated": {"exitCode": 65}}},
+    ]
+    assert parse_pod(pod(status={"containerStatuses": statuses})).exit_code == 65
+
+
+def test_null_lists_as_go_writes_them() -> None:
+    seen = parse_pod(pod(status={"conditions": None, "containerStatuses": None}))
+    assert seen.exit_code is None
