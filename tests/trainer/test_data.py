@@ -1,0 +1,300 @@
+"""Rows: their shapes, where they stand in a file, which are dropped, and on which side they go."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.trainer.conftest import pairs
+from tunesmith_api.training import Checks, Columns, DataFormat, Deduplication
+from tunesmith_trainer.data.cleaning import Cleaner, content_key
+from tunesmith_trainer.data.formats import Malformed, Reader
+from tunesmith_trainer.data.reading import Reading, Row, SourceFile, find_files, read_rows
+from tunesmith_trainer.data.splitting import split_rows
+from tunesmith_trainer.outcome import UserError
+
+HI = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+SYSTEM = {"role": "system", "content": "Be kind."}
+
+
+def parse(
+    value: Any, wanted: DataFormat = DataFormat.AUTO, columns: Columns | None = None
+) -> tuple[DataFormat | None, list[dict[str, Any]]]:
+    reader = Reader(wanted, columns or Columns())
+    raw = value if isinstance(value, bytes) else json.dumps(value).encode()
+    messages = orjson.loads(reader.parse(raw))
+    return reader.format, messages
+
+
+@pytest.mark.parametrize(
+    ("value", "format_", "messages"),
+    [
+        pytest.param(
+            {"prompt": "Hi", "response": "Hello", "id": 3},
+            DataFormat.PROMPT_RESPONSE,
+            HI,
+            id="prompt and response",
+        ),
+        pytest.param(
+            {"user": "Hi", "bot": "Hello"}, DataFormat.USER_BOT, HI, id="one turn of user and bot"
+        ),
+        pytest.param(
+            [{"user": "Hi", "bot": "Hello"}] * 2, DataFormat.USER_BOT, HI * 2, id="several turns"
+        ),
+        pytest.param(
+            {"messages": [SYSTEM, *HI]},
+            DataFormat.MESSAGES,
+            [SYSTEM, *HI],
+            id="messages with a system message",
+        ),
+        pytest.param(HI, DataFormat.MESSAGES, HI, id="a bare list of messages"),
+        pytest.param(
+            {"messages": [*HI, {"role": "user", "content": "Bye"}]},
+            DataFormat.MESSAGES,
+            HI,
+            id="a question without an answer at the end is left out",
+        ),
+        pytest.param(
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "text", "text": "H"}] * 2},
+                    {"role": "assistant", "content": "Hello", "weight": 0},
+                ]
+            },
+            DataFormat.MESSAGES,
+            [
+                {"role": "user", "content": "HH"},
+                {"role": "assistant", "content": "Hello", "weight": 0},
+            ],
+            id="text in parts, and an answer that is not to be learned",
+        ),
+    ],
+)
+def test_auto_finds_the_format(
+    value: Any, format_: DataFormat, messages: list[dict[str, Any]]
+) -> None:
+    assert parse(value) == (format_, messages)
+
+
+def test_columns_may_have_other_names() -> None:
+    columns = Columns(prompt="question", response="answer")
+    assert parse({"question": "Hi", "answer": "Hello"}, columns=columns) == (
+        DataFormat.PROMPT_RESPONSE,
+        HI,
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        pytest.param(b"{no", "not JSON", id="not JSON"),
+        pytest.param(b'{"prompt": "\xff"}', "not UTF-8 (byte 0xff at 12)", id="not UTF-8"),
+        pytest.param(b"3", "int", id="a number"),
+        pytest.param(b"[" * 5000, "not JSON", id="nested without end"),
+        pytest.param({"prompt": "Hi", "response": ""}, "response is empty", id="no response"),
+        pytest.param({"prompt": "\n", "response": "x"}, "prompt is empty", id="no prompt"),
+        pytest.param({"prompt": 3, "response": "x"}, "prompt is a int", id="a number as prompt"),
+        pytest.param({"messages": []}, "messages is not a list", id="no messages"),
+        pytest.param(
+            {"messages": [{"role": "robot", "content": "x"}]}, "'robot'", id="an unknown role"
+        ),
+        pytest.param(
+            {"messages": [HI[0], {"role": "assistant", "content": None}]},
+            "content of message 2",
+            id="a tool call without text",
+        ),
+        pytest.param({"messages": [*HI, SYSTEM]}, "not the first", id="a late system message"),
+        pytest.param(
+            [{"user": "Hi", "bot": "x"}, {"user": "Hi"}], "no field bot", id="half a turn"
+        ),
+        pytest.param([{"user": "Hi", "bot": "x"}, 3], "a int where", id="a number as turn"),
+    ],
+)
+def test_a_malformed_row_says_what_is_wrong(value: Any, what: str) -> None:
+    with pytest.raises(Malformed) as caught:
+        parse(value)
+    assert what in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted", "words"),
+    [
+        pytest.param(
+            {"instruction": "a", "output": "b"},
+            DataFormat.AUTO,
+            ["instruction, output", "dataset.columns", "dataset.format"],
+            id="Alpaca's names",
+        ),
+        pytest.param(
+            {"user": "a", "bot": "b"},
+            DataFormat.PROMPT_RESPONSE,
+            ["bot, user", "PromptResponse", "prompt and response"],
+            id="user and bot where a prompt was said",
+        ),
+        pytest.param({}, DataFormat.AUTO, ["no fields"], id="an empty object"),
+    ],
+)
+def test_other_fields_are_named(value: Any, wanted: DataFormat, words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(value, wanted)
+    assert caught.value.reason == "WrongColumns"
+    for word in words:
+        assert word in caught.value.message
+
+
+def test_a_later_row_with_other_fields_is_malformed_not_the_setting() -> None:
+    reader = Reader(DataFormat.AUTO, Columns())
+    reader.parse(b'{"prompt": "a", "response": "b"}')
+    with pytest.raises(Malformed, match="no field prompt; it has the fields question"):
+        reader.parse(b'{"question": "a"}')
+
+
+def read(tmp_path: Path, name: str, content: bytes | str, share: str = "0") -> list[int]:
+    path = tmp_path / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    reading = Reading(Checks(fail_on_malformed=share))
+    reader = Reader(DataFormat.AUTO, Columns())
+    rows = read_rows([SourceFile(name, path)], reader, reading, lambda: None)
+    lines = [row.line for row in rows]
+    assert reading.rows == len(lines) + reading.malformed
+    return lines
+
+
+TURN = '{"user": "Hi", "bot": "Hello"}'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "lines"),
+    [
+        pytest.param("a.jsonl", f"{TURN}\n\n{TURN}", [1, 3], id="lines, with an empty one"),
+        pytest.param("a.jsonl", b"\xef\xbb\xbf" + TURN.encode(), [1], id="a byte order mark"),
+        pytest.param("a.jsonl", f"{TURN}\r\n{TURN}\r\n", [1, 2], id="Windows' line ends"),
+        pytest.param("a.json", f"[\n{TURN},\n\n {TURN}]", [2, 4], id="a list over several lines"),
+        pytest.param("a.json", f"[{TURN}, {TURN}]", [1, 1], id="a list on one line"),
+        pytest.param("a.jsonl", f"[\n  {TURN}\n]\n", [2], id="a list in a file called jsonl"),
+        pytest.param("a.jsonl", f"[{TURN}, {TURN}]\n", [1], id="one conversation of two turns"),
+        pytest.param("a.json", f"[{TURN}]\n[{TURN}]\n", [1, 2], id="lines in a file called json"),
+        pytest.param("a.json", f"[[{TURN}, {TURN}],\n[{TURN}]]", [1, 2], id="a list of lists"),
+        pytest.param("a.json", "[]", [], id="an empty list"),
+        pytest.param("a.jsonl", "", [], id="an empty file"),
+    ],
+)
+def test_rows_know_their_line(
+    name: str, content: bytes | str, lines: list[int], tmp_path: Path
+) -> None:
+    assert read(tmp_path, name, content) == lines
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place"),
+    [
+        pytest.param("a.jsonl", f"{TURN}\n{{x\n{TURN}", "a.jsonl line 2", id="a broken line"),
+        pytest.param("a.json", f"[{TURN},\n{{x}},\n{TURN}]", "a.json line 2", id="a broken item"),
+        pytest.param("a.jsonl", TURN + "\n" + "x" * 999, "x…", id="the content is shortened"),
+        pytest.param("a.jsonl", b"\xff\xfe\x00" * 3, "not UTF-8", id="another encoding"),
+    ],
+)
+def test_a_malformed_row_is_named(
+    name: str, content: bytes | str, place: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, name, content)
+    assert caught.value.reason == "DatasetMalformed"
+    assert place in caught.value.message
+    assert len(caught.value.message) < 400
+
+
+def test_malformed_rows_within_the_share_are_left_out(tmp_path: Path) -> None:
+    assert read(tmp_path, "a.jsonl", f"{TURN}\n{{x\n{TURN}", share="0.4") == [1, 3]
+
+
+def test_files_of_a_volume_come_in_the_order_of_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunesmith_trainer.data.reading.PVC_PATH", str(tmp_path))
+    (tmp_path / "claim/data/sub").mkdir(parents=True)
+    for name in ("b.jsonl", "a.json", "sub/c.jsonl", "notes.txt"):
+        (tmp_path / "claim/data" / name).write_text(TURN)
+
+    def no_storage() -> Any:
+        raise AssertionError("a volume needs no S3")
+
+    def names(uri: str) -> list[str]:
+        return [f.uri for f in find_files(uri, no_storage, tmp_path / "w", lambda _: None)]
+
+    assert names("pvc://claim/data/") == [
+        "pvc://claim/data/a.json",
+        "pvc://claim/data/b.jsonl",
+        "pvc://claim/data/sub/c.jsonl",
+    ]
+    assert names("pvc://claim/data/b.jsonl") == ["pvc://claim/data/b.jsonl"]
+    for bad, reason in (("pvc://claim/none/", "DatasetNotFound"), ("pvc://claim/../x", "Invalid")):
+        with pytest.raises(UserError) as caught:
+            names(bad)
+        assert caught.value.reason.startswith(reason)
+
+
+def rows_of(texts: list[str]) -> list[Row]:
+    return [Row(text.encode(), "f", n) for n, text in enumerate(texts, 1)]
+
+
+def test_only_the_first_of_equal_rows_stays() -> None:
+    cleaner = Cleaner(Deduplication.EXACT)
+    kept = list(cleaner.clean(rows_of(["a", "b", "a", "a"])))
+    assert [row.line for row in kept] == [1, 2]
+    assert cleaner.duplicates == 2
+
+
+def test_held_out_rows_never_stay_even_with_deduplication_off() -> None:
+    held_out = [content_key(row) for row in rows_of(["b"])]
+    cleaner = Cleaner(Deduplication.OFF, held_out)
+    assert [r.line for r in cleaner.clean(rows_of(["a", "b", "a"]))] == [1, 3]
+    assert cleaner.duplicates == 1
+
+
+@given(
+    texts=st.lists(st.sampled_from([f"row {n}" for n in range(40)]), min_size=3, max_size=80),
+    seed=st.integers(0, 2**31 - 1),
+    validation=st.integers(0, 50),
+    test=st.integers(0, 50),
+)
+def test_equal_rows_are_on_one_side_and_every_side_has_some(
+    texts: list[str], seed: int, validation: int, test: int
+) -> None:
+    rows = rows_of(texts)
+    try:
+        sides = split_rows(rows, seed, Decimal(validation), Decimal(test))
+    except UserError as error:
+        assert error.reason == "DatasetTooSmall" and len(set(texts)) < 3
+        return
+    contents = [{row.content for row in side} for side in sides]
+    assert sum(map(len, contents)) == len(set(texts))
+    assert sorted(row.line for side in sides for row in side) == [row.line for row in rows]
+    assert contents[0]
+    assert bool(contents[1]) == (validation > 0) and bool(contents[2]) == (test > 0)
+    assert all([r.line for r in side] == sorted(r.line for r in side) for side in sides)
+    again = split_rows(rows[::-1], seed, Decimal(validation), Decimal(test))
+    assert [{row.content for row in side} for side in again] == contents
+
+
+def test_more_data_moves_no_row_and_the_share_is_met() -> None:
+    texts = [f"row {n}" for n in range(4000)]
+    few = split_rows(rows_of(texts[:2000]), 7, Decimal(5), Decimal(10))
+    many = split_rows(rows_of(texts), 7, Decimal(5), Decimal(10))
+    for before, after in zip(few, many, strict=True):
+        assert {row.content for row in before} <= {row.content for row in after}
+    assert 340 < len(many.test) < 460
+    assert 150 < len(many.validation) < 250
+
+
+def test_another_seed_gives_another_split() -> None:
+    rows = rows_of([json.dumps(pair) for pair in pairs(100)])
+    sides = [split_rows(rows, seed, Decimal(0), Decimal(20)).test for seed in (1, 2)]
+    assert sides[0] != sides[1]
