@@ -125,7 +125,7 @@ def _pull(cluster: Cluster, log: Log) -> None:
     start = ["run", "fetch-trainer", *where, f"--image={image}", "--restart=Never"]
     kubectl.run(*start, "--command", "--", "python", "-c", "pass")
     done = "--for=jsonpath={.status.phase}=Succeeded"
-    kubectl.run("wait", "pod/fetch-trainer", *where, done, "--timeout=300s")
+    kubectl.run("wait", "pod/fetch-trainer", *where, done, "--timeout=600s")
     kubectl.run("delete", "pod", "fetch-trainer", *where)
 
 

@@ -119,7 +119,8 @@ class _LiveView:
             facts.add_row(name, Text(value or "-", style="bold"))
         progress = job.get("status", {}).get("progress") or {}
         bar = ProgressBar(total=100, completed=progress.get("percent", 0), width=50)
-        self._live.update(Group(facts, bar, Text(_newest_message(job), style="dim")), refresh=True)
+        facts.add_row("", bar)
+        self._live.update(Group(facts, Text(_newest_message(job), style="dim")), refresh=True)
 
 
 class _PlainView:
