@@ -1,0 +1,253 @@
+"""Checkpoints: all that is needed to go on as if nothing had happened.
+
+Saving writes to the local disk, then uploads in the background while training goes on, one at a
+time; the manifest is last, so a checkpoint is complete or not there. Called by `recipe`, all
+methods on all ranks unless they say otherwise. Nothing is ever unpickled.
+"""
+
+import os
+import re
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load_file, save_file
+
+from tunesmith_api.meta import Digest
+from tunesmith_api.run import CheckpointRef
+from tunesmith_trainer.attempt import Attempt
+from tunesmith_trainer.logs import log
+from tunesmith_trainer.loop import Training
+from tunesmith_trainer.outcome import Infrastructure
+from tunesmith_trainer.state import Chance, TrainState
+from tunesmith_trainer.storage import NotFound
+from tunesmith_trainer.storage.manifest import (
+    Damaged,
+    commit_directory,
+    fetch_committed,
+    read_manifest,
+)
+
+_NAME = re.compile(r"^step-(\d{8,})/")
+_WEIGHTS, _OPTIMIZER = "weights.safetensors", "optimizer.pt"
+_STATE, _CURVE = "state.json", "metrics.jsonl"
+
+
+class _Saved(BaseModel):
+    """state.json."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ranks: int
+    state: TrainState
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint that training goes on from, its files in `directory`."""
+
+    directory: Path
+    ref: CheckpointRef
+    state: TrainState
+    curve: list[str]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What became of looking for a checkpoint."""
+
+    found: Found | None
+    notes: tuple[str, ...] = ()
+    """Sentences about checkpoints that were passed over."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, below `<run_uri>checkpoints/`."""
+
+    def __init__(self, attempt: Attempt, inputs: Digest) -> None:
+        """Look after the checkpoints of a run whose inputs have the digest `inputs`."""
+        self._run, self._inputs = attempt.run, inputs
+        self._storage, self._fence = attempt.storage, attempt.fence
+        self._ranks, self._progress = attempt.ranks, attempt.progress
+        self._work = attempt.work / "checkpoints"
+        self._prefix = f"{attempt.run.run_uri}checkpoints/"
+        self._uploader = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-upload")
+        self._uploading: Future[None] | None = None
+        self._saved_step = -1
+
+    def save(self, training: Training, chance: Chance) -> None:
+        """Save the state after `training.state.step` steps; the upload may still run afterwards.
+
+        Does nothing where this step is saved already.
+
+        Waits for the upload before. Raises what that failed with, unless S3 was merely away: then
+        training goes on, and this newer checkpoint takes its place.
+        """
+        if training.state.step == self._saved_step:
+            return
+        self._saved_step = training.state.step
+        chances = self._ranks.gather(chance.values)
+        if not self._ranks.is_main:
+            return
+        self._finish_upload()
+        step = training.state.step
+        directory = self._work / f"step-{step:08d}"
+        self._write(training, chances, directory)
+        self._uploading = self._uploader.submit(self._upload, directory, step)
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is complete in S3; raise what its upload failed with."""
+        uploading, self._uploading = self._uploading, None
+        if uploading:
+            uploading.result()
+
+    def search(self) -> Search:
+        """Fetch the newest complete checkpoint, or the one before if it is damaged.
+
+        What is newer than the one found, and everything if none is to be used, is deleted: it
+        would be taken for this attempt's. The directory is shared by the ranks of a node.
+        """
+        search = self._search_on_main() if self._ranks.is_main else Search(None)
+        search = self._ranks.from_main(search)
+        found = search.found
+        with self._ranks.one_per_node_first() as is_first:
+            if found and is_first and not self._ranks.is_main:
+                fetch_committed(self._storage, found.ref.uri, found.directory)
+        if found:
+            self._saved_step = found.ref.step
+        return search
+
+    def delete_all(self) -> None:
+        """Delete all checkpoints. On rank 0, after success."""
+        self.wait()
+        self._storage.delete_prefix(self._prefix)
+
+    def _write(self, training: Training, chances: list[object], directory: Path) -> None:
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        weights = {
+            name: weight.detach().cpu().contiguous()
+            for name, weight in training.loss.named_parameters()
+            if weight.requires_grad
+        }
+        save_file(weights, directory / _WEIGHTS)
+        scaler = training.scaler.state_dict() if training.scaler else {}
+        torch.save(
+            {"optimizer": training.optimizer.state_dict(), "scaler": scaler},
+            directory / _OPTIMIZER,
+        )
+        for rank, values in enumerate(chances):
+            torch.save(values, directory / _chance_file(rank))
+        saved = _Saved(ranks=self._ranks.size, state=training.state)
+        (directory / _STATE).write_text(saved.model_dump_json())
+        (directory / _CURVE).write_text("".join(f"{line}\n" for line in training.curve.lines))
+        _sync(directory)
+
+    def _upload(self, directory: Path, step: int) -> None:
+        now = datetime.now(UTC)
+        committed = commit_directory(
+            self._storage,
+            directory,
+            f"{self._prefix}{directory.name}/",
+            attempt=self._run.attempt,
+            extra={"inputs": self._inputs, "time": now.isoformat()},
+            fence=self._fence,
+            on_bytes=self._progress.touch,
+        )
+        shutil.rmtree(directory)
+        self._progress.saved(CheckpointRef(step=step, uri=committed.uri, time=now))
+        log.info("checkpoint", step=step, uri=committed.uri)
+        for old in self._names()[self._run.checkpoint.keep_last :]:
+            self._storage.delete_prefix(f"{self._prefix}{old}")
+
+    def _finish_upload(self) -> None:
+        try:
+            self.wait()
+        except Infrastructure as error:
+            log.warning("checkpoint lost", reason=error.reason, message=error.message)
+
+    def _names(self) -> list[str]:
+        """Give the names of all checkpoints, complete or not, newest first."""
+        steps = {
+            match[0]
+            for info in self._storage.list(self._prefix)
+            if (match := _NAME.match(info.relative))
+        }
+        return sorted(steps, reverse=True)
+
+    def _search_on_main(self) -> Search:
+        names = self._names()
+        notes: list[str] = []
+        found: Found | None = None
+        passed_over: list[str] = []
+        try:
+            if self._run.checkpoint.resume == "Never":
+                raise _StartAnew("checkpoint.resume is Never")
+            for name in names:
+                found = self._fetch(name, notes)
+                if found:
+                    break
+                passed_over.append(name)
+        except _StartAnew as reason:
+            notes.append(f"Started from the beginning: {reason}.")
+            passed_over = names
+        for name in passed_over:
+            self._fence.check()
+            self._storage.delete_prefix(f"{self._prefix}{name}")
+        return Search(found, tuple(notes) if names else ())
+
+    def _fetch(self, name: str, notes: list[str]) -> Found | None:
+        """Fetch and check one; give None, with a note if it is damaged, where it is no use."""
+        directory = self._work / "resumed" / name
+        step = int(name[5:-1])
+        try:
+            head = read_manifest(self._storage, f"{self._prefix}{name}")
+            if head is None:
+                return None  # the upload was cut off; nothing was promised
+            if head.manifest.extra["inputs"] != self._inputs:
+                raise _StartAnew("the checkpoints are of a run with other inputs")
+            fetch_committed(self._storage, head.uri, directory, self._progress.touch)
+            saved = _Saved.model_validate_json((directory / _STATE).read_bytes())
+        except (Damaged, NotFound, KeyError, ValidationError) as error:
+            notes.append(f"The checkpoint of step {step} is damaged and was passed over: {error}.")
+            log.warning("checkpoint damaged", step=step, error=str(error))
+            return None
+        time = datetime.fromisoformat(head.manifest.extra["time"])
+        ref = CheckpointRef(step=step, uri=head.uri, time=time)
+        lines = (directory / _CURVE).read_text().splitlines()
+        return Found(directory, ref, saved.state, lines)
+
+
+class _StartAnew(Exception):
+    """No checkpoint is to be used, whatever is there."""
+
+
+def restore(training: Training, found: Found) -> None:
+    """Set weights, optimizer and generators to the checkpoint's; on every rank."""
+    weights = dict(training.loss.named_parameters())
+    with torch.no_grad():
+        for name, saved in load_file(found.directory / _WEIGHTS).items():
+            weights[name].copy_(saved)
+    extra = torch.load(found.directory / _OPTIMIZER, map_location="cpu", weights_only=True)
+    training.optimizer.load_state_dict(extra["optimizer"])
+    if training.scaler and extra["scaler"]:
+        training.scaler.load_state_dict(extra["scaler"])
+    chance = found.directory / _chance_file(training.ranks.rank)
+    # With more ranks than before, the new ones keep the generators they were seeded with.
+    if chance.exists():
+        Chance(torch.load(chance, map_location="cpu", weights_only=True)).restore()
+
+
+def _chance_file(rank: int) -> str:
+    return f"chance-{rank:05d}.pt"
+
+
+def _sync(directory: Path) -> None:
+    """Wait until all files of a directory are on the disk."""
+    for path in directory.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())

@@ -1,0 +1,156 @@
+"""The ranks of a run: who this process is, and what all of them agree on.
+
+Wraps accelerate's state, so that nothing else reads RANK or WORLD_SIZE. Called by `recipe` first
+of all; must not load models or data.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+
+from tunesmith_api.run import UserErrorReason, World
+from tunesmith_api.training import Precision
+from tunesmith_trainer.outcome import UserError
+
+_T = TypeVar("_T")
+
+_CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
+_CGROUP_V1 = (
+    Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"),
+    Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+)
+
+
+class Ranks:
+    """The processes that train together, seen from one of them."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.rank: int = accelerator.process_index
+        self.size: int = accelerator.num_processes
+        self.device: torch.device = accelerator.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0, the only one that writes."""
+        return self.rank == 0
+
+    def total(self, *values: float) -> tuple[float, ...]:
+        """Add up each value over all ranks, in float64. All ranks must call this."""
+        if self.size == 1:
+            return values
+        # Metal and the like have no float64; there is one rank there.
+        sums = torch.tensor(values, dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(sums)
+        return tuple(sums.tolist())
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on at least one rank. All ranks must call this."""
+        return self.total(float(flag))[0] > 0
+
+    def gather(self, value: object) -> list[object]:
+        """Give every rank's value, in the order of ranks. All ranks must call this."""
+        return gather_object([value]) if self.size > 1 else [value]
+
+    def from_main(self, value: _T) -> _T:
+        """Give every rank rank 0's value. All ranks must call this."""
+        if self.size == 1:
+            return value
+        box = [value]
+        broadcast_object_list(box, from_process=0)
+        return box[0]
+
+    def wait(self) -> None:
+        """Wait until all ranks are here."""
+        self.accelerator.wait_for_everyone()
+
+    @contextmanager
+    def one_per_node_first(self) -> Iterator[bool]:
+        """Let one rank of each node run the block before the others, to share what it fetched.
+
+        Gives whether this rank is that one.
+        """
+        first = self.accelerator.is_local_main_process
+        if not first:
+            self.wait()
+        yield first
+        if first:
+            self.wait()
+
+
+def join(world: World, precision: Precision) -> Ranks:
+    """Join the other ranks, if there are any, on this process's device.
+
+    Call `check_devices` and `choose_precision` first. Blocks until all ranks have come.
+    """
+    use_cpu = world.gpus_per_node == 0
+    mixed = {Precision.FP16: "fp16", Precision.BF16: "bf16"}.get(precision, "no")
+    accelerator = Accelerator(cpu=use_cpu, mixed_precision=mixed)
+    if use_cpu:
+        torch.set_num_threads(threads_per_rank())
+        # Kernels whose sums depend on the order of threads would make a resumed run differ.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return Ranks(accelerator)
+
+
+def check_devices(world: World) -> None:
+    """Raise UserError GpuNotFound where fewer GPUs are visible than the run was given."""
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if seen < world.gpus_per_node:
+        raise UserError(
+            UserErrorReason.GPU_NOT_FOUND,
+            f"The job asks for {world.gpus_per_node} GPU(s) on each node, but the container sees "
+            f"{seen}. Check that the node's NVIDIA driver and device plugin work and fit the "
+            f"image's CUDA {torch.version.cuda}, or set compute.gpusPerNode to 0 to train on CPU.",
+        )
+
+
+def choose_precision(wanted: Precision, world: World) -> Precision:
+    """Resolve Auto, and raise UserError PrecisionUnsupported for what the device cannot do."""
+    on_gpu = world.gpus_per_node > 0
+    has_bf16 = not on_gpu or torch.cuda.is_bf16_supported(including_emulation=False)
+    if wanted is Precision.AUTO:
+        return Precision.BF16 if on_gpu and has_bf16 else Precision.FP32
+    if wanted is Precision.FP16 and not on_gpu:
+        raise UserError(
+            UserErrorReason.PRECISION_UNSUPPORTED,
+            "hyperparameters.precision FP16 needs a GPU: on a CPU small gradients would vanish. "
+            "Use Auto, FP32 or BF16.",
+        )
+    if wanted is Precision.BF16 and not has_bf16:
+        raise UserError(
+            UserErrorReason.PRECISION_UNSUPPORTED,
+            f"The GPU {torch.cuda.get_device_name()} has no BF16. Set hyperparameters.precision "
+            "to Auto, FP16 or FP32, or compute.gpuType to an Ampere or newer GPU.",
+        )
+    return wanted
+
+
+def threads_per_rank() -> int:
+    """Give this rank's share of the CPUs that the container may use, at least 1.
+
+    torch itself counts the machine's cores and would start dozens of threads on a small quota.
+    """
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, int(_available_cpus()) // local_ranks)
+
+
+def _available_cpus() -> float:
+    affinity = float(len(os.sched_getaffinity(0)))
+    try:
+        quota, period = (
+            _CGROUP_V2.read_text().split()
+            if _CGROUP_V2.exists()
+            else [path.read_text() for path in _CGROUP_V1]
+        )
+        limit = int(quota) / int(period)
+    except (OSError, ValueError):
+        return affinity  # no quota: v2 says "max", and outside a container there is no file
+    return min(affinity, limit) if limit > 0 else affinity

@@ -1,0 +1,108 @@
+"""The result as files: the adapter, and the complete merged model, each ready to load.
+
+Called by `recipe` on rank 0. Writes to local directories only; `recipe` commits them to S3.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from tunesmith_trainer.batches import Batch, collate
+from tunesmith_trainer.data.prepared import Split
+from tunesmith_trainer.model import load_base
+from tunesmith_trainer.objective import SupervisedLoss
+from tunesmith_trainer.outcome import Infrastructure
+
+CPU = torch.device("cpu")
+PARITY_ROWS = 2
+PARITY_TOKENS = 64
+
+# Largest relative distance of centred logits. Rounding weights to 8 bits of mantissa moves them by
+# one or two percent in a model of some dozen layers; a missing adapter by far more.
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+
+
+def save_adapter(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, base_uri: str, directory: Path
+) -> None:
+    """Write the adapter's weights and settings, with the tokenizer, into `directory`."""
+    config: Any = model.peft_config["default"]  # type: ignore[index]
+    # A path of this pod would mean nothing to whoever loads the adapter.
+    config.base_model_name_or_path = base_uri
+    # Otherwise peft asks the Hub whether the base model's vocabulary was resized.
+    model.save_pretrained(directory, save_embedding_layers=False)  # type: ignore[operator]
+    tokenizer.save_pretrained(directory)
+
+
+def merge(base_path: Path, adapter: Path) -> PreTrainedModel:
+    """Give the base model with the adapter added to its weights, on the CPU in float32.
+
+    Always the base as published: an adapter trained on 4-bit weights is added to the full ones,
+    so that no rounding error of the quantization stays in the result.
+    """
+    base = load_base(base_path, torch.float32, CPU)
+    return PeftModel.from_pretrained(base, adapter).merge_and_unload(safe_merge=True)
+
+
+def save_complete(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype,
+    directory: Path,
+) -> None:
+    """Write all weights as safetensors in `dtype`, with configuration, template and tokenizer.
+
+    Changes `model` to `dtype`.
+    """
+    model.to(dtype)
+    # Off for training only; a server wants the cache.
+    model.config.use_cache = True
+    model.config.dtype = dtype
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def parity_batch(rows: Split, pad_id: int) -> Batch:
+    """Give a small batch to compare two forms of the model on."""
+    batch = collate(rows, list(range(min(PARITY_ROWS, len(rows)))), pad_id)
+    kept = slice(0, PARITY_TOKENS)
+    return Batch(batch.input_ids, batch.positions[kept], batch.targets[kept], batch.tokens)
+
+
+def logits_of(loss: SupervisedLoss, batch: Batch) -> torch.Tensor:
+    """Give the model's centred logits on the CPU: float32[supervised, vocabulary]."""
+    loss.eval()
+    device = next(loss.parameters()).device
+    with torch.no_grad():
+        logits = loss.logits(batch.to(device)).float().cpu()
+    # A constant added to all logits changes no probability, and would hide a difference.
+    return logits - logits.mean(dim=-1, keepdim=True)
+
+
+def logits_of_saved_adapter(base_path: Path, adapter: Path, batch: Batch) -> torch.Tensor:
+    """Give what the saved adapter on the published base says, for bases trained in 4 bits."""
+    model = PeftModel.from_pretrained(load_base(base_path, torch.float32, CPU), adapter)
+    return logits_of(SupervisedLoss(model), batch)
+
+
+def check_parity(directory: Path, expected: torch.Tensor, batch: Batch) -> float:
+    """Load the complete model as a stranger would, and compare; give the relative distance.
+
+    `expected` is float32[supervised, vocabulary] of the model that was evaluated. Raises
+    Infrastructure ExportMismatch where the files say something else than that model.
+    """
+    model = AutoModelForCausalLM.from_pretrained(directory, use_safetensors=True, dtype="auto")
+    limit = _TOLERANCE[model.dtype]
+    found = logits_of(SupervisedLoss(model.to(torch.float32)), batch)
+    distance = float((found - expected).norm() / expected.norm())
+    if not distance <= limit:
+        raise Infrastructure(
+            "ExportMismatch",
+            f"The exported model does not say what the evaluated one did: logits differ by "
+            f"{distance:.2%}, at most {limit:.2%} was expected. Nothing was published.",
+        )
+    return distance

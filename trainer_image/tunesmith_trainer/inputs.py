@@ -1,0 +1,88 @@
+"""What a run starts from: prepared rows, the base model's files, and one digest over all of it.
+
+Called by `recipe` on all ranks; the digest is compared by `checkpoints` and `report`.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunesmith_api.meta import Digest
+from tunesmith_api.run import TrainingRun, UserErrorReason
+from tunesmith_trainer.attempt import Attempt
+from tunesmith_trainer.data.prepared import PreparedData
+from tunesmith_trainer.outcome import Infrastructure, UserError
+from tunesmith_trainer.sources import fetch_model
+from tunesmith_trainer.storage import NotFound
+from tunesmith_trainer.storage.manifest import Damaged, fetch_committed
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the steps of a run depend on, besides its own settings."""
+
+    data: PreparedData
+    base_path: Path
+    """Files of the base model."""
+    revision: str
+    """Commit or digest of the base model."""
+    digest: Digest
+    """Same digest, same steps."""
+
+
+def fetch_inputs(attempt: Attempt) -> Inputs:
+    """Fetch prepared rows and base model to the local disk, once a node.
+
+    Raises UserError NothingToTrainOn or what the sources raise, and Infrastructure where prepared
+    data is missing or damaged.
+    """
+    run, ranks, work = attempt.run, attempt.ranks, attempt.work
+    prepared, touch = work / "prepared", attempt.progress.touch
+    fetched = ("", "")
+    with ranks.one_per_node_first() as is_first:
+        if is_first:
+            try:
+                fetch_committed(attempt.storage, f"{run.run_uri}prepared/", prepared, touch)
+            except (NotFound, Damaged) as error:
+                raise Infrastructure("PreparedDataLost", f"The prepared data: {error}") from error
+            path, revision = fetch_model(
+                run, work / "model", progress=attempt.progress, stop=attempt.stop
+            )
+            fetched = (str(path), revision)
+    # Every node has the same paths: the pods are made from one template.
+    base_path, revision = ranks.from_main(fetched)
+    data = PreparedData.load(prepared)
+    if not len(data.train):
+        raise UserError(
+            UserErrorReason.NOTHING_TO_TRAIN_ON, "The prepared data has no rows to train on."
+        )
+    digest = inputs_digest(run, data.meta.dataset_digest, revision, ranks.size)
+    return Inputs(data, Path(base_path), revision, digest)
+
+
+def global_batch_size(run: TrainingRun, ranks: int) -> int:
+    """Give the rows of an optimizer step."""
+    settings = run.hyperparameters
+    return settings.per_device_batch_size * settings.gradient_accumulation_steps * ranks
+
+
+def inputs_digest(run: TrainingRun, dataset_digest: Digest, revision: str, ranks: int) -> Digest:
+    """Give the sha256 over all that decides the steps of a run.
+
+    Of the batch only its global size counts: an attempt with half the micro-batch and twice the
+    accumulation, as after running out of memory, goes on where the one before stopped. Attempt,
+    checkpoint policy, evaluation and output are no inputs of the steps.
+    """
+    batch_split = {"per_device_batch_size", "gradient_accumulation_steps"}
+    inputs = {
+        "model": run.model.uri,
+        "revision": revision,
+        "method": run.method.model_dump(mode="json"),
+        "dataset": dataset_digest,
+        "template": run.dataset.template.value,
+        "hyperparameters": run.hyperparameters.model_dump(mode="json", exclude=batch_split),
+        "global_batch": global_batch_size(run, ranks),
+    }
+    text = json.dumps(inputs, sort_keys=True, separators=(",", ":"))
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,247 @@
+"""The training loop: global batch by global batch, exact about tokens, stoppable at every step.
+
+Called by `recipe`. Must not load, export or know about S3: saving is a function it is given.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from tunesmith_api.run import LossPoint, UserErrorReason
+from tunesmith_api.training import Hyperparameters
+from tunesmith_trainer.batches import (
+    BatchPlan,
+    Rows,
+    collate,
+    rank_share,
+    supervised_targets,
+)
+from tunesmith_trainer.curve import Curve
+from tunesmith_trainer.data.prepared import Split
+from tunesmith_trainer.distributed import Ranks
+from tunesmith_trainer.evaluation import held_out_score
+from tunesmith_trainer.logs import log
+from tunesmith_trainer.objective import SupervisedLoss
+from tunesmith_trainer.outcome import Interrupted, UserError
+from tunesmith_trainer.progress import Progress
+from tunesmith_trainer.schedule import learning_rate
+from tunesmith_trainer.state import Chance, TrainState
+from tunesmith_trainer.stopping import StopSignal
+
+
+@dataclass
+class Training:
+    """All that a step needs. `state` and `curve` change as training goes on."""
+
+    settings: Hyperparameters
+    ranks: Ranks
+    loss: SupervisedLoss
+    """The model on this rank's device."""
+    optimizer: torch.optim.Optimizer
+    train: Split
+    validation: Split | None
+    pad_id: int
+    plan: BatchPlan
+    total_steps: int
+    checkpoint_every: int
+    state: TrainState
+    curve: Curve
+    prepared: nn.Module = field(init=False)
+    """The same model, wrapped where gradients are averaged over ranks."""
+
+    def __post_init__(self) -> None:
+        self.prepared = self.ranks.accelerator.prepare_model(
+            self.loss, device_placement=False, evaluation_mode=self.ranks.size == 1
+        )
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """Scales the loss so that FP16 gradients do not vanish; None for other precisions."""
+        return self.ranks.accelerator.scaler
+
+
+SaveCheckpoint = Callable[[Training, Chance], None]
+"""Called by all ranks at the same step, with the generators' state to go on with."""
+
+
+def build_optimizer(model: nn.Module, settings: Hyperparameters) -> torch.optim.Optimizer:
+    """Give AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101) over the trainable weights.
+
+    Only matrices decay: pulling norms and biases to zero hurts and regularizes nothing.
+    """
+    weights = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {
+            "params": [p for p in weights if p.ndim >= 2],
+            "weight_decay": float(settings.weight_decay),
+        },
+        {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=float(settings.learning_rate),
+        fused=weights[0].device.type in {"cpu", "cuda"},
+    )
+
+
+def train(run: Training, save: SaveCheckpoint, progress: Progress, stop: StopSignal) -> None:
+    """Train from `run.state.step` to the last step, or until early stopping.
+
+    Raises Interrupted on SIGTERM, after `save`, and UserError NonFiniteLoss.
+    """
+    run.prepared.train()
+    started = _Start(time.monotonic(), run.state.step, run.state.tokens)
+    for rows in run.plan.batches_from(run.state.step):
+        # Taken before anything of the step: an abandoned step must leave no trace.
+        chance = Chance.capture()
+        try:
+            _look_if_due(run, progress, stop)
+            if run.state.stopped_early or run.state.step >= run.total_steps:
+                return
+            point = optimizer_step(run, rows, stop)
+        except Interrupted as interrupted:
+            save(run, chance)
+            raise Interrupted(
+                f"Stopped by SIGTERM; step {run.state.step} of {run.total_steps} is saved and "
+                "another attempt goes on from there."
+            ) from interrupted
+        run.curve.add(point)
+        _report(run, point, started, progress)
+        if run.state.step % run.checkpoint_every == 0 and run.state.step < run.total_steps:
+            save(run, Chance.capture())
+
+
+def optimizer_step(run: Training, rows: Rows, stop: StopSignal) -> LossPoint:
+    """Do one optimizer step on a global batch.
+
+    The gradient is that of the mean over all supervised tokens of the global batch, whatever
+    micro-batch or rank they are in: each adds its sum divided by the count of all. Raises
+    Interrupted, with weights and counters unchanged, and UserError NonFiniteLoss.
+    """
+    targets = max(1, supervised_targets(run.train, rows))
+    share, seen = _accumulate_gradients(run, rows, targets, stop)
+    # One exchange a step: the sums, and whether anybody was told to stop.
+    loss, tokens, stopping = run.ranks.total(share, seen, float(stop.requested))
+    if stopping:
+        run.optimizer.zero_grad(set_to_none=True)
+        raise Interrupted
+    rate = learning_rate(run.state.step, run.total_steps, run.settings)
+    _refuse_non_finite("loss", loss, run.state.step + 1, rate)
+    norm = _update_weights(run, rate)
+    run.state.step += 1
+    run.state.tokens += int(tokens)
+    return LossPoint(
+        step=run.state.step,
+        loss=repr(loss),
+        learning_rate=repr(rate),
+        gradient_norm=repr(norm),
+        tokens=run.state.tokens,
+    )
+
+
+def _accumulate_gradients(
+    run: Training, rows: Rows, targets: int, stop: StopSignal
+) -> tuple[float, float]:
+    """Add up gradients; give this rank's part of the mean loss and its number of tokens."""
+    ranks = run.ranks
+    shares = rank_share(rows, run.settings.per_device_batch_size, ranks.rank, ranks.size)
+    nats = torch.zeros((), dtype=torch.float64, device=ranks.device)
+    tokens = 0
+    for turn, share in enumerate(shares):
+        # Alone, stop at once. Several ranks have to agree first, at the end of the step.
+        if stop.requested and ranks.size == 1:
+            break
+        is_last = turn == len(shares) - 1
+        batch = collate(run.train, share, run.pad_id).to(ranks.device)
+        with nullcontext() if is_last else ranks.accelerator.no_sync(run.prepared):
+            part, _ = run.prepared(batch)
+            # The wrapper takes the mean over ranks; what is wanted is the sum.
+            scaled = part * (ranks.size / targets)
+            (run.scaler.scale(scaled) if run.scaler else scaled).backward()
+        nats += part.detach().double()
+        tokens += batch.tokens if len(share) else 0
+    return nats.item() / targets, float(tokens)
+
+
+def _update_weights(run: Training, rate: float) -> float:
+    """Clip, step, forget the gradients; give the gradient's norm before clipping."""
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    if run.scaler:
+        run.scaler.unscale_(run.optimizer)
+    weights = [p for group in run.optimizer.param_groups for p in group["params"]]
+    limit = float(run.settings.max_gradient_norm) or math.inf
+    norm = float(nn.utils.clip_grad_norm_(weights, limit))
+    if run.scaler:
+        # An overflow is expected now and then: the scaler skips the step and scales less.
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
+    else:
+        _refuse_non_finite("gradient norm", norm, run.state.step + 1, rate)
+        run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    return norm
+
+
+def _refuse_non_finite(what: str, value: float, step: int, rate: float) -> None:
+    if math.isfinite(value):
+        return
+    raise UserError(
+        UserErrorReason.NON_FINITE_LOSS,
+        f"The {what} is {value} at step {step} (learning rate {rate:.3g}). Lower "
+        "hyperparameters.learningRate, raise warmupSteps, set maxGradientNorm to 1 or below, or "
+        "use precision BF16 or FP32 instead of FP16.",
+    )
+
+
+def _look_if_due(run: Training, progress: Progress, stop: StopSignal) -> None:
+    settings, validation = run.settings.early_stopping, run.validation
+    if settings is None or validation is None or not run.state.look_is_due(settings):
+        return
+    score = held_out_score(
+        run.loss,
+        validation,
+        run.ranks,
+        stop,
+        batch_size=run.settings.per_device_batch_size,
+        pad_id=run.pad_id,
+    )
+    run.prepared.train()
+    run.state.note_validation_loss(score.loss, settings)
+    log.info("validation", step=run.state.step, loss=repr(score.loss))
+    progress.measured({"eval_loss": score.loss})
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where this attempt began, to tell its speed."""
+
+    clock: float
+    step: int
+    tokens: int
+
+
+def _report(run: Training, point: LossPoint, started: _Start, progress: Progress) -> None:
+    seconds = time.monotonic() - started.clock
+    speed = (run.state.tokens - started.tokens) / seconds
+    left = run.total_steps - run.state.step
+    epoch = f"{run.state.step / run.plan.steps_per_epoch:.3f}"
+    values = {
+        "loss": point.loss,
+        "learning_rate": point.learning_rate,
+        "gradient_norm": point.gradient_norm,
+    }
+    # The same text as in the curve: the exact numbers, so that runs can be compared by their logs.
+    log.info("step", step=run.state.step, epoch=epoch, tokens_per_second=round(speed, 1), **values)
+    progress.advance(
+        run.state.step,
+        epoch=epoch,
+        metrics={name: float(value) for name, value in values.items()}
+        | {"tokens_per_second": speed},
+        eta_seconds=left * seconds / (run.state.step - started.step),
+    )

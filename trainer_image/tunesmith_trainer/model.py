@@ -1,0 +1,181 @@
+"""The model that is trained: base weights, precision, quantization, adapter.
+
+Called by `recipe` and `export`. Loads safetensors only and never runs code that comes with a
+model. Must not know about data or training.
+"""
+
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from tunesmith_api.jobstatus import Architecture
+from tunesmith_api.run import UserErrorReason
+from tunesmith_api.training import Lora, Method, Precision, QLora, Switch
+from tunesmith_trainer.outcome import UserError
+
+_DTYPES = {
+    Precision.FP32: torch.float32,
+    Precision.FP16: torch.float16,
+    Precision.BF16: torch.bfloat16,
+}
+ALL_LINEAR = "all-linear"
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of the model in `path`; raise UserError ModelInvalid if there is none."""
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise _invalid("tokenizer", error) from error
+
+
+def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Give a token to fill rows with. Any will do: what it predicts is never looked at."""
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if isinstance(token, int):
+            return token
+    return 0
+
+
+def stored_dtype(path: Path) -> torch.dtype:
+    """Give the type the base weights are published in; float32 where the model does not say."""
+    found = AutoConfig.from_pretrained(path, trust_remote_code=False).dtype
+    return found if isinstance(found, torch.dtype) else torch.float32
+
+
+def load_base(
+    path: Path, dtype: torch.dtype, device: torch.device, qlora: QLora | None = None
+) -> PreTrainedModel:
+    """Load a causal language model's weights, in 4 bits if `qlora` is given.
+
+    Raises UserError ModelInvalid for files that are no such model.
+    """
+    quantization = qlora and BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=qlora.quantization.value.lower(),
+        bnb_4bit_use_double_quant=qlora.double_quantization,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            device_map={"": device},
+            quantization_config=quantization,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _invalid("model", error) from error
+    model.config.use_cache = False
+    return model
+
+
+def load_trainable(
+    path: Path, method: Method, precision: Precision, device: torch.device, seed: int
+) -> nn.Module:
+    """Load the base model and make trainable what `method` says.
+
+    Frozen weights are kept in the precision of the computation. Trained ones are float32 always:
+    a BF16 weight would swallow the small steps of late training.
+    """
+    dtype = _DTYPES[precision] if method.adapter else torch.float32
+    model = load_base(path, dtype, device, method.qlora)
+    if method.adapter is None:
+        return model
+    # New weights come from the global generator, so they depend on nothing but the seed.
+    torch.manual_seed(seed)
+    return add_adapter(model, method.adapter)
+
+
+def add_adapter(model: PreTrainedModel, lora: Lora) -> nn.Module:
+    """Freeze `model` and add the adapter; raise UserError InvalidRun for unknown target modules."""
+    names = lora.target_modules
+    if names != (ALL_LINEAR,):
+        check_targets(model, names)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=float(lora.dropout),
+        target_modules=ALL_LINEAR if names == (ALL_LINEAR,) else list(names),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(
+            UserErrorReason.INVALID_RUN,
+            f"The adapter does not fit the model: {error} Layers that can be targeted: "
+            f"{_listed(linear_layers(model))}.",
+        ) from error
+
+
+def check_targets(model: nn.Module, names: tuple[str, ...]) -> None:
+    """Raise UserError InvalidRun if a name fits no layer.
+
+    peft itself complains only when none of the names fits, and trains less than was asked for
+    when one of them is misspelled.
+    """
+    layers = [name for name, _ in model.named_modules()]
+    missing = [n for n in names if not any(f".{layer}".endswith(f".{n}") for layer in layers)]
+    if missing:
+        raise UserError(
+            UserErrorReason.INVALID_RUN,
+            f"method.targetModules names {_listed(missing)}, which the model does not have. Its "
+            f"layers are {_listed(linear_layers(model))}; all-linear stands for all of them.",
+        )
+
+
+def linear_layers(model: nn.Module) -> list[str]:
+    """Give the last parts of the names of all linear layers, sorted."""
+    return sorted(
+        {name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    )
+
+
+def set_gradient_checkpointing(model: nn.Module, wanted: Switch, *, is_full: bool) -> None:
+    """Turn recomputing of activations on or off; Auto is on for full training on a GPU."""
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    if wanted is Switch.ENABLED or (wanted is Switch.AUTO and is_full and on_gpu):
+        # The re-entrant kind gives no gradients where the inputs need none, as with adapters.
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+
+
+def architecture(model: nn.Module) -> Architecture:
+    """Describe the model. Of 4-bit weights, two are stored in each byte."""
+    config = model.config.get_text_config()  # type: ignore[union-attr,operator]
+    adapter = model.get_nb_trainable_parameters() if hasattr(model, "peft_config") else None  # type: ignore[operator]
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    everything = adapter[1] if adapter else sum(p.numel() for p in model.parameters())
+    return Architecture(
+        family=str(getattr(config, "model_type", "")),
+        parameters=everything - trained if adapter else everything,
+        trainable_parameters=trained,
+        layers=int(getattr(config, "num_hidden_layers", 0) or 0),
+        hidden_size=int(getattr(config, "hidden_size", 0) or 0),
+        vocabulary_size=int(getattr(config, "vocab_size", 0) or 0),
+        context_length=int(getattr(config, "max_position_embeddings", 0) or 0),
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:40])
+
+
+def _invalid(what: str, error: Exception) -> UserError:
+    return UserError(
+        UserErrorReason.MODEL_INVALID,
+        f"The base model's {what} cannot be loaded: {str(error)[:400]} A model needs config.json, "
+        "weights as safetensors and a tokenizer, and may not need code of its own.",
+    )

@@ -1,0 +1,185 @@
+"""The train stage from top to bottom: fetch, load, resume, train, judge, export, report.
+
+Called by ``__main__``, once in every rank's process. Only the order of things is decided here;
+each is done by the module it is named after.
+"""
+
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from tunesmith_api.evaluation import ArtifactName
+from tunesmith_api.run import Outcome, Phase, TrainerResult, TrainingRun, UserErrorReason
+from tunesmith_api.training import Precision
+from tunesmith_trainer.attempt import Attempt
+from tunesmith_trainer.batches import BatchPlan
+from tunesmith_trainer.checkpoints import Checkpoints, Found, restore
+from tunesmith_trainer.curve import Curve
+from tunesmith_trainer.distributed import Ranks, check_devices, choose_precision, join
+from tunesmith_trainer.evaluation import Judgement, base_behaviour, judge
+from tunesmith_trainer.inputs import Inputs, fetch_inputs, global_batch_size
+from tunesmith_trainer.loop import Training, build_optimizer, train
+from tunesmith_trainer.model import (
+    load_tokenizer,
+    load_trainable,
+    padding_id,
+    set_gradient_checkpointing,
+)
+from tunesmith_trainer.objective import SupervisedLoss
+from tunesmith_trainer.outcome import Interrupted, UserError
+from tunesmith_trainer.progress import Progress
+from tunesmith_trainer.publish import Trained, publish
+from tunesmith_trainer.report import find_finished
+from tunesmith_trainer.state import Chance, TrainState, seed_everything
+from tunesmith_trainer.stopping import StopSignal
+from tunesmith_trainer.storage import Storage
+from tunesmith_trainer.storage.fence import Fence
+
+
+def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) -> TrainerResult:
+    """Fine-tune a model on prepared data and publish it; give the result of the attempt.
+
+    Every rank calls this; rank 0's result speaks for the run. Raises TrainerErrors: UserError for
+    what the job's author must change, Interrupted after SIGTERM with a checkpoint saved,
+    Superseded when a newer attempt has taken over.
+    """
+    check_run(run)
+    precision = choose_precision(run.hyperparameters.precision, run.world)
+    attempt = begin(run, work, progress, stop, join(run.world, precision))
+
+    progress.enter(Phase.READING)
+    inputs = fetch_inputs(attempt)
+    if finished := find_finished_on_main(attempt, inputs):
+        return finished
+
+    progress.enter(Phase.LOADING_MODEL)
+    checkpoints = Checkpoints(attempt, inputs.digest)
+    search = checkpoints.search()
+    tokenizer = load_tokenizer(inputs.base_path)
+    loss = load_model(attempt, inputs, precision)
+    training = plan_training(attempt, inputs, loss, padding_id(tokenizer), search.found)
+    progress.plan(training.total_steps, search.found.ref.step if search.found else None)
+
+    try:
+        judge_base_of_full(attempt, inputs, tokenizer, training)
+        progress.enter(Phase.TRAINING)
+        train(training, checkpoints.save, progress, stop)
+        checkpoints.save(training, Chance.capture())
+        progress.enter(Phase.EVALUATING)
+        tuned, base = judge_both(attempt, inputs, tokenizer, training)
+    except Interrupted:
+        checkpoints.wait()
+        raise
+
+    if not attempt.ranks.is_main:
+        return silent_success(attempt)
+    trained = Trained(inputs, precision, tokenizer, training, search, tuned, base)
+    return publish(attempt, trained, checkpoints)
+
+
+def check_run(run: TrainingRun) -> None:
+    """Refuse what no attempt can do, before anything is fetched."""
+    check_devices(run.world)
+    if run.method.adapter is None and ArtifactName.ADAPTER in run.output.artifacts:
+        raise UserError(
+            UserErrorReason.INVALID_RUN,
+            "output.artifacts asks for an Adapter, which method.full does not make. Use Merged.",
+        )
+
+
+def begin(
+    run: TrainingRun, work: Path, progress: Progress, stop: StopSignal, ranks: Ranks
+) -> Attempt:
+    """Open the run's output and become its only writer; raise Superseded where another is newer."""
+    storage = Storage.open(run.s3, "output")
+    fence = Fence(storage, run.run_uri, run.attempt)
+    if ranks.is_main:
+        fence.claim()
+    return Attempt(run, work, progress, stop, ranks, storage, fence)
+
+
+def find_finished_on_main(attempt: Attempt, inputs: Inputs) -> TrainerResult | None:
+    """Give all ranks the result of an earlier attempt that finished the run, if there was one."""
+    ranks, found = attempt.ranks, None
+    if ranks.is_main:
+        found = find_finished(attempt.storage, attempt.run, inputs.digest)
+    return ranks.from_main(found)
+
+
+def load_model(attempt: Attempt, inputs: Inputs, precision: Precision) -> SupervisedLoss:
+    """Load the base model with what is to be trained, on this rank's device."""
+    settings, method = attempt.run.hyperparameters, attempt.run.method
+    device = attempt.ranks.device
+    model = load_trainable(inputs.base_path, method, precision, device, settings.seed)
+    set_gradient_checkpointing(
+        model, settings.gradient_checkpointing, is_full=method.adapter is None
+    )
+    vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    if int(inputs.data.train.tokens.max()) >= vocabulary:
+        raise UserError(
+            UserErrorReason.MODEL_INVALID,
+            f"The tokenizer gives tokens that the model, with {vocabulary} of them, does not "
+            "know. Tokenizer and weights in baseModel.uri do not belong together.",
+        )
+    return SupervisedLoss(model)
+
+
+def plan_training(
+    attempt: Attempt, inputs: Inputs, loss: SupervisedLoss, pad_id: int, found: Found | None
+) -> Training:
+    """Put together all that the loop needs, at the first step or where the checkpoint was."""
+    run, ranks, data = attempt.run, attempt.ranks, inputs.data
+    settings = run.hyperparameters
+    plan = BatchPlan(data.train.lengths, settings.seed, global_batch_size(run, ranks.size))
+    seed_everything(settings.seed, ranks.rank)
+    training = Training(
+        settings=settings,
+        ranks=ranks,
+        loss=loss,
+        optimizer=build_optimizer(loss, settings),
+        train=data.train,
+        validation=data.validation if len(data.validation) else None,
+        pad_id=pad_id,
+        plan=plan,
+        total_steps=plan.total_steps(settings.epochs, settings.max_steps),
+        checkpoint_every=run.checkpoint.every_steps,
+        state=found.state.model_copy() if found else TrainState(),
+        curve=Curve(
+            attempt.work / "metrics.jsonl" if ranks.is_main else None, found.curve if found else []
+        ),
+    )
+    if found:
+        restore(training, found)
+    return training
+
+
+def judge_base_of_full(
+    attempt: Attempt, inputs: Inputs, tokenizer: PreTrainedTokenizerBase, training: Training
+) -> None:
+    """Judge the base model before training changes it; an adapter can be switched off later."""
+    if attempt.run.method.adapter is None and training.state.base is None:
+        attempt.progress.enter(Phase.EVALUATING)
+        training.state.base = judge(attempt, training.loss, inputs.data.test, tokenizer)
+
+
+def judge_both(
+    attempt: Attempt, inputs: Inputs, tokenizer: PreTrainedTokenizerBase, training: Training
+) -> tuple[Judgement, Judgement]:
+    """Judge the tuned and the base model on the same rows, on all ranks."""
+    loss, test = training.loss, inputs.data.test
+    tuned = judge(attempt, loss, test, tokenizer)
+    if training.state.base is not None:
+        return tuned, training.state.base
+    with base_behaviour(loss.model):
+        return tuned, judge(attempt, loss, test, tokenizer)
+
+
+def silent_success(attempt: Attempt) -> TrainerResult:
+    """Give what a rank other than 0 ends with. Nobody reads it."""
+    return TrainerResult(
+        stage=attempt.run.stage,
+        attempt=attempt.run.attempt,
+        outcome=Outcome.SUCCEEDED,
+        reason="Succeeded",
+        message=f"Rank {attempt.ranks.rank} has done its part; rank 0 speaks for the run.",
+    )
