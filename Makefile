@@ -3,6 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PY := .venv/bin/python
 UV := .venv/bin/uv
+BINARIES := etcd kube-apiserver kube-controller-manager kubectl helm versitygw
 
 .DEFAULT_GOAL := help
 .PHONY: help
@@ -49,22 +50,26 @@ verify: .venv/.stamp-dev ## Fail when a generated file is not what operator/tune
 	    diff -u "$${file#$$out/}" "$$file" || { echo "run 'make generate' and commit"; exit 1; }; \
 	done
 
-unit: .venv/.stamp-dev ## Unit tests and the simulation
+.PHONY: binaries
+binaries: .venv/.stamp-dev # What tests need besides Python; built once, kept in the cache
+	@$(PY) -c "from deploy.native.binaries import ensure_binaries as ensure; ensure('$(BINARIES)'.split())"
+
+unit: binaries ## Unit tests and the simulation
 	$(PY) -m pytest tests/unit tests/simulation -q
 
 simulate: .venv/.stamp-dev ## The simulation with many more random worlds (WORLDS=5000)
 	TUNESMITH_WORLDS=$(or $(WORLDS),5000) $(PY) -m pytest tests/simulation -q
 
-integration: .venv/.stamp-dev ## Against a real kube-apiserver and etcd
+integration: binaries ## Against a real kube-apiserver and etcd
 	$(PY) -m pytest tests/integration -q
 
-test: lint verify ## Lint, types, import rules, unit, simulation, trainer, integration
+test: binaries lint verify ## Lint, types, import rules, unit, simulation, trainer, integration
 	$(PY) -m pytest tests/unit tests/simulation tests/trainer tests/integration -q
 
 e2e: .venv/.stamp-dev ## Real pods on the native cluster
 	$(PY) -m pytest tests/e2e -q
 
-bench-operator: .venv/.stamp-dev ## 500 FineTuneJobs at once against a real API server
+bench-operator: binaries ## 500 FineTuneJobs at once against a real API server
 	PYTHONPATH=operator $(PY) -m benchmarks.bench_operator
 
 lock: .venv/bin/uv ## Pin the dependencies again

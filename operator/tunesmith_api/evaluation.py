@@ -135,7 +135,8 @@ class Output(Spec):
     """Where the result goes."""
 
     uri: S3Uri
-    """s3://BUCKET/PREFIX/. The run writes below PREFIX/JOB-UID/ and nowhere else."""
+    """s3://BUCKET/PREFIX/. The run writes below PREFIX/JOB-UID8/ (the job's name and the
+    first eight characters of its uid) and nowhere else."""
     artifacts: Annotated[tuple[ArtifactName, ...], Field(min_length=1, max_length=2)] = Field(
         default=(ArtifactName.MERGED,), json_schema_extra={"x-kubernetes-list-type": "set"}
     )

@@ -68,13 +68,13 @@ class Operator:
     reconcilers: Mapping[str, Reconcile] = field(default_factory=_reconcilers)
     identity: str = field(default_factory=lambda: f"{socket.gethostname()}_{uuid.uuid4()}")
     stop: asyncio.Event = field(default_factory=asyncio.Event)
-    is_synced: bool = False
     probe_port: int = 0
     """Where the probes are served, once they are."""
 
     def __post_init__(self) -> None:
         """Make the parts; nothing runs yet."""
         self._api_answered_at = time.monotonic()
+        self._synced = asyncio.Event()
         send = chain(Wire(self.connection), self.interceptors)
         self.leadership = self._lead(KubeClient(send, called=self._called))
         self.cache = Cache()
@@ -108,7 +108,7 @@ class Operator:
             for name, part in {
                 "stop": self.stop.wait(),
                 "leadership": self.leadership.run(),
-                "queue": self.queue.run(),
+                "queue": self._work(),
                 "events": self.recorder.run(),
                 "watches": self._watch(),
             }.items()
@@ -134,11 +134,17 @@ class Operator:
         await self.connection.close()
         log.info("stopped")
 
+    async def _work(self) -> None:
+        # A pass that sees a Job but not yet its pods would draw wrong conclusions.
+        await self._synced.wait()
+        await self.queue.run()
+
     async def _watch(self) -> None:
         """List everything once, then watch, and compare again from time to time."""
-        while not self.is_synced:
-            self.is_synced = await self._is_served() and await self._resync()
-            if not self.is_synced:
+        while not self._synced.is_set():
+            if await self._is_served() and await self._resync():
+                self._synced.set()
+            else:
                 await asyncio.sleep(START_RETRY_SECONDS)
         self.watches.expect(PLURALS, self.config.namespaces)
         tasks = await self._start_kopf()
@@ -192,7 +198,7 @@ class Operator:
 
     async def _resync(self) -> bool:
         def differed(kind: str, count: int) -> None:
-            if self.is_synced and count:
+            if self._synced.is_set() and count:
                 telemetry.WATCH_MISSED.labels(kind).inc(count)
 
         with telemetry.RESYNC_SECONDS.time():
@@ -225,12 +231,12 @@ class Operator:
             queue_oldest_seconds=self.queue.oldest_seconds,
             is_leader=lambda: self.leadership.is_leader,
             api_age_seconds=lambda: time.monotonic() - self._api_answered_at,
-            is_synced=lambda: self.is_synced,
+            is_synced=self._synced.is_set,
             measure=self._measure,
         )
-        runner = web.AppRunner(build_app(health), access_log=None, handle_signals=False)
+        runner = web.AppRunner(build_app(health), access_log=None, shutdown_timeout=1)
         await runner.setup()
-        site = web.TCPSite(runner, port=self.config.probe_port, shutdown_timeout=1)
+        site = web.TCPSite(runner, port=self.config.probe_port)
         await site.start()
         self.probe_port = runner.addresses[0][1]
         log.info("serving probes", port=self.probe_port)

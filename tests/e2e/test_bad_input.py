@@ -1,5 +1,6 @@
 """Wrong input, all at once: each job must end with the condition that says what to change."""
 
+import json
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ FILES = {
     "empty.jsonl": "",
     "malformed.jsonl": '{"prompt": "a", "response": "b"}\n{"prompt": "broken\n',
     "columns.jsonl": '{"question": "a", "answer": "b"}\n',
-    "long.jsonl": '{"prompt": "a", "response": "' + "word " * 400 + '"}\n',
+    "long.jsonl": "".join(
+        json.dumps({"prompt": f"question {i}", "response": "word " * 400}) + "\n" for i in range(20)
+    ),
     "silent.jsonl": '{"prompt": "a", "response": ""}\n',
 }
 

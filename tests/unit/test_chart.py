@@ -1,10 +1,9 @@
 """The chart: its values are closed, what it renders parses, and its rights stay small.
 
-What needs rendering runs where a Helm is at hand: on the PATH or in the cache of `make demo`.
+Rendering uses the Helm that the demo builds; `make test` builds it first.
 """
 
 import json
-import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -14,7 +13,7 @@ import jsonschema
 import pytest
 import yaml
 
-from deploy.settings import read_settings
+from deploy.native.binaries import ensure_binaries
 from tunesmith_operator.config import Config, parse_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,24 +21,14 @@ CHART = ROOT / "charts" / "tunesmith"
 NAMESPACE = "tunesmith-system"
 
 
-def find_helm() -> str | None:
-    """Return a Helm's path, or None."""
-    cached = sorted((read_settings().cache / "bin").glob("helm-*/helm"))
-    return shutil.which("helm") or (str(cached[-1]) if cached else None)
-
-
-HELM = find_helm()
-needs_helm = pytest.mark.skipif(HELM is None, reason="no helm on the PATH or in the cache")
-
-
 @cache
 def run_helm(*sets: str) -> subprocess.CompletedProcess[str]:
-    assert HELM is not None
+    helm = ensure_binaries(["helm"])["helm"]
     options = ["--namespace", NAMESPACE, "--kube-version", "1.34.0"]
     for value in sets:
         options += ["--set-json", value]
     return subprocess.run(
-        [HELM, "template", "tunesmith", str(CHART), *options],
+        [str(helm), "template", "tunesmith", str(CHART), *options],
         capture_output=True,
         text=True,
         check=False,
@@ -139,14 +128,12 @@ def test_the_chart_holds_the_generated_crds() -> None:
 # --- with Helm ------------------------------------------------------------------------------
 
 
-@needs_helm
 def test_an_unknown_value_is_refused_by_its_name() -> None:
     done = run_helm('s3.endpont="http://s3"')
     assert done.returncode != 0
     assert "endpont" in done.stderr
 
 
-@needs_helm
 def test_the_default_configuration_parses() -> None:
     config = rendered_config()
     assert config.namespaces == ()
@@ -156,7 +143,6 @@ def test_the_default_configuration_parses() -> None:
     }
 
 
-@needs_helm
 def test_all_of_the_operators_settings_can_be_set() -> None:
     config = rendered_config(
         'watchNamespaces=["team-a","team-b"]',
@@ -186,7 +172,6 @@ def test_all_of_the_operators_settings_can_be_set() -> None:
     assert config.prepare_resources.requests["cpu"] == "1"
 
 
-@needs_helm
 def test_the_configuration_restarts_the_pod() -> None:
     def checksum(*sets: str) -> str:
         template = only(render(*sets), "Deployment")["spec"]["template"]
@@ -196,7 +181,6 @@ def test_the_configuration_restarts_the_pod() -> None:
     assert checksum() != checksum('log.level="DEBUG"')
 
 
-@needs_helm
 def test_the_pod_meets_the_restricted_pod_security_standard() -> None:
     pod = only(render(), "Deployment")["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -215,7 +199,6 @@ def rules(documents: list[dict[str, Any]], *kinds: str) -> list[dict[str, Any]]:
     return [rule for d in documents if d["kind"] in kinds for rule in d["rules"]]
 
 
-@needs_helm
 @pytest.mark.parametrize("sets", [(), ('watchNamespaces=["team-a"]',)], ids=["all", "one"])
 def test_the_rights_hold_no_secret_no_exec_and_no_wildcard(sets: tuple[str, ...]) -> None:
     for rule in rules(render(*sets), "Role", "ClusterRole"):
@@ -239,7 +222,6 @@ WRITES = {
 }
 
 
-@needs_helm
 def test_the_operator_may_write_this_and_nothing_else() -> None:
     granted = {
         (resource, verb)
@@ -251,7 +233,6 @@ def test_the_operator_may_write_this_and_nothing_else() -> None:
     assert granted == WRITES
 
 
-@needs_helm
 def test_watched_namespaces_need_no_cluster_role() -> None:
     documents = render('watchNamespaces=["team-a","team-b"]')
     assert not [d for d in documents if d["kind"].startswith("ClusterRole")]
@@ -259,7 +240,6 @@ def test_watched_namespaces_need_no_cluster_role() -> None:
     assert roles == {"team-a", "team-b", NAMESPACE}
 
 
-@needs_helm
 def test_the_crds_are_unchanged_but_for_the_annotation_that_keeps_them() -> None:
     rendered = {
         d["metadata"]["name"]: d for d in render() if d["kind"] == "CustomResourceDefinition"
@@ -276,13 +256,11 @@ def test_the_crds_are_unchanged_but_for_the_annotation_that_keeps_them() -> None
     assert rendered == {}
 
 
-@needs_helm
 def test_crds_can_be_left_to_others() -> None:
     documents = render("crds.install=false")
     assert not [d for d in documents if d["kind"] == "CustomResourceDefinition"]
 
 
-@needs_helm
 def test_monitoring_and_network_policy_are_asked_for() -> None:
     kinds = {d["kind"] for d in render()}
     assert not kinds & {"ServiceMonitor", "NetworkPolicy"}

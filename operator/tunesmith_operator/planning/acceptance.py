@@ -33,7 +33,7 @@ def objection(seen: Observation, config: Config) -> Objection | None:
         return Objection(
             Reason.UNKNOWN_GPU_TYPE,
             f"compute.gpuType {compute.gpu_type} is not known here. Known: {known}. Choose one of"
-            " them, leave it empty for any GPU, or add it to the chart's value gpu.types",
+            " them, leave it empty for any GPU, or add it to the chart's value gpuTypes",
         )
     account, allowed = compute.service_account_name, config.allowed_service_accounts
     if account and allowed and account not in allowed:

@@ -15,7 +15,7 @@ from tunesmith_api.run import TrainingRun
 
 @dataclass(frozen=True, slots=True)
 class StartAttempt:
-    """Create the attempt's ConfigMap, its Service if it has several pods, and its Job."""
+    """Create the attempt's Job, and the Service that its pods meet by if it has several."""
 
     job_name: str
     run: TrainingRun
@@ -31,7 +31,7 @@ class StopAttempt:
 
 @dataclass(frozen=True, slots=True)
 class DeleteAttempt:
-    """Delete the Job, ConfigMap and Service of an attempt that ended long ago."""
+    """Delete the Job of an attempt that ended long ago."""
 
     job_name: str
     uid: str

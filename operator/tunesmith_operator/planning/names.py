@@ -5,7 +5,7 @@ from tunesmith_api.jobstatus import StageName
 
 
 def attempt_name(job: FineTuneJob, stage: StageName, number: int) -> str:
-    """Name of an attempt's Job, ConfigMap and Service."""
+    """Name of an attempt's Job."""
     return f"{job.metadata.name}-{stage}-{number}"
 
 

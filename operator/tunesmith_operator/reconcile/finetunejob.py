@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.jobstatus import AttemptReason, FineTuneJobStatus
+from tunesmith_api.labels import LABEL_JOB_UID
 from tunesmith_api.run import PROGRESS_PORT, TrainerProgress
 from tunesmith_operator.kube.errors import AlreadyExists, NotOurs, Refused
 from tunesmith_operator.kube.kinds import Object
@@ -82,6 +83,12 @@ class FineTuneJobReconciler:
             if live is not None:
                 world.cache.saw("Job", live)
                 attempts = world.cache.jobs_of(meta.uid)
+        if any(a.is_finished and a.attempt > job.status.counters.attempts for a in attempts):
+            # Jobs and pods come on two streams: the Job's end may be known before its pods' last
+            # words, and without them a success looks like a failure.
+            for pod in await world.kube.list("Pod", meta.namespace, f"{LABEL_JOB_UID}={meta.uid}"):
+                world.cache.saw("Pod", pod)
+            attempts = world.cache.jobs_of(meta.uid)
         progress, unanswered = await self._ask_trainer(world, job, attempts)
         return Observation(
             job=job,
