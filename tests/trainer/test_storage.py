@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from datetime import timedelta
@@ -11,6 +12,7 @@ import pytest
 
 from tests.trainer.conftest import (
     ROOT_KEYS,
+    STRANGER_KEYS,
     Bucket,
     S3Server,
     new_bucket,
@@ -296,3 +298,42 @@ class TestFence:
             thread.join()
         assert 6 not in lost
         assert b"6" in bucket.get("run/fence.json")
+
+
+def test_a_refusal_in_the_middle_of_a_run_is_waited_for(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_identity(monkeypatch, STRANGER_KEYS)
+    storage = Storage.open(bucket.connection, "output", patience=timedelta(seconds=20))
+    allow_everything(bucket)
+    storage.put_bytes(bucket.uri("one"), b"1")
+    refuse_everything(bucket)
+    back = threading.Timer(1.0, allow_everything, [bucket])
+    back.start()
+    storage.put_bytes(bucket.uri("two"), b"2")
+    back.join()
+    assert bucket.get("two") == b"2"
+
+
+def test_a_refusal_that_stays_is_named_in_the_end(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allow_everything(bucket)
+    use_identity(monkeypatch, STRANGER_KEYS)
+    storage = Storage.open(bucket.connection, "output", patience=timedelta(seconds=1))
+    storage.put_bytes(bucket.uri("one"), b"1")
+    refuse_everything(bucket)
+    with pytest.raises(UserError) as caught:
+        storage.put_bytes(bucket.uri("two"), b"2")
+    assert caught.value.reason == "AccessDenied"
+
+
+def allow_everything(bucket: Bucket) -> None:
+    resources = [f"arn:aws:s3:::{bucket.name}", f"arn:aws:s3:::{bucket.name}/*"]
+    rule = {"Effect": "Allow", "Principal": "*", "Action": "s3:*", "Resource": resources}
+    policy = {"Version": "2012-10-17", "Statement": [rule]}
+    bucket.client.put_bucket_policy(Bucket=bucket.name, Policy=json.dumps(policy))
+
+
+def refuse_everything(bucket: Bucket) -> None:
+    bucket.client.delete_bucket_policy(Bucket=bucket.name)

@@ -58,7 +58,8 @@ class Storage:
         self._client = client
         self._place = place
         self._patience = patience
-        self._may_write = False
+        # Who has written once is taken to be allowed to: a later refusal is waited for.
+        self._has_written = False
         self._transfers = Transfers(client, patience)
 
     @classmethod
@@ -153,7 +154,7 @@ class Storage:
             answer = self._client.get_object(Bucket=bucket, Key=key)
             return StoredObject(answer["Body"].read(), answer["ETag"])
 
-        return self._patience.run(self._at(uri), read, trusted=self._may_write)
+        return self._patience.run(self._at(uri), read, trusted=self._has_written)
 
     def get_bytes(self, uri: str) -> bytes:
         """Read a small object whole. Raises NotFound."""
@@ -179,7 +180,9 @@ class Storage:
             answer = self._client.put_object(Bucket=bucket, Key=key, Body=data, **conditions)
             return answer["ETag"]
 
-        return self._patience.run(self._at(uri), write, trusted=self._may_write)
+        etag = self._patience.run(self._at(uri), write, trusted=self._has_written)
+        self._has_written = True
+        return etag
 
     def upload(self, path: Path, uri: str, on_bytes: OnBytes | None = None) -> None:
         """Write one file and check that it arrived with its size."""
@@ -193,7 +196,8 @@ class Storage:
         if not moves:
             return
         place = self._at(f"s3://{moves[0].location.bucket}/{moves[0].location.key}")
-        self._transfers.upload(moves, place, on_bytes, trusted=self._may_write)
+        self._transfers.upload(moves, place, on_bytes, trusted=self._has_written)
+        self._has_written = True
         for move in moves:
             self._check_arrived(move)
 
@@ -209,7 +213,7 @@ class Storage:
                 lambda batch=batch: self._client.delete_objects(  # type: ignore[misc]
                     Bucket=bucket, Delete={"Objects": [{"Key": k} for k in batch], "Quiet": True}
                 ),
-                trusted=self._may_write,
+                trusted=self._has_written,
             )
         return len(keys)
 
@@ -234,7 +238,6 @@ class Storage:
                 UserErrorReason.OUTPUT_NOT_WRITABLE,
                 f"Cannot write below {prefix}: {error.message}",
             ) from error
-        self._may_write = True
 
     def _download_all(
         self, wanted: Sequence[tuple[ObjectInfo, Path]], on_bytes: OnBytes | None, place: Place
@@ -255,7 +258,7 @@ class Storage:
         size = self._patience.run(
             self._at(uri),
             lambda: self._client.head_object(Bucket=bucket, Key=key)["ContentLength"],
-            trusted=self._may_write,
+            trusted=self._has_written,
         )
         _same_size(uri, size, move.path)
 
