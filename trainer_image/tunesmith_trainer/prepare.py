@@ -61,23 +61,17 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
     ).gather()
 
     progress.enter(Phase.TOKENIZING)
-
-    def on_rows(count: int) -> None:
-        stop.check()
-        progress.touch(count)
-
+    on_rows = _looking_up(progress, stop)
     prepared = _tokenize(run, gathered, tokenizer, model.revision, on_rows)
 
     progress.enter(Phase.UPLOADING)
     prepared.save(work / "prepared")
-    extra = {"inputs": inputs_digest(run), "meta": prepared.meta.model_dump_json(by_alias=True)}
-    uri, attempt = prepared_uri(run), run.attempt
     commit_directory(
         output,
         work / "prepared",
-        uri,
-        attempt=attempt,
-        extra=extra,
+        prepared_uri(run),
+        attempt=run.attempt,
+        extra=_extra(run, prepared.meta),
         fence=fence,
         on_bytes=progress.touch,
     )
@@ -99,6 +93,18 @@ def inputs_digest(run: TrainingRun) -> str:
         run.hyperparameters.seed,
     )
     return hashlib.sha256(orjson.dumps(inputs, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _looking_up(progress: Progress, stop: StopSignal) -> Callable[[int], None]:
+    def on_rows(count: int) -> None:
+        stop.check()
+        progress.touch(count)
+
+    return on_rows
+
+
+def _extra(run: TrainingRun, meta: PreparedMeta) -> dict[str, str]:
+    return {"inputs": inputs_digest(run), "meta": meta.model_dump_json(by_alias=True)}
 
 
 def _earlier(output: Storage, run: TrainingRun) -> PreparedMeta | None:
