@@ -127,8 +127,15 @@ def _advance(draft: Draft, seen: Observation, config: Config) -> None:
 def _take_on(draft: Draft, seen: Observation) -> None:
     """Adopt a Job that was created by an operator which died before it could say so."""
     newest = max(seen.attempts, key=lambda a: a.attempt, default=None)
-    known = draft.status.active.number if draft.status.active else draft.status.counters.attempts
-    if newest is not None and newest.attempt > known:
+    active = draft.status.active
+    known = active.number if active else draft.status.counters.attempts
+    if newest is None or newest.attempt <= known:
+        return
+    if active is not None:
+        # The same pass had judged the attempt before it; that was not written down either.
+        before = next((a for a in seen.attempts if a.name == active.job_name), None)
+        _close(draft, seen, before, active)
+    if not _is_finished(draft):
         _note_start(draft, newest.stage, newest.attempt, newest.name)
 
 
