@@ -12,7 +12,6 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -29,14 +28,6 @@ _DTYPES = {
     Precision.BF16: torch.bfloat16,
 }
 ALL_LINEAR = "all-linear"
-
-
-def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of the model in `path`; raise UserError ModelInvalid if there is none."""
-    try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise _invalid("tokenizer", error) from error
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:

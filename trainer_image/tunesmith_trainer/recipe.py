@@ -15,12 +15,12 @@ from tunesmith_trainer.attempt import Attempt
 from tunesmith_trainer.batches import BatchPlan
 from tunesmith_trainer.checkpoints import Checkpoints, Found, restore
 from tunesmith_trainer.curve import Curve
+from tunesmith_trainer.data.templates import load_tokenizer
 from tunesmith_trainer.distributed import Ranks, check_devices, choose_precision, join
 from tunesmith_trainer.evaluation import Judgement, base_behaviour, judge
 from tunesmith_trainer.inputs import Inputs, fetch_inputs, global_batch_size
 from tunesmith_trainer.loop import Training, build_optimizer, train
 from tunesmith_trainer.model import (
-    load_tokenizer,
     load_trainable,
     padding_id,
     set_gradient_checkpointing,
@@ -55,7 +55,7 @@ def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal
     progress.enter(Phase.LOADING_MODEL)
     checkpoints = Checkpoints(attempt, inputs.digest)
     search = checkpoints.search()
-    tokenizer = load_tokenizer(inputs.base_path)
+    tokenizer = load_tokenizer(inputs.base_path, run.dataset.template)
     loss = load_model(attempt, inputs, precision)
     training = plan_training(attempt, inputs, loss, padding_id(tokenizer), search.found)
     progress.plan(training.total_steps, search.found.ref.step if search.found else None)
