@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from deploy import demo, release
-from deploy.cluster import KINDS, Cluster, choose_cluster
+from deploy.cluster import KINDS, Cluster, choose_cluster, forget_choice
 from deploy.display import console
 from deploy.native.apiserver import ControlPlane
 from deploy.removal import remove_caches
@@ -67,7 +67,10 @@ def _remove(cluster: Cluster, settings: Settings, options: argparse.Namespace) -
     last = tuple(step.name for step in steps)
     if options.caches:
         steps.append(Step("remove caches", lambda log: remove_caches(settings.cache, log), last))
-    return demo.run_shown(steps, settings)
+    removed = demo.run_shown(steps, settings)
+    if removed:
+        forget_choice(settings)
+    return removed
 
 
 def _needed(steps: list[Step], *names: str) -> list[Step]:

@@ -23,6 +23,8 @@ from deploy.shell import Log, StepError
 from deploy.steps import Step
 
 KINDS = ("native", "kind", "current")
+# File in the cache that holds the kind chosen last.
+MEMORY = "cluster"
 
 
 class Cluster(Protocol):
@@ -63,9 +65,14 @@ class Cluster(Protocol):
 def choose_cluster(settings: Settings) -> tuple[Cluster, str]:
     """Return the cluster that ``settings.cluster`` asks for, and why it is that one.
 
+    The choice is remembered until ``forget_choice``, so that ``down`` removes what ``up`` made.
     Raises ``StepError`` when it cannot work here, with what is missing.
     """
     wish = settings.cluster
+    memory = settings.cache / MEMORY
+    if wish == "auto" and memory.exists():
+        kind = memory.read_text().strip()
+        return _make(kind, settings), "as the last time"
     if wish not in (*KINDS, "auto"):
         raise StepError(f"CLUSTER={wish} is not one of auto, {', '.join(KINDS)}")
     obstacles: dict[str, str] = {}
@@ -73,11 +80,18 @@ def choose_cluster(settings: Settings) -> tuple[Cluster, str]:
         obstacle = _why_not(kind, settings)
         if not obstacle:
             because = "it works here" if wish == "auto" else "you asked for it"
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            memory.write_text(kind + "\n")
             passed = [f"not {other}: {why}" for other, why in obstacles.items()]
             return _make(kind, settings), "; ".join([because, *passed])
         obstacles[kind] = obstacle
     listed = "\n".join(f"  {kind}: {why}" for kind, why in obstacles.items())
     raise StepError(f"no cluster can be had here:\n{listed}", "see deploy/README.md")
+
+
+def forget_choice(settings: Settings) -> None:
+    """Choose afresh the next time."""
+    (settings.cache / MEMORY).unlink(missing_ok=True)
 
 
 def _why_not(kind: str, settings: Settings) -> str:

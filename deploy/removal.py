@@ -22,7 +22,7 @@ def remove_caches(cache: Path, log: Log) -> None:
             if path.is_dir() and not path.is_symlink():
                 path.chmod(0o755)
         shutil.rmtree(folder, ignore_errors=True)
-    for file in ("pip.conf", "kind.kubeconfig", ".go.lock", ".deploy.lock"):
+    for file in ("pip.conf", "kind.kubeconfig", ".go.lock", ".deploy.lock", "cluster"):
         (cache / file).unlink(missing_ok=True)
     if cache.exists() and not any(cache.iterdir()):
         cache.rmdir()
