@@ -91,24 +91,42 @@ async def test_delete_hits_only_the_object_that_was_looked_at(
         assert not await kube.delete("ConfigMap", namespace, "a", uid=meta["uid"])
 
 
-async def test_a_status_is_written_whole_and_only_to_that_object(
+async def test_a_status_is_written_whole_and_only_to_the_object_that_was_read(
     control_plane: ControlPlane, namespace: str
 ) -> None:
     async with client_of(control_plane) as kube:
         made = await kube.create(job(namespace))
-        uid = made["metadata"]["uid"]
+
+        async def write(status: Object, version: str, name: str = "demo") -> Object:
+            return await kube.apply_status(
+                "FineTuneJob", namespace, name, status, resource_version=version
+            )
+
         first = {"observedGeneration": 1, "startTime": "2026-01-02T03:04:05Z"}
-        await kube.apply_status("FineTuneJob", namespace, "demo", first, uid=uid)
-        second = await kube.apply_status(
-            "FineTuneJob", namespace, "demo", {"observedGeneration": 1}, uid=uid
-        )
+        then = await write(first, made["metadata"]["resourceVersion"])
+        last = await write({"observedGeneration": 1}, then["metadata"]["resourceVersion"])
         # What is no longer said is gone; the spec is not touched.
-        assert "startTime" not in second["status"]
-        assert second["spec"] == made["spec"]
+        assert "startTime" not in last["status"]
+        assert last["spec"] == made["spec"]
         with pytest.raises(Conflict):
-            await kube.apply_status("FineTuneJob", namespace, "demo", first, uid="another")
-        with pytest.raises(Gone):
-            await kube.apply_status("FineTuneJob", namespace, "nobody", first, uid=uid)
+            await write(first, made["metadata"]["resourceVersion"])
+        with pytest.raises((Gone, Conflict)):
+            await write(first, made["metadata"]["resourceVersion"], "nobody")
+
+
+async def test_a_status_never_lands_on_a_namesake(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    async with client_of(control_plane) as kube:
+        old = (await kube.create(job(namespace)))["metadata"]
+        await kube.delete(
+            "FineTuneJob", namespace, "demo", uid=old["uid"], propagation="Background"
+        )
+        await kube.create(job(namespace))
+        with pytest.raises(Conflict):
+            await kube.apply_status(
+                "FineTuneJob", namespace, "demo", {}, resource_version=old["resourceVersion"]
+            )
 
 
 async def test_lists_come_in_pages_with_one_version(

@@ -185,12 +185,18 @@ async def test_deleting_what_is_gone_is_no_error() -> None:
 
 async def test_a_status_is_applied_to_that_very_object() -> None:
     server = Server(ok())
-    await client(server).apply_status("FineTuneJob", "ns", "a", {"stage": "Train"}, uid="u")
+    await client(server).apply_status(
+        "FineTuneJob", "ns", "a", {"stage": "Train"}, resource_version="7"
+    )
     (request,) = server.requests
     assert request.path == "/apis/tunesmith.dev/v1alpha1/namespaces/ns/finetunejobs/a/status"
     assert request.query == {"fieldManager": "tunesmith", "force": "true"}
     assert request.body is not None
-    assert request.body["metadata"] == {"namespace": "ns", "name": "a", "uid": "u"}
+    assert request.body["metadata"] == {
+        "namespace": "ns",
+        "name": "a",
+        "resourceVersion": "7",
+    }
 
 
 async def test_lists_are_read_to_the_end() -> None:

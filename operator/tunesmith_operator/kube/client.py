@@ -172,11 +172,14 @@ class KubeClient:
         return answer.status != 404
 
     async def apply_status(
-        self, kind: str, namespace: str, name: str, status: Object, *, uid: str
+        self, kind: str, namespace: str, name: str, status: Object, *, resource_version: str
     ) -> Object:
-        """Write the whole status by server-side apply; raises Gone, or Conflict for another uid."""
-        # The uid makes sure that this cannot land on a namesake that was made since.
-        meta = {"namespace": namespace, "name": name, "uid": uid}
+        """Write the whole status by server-side apply; raises Gone, or Conflict.
+
+        The status must have been decided on the object at ``resource_version``: the API server
+        ignores a uid here, so without it a status could land on a namesake that was made since.
+        """
+        meta = {"namespace": namespace, "name": name, "resourceVersion": resource_version}
         body = {
             "apiVersion": KINDS[kind].api_version,
             "kind": kind,

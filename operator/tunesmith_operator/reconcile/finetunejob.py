@@ -139,7 +139,7 @@ class FineTuneJobReconciler:
             job.metadata.namespace,
             job.metadata.name,
             new.model_dump(mode="json", by_alias=True, exclude_none=True),
-            uid=uid,
+            resource_version=job.metadata.resource_version,
         )
         self._written[uid] = world.now()
         if new.active is None:
@@ -153,7 +153,11 @@ class FineTuneJobReconciler:
         status = unreadable(body.get("status") or {}, meta["generation"], error, world.now())
         if status is not None:
             await world.kube.apply_status(
-                FineTuneJob.KIND, meta["namespace"], meta["name"], status, uid=meta["uid"]
+                FineTuneJob.KIND,
+                meta["namespace"],
+                meta["name"],
+                status,
+                resource_version=meta["resourceVersion"],
             )
         return None
 

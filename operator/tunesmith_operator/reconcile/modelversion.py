@@ -24,6 +24,6 @@ async def reconcile_modelversion(world: World, namespace: str, name: str) -> tim
             namespace,
             name,
             status.model_dump(mode="json", by_alias=True, exclude_none=True),
-            uid=version.metadata.uid,
+            resource_version=version.metadata.resource_version,
         )
     return None

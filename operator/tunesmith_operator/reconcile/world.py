@@ -46,9 +46,9 @@ class Kube(Protocol):
         """Delete exactly that object; False if it is gone; raises Conflict if it is another one."""
 
     async def apply_status(
-        self, kind: str, namespace: str, name: str, status: Object, *, uid: str
+        self, kind: str, namespace: str, name: str, status: Object, *, resource_version: str
     ) -> Object:
-        """Write the whole status by server-side apply; raises Gone, or Conflict for another uid."""
+        """Write the whole status by server-side apply; raises Gone, or Conflict if it changed."""
 
 
 class Recorder(Protocol):
