@@ -63,7 +63,8 @@ def build_settings() -> kopf.OperatorSettings:
     settings.peering.standalone = True
     settings.posting.enabled = False
     settings.scanning.disabled = True
-    settings.persistence.diffbase_storage = _Nothing()
+    settings.persistence.diffbase_storage = _NoDiffBase()
+    settings.persistence.progress_storage = _NoProgress()
     settings.watching.server_timeout = SERVER_TIMEOUT_SECONDS
     settings.watching.client_timeout = SERVER_TIMEOUT_SECONDS + 30
     settings.watching.connect_timeout = 5
@@ -81,7 +82,7 @@ def build_settings() -> kopf.OperatorSettings:
     return settings
 
 
-class _Nothing(kopf.DiffBaseStorage):
+class _NoDiffBase(kopf.DiffBaseStorage):
     """kopf compares each event with the last handled state; we have none, and it costs."""
 
     def build(self, **_: Any) -> Any:
@@ -92,6 +93,25 @@ class _Nothing(kopf.DiffBaseStorage):
 
     def store(self, **_: Any) -> None:
         return None
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """kopf remembers which handlers are done; ours are only events, and never retried."""
+
+    def fetch(self, **_: Any) -> Any:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+    def purge(self, **_: Any) -> None:
+        return None
+
+    def touch(self, **_: Any) -> None:
+        return None
+
+    def clear(self, *, essence: Any) -> Any:
+        return essence
 
 
 def _event_handler(
