@@ -137,7 +137,11 @@ def threads_per_rank() -> int:
     """Give this rank's share of the CPUs that the container may use, at least 1.
 
     torch itself counts the machine's cores and would start dozens of threads on a small quota.
+    OMP_NUM_THREADS, which a launcher sets, decides where it is given.
     """
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdigit():
+        return max(1, int(given))
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, int(_available_cpus()) // local_ranks)
 

@@ -1,0 +1,193 @@
+"""A disturbed run ends with the same losses and the same weights, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.trainer.conftest import Bucket
+from tests.trainer.trials import PodLost, Trial, lose_pod
+from tunesmith_api.jobstatus import Measurement
+from tunesmith_api.run import Outcome
+from tunesmith_trainer.outcome import Interrupted, Superseded
+
+MakeTrial = Callable[..., Trial]
+
+FULL = {"method": {"full": {}}, "output": {"uri": "s3://any/", "artifacts": ["Merged"]}}
+
+
+@pytest.fixture
+def make_trial(bucket: Bucket, make_run: Any, tmp_path: Path) -> MakeTrial:
+    def make(**settings: Any) -> Trial:
+        return Trial(bucket, make_run, tmp_path, **settings)
+
+    return make
+
+
+@dataclass(frozen=True)
+class End:
+    """What must not depend on disturbances."""
+
+    curve: list[str]
+    weights: dict[str, str]
+    measurements: tuple[Measurement, ...]
+
+    @classmethod
+    def of(cls, trial: Trial) -> End:
+        made = trial.report().artifacts[0].name.lower()
+        return cls(trial.curve(), trial.artifact(made), trial.report().measurements)
+
+
+_ENDS: dict[str, End] = {}
+
+
+def undisturbed(make_trial: MakeTrial, **settings: Any) -> End:
+    """Give the end of the run that nothing happens to; made once for the same settings."""
+    key = repr(settings)
+    if key not in _ENDS:
+        calm = make_trial(name="calm", **settings)
+        calm.go()
+        _ENDS[key] = End.of(calm)
+    return _ENDS[key]
+
+
+@pytest.mark.parametrize(
+    ("settings", "stops"),
+    [
+        pytest.param({}, [random.randrange(1, 12)], id="at a random step, with dropout"),
+        pytest.param({}, [9], id="in epoch 2"),
+        pytest.param({}, [7, 9, 10], id="three times in one epoch"),
+        pytest.param({}, [12], id="after the last step"),
+        pytest.param(
+            {"hyperparameters": {"perDeviceBatchSize": 2, "gradientAccumulationSteps": 2}},
+            [5],
+            id="with accumulation",
+        ),
+        pytest.param({"sections": FULL}, [5], id="all weights"),
+        pytest.param(
+            {"hyperparameters": {"earlyStopping": {"everySteps": 2, "patience": 9}}},
+            [4],
+            id="on a step whose look at the validation loss is still due",
+        ),
+    ],
+)
+def test_sigterm_loses_nothing(
+    make_trial: MakeTrial, settings: dict[str, Any], stops: list[int]
+) -> None:
+    disturbed = make_trial(name="cut", **settings)
+    for step in stops:
+        with pytest.raises(Interrupted):
+            disturbed.go(at_step=step)
+        saved = disturbed.progress.snapshot().checkpoint
+        assert saved is not None
+        assert saved.step == step
+    result = disturbed.go()
+    assert result.outcome is Outcome.SUCCEEDED
+    assert result.resumed_from_step == stops[-1]
+    assert End.of(disturbed) == undisturbed(make_trial, **settings)
+
+
+def test_a_lost_pod_costs_the_steps_since_the_last_checkpoint(make_trial: MakeTrial) -> None:
+    disturbed = make_trial(name="cut")
+    with pytest.raises(PodLost):
+        disturbed.go(at_step=7, act=lose_pod)
+    assert disturbed.go().resumed_from_step == 4
+    assert End.of(disturbed) == undisturbed(make_trial)
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut off", "remove"])
+def test_a_damaged_checkpoint_is_passed_over_and_named(make_trial: MakeTrial, harm: str) -> None:
+    disturbed = make_trial(name="cut")
+    with pytest.raises(Interrupted):
+        disturbed.go(at_step=6)
+    key = "runs/cut/checkpoints/step-00000006/attempt-1/optimizer.pt"
+    bucket, data = disturbed.bucket, bytearray(disturbed.bucket.get(key))
+    data[len(data) // 2] ^= 1
+    if harm == "remove":
+        bucket.client.delete_object(Bucket=bucket.name, Key=key)
+    else:
+        bucket.put(key, bytes(data) if harm == "flip" else bytes(data[:-100]))
+    result = disturbed.go()
+    assert result.resumed_from_step == 4
+    assert "checkpoint of step 6 is damaged" in result.message
+    assert End.of(disturbed) == undisturbed(make_trial)
+
+
+def test_an_upload_that_was_cut_off_is_no_checkpoint(make_trial: MakeTrial) -> None:
+    trial = make_trial()
+    with pytest.raises(Interrupted):
+        trial.go(at_step=6)
+    manifest = "runs/u-1/checkpoints/step-00000006/attempt-1/manifest.json"
+    trial.bucket.client.delete_object(Bucket=trial.bucket.name, Key=manifest)
+    assert trial.go().resumed_from_step == 4
+
+
+def test_other_inputs_start_anew_and_say_so(make_trial: MakeTrial) -> None:
+    changed = make_trial(name="cut")
+    with pytest.raises(Interrupted):
+        changed.go(at_step=6)
+    result = changed.go(learningRate="1e-3")
+    assert result.resumed_from_step is None
+    assert "other inputs" in result.message
+    slower = {"learningRate": "1e-3"}
+    assert End.of(changed) == undisturbed(make_trial, hyperparameters=slower)
+
+
+def test_resume_never_starts_anew(make_trial: MakeTrial) -> None:
+    trial = make_trial(sections={"checkpoint": {"everySteps": 4, "resume": "Never"}})
+    with pytest.raises(Interrupted):
+        trial.go(at_step=6)
+    assert trial.go().resumed_from_step is None
+
+
+def test_half_the_micro_batch_goes_on_from_the_checkpoint(make_trial: MakeTrial) -> None:
+    disturbed = make_trial(name="cut")
+    with pytest.raises(Interrupted):
+        disturbed.go(at_step=6)
+    result = disturbed.go(perDeviceBatchSize=2, gradientAccumulationSteps=2)
+    assert result.resumed_from_step == 6
+    calm = undisturbed(make_trial).curve
+    assert disturbed.curve()[:6] == calm[:6]
+    # Dropout falls otherwise on other micro-batches, so only nearly the same.
+    expected = [float(json.loads(line)["loss"]) for line in calm]
+    assert disturbed.losses()[6:] == pytest.approx(expected[6:], rel=0.2)
+
+
+def test_only_the_last_checkpoints_are_kept_and_none_after_success(make_trial: MakeTrial) -> None:
+    trial = make_trial(sections={"checkpoint": {"everySteps": 2, "keepLast": 2}})
+    with pytest.raises(Interrupted):
+        trial.go(at_step=9)
+    keys = trial.bucket.keys("runs/u-1/checkpoints/")
+    assert {key.split("/")[3] for key in keys} == {"step-00000008", "step-00000009"}
+    trial.go()
+    assert trial.bucket.keys("runs/u-1/checkpoints/") == []
+
+
+def test_an_old_attempt_cannot_write_any_more(make_trial: MakeTrial) -> None:
+    trial = make_trial()
+    trial.attempts = 1
+    with pytest.raises(Interrupted):
+        trial.go(at_step=5)
+    trial.attempts = 0
+    with pytest.raises(Superseded):
+        trial.go()
+
+
+def test_a_newer_attempt_ends_the_old_one_at_its_next_checkpoint(make_trial: MakeTrial) -> None:
+    old, new = make_trial(), make_trial(name="u-1")
+    new.attempts = 1
+
+    def start_newer() -> None:
+        with pytest.raises(Interrupted):
+            new.go(at_step=2)
+
+    with pytest.raises(Superseded):
+        old.go(at_step=3, act=start_newer)
+    assert not any("attempt-1/manifest" in k for k in old.bucket.keys("runs/u-1/checkpoints/"))
+    assert new.go().outcome is Outcome.SUCCEEDED
