@@ -26,20 +26,27 @@ OLDEST_GO = (1, 24)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one binary is made: from a folder of ``SOURCES`` or by ``go install`` of a package."""
+    """How one binary is made.
+
+    ``package`` is built inside the module in ``SOURCES``, where it shares compiled dependencies
+    with the others; with ``alone`` it is installed by itself, as its own go.mod wants it.
+    """
 
     name: str
     version: str
-    package: str = ""
+    package: str
+    alone: bool = False
     called: tuple[str, ...] = ()
     ldflags: str = "-s -w"
 
     @property
     def key(self) -> str:
         """Name of the folder in the cache: changes with anything that changes the result."""
-        digest = hashlib.sha256(repr((self.package, self.called, self.ldflags)).encode())
-        if not self.package:
-            for file in sorted((SOURCES / self.name).iterdir()):
+        facts = (self.package, self.alone, self.called, self.ldflags)
+        digest = hashlib.sha256(repr(facts).encode())
+        if not self.alone:
+            own = sorted((SOURCES / self.package).glob("*.go"))
+            for file in (SOURCES / "go.mod", SOURCES / "go.sum", *own):
                 digest.update(file.read_bytes())
         return f"{self.name}-{self.version}-{digest.hexdigest()[:10]}"
 
@@ -53,6 +60,7 @@ RECIPES = (
     Recipe(
         "hyperkube",
         KUBERNETES,
+        "./hyperkube",
         called=(
             "kube-apiserver",
             "kube-controller-manager",
@@ -63,11 +71,11 @@ RECIPES = (
         ),
         ldflags=f"-s -w {_VERSION_FLAGS}",
     ),
-    Recipe("etcd", "v3.6.5"),
-    Recipe("pause", "v1"),
-    Recipe("versitygw", "v1.8.0", "github.com/versity/versitygw/cmd/versitygw"),
-    Recipe("coredns", "v1.14.7", "github.com/coredns/coredns"),
-    Recipe("helm", "v3.21.4", "helm.sh/helm/v3/cmd/helm"),
+    Recipe("etcd", "v3.6.5", "./etcd"),
+    Recipe("pause", "v1", "./pause"),
+    Recipe("coredns", "v1.14.0", "./coredns"),
+    Recipe("helm", "v3.19.5", "helm.sh/helm/v3/cmd/helm"),
+    Recipe("versitygw", "v1.8.0", "github.com/versity/versitygw/cmd/versitygw", alone=True),
 )
 _BY_PROGRAM = {program: r for r in RECIPES for program in (r.called or (r.name,))}
 
@@ -123,12 +131,12 @@ def _build(recipe: Recipe, part: Path, log: Log) -> None:
     if own in go.parents:
         env |= {"GOCACHE": str(own / "build"), "GOMODCACHE": str(own / "mod")}
     options = ["-v", "-trimpath", "-ldflags", recipe.ldflags]
-    if recipe.package:
+    if recipe.alone:
         command = [go, "install", *options, f"{recipe.package}@{recipe.version}"]
         log.run(command, env=env, cwd=part)
     else:
-        command = [go, "build", *options, "-o", part / recipe.name, "."]
-        log.run(command, env=env, cwd=SOURCES / recipe.name)
+        command = [go, "build", *options, "-o", part / recipe.name, recipe.package]
+        log.run(command, env=env, cwd=SOURCES)
 
 
 def find_go(log: Log) -> Path:

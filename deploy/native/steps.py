@@ -57,7 +57,9 @@ class NativeCluster:
             Step("cluster images", self._cluster_images, ("build CoreDNS", "image registry")),
             Step("node", native.start_node, ("control plane", "cluster images")),
             Step("cluster", self._cluster_dns, ("node",)),
+            # One after the other: a Go build takes all the cores there are.
             Step("build Helm", _building("helm"), ("build CoreDNS",)),
+            Step("build S3 server", _building("versitygw"), ("build Helm",)),
         ]
 
     def down(self) -> list[Step]:
