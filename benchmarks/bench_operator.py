@@ -219,7 +219,11 @@ def main() -> int:
             crds = str(REPOSITORY / "crds")
             control_plane.kubectl("apply", "--server-side", "-f", crds)
             wait_until_established(control_plane, crds)
+            load = os.getloadavg()[0]
             print(f"[bench] creating {arguments.jobs} FineTuneJobs")
+            print(
+                f"[bench] {os.cpu_count()} cores, load average {load:.1f} before it: others count"
+            )
             figures = asyncio.run(measure(control_plane, directory, arguments.jobs))
         return 0 if report(figures, arguments.jobs) else 1
 

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.clock import run_in_jumping_time
 from tunesmith_operator.kube.cache import Key
 from tunesmith_operator.kube.errors import LostLeadershipError, Unavailable
-from tunesmith_operator.reconcile.queue import CAP_SECONDS, Process, WorkQueue
+from tunesmith_operator.reconcile.queue import CAP_SECONDS, PATIENCE_SECONDS, Process, WorkQueue
 
 A = Key("FineTuneJob", "default", "a")
 B = Key("FineTuneJob", "default", "b")
@@ -348,6 +348,27 @@ def test_in_a_burst_all_begin_before_any_reports() -> None:
     assert log == ["start"] * 50 + ["report"] * 50
 
 
+def test_a_steady_load_that_the_workers_keep_up_with_delays_no_report() -> None:
+    waits: list[float] = []
+    queues: list[WorkQueue] = []
+
+    async def work(_: int) -> None:
+        await asyncio.sleep(0.05)
+        asked = asyncio.get_running_loop().time()
+        async with queues[0].after_others():
+            waits.append(asyncio.get_running_loop().time() - asked)
+
+    async def story(queue: WorkQueue) -> None:
+        queues.append(queue)
+        for number in range(500):
+            queue.add(Key("FineTuneJob", "default", str(number)))
+            await asyncio.sleep(0.01)
+        await settle(queue)
+
+    play(Passes(work), story, workers=8)
+    assert max(waits) == 0.0
+
+
 def test_a_report_waits_only_so_long_for_a_burst_without_end() -> None:
     reported: list[float] = []
     queues: list[WorkQueue] = []
@@ -367,7 +388,7 @@ def test_a_report_waits_only_so_long_for_a_burst_without_end() -> None:
             await asyncio.sleep(0.02)
 
     play(passes, story, workers=2)
-    assert 3.5 < reported[0] < 5
+    assert reported[0] == pytest.approx(PATIENCE_SECONDS, abs=1)
 
 
 def test_a_lone_report_does_not_wait() -> None:

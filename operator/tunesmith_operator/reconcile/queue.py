@@ -26,8 +26,8 @@ log = structlog.get_logger(__name__)
 BASE_SECONDS = 0.5
 CAP_SECONDS = 60.0
 PASS_SECONDS = 120.0
-QUIET_SECONDS = 0.1
-PATIENCE_SECONDS = 4.0
+QUIET_SECONDS = 0.25
+PATIENCE_SECONDS = 6.0
 MOST_PATIENT = 1000
 PATIENT_WRITES = 8
 
@@ -98,10 +98,10 @@ class WorkQueue:
         At most ``PATIENCE_SECONDS`` late. The pass gives its place up while it waits; how many may
         do so is bounded, because each holds its object in memory.
         """
-        if self._is_calm() or self._patient >= MOST_PATIENT:
+        deadline = self._loop.time() + PATIENCE_SECONDS
+        if self._quiet_in(deadline) <= 0 or self._patient >= MOST_PATIENT:
             yield
             return
-        deadline = self._loop.time() + PATIENCE_SECONDS
         self._patient += 1
         try:
             self._pump()
@@ -164,13 +164,12 @@ class WorkQueue:
             self._cancel_timer(key)
             task = self._loop.create_task(self._pass(key, added), name=f"pass {key}")
             self._running[key] = (task, self._loop.time())
+        if self._waiting:
             self._busy_at = self._loop.time()
 
     def _quiet_in(self, deadline: float) -> float:
+        """Seconds until no pass had to wait for a while, as far as is known now."""
         return min(self._busy_at + QUIET_SECONDS, deadline) - self._loop.time()
-
-    def _is_calm(self) -> bool:
-        return not self._waiting and len(self._running) - self._patient <= 1
 
     async def _pass(self, key: Key, added: float) -> None:
         started = self._loop.time()
