@@ -287,7 +287,7 @@ async def run(
 
 
 def main() -> None:
-    """Run the program. Ends with 1 and a message when the configuration cannot be used."""
+    """Run the program. Ends with 1 and a message when it cannot start or a part of it dies."""
     parser = argparse.ArgumentParser(prog="tunesmith-operator", description=__doc__)
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
     parser.add_argument("--kubeconfig", type=Path, help="instead of the pod's service account")
@@ -298,7 +298,12 @@ def main() -> None:
         sys.exit(f"{arguments.config}: {error}")
     configure_logs(config.log_level)
     tune_garbage_collection()
-    asyncio.run(run(config, arguments.kubeconfig))
+    try:
+        asyncio.run(run(config, arguments.kubeconfig))
+    except Exception:
+        # Kubernetes starts a whole operator; half of one would look alive and do nothing.
+        log.exception("a part of the operator has died")
+        sys.exit(1)
 
 
 if __name__ == "__main__":
