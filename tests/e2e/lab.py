@@ -82,7 +82,7 @@ class Lab:
         return next((c for c in conditions if c.type == kind), None)
 
     def wait_for(
-        self, namespace: str, name: str, kind: str, status: str = "True", seconds: int = 240
+        self, namespace: str, name: str, kind: str, status: str = "True", seconds: int = 600
     ) -> Condition:
         """Wait for a condition; fail at once where the job has ended another way."""
 
@@ -96,7 +96,7 @@ class Lab:
 
         return until(reached, seconds, f"{name} to be {kind}={status}")
 
-    def wait_for_step(self, namespace: str, name: str, step: int, seconds: int = 180) -> int:
+    def wait_for_step(self, namespace: str, name: str, step: int, seconds: int = 400) -> int:
         """Wait until training has got to ``step``; give the step it is at."""
 
         def reached() -> int | None:
@@ -105,7 +105,7 @@ class Lab:
 
         return until(reached, seconds, f"{name} to get to step {step}")
 
-    def wait_for_stage(self, namespace: str, name: str, stage: str, seconds: int = 180) -> None:
+    def wait_for_stage(self, namespace: str, name: str, stage: str, seconds: int = 400) -> None:
         until(
             lambda: self.status(namespace, name).stage == stage or None,
             seconds,

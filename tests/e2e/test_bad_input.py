@@ -8,7 +8,7 @@ import pytest
 from deploy.storage import BUCKET
 from tests.e2e.lab import Lab
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 FILES = {
     "empty.jsonl": "",

@@ -8,7 +8,7 @@ import pytest
 from tests.e2e.lab import Lab, until
 from tunesmith_api.run import TrainingReport
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 STEPS = {"maxSteps": 120, "learningRate": "1e-3", "perDeviceBatchSize": 32}
 CHECKPOINT = {"everySteps": 10, "gracePeriodSeconds": 30}

@@ -10,7 +10,7 @@ from deploy.settings import REPOSITORY
 from deploy.storage import DEMO_NAMESPACE
 from tests.e2e.lab import Lab, until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 SLOW = {"maxSteps": 150, "learningRate": "1e-3", "perDeviceBatchSize": 32}
 
