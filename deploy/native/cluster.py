@@ -40,6 +40,7 @@ COMPONENTS = (
     "kube-proxy",
 )
 WAIT_SECONDS = 90
+PATIENCE_SECONDS = 45
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,16 @@ class Native:
         """Say whether all our programs run and the API server answers."""
         if not (self.state / "pki" / "admin.crt").exists():
             return False
-        running = all(processes.is_running(self.state, name) for name in COMPONENTS)
-        return running and is_ready(self._url, Authority(self.state / "pki"))
+        pki = Authority(self.state / "pki")
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while all(processes.is_running(self.state, name) for name in COMPONENTS):
+            if is_ready(self._url, pki):
+                return True
+            # A busy machine is no reason to throw a cluster away.
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.5)
+        return False
 
     def prepare(self, log: Log) -> None:
         """Clean away a cluster that does not answer. A healthy one is left alone."""
