@@ -10,6 +10,7 @@ import contextlib
 import json
 import re
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,8 @@ class Kubectl:
         try:
             assert process.stdout
             found = re.search(r"127\.0\.0\.1:(\d+)", process.stdout.readline())
+            # It says a line for each connection, and would stop when nobody reads them.
+            threading.Thread(target=process.stdout.read, daemon=True).start()
             if not found:
                 raise StepError(f"kubectl cannot forward to service {service}")
             yield int(found[1])
@@ -90,9 +93,13 @@ class Kubectl:
     def _quietly(self, arguments: list[str]) -> str:
         """Run kubectl without copying its answer into the log: it is long and asked for often."""
         command = self._command("kubectl", arguments)
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        what = f"kubectl {' '.join(arguments[:4])}"
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        except subprocess.TimeoutExpired as error:
+            raise StepError(f"{what}: no answer in a minute") from error
         if done.returncode != 0:
-            raise StepError(f"kubectl {' '.join(arguments[:4])}: {done.stderr.strip()}")
+            raise StepError(f"{what}: {done.stderr.strip()}")
         return done.stdout
 
     def _command(self, program: str, arguments: list[str] | tuple[str, ...]) -> list[str]:

@@ -39,7 +39,7 @@ COMPONENTS = (
     "kubelet",
     "kube-proxy",
 )
-WAIT_SECONDS = 90
+WAIT_SECONDS = 180
 PATIENCE_SECONDS = 45
 
 
