@@ -27,7 +27,6 @@ PACKAGES = {
     "iptables": "iptables",
     "ip": "iproute2",
     "conntrack": "conntrack",
-    "socat": "socat",
     "docker-registry": "docker-registry",
     "openssl": "openssl",
     "mount": "mount",
