@@ -19,13 +19,13 @@ from deploy.native.apiserver import ControlPlane
 from tests.simulation.world import DIGEST, MERGED
 from tunesmith_api.jobstatus import Measurement, StageName
 from tunesmith_api.run import Outcome, TrainerResult
+from tunesmith_operator.assembly import Operator
 from tunesmith_operator.config import Config, LeaderElection
 from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.connection import connect
 from tunesmith_operator.kube.errors import AlreadyExists, Unavailable
 from tunesmith_operator.kube.kinds import KINDS, Object
 from tunesmith_operator.kube.transport import Interceptor, Request, Response, Send, Wire
-from tunesmith_operator.main import Operator
 
 QUICK_ELECTION = LeaderElection(
     lease_duration_seconds=3, renew_deadline_seconds=2, retry_period_seconds=0.4

@@ -83,7 +83,7 @@ async def test_a_silent_watch_is_found_and_opened_again(
         await until(lambda: has_child("before"))
         proxy.freeze()
         await kube.create(job(namespace, "after"))
-        await until(lambda: has_child("after"), 15, "a child behind a silent watch")
+        await until(lambda: has_child("after"), 40, "a child behind a silent watch")
 
         async def all_alive() -> bool:
             return max(running.watches.ages().values()) < 3
