@@ -1,11 +1,11 @@
 """What operator and trainer say to each other.
 
 The operator hands the trainer one immutable :class:`TrainingRun` (an annotation of the pod, which
-the kubelet shows it as the file :data:`RUN_PATH`). While it runs, the trainer answers ``GET /progress`` with a
-:class:`TrainerProgress` and ``GET /metrics``. It ends with a :class:`TrainerResult` in the
-termination message and, after the train stage, a :class:`TrainingReport` in S3. Success is a
-result with outcome Succeeded and the report's digest, never an exit code alone: a launcher such
-as torchrun replaces the exit codes of its workers.
+the kubelet shows it as the file :data:`RUN_PATH`). While it runs, the trainer answers
+``GET /progress`` with a :class:`TrainerProgress` and ``GET /metrics``. It ends with a
+:class:`TrainerResult` in the termination message and, after the train stage, a
+:class:`TrainingReport` in S3. Success is a result with outcome Succeeded and the report's digest,
+never an exit code alone: a launcher such as torchrun replaces the exit codes of its workers.
 """
 
 from datetime import datetime

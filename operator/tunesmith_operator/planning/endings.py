@@ -20,9 +20,10 @@ from tunesmith_api.jobstatus import (
     Usage,
 )
 from tunesmith_api.run import TrainerResult
+from tunesmith_operator.planning.actions import DeleteSelf, StopAttempt
 from tunesmith_operator.planning.causes import Ending
 from tunesmith_operator.planning.draft import Draft
-from tunesmith_operator.planning.observed import SeenJob
+from tunesmith_operator.planning.observed import Observation, SeenJob
 
 _KEPT_ATTEMPTS = 10
 _FIRST_BACKOFF = timedelta(seconds=10)
@@ -180,6 +181,22 @@ def complete(draft: Draft, message: str) -> None:
     draft.yes(ConditionType.COMPLETE, Reason.VERSION_CREATED, message)
     draft.update(stage=DisplayStage.COMPLETE, completion_time=draft.now)
     draft.emit("Normal", "Complete", message)
+
+
+def wind_up(draft: Draft, seen: Observation) -> None:
+    """Stop what is left and expire; a finished job makes nothing any more."""
+    for attempt in seen.attempts:
+        if not attempt.is_finished and not attempt.is_deleting:
+            draft.act(StopAttempt(attempt.name, attempt.uid))
+    ttl = seen.job.spec.run_policy.ttl_seconds_after_finished
+    ended = draft.status.completion_time
+    if ttl is None or ended is None:
+        return
+    left = ended + timedelta(seconds=ttl) - draft.now
+    if left > timedelta():
+        draft.look_again_in(left)
+    else:
+        draft.act(DeleteSelf(seen.job.metadata.uid))
 
 
 def condition_of(stage: StageName) -> ConditionType:

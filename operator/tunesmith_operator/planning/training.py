@@ -23,9 +23,7 @@ from tunesmith_operator.planning.acceptance import objection
 from tunesmith_operator.planning.actions import (
     Decision,
     DeleteAttempt,
-    DeleteSelf,
     StartAttempt,
-    StopAttempt,
 )
 from tunesmith_operator.planning.causes import Ending, why_ended
 from tunesmith_operator.planning.conditions import find
@@ -33,23 +31,18 @@ from tunesmith_operator.planning.draft import Draft
 from tunesmith_operator.planning.endings import (
     backoff,
     condition_of,
-    fail,
     follow_up,
     record,
+    wind_up,
 )
 from tunesmith_operator.planning.monitoring import (
-    checkpoint_status,
-    current_progress,
     display_stage,
-    overdue_stage,
-    progress_status,
-    reason_to_stop,
-    standing,
 )
 from tunesmith_operator.planning.names import attempt_name, run_uri
 from tunesmith_operator.planning.observed import Observation, SeenJob, SeenPod
 from tunesmith_operator.planning.results import finish, prepared, trained
 from tunesmith_operator.planning.runs import build_run, trainer_image
+from tunesmith_operator.planning.watching import end_by_time, watch
 
 _KEPT_JOBS = 3
 
@@ -61,7 +54,7 @@ def decide(seen: Observation, config: Config, now: datetime) -> Decision:
     if seen.job.metadata.deletion_timestamp is not None:
         return draft.decision()  # the garbage collector takes the children
     if _is_finished(draft):
-        _after_the_end(draft, seen)
+        wind_up(draft, seen)
     elif _accept(draft, seen, config):
         _advance(draft, seen, config)
     return draft.decision()
@@ -69,22 +62,6 @@ def decide(seen: Observation, config: Config, now: datetime) -> Decision:
 
 def _is_finished(draft: Draft) -> bool:
     return draft.holds(ConditionType.COMPLETE) or draft.holds(ConditionType.FAILED)
-
-
-def _after_the_end(draft: Draft, seen: Observation) -> None:
-    """Stop what is left and expire; a finished job makes nothing any more."""
-    for attempt in seen.attempts:
-        if not attempt.is_finished and not attempt.is_deleting:
-            draft.act(StopAttempt(attempt.name, attempt.uid))
-    ttl = seen.job.spec.run_policy.ttl_seconds_after_finished
-    ended = draft.status.completion_time
-    if ttl is None or ended is None:
-        return
-    left = ended + timedelta(seconds=ttl) - draft.now
-    if left > timedelta():
-        draft.look_again_in(left)
-    else:
-        draft.act(DeleteSelf(seen.job.metadata.uid))
 
 
 def _accept(draft: Draft, seen: Observation, config: Config) -> bool:
@@ -117,7 +94,7 @@ def _advance(draft: Draft, seen: Observation, config: Config) -> None:
     if active is not None:
         attempt = next((a for a in seen.attempts if a.name == active.job_name), None)
         if attempt is not None and not attempt.is_finished:
-            _watch(draft, seen, attempt, active)
+            watch(draft, seen, attempt, active)
             return
         _close(draft, seen, attempt, active)
     if not _is_finished(draft):
@@ -148,89 +125,8 @@ def _is_overdue(draft: Draft, seen: Observation) -> bool:
     if left > timedelta():
         draft.look_again_in(left)
         return False
-    _end_by_time(draft, seen, Reason.DEADLINE_EXCEEDED, "runPolicy.activeDeadlineSeconds is over")
+    end_by_time(draft, seen, Reason.DEADLINE_EXCEEDED, "runPolicy.activeDeadlineSeconds is over")
     return True
-
-
-def _end_by_time(draft: Draft, seen: Observation, reason: Reason, message: str) -> None:
-    """Fail at once; what still runs is stopped from here on, however long that takes."""
-    active = draft.status.active
-    if active is not None:
-        attempt = next((a for a in seen.attempts if a.name == active.job_name), None)
-        record(draft, seen.job, active, Ending(AttemptReason.DEADLINE_EXCEEDED, message), attempt)
-    fail(draft, reason, message, active.stage if active else None)
-    _after_the_end(draft, seen)
-
-
-def _watch(draft: Draft, seen: Observation, attempt: SeenJob, active: ActiveAttempt) -> None:
-    """Follow a live attempt; stop it where it must be stopped."""
-    _note_progress(draft, seen, attempt)
-    if active.stop_reason is not None or attempt.is_deleting:
-        if not attempt.is_deleting:
-            draft.act(StopAttempt(attempt.name, attempt.uid))
-        return
-    if seen.job.spec.suspend:
-        _stop(draft, attempt, active, AttemptReason.SUSPENDED, "spec.suspend was set")
-        return
-    late = overdue_stage(seen, attempt, draft.now)
-    if late:
-        _end_by_time(draft, seen, Reason.STAGE_TIMEOUT, late)
-        return
-    stop = reason_to_stop(seen, attempt, draft.now)
-    if stop is not None:
-        _stop(draft, attempt, active, stop.reason, stop.message)
-        return
-    _note_standing(draft, seen, attempt)
-
-
-def _stop(
-    draft: Draft, attempt: SeenJob, active: ActiveAttempt, reason: AttemptReason, message: str
-) -> None:
-    draft.act(StopAttempt(attempt.name, attempt.uid))
-    draft.update(
-        active=active.model_copy(update={"stop_reason": reason, "stop_message": message[:1024]})
-    )
-    draft.no(condition_of(active.stage), Reason.STOPPING, f"Stopping the attempt: {message}")
-
-
-def _note_progress(draft: Draft, seen: Observation, attempt: SeenJob) -> None:
-    progress = current_progress(seen, attempt)
-    draft.update(stage=display_stage(attempt.stage, progress))
-    if progress is not None:
-        draft.update(
-            progress=progress_status(progress, draft.now),
-            metrics=progress.metrics[:32],
-            checkpoint=checkpoint_status(progress) or draft.status.checkpoint,
-        )
-
-
-def _note_standing(draft: Draft, seen: Observation, attempt: SeenJob) -> None:
-    now_is = standing(attempt, seen.job)
-    kind = condition_of(attempt.stage)
-    before = find(draft.status.conditions, kind)
-    draft.no(kind, now_is.reason, now_is.message)
-    if now_is.reason in (
-        Reason.UNSCHEDULABLE,
-        Reason.IMAGE_PULL_FAILING,
-        Reason.CONTAINER_NOT_STARTING,
-    ):
-        draft.update(stage=DisplayStage.PENDING)
-        if before is None or before.reason != now_is.reason:
-            draft.emit("Warning", now_is.reason, now_is.message)
-    _note_quota(draft, attempt)
-    # Pods announce changes by themselves; what they wait for, and their progress, must be asked.
-    draft.look_again_in(timedelta(seconds=5))
-
-
-def _note_quota(draft: Draft, attempt: SeenJob) -> None:
-    if attempt.is_suspended:
-        draft.no(
-            ConditionType.QUOTA_RESERVED,
-            Reason.WAITING_FOR_QUOTA,
-            "Kueue has not admitted the training pods yet",
-        )
-    elif find(draft.status.conditions, ConditionType.QUOTA_RESERVED) is not None:
-        draft.yes(ConditionType.QUOTA_RESERVED, Reason.ADMITTED, "Kueue has admitted the pods")
 
 
 def _close(draft: Draft, seen: Observation, attempt: SeenJob | None, active: ActiveAttempt) -> None:

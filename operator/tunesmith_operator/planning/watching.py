@@ -1,0 +1,105 @@
+"""What follows from what a live attempt shows: go on, stop it, or end the job by time. Pure.
+
+Called by ``training`` for the one attempt that is alive.
+"""
+
+from datetime import timedelta
+
+from tunesmith_api.conditions import ConditionType, Reason
+from tunesmith_api.jobstatus import ActiveAttempt, AttemptReason, DisplayStage
+from tunesmith_operator.planning.actions import StopAttempt
+from tunesmith_operator.planning.causes import Ending
+from tunesmith_operator.planning.conditions import find
+from tunesmith_operator.planning.draft import Draft
+from tunesmith_operator.planning.endings import condition_of, fail, record, wind_up
+from tunesmith_operator.planning.monitoring import (
+    checkpoint_status,
+    current_progress,
+    display_stage,
+    overdue_stage,
+    progress_status,
+    reason_to_stop,
+    standing,
+)
+from tunesmith_operator.planning.observed import Observation, SeenJob
+
+
+def watch(draft: Draft, seen: Observation, attempt: SeenJob, active: ActiveAttempt) -> None:
+    """Follow a live attempt; stop it where it must be stopped."""
+    _note_progress(draft, seen, attempt)
+    if active.stop_reason is not None or attempt.is_deleting:
+        if not attempt.is_deleting:
+            draft.act(StopAttempt(attempt.name, attempt.uid))
+        return
+    if seen.job.spec.suspend:
+        _stop(draft, attempt, active, AttemptReason.SUSPENDED, "spec.suspend was set")
+        return
+    late = overdue_stage(seen, attempt, draft.now)
+    if late:
+        end_by_time(draft, seen, Reason.STAGE_TIMEOUT, late)
+        return
+    stop = reason_to_stop(seen, attempt, draft.now)
+    if stop is not None:
+        _stop(draft, attempt, active, stop.reason, stop.message)
+        return
+    _note_standing(draft, seen, attempt)
+
+
+def end_by_time(draft: Draft, seen: Observation, reason: Reason, message: str) -> None:
+    """Fail at once; what still runs is stopped from here on, however long that takes."""
+    active = draft.status.active
+    if active is not None:
+        attempt = next((a for a in seen.attempts if a.name == active.job_name), None)
+        record(draft, seen.job, active, Ending(AttemptReason.DEADLINE_EXCEEDED, message), attempt)
+    fail(draft, reason, message, active.stage if active else None)
+    wind_up(draft, seen)
+
+
+def _stop(
+    draft: Draft, attempt: SeenJob, active: ActiveAttempt, reason: AttemptReason, message: str
+) -> None:
+    draft.act(StopAttempt(attempt.name, attempt.uid))
+    draft.update(
+        active=active.model_copy(update={"stop_reason": reason, "stop_message": message[:1024]})
+    )
+    draft.no(condition_of(active.stage), Reason.STOPPING, f"Stopping the attempt: {message}")
+
+
+def _note_progress(draft: Draft, seen: Observation, attempt: SeenJob) -> None:
+    progress = current_progress(seen, attempt)
+    draft.update(stage=display_stage(attempt.stage, progress))
+    if progress is not None:
+        draft.update(
+            progress=progress_status(progress, draft.now),
+            metrics=progress.metrics[:32],
+            checkpoint=checkpoint_status(progress) or draft.status.checkpoint,
+        )
+
+
+def _note_standing(draft: Draft, seen: Observation, attempt: SeenJob) -> None:
+    now_is = standing(attempt, seen.job)
+    kind = condition_of(attempt.stage)
+    before = find(draft.status.conditions, kind)
+    draft.no(kind, now_is.reason, now_is.message)
+    if now_is.reason in (
+        Reason.UNSCHEDULABLE,
+        Reason.IMAGE_PULL_FAILING,
+        Reason.CONTAINER_NOT_STARTING,
+    ):
+        draft.update(stage=DisplayStage.PENDING)
+        if before is None or before.reason != now_is.reason:
+            draft.emit("Warning", now_is.reason, now_is.message)
+    _note_quota(draft, attempt)
+    # Pods announce changes by themselves; what they wait for, and their progress, must be asked.
+    draft.look_again_in(timedelta(seconds=5))
+
+
+def _note_quota(draft: Draft, attempt: SeenJob) -> None:
+    if attempt.is_suspended:
+        draft.no(
+            ConditionType.QUOTA_RESERVED,
+            Reason.WAITING_FOR_QUOTA,
+            "Kueue has not admitted the training pods yet",
+        )
+    elif find(draft.status.conditions, ConditionType.QUOTA_RESERVED) is not None:
+        draft.yes(ConditionType.QUOTA_RESERVED, Reason.ADMITTED, "Kueue has admitted the pods")
