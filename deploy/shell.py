@@ -60,8 +60,8 @@ class Log:
     ) -> str:
         """Run ``command`` to its end and return its standard output.
 
-        ``env`` is added to the environment. Standard output and error both go to the log.
-        Raises ``StepError`` with ``hint`` when the program is missing or exits non-zero.
+        ``env`` is added to the environment; standard error goes to the log, too. Raises
+        ``StepError`` with ``hint`` when the program is missing or exits non-zero.
         """
         words = [str(word) for word in command]
         self.say("$ " + shlex.join(words))
@@ -76,8 +76,7 @@ class Log:
                 cwd=cwd,
                 text=True,
                 errors="replace",
-                # A group of its own, so that an interrupted step takes the grandchildren along.
-                start_new_session=True,
+                start_new_session=True,  # so that stop() takes the grandchildren along
             )
         except FileNotFoundError as error:
             raise StepError(f"{words[0]} is not installed", hint) from error

@@ -22,6 +22,12 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 CONTROL_TOKEN = 3
+BYTE_LEVEL = {
+    "type": "ByteLevel",
+    "add_prefix_space": False,
+    "trim_offsets": True,
+    "use_regex": True,
+}
 
 # GGUF's names of what a layer holds, and transformers'.
 LAYER = {
@@ -160,12 +166,6 @@ def tokenizer(fields: dict[str, Any]) -> dict[str, Any]:
         for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
         if kind == CONTROL_TOKEN
     ]
-    byte_level = {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "use_regex": True,
-    }
     digits = {"type": "Digits", "individual_digits": True}
     return {
         "version": "1.0",
@@ -173,9 +173,9 @@ def tokenizer(fields: dict[str, Any]) -> dict[str, Any]:
         "padding": None,
         "added_tokens": special,
         "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [digits, byte_level]},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [digits, BYTE_LEVEL]},
         "post_processor": None,
-        "decoder": byte_level,
+        "decoder": BYTE_LEVEL,
         "model": {
             "type": "BPE",
             "dropout": None,
