@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from accelerate.state import AcceleratorState
 from transformers import AutoTokenizer
 
 from tests.trainer.conftest import Bucket
@@ -26,6 +28,7 @@ from tunesmith_trainer.tiny import write_tiny
 
 # Threads that wait for each other in a spin make such small models slower, not faster.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 
 WORDS = ("alpha", "beta", "gamma", "delta")
 DIGEST = "sha256:" + "0" * 64
@@ -133,6 +136,8 @@ class Trial:
     ) -> TrainerResult:
         """Make another attempt, in a pod of its own as it were."""
         stop = StopSignal()
+        # It allows one kind of run a process; every attempt is a new pod.
+        AcceleratorState._reset_state(reset_partial_state=True)
         self.attempts += 1
         run = self.run(self.attempts, **hyperparameters)
         progress = Watcher(run, at_step, act or stop.request)

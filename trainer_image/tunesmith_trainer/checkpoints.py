@@ -90,7 +90,7 @@ class Checkpoints:
         if training.state.step == self._saved_step:
             return
         self._saved_step = training.state.step
-        chances = self._ranks.gather(chance.values)
+        chances = self._ranks.gather(chance.to_bytes())
         if not self._ranks.is_main:
             return
         self._finish_upload()
@@ -126,7 +126,7 @@ class Checkpoints:
         self.wait()
         self._storage.delete_prefix(self._prefix)
 
-    def _write(self, training: Training, chances: list[object], directory: Path) -> None:
+    def _write(self, training: Training, chances: list[bytes], directory: Path) -> None:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         weights = {
@@ -140,8 +140,8 @@ class Checkpoints:
             {"optimizer": training.optimizer.state_dict(), "scaler": scaler},
             directory / _OPTIMIZER,
         )
-        for rank, values in enumerate(chances):
-            torch.save(values, directory / _chance_file(rank))
+        for rank, content in enumerate(chances):
+            (directory / _chance_file(rank)).write_bytes(content)
         saved = _Saved(ranks=self._ranks.size, state=training.state)
         (directory / _STATE).write_text(saved.model_dump_json())
         (directory / _CURVE).write_text("".join(f"{line}\n" for line in training.curve.lines))
@@ -239,7 +239,7 @@ def restore(training: Training, found: Found) -> None:
     chance = found.directory / _chance_file(training.ranks.rank)
     # With more ranks than before, the new ones keep the generators they were seeded with.
     if chance.exists():
-        Chance(torch.load(chance, map_location="cpu", weights_only=True)).restore()
+        Chance.load(chance).restore()
 
 
 def _chance_file(rank: int) -> str:

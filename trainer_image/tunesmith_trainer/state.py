@@ -1,10 +1,12 @@
 """What of a training run is not in the weights: counters, early stopping, generators of chance.
 
-Saved and restored by `checkpoints`, changed by `loop`. Must not read files.
+Saved and restored by `checkpoints`, changed by `loop`. Knows nothing of steps or S3.
 """
 
+import io
 import random
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,6 +79,17 @@ class Chance:
         if torch.cuda.is_available():
             values["cuda"] = torch.cuda.get_rng_state()
         return cls(values)
+
+    def to_bytes(self) -> bytes:
+        """Give the state as a file's content, to be sent between ranks, which tensors cannot."""
+        buffer = io.BytesIO()
+        torch.save(self.values, buffer)
+        return buffer.getvalue()
+
+    @classmethod
+    def load(cls, path: Path) -> "Chance":
+        """Read what `to_bytes` gave; never unpickles."""
+        return cls(torch.load(path, map_location="cpu", weights_only=True))
 
     def restore(self) -> None:
         """Set all generators to this state. A GPU's is left alone if it was not captured."""
