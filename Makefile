@@ -10,10 +10,10 @@ BINARIES := etcd kube-apiserver kube-controller-manager kubectl helm versitygw
 help: ## List the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 
-.venv/bin/uv:
+.venv/bin/uv: requirements/uv.txt
 	@echo "[setup] creating .venv"
 	@python3 -m venv .venv
-	@.venv/bin/pip install --quiet uv==0.13.8
+	@.venv/bin/pip install --quiet --no-deps --require-hashes -r requirements/uv.txt
 
 .venv/.stamp-demo: requirements/demo.txt | .venv/bin/uv
 	@echo "[setup] installing what the demo needs on this machine"

@@ -12,3 +12,6 @@ compile trainer --extra trainer
 compile demo --extra demo
 # Only the development venv holds both boto3 (python-dateutil < 3) and kubernetes (>= 3).
 compile dev --all-extras --override <(echo 'python-dateutil>=3.0.0')
+# What installs the others, in the images and in the development environment.
+uv -q pip compile - --generate-hashes --python-version 3.11 --no-header --no-emit-index-url --no-annotate \
+    -o requirements/uv.txt <<< "uv==0.13.8"

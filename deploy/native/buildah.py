@@ -80,14 +80,14 @@ class Buildah:
 
     def build(self, dockerfile: Path, reference: str, log: Log) -> None:
         """Build ``dockerfile`` in the repository's root and push it as ``reference``."""
-        downloads = self._cache / "pip"
+        downloads = self._cache / "uv"
         downloads.mkdir(parents=True, exist_ok=True)
         log.run(
             [
                 *(*self._buildah, "bud", "--isolation", "chroot", "--layers"),
                 *("--tls-verify=false", "--file", dockerfile, "--tag", reference),
                 *("--build-arg", f"BASE_IMAGE={self.base_image}"),
-                *("--build-arg", "PIP_CACHE_DIR=/pip-cache", "--volume", f"{downloads}:/pip-cache"),
+                *("--build-arg", "UV_CACHE_DIR=/uv-cache", "--volume", f"{downloads}:/uv-cache"),
                 *self._host_mounts(),
                 str(REPOSITORY),
             ]
@@ -95,7 +95,7 @@ class Buildah:
         self._push(reference, log)
 
     def _host_mounts(self) -> list[str]:
-        """Mount what pip needs to know about this machine's network."""
+        """Mount what pip and uv need to know about this machine's network."""
         mounts = []
         config = ["[global]"]
         if CERTIFICATES.exists():
@@ -106,6 +106,11 @@ class Buildah:
         # The index's address may hold a password.
         file.touch(mode=0o600)
         file.write_text("\n".join(config) + "\n")
+        uv = self._cache / "uv.toml"
+        uv.touch(mode=0o600)
+        # uv trusts only the authorities that it brings along unless it is told otherwise.
+        uv.write_text("\n".join(["system-certs = true", *_uv_index()]) + "\n")
+        mounts += ["--volume", f"{uv}:/etc/uv/uv.toml:ro"]
         return [*mounts, "--volume", f"{file}:/etc/pip.conf:ro"]
 
     def _from_folder(self, folder: Path, full: str, log: Log, entrypoint: str = "") -> None:
@@ -121,6 +126,12 @@ class Buildah:
         packing = ("--format", "oci", "--compression-format", "zstd", "--compression-level", "1")
         push = ("push", "--quiet", "--tls-verify=false", *packing)
         log.run([*self._buildah, *push, full, f"docker://{full}"])
+
+
+def _uv_index() -> list[str]:
+    """Return uv's setting for the package index that pip is told to use, if it is told one."""
+    url = _pip_options().get("index-url")
+    return [f'index-url = "{url}"'] if url else []
 
 
 def _pip_options() -> dict[str, str]:
