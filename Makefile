@@ -5,6 +5,9 @@ PY := .venv/bin/python
 UV := .venv/bin/uv
 BINARIES := etcd kube-apiserver kube-controller-manager kubectl helm versitygw
 
+# Waiting threads of torch must not spin: tests and cluster share the cores.
+export OMP_WAIT_POLICY := PASSIVE
+
 .DEFAULT_GOAL := help
 .PHONY: help
 help: ## List the commands
