@@ -12,7 +12,6 @@ def command(run: TrainingRun, service: str, job_name: str) -> list[str]:
     world = run.world
     if run.stage is StageName.PREPARE or world.ranks == 1:
         return ["python3", "-m", "tunesmith_trainer", *arguments]
-    device = ["--multi_gpu"] if world.gpus_per_node else ["--cpu"]
     several = [
         # The Job controller sets the variable; the kubelet fills it in, no shell is needed.
         "--machine_rank=$(JOB_COMPLETION_INDEX)",
@@ -23,13 +22,15 @@ def command(run: TrainingRun, service: str, job_name: str) -> list[str]:
     return [
         "accelerate",
         "launch",
-        *device,
+        # Also on CPUs: --cpu starts one process without ranks and passes no SIGTERM on. The trainer
+        # picks the device, and gloo or nccl, by itself.
+        "--multi_gpu",
         f"--num_machines={world.nodes}",
         f"--num_processes={world.ranks}",
         *(several if world.nodes > 1 else []),
         "--mixed_precision=no",
         "--dynamo_backend=no",
-        "--num_cpu_threads_per_process=1" if not world.gpus_per_node else "--max_restarts=0",
+        "--num_cpu_threads_per_process=1",
         "--module",
         "tunesmith_trainer",
         *arguments,
