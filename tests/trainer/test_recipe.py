@@ -237,3 +237,21 @@ def test_the_curve_is_exact(make_trial: MakeTrial) -> None:
     point = json.loads(trial.curve()[-1])
     assert repr(float(point["loss"])) == point["loss"]
     assert len(point["loss"]) > 10
+
+
+def test_ranks_that_the_launcher_forgot_are_missed(make_trial: MakeTrial) -> None:
+    with pytest.raises(Infrastructure) as error:
+        make_trial(sections={"world": {"nodes": 2}}).go()
+    assert error.value.reason == "RanksMissing"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_gpu_trains_in_bf16(make_trial: MakeTrial, method: str) -> None:
+    sections = {"method": {method: {"rank": 8}}, "world": {"gpusPerNode": 1}, "output": BOTH}
+    result = make_trial(sections=sections).go()
+    assert result.training is not None
+    assert result.training.precision == "BF16"
+    loss = next(m for m in result.measurements if m.metric == "heldout/loss")
+    assert float(loss.value) < float(loss.base_value)

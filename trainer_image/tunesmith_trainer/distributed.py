@@ -16,7 +16,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from tunesmith_api.run import UserErrorReason, World
 from tunesmith_api.training import Precision
-from tunesmith_trainer.outcome import UserError
+from tunesmith_trainer.outcome import Infrastructure, UserError
 
 _T = TypeVar("_T")
 
@@ -87,11 +87,19 @@ class Ranks:
 def join(world: World, precision: Precision) -> Ranks:
     """Join the other ranks, if there are any, on this process's device.
 
-    Call `check_devices` and `choose_precision` first. Blocks until all ranks have come.
+    Call `check_devices` and `choose_precision` first. Blocks until all ranks have come. Raises
+    Infrastructure RanksMissing where the launcher started another number of them.
     """
     use_cpu = world.gpus_per_node == 0
     mixed = {Precision.FP16: "fp16", Precision.BF16: "bf16"}.get(precision, "no")
     accelerator = Accelerator(cpu=use_cpu, mixed_precision=mixed)
+    if accelerator.num_processes != world.ranks:
+        # Each would train a model of its own and take the others for late attempts.
+        raise Infrastructure(
+            "RanksMissing",
+            f"The run is for {world.ranks} ranks, but the launcher made a group of "
+            f"{accelerator.num_processes}.",
+        )
     if use_cpu:
         torch.set_num_threads(threads_per_rank())
         # Kernels whose sums depend on the order of threads would make a resumed run differ.
