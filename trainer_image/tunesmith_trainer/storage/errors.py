@@ -52,7 +52,13 @@ _TRANSIENT_CODES = frozenset(
     }
 )
 _IDENTITY_CODES = frozenset(
-    {"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
+    {
+        "ExpiredToken",
+        "InvalidAccessKeyId",
+        "InvalidToken",
+        "SignatureDoesNotMatch",
+        "XAdminUserNotFound",  # versitygw's word for an access key that it does not know
+    }
 )
 _DENIED_CODES = _IDENTITY_CODES | {
     "AccessDenied",
