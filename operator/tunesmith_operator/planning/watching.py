@@ -23,6 +23,8 @@ from tunesmith_operator.planning.monitoring import (
 )
 from tunesmith_operator.planning.observed import Observation, SeenJob
 
+_LATE_STAGES = {DisplayStage.EVALUATE, DisplayStage.EXPORT}
+
 
 def watch(draft: Draft, seen: Observation, attempt: SeenJob, active: ActiveAttempt) -> None:
     """Follow a live attempt; stop it where it must be stopped."""
@@ -67,7 +69,9 @@ def _stop(
 
 def _note_progress(draft: Draft, seen: Observation, attempt: SeenJob) -> None:
     progress = current_progress(seen, attempt)
-    draft.update(stage=display_stage(attempt.stage, progress))
+    # A trainer at its end answers no more; its last word stands.
+    if progress is not None or draft.status.stage not in _LATE_STAGES:
+        draft.update(stage=display_stage(attempt.stage, progress))
     if progress is not None:
         draft.update(
             progress=progress_status(progress, draft.now),
