@@ -17,6 +17,7 @@ help: ## List the commands
 	@echo "[setup] creating .venv"
 	@python3 -m venv .venv
 	@.venv/bin/pip install --quiet --no-deps --require-hashes -r requirements/uv.txt
+	@touch $@ # the wheel keeps an old date
 
 .venv/.stamp-demo: requirements/demo.txt | .venv/bin/uv
 	@echo "[setup] installing what the demo needs on this machine"
