@@ -3,6 +3,7 @@
 Pure; called by decide. Every way to a terminal condition is in this module.
 """
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -33,6 +34,38 @@ _COUNTED_AS_FAILURE = {
     AttemptReason.INFRASTRUCTURE,
     AttemptReason.STALLED,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Budget:
+    """How often something may happen before the job ends."""
+
+    counter: str
+    """Field of the status's counters."""
+    limit: int
+    what: str
+    setting: str
+    reason: Reason
+
+
+def _disruptions(job: FineTuneJob) -> _Budget:
+    return _Budget(
+        "disruptions",
+        job.spec.run_policy.disruption_limit,
+        "were disrupted",
+        "runPolicy.disruptionLimit",
+        Reason.DISRUPTION_LIMIT_EXCEEDED,
+    )
+
+
+def _failures(job: FineTuneJob) -> _Budget:
+    return _Budget(
+        "failures",
+        job.spec.run_policy.backoff_limit,
+        "have failed",
+        "runPolicy.backoffLimit",
+        Reason.BACKOFF_LIMIT_EXCEEDED,
+    )
 
 
 def record(
@@ -89,11 +122,11 @@ def follow_up(draft: Draft, job: FineTuneJob, active: ActiveAttempt, ending: End
         case AttemptReason.OUT_OF_MEMORY:
             _out_of_memory(draft, job, active, ending)
         case AttemptReason.EVICTED:
-            _spend_disruption(draft, job, active, ending)
+            _spend(draft, active, ending, _disruptions(job))
         case AttemptReason.SUSPENDED | AttemptReason.SUCCEEDED:
             pass
         case _:
-            _spend_failure(draft, job, active, ending)
+            _spend(draft, active, ending, _failures(job))
 
 
 def _out_of_memory(draft: Draft, job: FineTuneJob, active: ActiveAttempt, ending: Ending) -> None:
@@ -118,26 +151,14 @@ def _out_of_memory(draft: Draft, job: FineTuneJob, active: ActiveAttempt, ending
     _retry(draft, active, ending)
 
 
-def _spend_disruption(
-    draft: Draft, job: FineTuneJob, active: ActiveAttempt, ending: Ending
-) -> None:
-    counters, limit = draft.status.counters, job.spec.run_policy.disruption_limit
-    spent = counters.disruptions + 1
-    draft.update(counters=counters.model_copy(update={"disruptions": spent}))
-    if spent > limit:
-        message = f"{spent} attempts were disrupted (runPolicy.disruptionLimit {limit}). Last: "
-        fail(draft, Reason.DISRUPTION_LIMIT_EXCEEDED, message + ending.message, active.stage)
-        return
-    _retry(draft, active, ending)
-
-
-def _spend_failure(draft: Draft, job: FineTuneJob, active: ActiveAttempt, ending: Ending) -> None:
-    counters, limit = draft.status.counters, job.spec.run_policy.backoff_limit
-    spent = counters.failures + 1
-    draft.update(counters=counters.model_copy(update={"failures": spent}))
-    if spent > limit:
-        message = f"{spent} attempts have failed (runPolicy.backoffLimit {limit}). Last: "
-        fail(draft, Reason.BACKOFF_LIMIT_EXCEEDED, message + ending.message, active.stage)
+def _spend(draft: Draft, active: ActiveAttempt, ending: Ending, budget: _Budget) -> None:
+    """Count the attempt against a budget: another one follows, or the job ends."""
+    counters = draft.status.counters
+    spent = int(getattr(counters, budget.counter)) + 1
+    draft.update(counters=counters.model_copy(update={budget.counter: spent}))
+    if spent > budget.limit:
+        message = f"{spent} attempts {budget.what} ({budget.setting} {budget.limit}). Last: "
+        fail(draft, budget.reason, message + ending.message, active.stage)
         return
     _retry(draft, active, ending)
 
