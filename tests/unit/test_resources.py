@@ -13,7 +13,7 @@ from tunesmith_operator.resources.pod import RUN_ANNOTATION
 
 
 def built(job: FineTuneJob, stage: StageName = StageName.TRAIN) -> dict[str, Any]:
-    return build_job(job, "support-x-1", build_run(job, stage, 1, CONFIG), CONFIG)
+    return build_job(job, f"support-{stage}-1", build_run(job, stage, 1, CONFIG), CONFIG)
 
 
 def pod_of(job: FineTuneJob, stage: StageName = StageName.TRAIN) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from tunesmith_api.conditions import ConditionType
 from tunesmith_api.meta import Condition, ConditionStatus
 
 _MESSAGE_CHARACTERS = 2000
-_ORDER = {kind: place for place, kind in enumerate(ConditionType)}
+_ORDER: dict[str, int] = {kind: place for place, kind in enumerate(ConditionType)}
 
 
 def set_condition(current: Iterable[Condition], new: Condition) -> tuple[Condition, ...]:
@@ -18,7 +18,7 @@ def set_condition(current: Iterable[Condition], new: Condition) -> tuple[Conditi
             rest.append(old)
         elif old.status == new.status:
             new = new.model_copy(update={"last_transition_time": old.last_transition_time})
-    return tuple(sorted((*rest, new), key=lambda c: _ORDER.get(ConditionType(c.type), 99)))
+    return tuple(sorted((*rest, new), key=lambda c: _ORDER.get(c.type, len(_ORDER))))
 
 
 def condition(

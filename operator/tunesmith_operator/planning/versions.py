@@ -4,6 +4,7 @@ from datetime import datetime
 
 from tunesmith_api.meta import Condition, ConditionStatus
 from tunesmith_api.modelversion import ModelVersion, ModelVersionStatus
+from tunesmith_operator.planning.conditions import set_condition
 
 
 def verified(version: ModelVersion, now: datetime) -> ModelVersionStatus:
@@ -22,7 +23,7 @@ def verified(version: ModelVersion, now: datetime) -> ModelVersionStatus:
         observed_generation=version.metadata.generation,
         last_transition_time=now.replace(microsecond=0),
     )
-    for old in version.status.conditions:
-        if old.type == new.type and old.status == new.status:
-            new = new.model_copy(update={"last_transition_time": old.last_transition_time})
-    return ModelVersionStatus(observed_generation=version.metadata.generation, conditions=(new,))
+    return ModelVersionStatus(
+        observed_generation=version.metadata.generation,
+        conditions=set_condition(version.status.conditions, new),
+    )

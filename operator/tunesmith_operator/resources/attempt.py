@@ -29,7 +29,7 @@ def build_job(job: FineTuneJob, name: str, run: TrainingRun, config: Config) -> 
         "backoffLimit": 0,
         # Two pods of one rank would write the same checkpoint.
         "podReplacementPolicy": "Failed",
-        "template": build_pod_template(job, run, labels, config),
+        "template": build_pod_template(job, name, run, labels, config),
     }
     if queue:
         spec["suspend"] = True  # Kueue lifts it when there is quota

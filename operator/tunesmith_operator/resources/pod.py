@@ -29,9 +29,9 @@ _RUN_FOLDER, _RUN_FILE = RUN_PATH.rsplit("/", 1)
 
 
 def build_pod_template(
-    job: FineTuneJob, run: TrainingRun, labels: dict[str, str], config: Config
+    job: FineTuneJob, name: str, run: TrainingRun, labels: dict[str, str], config: Config
 ) -> Manifest:
-    """Give the pod template of an attempt."""
+    """Give the pod template of the attempt whose Job is called ``name``."""
     return {
         "metadata": {
             "labels": labels,
@@ -39,11 +39,11 @@ def build_pod_template(
                 RUN_ANNOTATION: run.model_dump_json(by_alias=True, exclude_none=True),
             },
         },
-        "spec": _pod_spec(job, run, config),
+        "spec": _pod_spec(job, name, run, config),
     }
 
 
-def _pod_spec(job: FineTuneJob, run: TrainingRun, config: Config) -> Manifest:
+def _pod_spec(job: FineTuneJob, name: str, run: TrainingRun, config: Config) -> Manifest:
     compute, policy = job.spec.compute, job.spec.run_policy
     is_train = run.stage is StageName.TRAIN
     volumes, mounts = _storage(run, compute if is_train else None)
@@ -69,7 +69,7 @@ def _pod_spec(job: FineTuneJob, run: TrainingRun, config: Config) -> Manifest:
                 "name": "trainer",
                 "image": run.trainer_image,
                 "imagePullPolicy": config.image_pull_policy,
-                "command": command(run, service_name(job), _job_name(job, run)),
+                "command": command(run, service_name(job), name),
                 "env": environment(job.spec.checkpoint.grace_period_seconds),
                 "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
                 "resources": resources,
@@ -88,19 +88,15 @@ def _pod_spec(job: FineTuneJob, run: TrainingRun, config: Config) -> Manifest:
         "serviceAccountName": compute.service_account_name,
         "priorityClassName": policy.priority_class_name,
         "subdomain": service_name(job) if run.world.nodes > 1 else "",
-        "imagePullSecrets": [{"name": name} for name in config.image_pull_secrets],
+        "imagePullSecrets": [{"name": secret} for secret in config.image_pull_secrets],
         **(placement(compute, config) if is_train else {}),
     }
-    return spec | {name: value for name, value in optional.items() if value}
+    return spec | {key: value for key, value in optional.items() if value}
 
 
 def service_name(job: FineTuneJob) -> str:
     """Name of the headless Service of a job with several nodes; the same for all attempts."""
     return f"{job.metadata.name}-train"
-
-
-def _job_name(job: FineTuneJob, run: TrainingRun) -> str:
-    return f"{job.metadata.name}-{run.stage}-{run.attempt}"
 
 
 def _storage(run: TrainingRun, compute: Compute | None) -> tuple[list[Manifest], list[Manifest]]:
