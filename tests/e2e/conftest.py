@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,10 +17,23 @@ from deploy.cluster import choose_cluster
 from deploy.kubectl import Kubectl
 from deploy.settings import read_settings
 from deploy.shell import Log
-from deploy.storage import Storage
+from deploy.storage import DEMO_NAMESPACE, Storage
 from tests.e2e.lab import Lab
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure far away from a keyboard must tell what the cluster looked like."""
+    report = yield
+    arguments = getattr(item, "funcargs", {})
+    if report.failed and call.when == "call" and "lab" in arguments:
+        where = arguments.get("namespace", DEMO_NAMESPACE)
+        report.sections.append(("cluster", arguments["lab"].describe(where, call.duration)))
+    return report
 
 
 @pytest.fixture(scope="session")

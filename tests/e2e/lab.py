@@ -40,8 +40,10 @@ def merged(base: Manifest, change: Manifest) -> Manifest:
     result = copy.deepcopy(base)
     for key, value in change.items():
         old = result.get(key)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        result[key] = merged(old, value) if both else value
+        if isinstance(old, dict) and isinstance(value, dict):
+            result[key] = merged(old, value)
+        else:
+            result[key] = value
     return result
 
 
@@ -139,6 +141,25 @@ class Lab:
     def events(self, namespace: str, name: str) -> set[str]:
         found = self.kubectl.list_all("events", namespace)
         return {e["reason"] for e in found if e["involvedObject"]["name"] == name}
+
+    def describe(self, namespace: str, seconds: float) -> str:
+        """Say what a namespace holds, and what the operator said in the last ``seconds``."""
+        since = f"--since={int(seconds) + 1}s"
+        statuses = "jsonpath={range .items[*]}{.status}{'\\n'}{end}"
+        asked = (
+            ("get", "ftj,mv,jobs,pods", "-n", namespace, "-o", "wide"),
+            ("get", "ftj", "-n", namespace, "-o", statuses),
+            ("get", "events", "-n", namespace, "--sort-by=.lastTimestamp"),
+            ("logs", "-n", OPERATOR_NAMESPACE, f"deploy/{RELEASE}", since, "--tail=80"),
+        )
+        parts = []
+        for arguments in asked:
+            try:
+                said = self.kubectl.run(*arguments)
+            except Exception as error:  # what cannot be asked must not hide the rest
+                said = str(error)
+            parts.append(f"$ kubectl {' '.join(arguments)}\n{said}")
+        return "\n\n".join(parts)
 
     def children(self, namespace: str, name: str) -> list[str]:
         kinds = "jobs,pods,services,configmaps"

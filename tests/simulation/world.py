@@ -126,6 +126,9 @@ class World:
         self.is_prepared = False
         self.report: TrainerResult | None = None
         self.is_worse = self.chance(self.faults.worse_than_base)
+        self.watched: object = None
+        """What the watches had shown when the operator last looked."""
+        self.due: datetime | None = START
 
     def chance(self, probability: float) -> bool:
         return self.rng.random() < probability
@@ -143,7 +146,28 @@ class World:
             progress=self.progress(live) if live else None,
         )
 
+    def what_watches_show(self) -> object:
+        """Everything but the status: an operator's own writes wake nobody, as in kube/cache.py."""
+        attempts = [a.job for a in self.attempts.values()]
+        strays = [a.pod for a in self.strays]
+        spec = self.job.spec if self.job else None
+        return spec, attempts, strays, list(self.versions)
+
+    def wake(self) -> None:
+        """Reconcile when a watch shows something new or the last pass asked to be woken by now."""
+        if self.watched != self.what_watches_show() or (self.due and self.due <= self.now):
+            self.reconcile()
+
     def reconcile(self) -> Decision | None:
+        """Do a pass, and keep what the next one is woken by."""
+        decision = self.one_pass()
+        # A new process lists everything and looks at all of it.
+        wait = decision.look_again if decision else timedelta()
+        self.due = None if wait is None else self.now + wait
+        self.watched = self.what_watches_show()
+        return decision
+
+    def one_pass(self) -> Decision | None:
         if self.job is None:
             return None
         seen = self.observe()
@@ -237,7 +261,7 @@ class World:
         for attempt in list(self.attempts.values()):
             self.advance(attempt, seconds)
         self.strays = [a for a in self.strays if self.end_stray(a)]
-        self.reconcile()
+        self.wake()
         self.check()
 
     def disturb(self) -> None:

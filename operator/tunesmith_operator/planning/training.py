@@ -57,6 +57,9 @@ def decide(seen: Observation, config: Config, now: datetime) -> Decision:
         wind_up(draft, seen)
     elif _accept(draft, seen, config):
         _advance(draft, seen, config)
+        if _is_finished(draft):
+            # Our own write of the status wakes nobody; what follows the end waits for the write.
+            draft.look_again_in(timedelta())
     return draft.decision()
 
 
@@ -87,7 +90,10 @@ def _accept(draft: Draft, seen: Observation, config: Config) -> bool:
 
 
 def _advance(draft: Draft, seen: Observation, config: Config) -> None:
-    _take_on(draft, seen)
+    if _take_on(draft, seen):
+        # Whatever happens to it next, its number must never be given again: write it down first.
+        draft.look_again_in(timedelta())
+        return
     if _is_overdue(draft, seen):
         return
     active = draft.status.active
@@ -101,19 +107,23 @@ def _advance(draft: Draft, seen: Observation, config: Config) -> None:
         _next(draft, seen, config)
 
 
-def _take_on(draft: Draft, seen: Observation) -> None:
-    """Adopt a Job that was created by an operator which died before it could say so."""
+def _take_on(draft: Draft, seen: Observation) -> bool:
+    """Adopt a Job that was created by an operator which died before it could say so.
+
+    Returns whether there was one.
+    """
     newest = max(seen.attempts, key=lambda a: a.attempt, default=None)
     active = draft.status.active
     known = active.number if active else draft.status.counters.attempts
     if newest is None or newest.attempt <= known:
-        return
+        return False
     if active is not None:
         # The same pass had judged the attempt before it; that was not written down either.
         before = next((a for a in seen.attempts if a.name == active.job_name), None)
         _close(draft, seen, before, active)
     if not _is_finished(draft):
         _note_start(draft, newest.stage, newest.attempt, newest.name)
+    return True
 
 
 def _is_overdue(draft: Draft, seen: Observation) -> bool:
@@ -210,7 +220,6 @@ def _start(draft: Draft, seen: Observation, config: Config) -> None:
     job = seen.job.model_copy(update={"status": draft.status})
     draft.act(StartAttempt(name, build_run(job, stage, number, config)))
     _note_start(draft, stage, number, name)
-    draft.no(condition_of(stage), Reason.STARTING, f"Attempt {number} is starting")
     for old in seen.attempts:
         if old.is_finished and not old.is_deleting and old.attempt <= number - _KEPT_JOBS:
             draft.act(DeleteAttempt(old.name, old.uid))
@@ -231,4 +240,5 @@ def _note_start(draft: Draft, stage: StageName, number: int, name: str) -> None:
         progress=None,
         stage=display_stage(stage, None),
     )
+    draft.no(condition_of(stage), Reason.STARTING, f"Attempt {number} is starting")
     draft.look_again_in(timedelta(seconds=5))
