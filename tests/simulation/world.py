@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tunesmith_api.conditions import ConditionType
-from tunesmith_api.finetunejob import FineTuneJob
+from tunesmith_api.finetunejob import FineTuneJob, FineTuneJobSpec
 from tunesmith_api.jobstatus import (
     ArtifactStatus,
     AttemptReason,
@@ -279,8 +279,16 @@ class World:
                 self.strays.append(self.attempts.pop(name))
 
     def set_suspend(self, value: bool) -> None:
-        assert self.job is not None
-        spec = self.job.spec.model_copy(update={"suspend": value})
+        self.edit(suspend=value)
+
+    def edit(self, **changes: Any) -> None:
+        """Change fields of the spec, as `kubectl apply` would; a job that is gone stays so."""
+        if self.job is None:
+            return
+        said = {**self.job.spec.model_dump(mode="json"), **changes}
+        spec = FineTuneJobSpec.model_validate(said)
+        if spec == self.job.spec:
+            return  # the API server does not count it as a new generation
         meta = self.job.metadata.model_copy(update={"generation": self.job.metadata.generation + 1})
         self.job = self.job.model_copy(update={"spec": spec, "metadata": meta})
 

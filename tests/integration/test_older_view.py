@@ -1,0 +1,154 @@
+"""An operator restarts onto an older view of the API server (F3): its lists and events are behind.
+
+Reads of one object are never old: the API server answers them from etcd. Lists and watches may come
+from the cache of an API server that lags. The wrong things to do then: make a child a second time,
+or delete something that only has the name of what was seen.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from deploy.native.apiserver import ControlPlane
+from tests.integration.operators import (
+    Killer,
+    Recorder,
+    client_of,
+    condition,
+    differences,
+    end_state,
+    fake_cluster,
+    job,
+    make_namespace,
+    operator,
+    until,
+    until_ended,
+)
+from tunesmith_operator.assembly import Operator
+from tunesmith_operator.kube.cache import Key
+from tunesmith_operator.kube.client import KubeClient
+from tunesmith_operator.kube.kinds import Object
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+BEHIND_SECONDS = 1.5
+
+
+def version_of(body: Object) -> int:
+    return int(body["metadata"]["resourceVersion"])
+
+
+def lag(running: Operator, newest: int) -> Callable[[], None]:
+    """Hide everything newer than ``newest`` from the operator's cache; the result ends that."""
+    cache = running.cache
+    saw, deleted = cache.saw, cache.deleted
+
+    def saw_old(kind: str, body: Object) -> object:
+        return saw(kind, body) if version_of(body) <= newest else None
+
+    cache.saw = saw_old  # type: ignore[method-assign, assignment]
+    cache.deleted = lambda *_: None  # type: ignore[method-assign, assignment]
+
+    def catch_up() -> None:
+        cache.saw, cache.deleted = saw, deleted  # type: ignore[method-assign]
+
+    return catch_up
+
+
+async def run(plane: ControlPlane, killed_at: int) -> Object:
+    """Kill an operator after a write, start another that sees only the beginning for a while."""
+    namespace = make_namespace(plane)
+    async with client_of(plane) as kube, fake_cluster(kube, namespace):
+        made = await kube.create(job(namespace))
+        killer = Killer(killed_at, is_after=True)
+        async with operator(plane, namespace, [killer]):
+            ended = asyncio.create_task(until_ended(kube, namespace))
+            died = asyncio.create_task(killer.dead.wait())
+            await asyncio.wait([ended, died], return_when=asyncio.FIRST_COMPLETED)
+            ended.cancel()
+            died.cancel()
+        async with operator(plane, namespace) as running:
+            catch_up = lag(running, version_of(made))
+            await asyncio.sleep(BEHIND_SECONDS)
+            catch_up()
+            await running._resync()
+            return await end_state(kube, namespace)
+
+
+async def test_an_older_view_makes_nothing_twice(control_plane: ControlPlane) -> None:
+    recorder = Recorder()
+    namespace = make_namespace(control_plane)
+    async with client_of(control_plane) as kube, fake_cluster(kube, namespace):
+        await kube.create(job(namespace))
+        async with operator(control_plane, namespace, [recorder]):
+            expected = await end_state(kube, namespace)
+    creates = [n for n, what in enumerate(recorder.writes, 1) if what.startswith("create")]
+    assert len(creates) == 3, "two Jobs and a version"
+    for at in creates:
+        state = await run(control_plane, at)
+        assert differences(expected, state) == [], f"killed after {recorder.writes[at - 1]}"
+
+
+async def test_a_namesake_of_what_an_older_view_shows_is_left_alone(
+    control_plane: ControlPlane,
+) -> None:
+    """The Job we saw is gone, and somebody has made another one of its name."""
+    namespace = make_namespace(control_plane)
+    async with client_of(control_plane) as kube:
+        await kube.create(job(namespace))
+        async with operator(control_plane, namespace) as running:
+
+            async def first_job() -> list[Object]:
+                return await kube.list("Job", namespace)
+
+            (ours,) = await until(first_job, what="the first Job")
+            await settled(kube, namespace)
+            catch_up = lag(running, 0)
+            namesake = await replace_by_a_stranger(kube, ours)
+            suspend = ["patch", "ftj", "demo", "-n", namespace, "--type=merge", "-p"]
+            control_plane.kubectl(*suspend, '{"spec":{"suspend":true}}')
+            running.queue.add(Key("FineTuneJob", namespace, "demo"))
+            await asyncio.sleep(BEHIND_SECONDS)
+            assert running.queue.is_idle
+            catch_up()
+            await running._resync()
+
+            async def is_suspended() -> bool:
+                body = await kube.get("FineTuneJob", namespace, "demo")
+                return condition(body, "Suspended") == "True"
+
+            await until(is_suspended, what="the job to be suspended")
+            left = await kube.get("Job", namespace, ours["metadata"]["name"])
+    assert left is not None
+    assert left["metadata"]["uid"] == namesake["metadata"]["uid"]
+    assert "deletionTimestamp" not in left["metadata"]
+
+
+async def settled(kube: KubeClient, namespace: str) -> None:
+    async def has_active() -> bool:
+        body = await kube.get("FineTuneJob", namespace, "demo")
+        return bool(body and body.get("status", {}).get("active"))
+
+    await until(has_active, what="the status to name the attempt")
+
+
+async def replace_by_a_stranger(kube: KubeClient, ours: Object) -> Object:
+    meta = ours["metadata"]
+    namespace, name = meta["namespace"], meta["name"]
+    await kube.delete("Job", namespace, name, uid=meta["uid"], propagation="Background")
+
+    async def is_gone() -> bool:
+        return await kube.get("Job", namespace, name) is None
+
+    await until(is_gone, what="the Job to go")
+    container = {"name": "c", "image": "i"}
+    template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
+    return await kube.create(
+        {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": {"namespace": namespace, "name": name},
+            "spec": {"template": template},
+        }
+    )

@@ -1,0 +1,58 @@
+"""Random chains of the edits that a user may make to a running job, then all of them reverted.
+
+F8 of the faults: whatever the chain was, the job ends; and a revert recovers it, unless the edits
+had ended it by then. Deleting and making again needs a real API server, see tests/integration.
+"""
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.simulation.world import SPEC, Faults, World
+from tunesmith_api.conditions import ConditionType
+from tunesmith_operator.planning.conditions import find, is_true
+
+ORIGINAL = SPEC["runPolicy"]
+POLICIES: list[dict[str, Any]] = [
+    ORIGINAL,
+    {**ORIGINAL, "backoffLimit": 0},
+    {**ORIGINAL, "disruptionLimit": 0},
+    {**ORIGINAL, "activeDeadlineSeconds": 20},
+    {**ORIGINAL, "activeDeadlineSeconds": 100_000},
+    {**ORIGINAL, "ttlSecondsAfterFinished": 0},
+    {"stallTimeoutSeconds": 3600},
+]
+TURNS_BETWEEN = st.integers(0, 6)
+EDITS = st.one_of(
+    st.tuples(st.just("suspend"), st.booleans(), TURNS_BETWEEN),
+    st.tuples(st.just("run_policy"), st.sampled_from(POLICIES), TURNS_BETWEEN),
+)
+# What an edited limit may end a job with; nothing else may.
+ENDED_BY_AN_EDIT = {"DeadlineExceeded", "BackoffLimitExceeded", "DisruptionLimitExceeded"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(chain=st.lists(EDITS, max_size=12), seed=st.integers(0, 1000), is_rough=st.booleans())
+def test_any_chain_of_edits_and_its_revert_ends_well(
+    chain: list[tuple[str, Any, int]], seed: int, is_rough: bool
+) -> None:
+    world = World(seed=seed, faults=Faults(evict=0.05, operator_dies=0.1) if is_rough else Faults())
+    for field, value, turns in chain:
+        world.edit(**{field: value})
+        for _ in range(turns):
+            world.turn()
+    was_over = world.job is None or world.is_over()
+    world.faults = Faults()
+    world.edit(suspend=False, run_policy=ORIGINAL)
+    for _ in range(200):
+        world.turn()
+    if world.job is None:
+        assert was_over, "only a finished job expires"
+        return
+    conditions = world.job.status.conditions
+    failed = find(conditions, ConditionType.FAILED)
+    assert is_true(conditions, ConditionType.COMPLETE) or (
+        was_over and failed is not None and failed.reason in ENDED_BY_AN_EDIT
+    ), f"{failed} {world.transcript[-10:]}"
+    assert world.job.status.observed_generation == world.job.metadata.generation
