@@ -52,3 +52,14 @@ def namespace(lab: Lab) -> Iterator[str]:
     lab.make_namespace(name)
     yield name
     lab.kubectl.run("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def missing_image(lab: Lab) -> tuple[str, str]:
+    """Submit a job whose image does not exist, early: giving up on a pull takes two minutes."""
+    where = "e2e-no-image", "image"
+    lab.kubectl.run("delete", "namespace", where[0], "--ignore-not-found", "--wait")
+    lab.make_namespace(where[0])
+    image = {"image": "localhost:5000/no-such-image:1"}
+    lab.submit(*where, compute=image, runPolicy={"backoffLimit": 0})
+    return where

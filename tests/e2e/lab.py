@@ -3,7 +3,8 @@
 import copy
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -137,6 +138,22 @@ class Lab:
             "--grace-period=0",
             "--force",
         )
+
+    @contextmanager
+    def operator_away(self) -> Iterator[None]:
+        """Stop the operator for as long as the block lasts."""
+        deployment = ("-n", OPERATOR_NAMESPACE, f"deployment/{RELEASE}")
+        self.kubectl.run("scale", "--replicas=0", *deployment)
+        until(lambda: not self._operator_pods() or None, 60, "the operator to stop")
+        try:
+            yield
+        finally:
+            self.kubectl.run("scale", "--replicas=1", *deployment)
+            self.kubectl.wait_for_rollout(RELEASE, OPERATOR_NAMESPACE, 60)
+
+    def _operator_pods(self) -> list[Manifest]:
+        selector = f"app.kubernetes.io/instance={RELEASE}"
+        return self.kubectl.list_all("pods", OPERATOR_NAMESPACE, selector)
 
     def events(self, namespace: str, name: str) -> set[str]:
         found = self.kubectl.list_all("events", namespace)

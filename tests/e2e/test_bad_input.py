@@ -78,6 +78,7 @@ def ended(lab: Lab) -> dict[str, Any]:
     return {"failed": failed, "events": events, "counters": counters}
 
 
+@pytest.mark.usefixtures("missing_image")
 @pytest.mark.parametrize("name", CASES)
 def test_wrong_input_ends_with_a_telling_condition(ended: dict[str, Any], name: str) -> None:
     _, reason, words = CASES[name]
@@ -85,15 +86,3 @@ def test_wrong_input_ends_with_a_telling_condition(ended: dict[str, Any], name: 
     assert words in ended["failed"][name].message
     assert "Failed" in ended["events"][name]
     assert ended["counters"][name].attempts == 1, "a repeat would end the same way"
-
-
-def test_a_missing_image_is_named(lab: Lab, namespace: str) -> None:
-    lab.submit(
-        namespace,
-        "image",
-        compute={"image": "localhost:5000/no-such-image:1"},
-        runPolicy={"backoffLimit": 0},
-    )
-    failed = lab.wait_for(namespace, "image", "Failed", seconds=240)
-    assert failed.reason == "BackoffLimitExceeded"
-    assert "no-such-image" in failed.message

@@ -1,10 +1,10 @@
 """Things that break on the way: operator, pods, S3. The end must be the undisturbed one's."""
 
-import json
 import time
 
 import pytest
 
+from tests.e2e.fickle_s3 import fickle_s3
 from tests.e2e.lab import Lab, until
 from tunesmith_api.run import TrainingReport
 
@@ -85,40 +85,28 @@ def test_an_operator_that_is_killed_in_every_stage_changes_nothing(
     assert [v["metadata"]["name"] for v in versions] == ["orphan-v1"]
 
 
-def test_a_finished_job_is_quiet(lab: Lab, namespace: str) -> None:
-    lab.submit(namespace, "still")
-    lab.wait_for(namespace, "still", "Complete")
-    time.sleep(3)
-    before = lab.kubectl.get("ftj", "still", namespace)
-    time.sleep(20)
-    after = lab.kubectl.get("ftj", "still", namespace)
-    assert before is not None
-    assert after is not None
-    assert before["metadata"]["resourceVersion"] == after["metadata"]["resourceVersion"]
-    assert before["status"]["observedGeneration"] == before["metadata"]["generation"]
-
-
-def test_s3_that_is_away_for_a_while_delays_and_does_not_fail(lab: Lab, namespace: str) -> None:
-    """A Service without endpoints refuses connections; then its endpoints come back."""
-    service = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": namespace, "namespace": "s3"},
-        "spec": {"selector": {"app": "nobody"}, "ports": [{"port": 9000}]},
-    }
-    lab.create(service)
-    try:
-        endpoint = f"http://{namespace}.s3.svc.cluster.local:9000"
-        lab.submit(namespace, "patient", s3={"endpoint": endpoint})
+def test_s3_that_refuses_and_is_away_for_a_while_changes_nothing(
+    lab: Lab, namespace: str, undisturbed: TrainingReport
+) -> None:
+    """Away before the first byte; in the middle of training it refuses (403) and is away again."""
+    with fickle_s3(lab.kubectl, namespace) as s3:
+        s3.away()
+        spec = {"s3": {"endpoint": s3.endpoint}, "hyperparameters": STEPS, "checkpoint": CHECKPOINT}
+        lab.submit(namespace, "patient", **spec)
         lab.wait_for_stage(namespace, "patient", "Prepare")
         until(lambda: running(lab, namespace, "patient"), 90, "the pod to run")
-        time.sleep(20)
-        back = json.dumps({"spec": {"selector": {"app": "s3"}}})
-        lab.kubectl.run("patch", "service", namespace, "-n", "s3", "--type=merge", "-p", back)
+        time.sleep(8)
+        assert s3.works() > 0, "nobody asked while it was away"
+        lab.wait_for_step(namespace, "patient", 25)
+        s3.refuses()
+        time.sleep(8)
+        assert s3.away() > 0, "nobody was refused"
+        time.sleep(8)
+        assert s3.works() > 0, "nobody asked while it was away again"
         lab.wait_for(namespace, "patient", "Complete")
-        assert lab.status(namespace, "patient").counters.failures == 0
-    finally:
-        lab.kubectl.run("delete", "service", namespace, "-n", "s3")
+    status, report = lab.status(namespace, "patient"), lab.report(namespace, "patient")
+    assert [a.reason for a in status.attempts] == ["Succeeded", "Succeeded"]
+    assert losses(report) == losses(undisturbed)
 
 
 def running(lab: Lab, namespace: str, name: str) -> bool | None:

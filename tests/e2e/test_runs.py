@@ -1,6 +1,8 @@
 """Whole runs on a real cluster: the example, two ranks, GPUs, suspension, clean-up."""
 
 import json
+import time
+from dataclasses import dataclass
 from decimal import Decimal
 
 import pytest
@@ -15,13 +17,33 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 SLOW = {"maxSteps": 150, "learningRate": "1e-3", "perDeviceBatchSize": 32}
 
 
-def test_the_example_job_teaches_a_real_model(lab: Lab) -> None:
-    example = REPOSITORY / "examples" / "finetunejob.yaml"
-    name = yaml.safe_load(example.read_text())["metadata"]["name"]
-    where = (DEMO_NAMESPACE, name)
+@dataclass(frozen=True)
+class Example:
+    """The example job, once it is complete."""
+
+    namespace: str
+    name: str
+    resource_version: str
+    ended: float
+    """On the clock of ``time.monotonic``."""
+
+
+@pytest.fixture(scope="module")
+def example(lab: Lab) -> Example:
+    """Apply the example and wait for its end."""
+    file = REPOSITORY / "examples" / "finetunejob.yaml"
+    name = yaml.safe_load(file.read_text())["metadata"]["name"]
     lab.kubectl.run("delete", "ftj", name, "-n", DEMO_NAMESPACE, "--ignore-not-found", "--wait")
-    lab.kubectl.run("apply", "-f", str(example))
-    lab.wait_for(*where, "Complete", seconds=600)
+    lab.kubectl.run("apply", "-f", str(file))
+    lab.wait_for(DEMO_NAMESPACE, name, "Complete", seconds=900)
+    time.sleep(3)  # what follows the end at once may be written
+    body = lab.kubectl.get("ftj", name, DEMO_NAMESPACE)
+    assert body is not None
+    return Example(DEMO_NAMESPACE, name, body["metadata"]["resourceVersion"], time.monotonic())
+
+
+def test_the_example_job_teaches_a_real_model(lab: Lab, example: Example) -> None:
+    where = (example.namespace, example.name)
     status = lab.status(*where)
     assert status.evaluation is not None
     assert status.evaluation.verdict == "Passed"
@@ -114,3 +136,34 @@ def test_deletion_in_a_stage_leaves_nothing(lab: Lab, namespace: str, stage: str
     lab.wait_for_stage(namespace, "doomed", stage)
     lab.kubectl.run("delete", "ftj", "doomed", "-n", namespace)
     until(lambda: not lab.children(namespace, "doomed") or None, 90, "the children to go")
+
+
+def test_deletion_needs_no_operator(lab: Lab, namespace: str) -> None:
+    lab.submit(namespace, "alone", hyperparameters=SLOW)
+    lab.wait_for_stage(namespace, "alone", "Train")
+    with lab.operator_away():
+        lab.kubectl.run("delete", "ftj", "alone", "-n", namespace, "--timeout=60s")
+        until(lambda: not lab.children(namespace, "alone") or None, 90, "the children to go")
+
+
+def test_a_namespace_goes_with_all_that_runs_in_it(lab: Lab) -> None:
+    namespace = f"e2e-going-{int(time.time())}"
+    lab.make_namespace(namespace)
+    lab.submit(namespace, "doomed", hyperparameters=SLOW)
+    lab.wait_for_stage(namespace, "doomed", "Train")
+    lab.kubectl.run("delete", "namespace", namespace, "--timeout=90s")
+
+
+def test_a_missing_image_is_named(lab: Lab, missing_image: tuple[str, str]) -> None:
+    failed = lab.wait_for(*missing_image, "Failed", seconds=240)
+    assert failed.reason == "BackoffLimitExceeded"
+    assert "no-such-image" in failed.message
+
+
+def test_a_finished_job_is_quiet(lab: Lab, example: Example) -> None:
+    """Nobody writes to it for a minute, with all that the other tests do meanwhile."""
+    time.sleep(max(0.0, example.ended + 60 - time.monotonic()))
+    body = lab.kubectl.get("ftj", example.name, example.namespace)
+    assert body is not None
+    assert body["metadata"]["resourceVersion"] == example.resource_version
+    assert body["status"]["observedGeneration"] == body["metadata"]["generation"]
