@@ -118,6 +118,30 @@ class ArtifactName(StrEnum):
 
     ADAPTER = "Adapter"
     MERGED = "Merged"
+    GGUF = "GGUF"
+
+
+class GgufQuantization(StrEnum):
+    """How a GGUF file stores matrices. Vectors, such as norms and biases, stay float32."""
+
+    F16 = "F16"
+    BF16 = "BF16"
+    Q8_0 = "Q8_0"
+    Q4_0 = "Q4_0"
+
+
+class Gguf(Spec):
+    """How the GGUF file is made."""
+
+    quantization: GgufQuantization = GgufQuantization.Q8_0
+    """F16 and BF16: 16 bits a weight. Q8_0: 8.5 bits, close to the original. Q4_0: 4.5 bits (8.5
+    for the token embeddings and the output layer), smallest and least exact."""
+
+
+_GGUF_WANTED = Rule(
+    "!has(self.gguf) || self.artifacts.exists(a, a == 'GGUF')",
+    "output.gguf needs GGUF in output.artifacts",
+)
 
 
 class ModelVersionRequest(Spec):
@@ -134,13 +158,18 @@ class ModelVersionRequest(Spec):
 class Output(Spec):
     """Where the result goes."""
 
+    model_config = ConfigDict(json_schema_extra=cel(_GGUF_WANTED))
+
     uri: S3Uri
     """s3://BUCKET/PREFIX/. The run writes below PREFIX/JOB-UID8/ (the job's name and the
     first eight characters of its uid) and nowhere else."""
-    artifacts: Annotated[tuple[ArtifactName, ...], Field(min_length=1, max_length=2)] = Field(
+    artifacts: Annotated[tuple[ArtifactName, ...], Field(min_length=1, max_length=3)] = Field(
         default=(ArtifactName.MERGED,), json_schema_extra={"x-kubernetes-list-type": "set"}
     )
-    """Merged: a complete model as safetensors. Adapter: only the adapter's weights."""
+    """Merged: a complete model as safetensors. Adapter: only the adapter's weights. GGUF: a
+    complete model in one file for llama.cpp and Ollama; for Llama, Mistral, Qwen2 and Qwen3."""
+    gguf: Gguf | None = None
+    """How the GGUF file is made. Only with GGUF in artifacts."""
     model_version: ModelVersionRequest = Field(
         default_factory=ModelVersionRequest, json_schema_extra=section()
     )

@@ -160,7 +160,7 @@ _JOB_RULES = (
     ),
     Rule(
         "!(has(self.method.full) && self.output.artifacts.exists(a, a == 'Adapter'))",
-        "output.artifacts: Adapter needs method lora or qlora; with method full ask for Merged",
+        "output.artifacts: Adapter needs method lora or qlora; with full ask for Merged or GGUF",
     ),
     Rule(
         "!has(self.hyperparameters.earlyStopping) || has(self.dataset.validation.uri)"

@@ -27,7 +27,7 @@ class Artifact(Spec):
     """A form in which the model is stored."""
 
     format: Annotated[str, Field(max_length=32, pattern=r"^[A-Z][A-Za-z0-9]*$")]
-    """Merged (a complete model) or Adapter."""
+    """Merged (a complete model), GGUF (a complete model for llama.cpp) or Adapter."""
     uri: S3Uri
     """s3://BUCKET/PREFIX/ that holds the files and their manifest.json."""
     digest: Digest

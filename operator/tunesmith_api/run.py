@@ -143,7 +143,7 @@ class TrainingRun(Spec):
     """Rises over all attempts of the job, so it fences late writes of an earlier one."""
     run_uri: S3Uri
     """Everything the run writes is below this prefix: prepared/, checkpoints/, adapter/, merged/,
-    report.json."""
+    gguf/, report.json."""
     trainer_image: str = ""
     """Image as the operator asked for it; goes into the report's lineage."""
     s3: S3Connection = Field(default_factory=S3Connection)

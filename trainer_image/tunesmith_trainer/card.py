@@ -16,7 +16,7 @@ _ENVIRONMENT = Environment(
 )
 _TEMPLATE = _ENVIRONMENT.from_string(
     """---
-library_name: {{ "peft" if is_adapter else "transformers" }}
+library_name: {{ library }}
 pipeline_tag: text-generation
 tags: [tunesmith, {{ method }}]
 ---
@@ -28,8 +28,16 @@ FineTuneJob `{{ report.job.namespace }}/{{ report.job.name }}`, {{ report.create
 
 ## Use
 
+{% if gguf_file %}
+```
+llama-server --model {{ gguf_file }} --jinja
+```
+
+The file holds tokenizer and chat template. It is made from the merged model by rounding; the
+figures below are of the model before.
+{% else %}
 ```python
-{% if is_adapter %}
+{% if library == "peft" %}
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -42,6 +50,7 @@ model = AutoModelForCausalLM.from_pretrained("THIS_DIRECTORY")
 {% endif %}
 tokenizer = AutoTokenizer.from_pretrained("THIS_DIRECTORY")
 ```
+{% endif %}
 
 ## Measured on held-out rows
 
@@ -69,6 +78,11 @@ Nothing was measured.
 | parameters | {{ report.model.parameters }}, {{ report.model.trainable_parameters }} trained |
 """
 )
+_LIBRARIES = {
+    ArtifactName.ADAPTER: "peft",
+    ArtifactName.MERGED: "transformers",
+    ArtifactName.GGUF: "gguf",
+}
 
 
 def write_card(report: TrainingReport, artifact: ArtifactName, directory: Path) -> None:
@@ -78,6 +92,7 @@ def write_card(report: TrainingReport, artifact: ArtifactName, directory: Path) 
         report=report,
         hyperparameters=report.hyperparameters,
         method=method,
-        is_adapter=artifact is ArtifactName.ADAPTER,
+        library=_LIBRARIES[artifact],
+        gguf_file=next((path.name for path in directory.glob("*.gguf")), ""),
     )
     (directory / "README.md").write_text(text)

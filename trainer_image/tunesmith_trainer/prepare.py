@@ -20,6 +20,7 @@ from tunesmith_trainer.data.prepared import SPLITS, PreparedData, PreparedMeta, 
 from tunesmith_trainer.data.splitting import Sides
 from tunesmith_trainer.data.templates import load_tokenizer, used_template
 from tunesmith_trainer.data.tokenizing import RowTokenizer, Tokenizing
+from tunesmith_trainer.gguf.file import check_gguf
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.progress import Progress
@@ -51,6 +52,7 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
     progress.enter(Phase.READING)
     model = fetch_tokenizer(run, work / "model", progress=progress, stop=stop)
     tokenizer = load_tokenizer(model.path, run.dataset.template)
+    check_gguf(run, model.path, tokenizer)
     gathered = Gatherer(
         dataset=run.dataset,
         seed=run.hyperparameters.seed,

@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
-from tunesmith_api.evaluation import ArtifactName
+from tunesmith_api.evaluation import ArtifactName, Gguf
 from tunesmith_api.jobstatus import ArtifactStatus
 from tunesmith_api.run import Phase, TrainerResult, TrainingReport, TrainingRun, TrainingSummary
 from tunesmith_api.training import Precision
 from tunesmith_trainer import VERSION, export
 from tunesmith_trainer.attempt import Attempt
+from tunesmith_trainer.batches import Batch
 from tunesmith_trainer.card import write_card
 from tunesmith_trainer.checkpoints import Checkpoints, Search
 from tunesmith_trainer.evaluation import Judgement, measurements, sample_answers
+from tunesmith_trainer.gguf.file import file_name, write_gguf
 from tunesmith_trainer.inputs import Inputs
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.loop import Training
@@ -91,11 +94,11 @@ def export_all(attempt: Attempt, trained: Trained) -> dict[ArtifactName, Path]:
     run, stop = attempt.run, attempt.stop
     paths = {name: attempt.work / "export" / name.value.lower() for name in ArtifactName}
     inputs, loss = trained.inputs, trained.training.loss
-    wants_merged = ArtifactName.MERGED in run.output.artifacts
+    wants_complete = set(run.output.artifacts) - {ArtifactName.ADAPTER}
     adapter = paths[ArtifactName.ADAPTER]
     if run.method.adapter:
         export.save_adapter(loss.model, trained.tokenizer, run.model.uri, adapter)
-    if not wants_merged:
+    if not wants_complete:
         return paths
     rows = inputs.data.test if len(inputs.data.test) else inputs.data.train
     batch = export.parity_batch(rows, trained.training.pad_id)
@@ -110,7 +113,37 @@ def export_all(attempt: Attempt, trained: Trained) -> dict[ArtifactName, Path]:
     stop.check()
     distance = export.check_parity(paths[ArtifactName.MERGED], expected, batch)
     log.info("parity", relative_distance=distance)
+    if ArtifactName.GGUF in run.output.artifacts:
+        stop.check()
+        export_gguf(attempt, trained, paths, expected, batch)
     return paths
+
+
+def export_gguf(
+    attempt: Attempt,
+    trained: Trained,
+    paths: dict[ArtifactName, Path],
+    expected: torch.Tensor,
+    batch: Batch,
+) -> None:
+    """Make the GGUF file out of the merged model, and check that it says what was judged.
+
+    `expected` is float32[supervised, vocabulary], of `batch`.
+    """
+    run, progress, merged = attempt.run, attempt.progress, paths[ArtifactName.MERGED]
+    quantization = (run.output.gguf or Gguf()).quantization
+    target = paths[ArtifactName.GGUF] / file_name(quantization)
+    target.parent.mkdir(parents=True)
+
+    def on_tensor() -> None:
+        progress.touch()
+        attempt.stop.check()
+
+    write_gguf(
+        merged, trained.tokenizer, target, quantization, name=run.job.name, on_tensor=on_tensor
+    )
+    distance = export.check_gguf_parity(target, merged, expected, batch, quantization)
+    log.info("parity of GGUF", relative_distance=distance, quantization=quantization.value)
 
 
 def build_report(run: TrainingRun, trained: Trained, progress: Progress) -> TrainingReport:

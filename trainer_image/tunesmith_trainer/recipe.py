@@ -18,6 +18,7 @@ from tunesmith_trainer.curve import Curve
 from tunesmith_trainer.data.templates import load_tokenizer
 from tunesmith_trainer.distributed import Ranks, check_devices, choose_precision, join
 from tunesmith_trainer.evaluation import Judgement, base_behaviour, judge
+from tunesmith_trainer.gguf.file import check_gguf
 from tunesmith_trainer.inputs import Inputs, fetch_inputs, global_batch_size
 from tunesmith_trainer.loop import Training, build_optimizer, train
 from tunesmith_trainer.model import (
@@ -56,6 +57,7 @@ def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal
     checkpoints = Checkpoints(attempt, inputs.digest)
     search = checkpoints.search()
     tokenizer = load_tokenizer(inputs.base_path, run.dataset.template)
+    check_gguf(run, inputs.base_path, tokenizer)
     loss = load_model(attempt, inputs, precision)
     training = plan_training(attempt, inputs, loss, padding_id(tokenizer), search.found)
     progress.plan(training.total_steps, search.found.ref.step if search.found else None)
@@ -83,7 +85,8 @@ def check_run(run: TrainingRun) -> None:
     if run.method.adapter is None and ArtifactName.ADAPTER in run.output.artifacts:
         raise UserError(
             UserErrorReason.INVALID_RUN,
-            "output.artifacts asks for an Adapter, which method.full does not make. Use Merged.",
+            "output.artifacts asks for an Adapter, which method.full does not make. Use Merged or "
+            "GGUF.",
         )
 
 

@@ -1,0 +1,127 @@
+"""Small random models and tokenizers of each kind, and what their GGUF files say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from gguf import GGUFReader
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from tunesmith_api.evaluation import GgufQuantization
+from tunesmith_api.training import Template
+from tunesmith_trainer.data.templates import load_tokenizer
+from tunesmith_trainer.gguf.file import file_name, write_gguf
+from tunesmith_trainer.tiny import write_tiny
+
+GGUF_ONLY = {"uri": "s3://any/", "artifacts": ["GGUF"]}
+SMALL = {
+    "vocab_size": 260,
+    "hidden_size": 96,
+    "intermediate_size": 160,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    # As large as a trained model's, so that positions and attention count.
+    "initializer_range": 0.2,
+    "bos_token_id": 1,
+    "eos_token_id": 3,
+    "pad_token_id": 0,
+}
+LLAMA3_POSITIONS = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+def make_model(folder: Path, family: str = "llama", **settings: Any) -> Path:
+    """Write a model with random weights and the tiny model's tokenizer."""
+    torch.manual_seed(7)
+    write_tiny(folder)
+    (folder / "model.safetensors").unlink()
+    config = AutoConfig.for_model(family, **SMALL | settings)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() == 1:  # or norms are all one and biases all zero
+                weight.copy_(torch.randn_like(weight) * 0.3 + ("norm" in name))
+    model.save_pretrained(folder)
+    return folder
+
+
+def export(source: Path, quantization: str = "F16", tokenizer: Any = None) -> Path:
+    given = tokenizer or load_tokenizer(source, Template.CHAT_TEMPLATE)
+    kind = GgufQuantization(quantization)
+    target = source / file_name(kind)
+    write_gguf(source, given, target, kind, name="support", on_tensor=lambda: None)
+    return target
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    return {key: field.contents() for key, field in GGUFReader(path).fields.items()}
+
+
+def logits(model: Any, tokens: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        found = model.eval()(torch.tensor([tokens])).logits[0]
+    return found - found.mean(dim=-1, keepdim=True)
+
+
+def words_of(*steps: Any) -> Any:
+    return steps[0] if len(steps) == 1 else pre_tokenizers.Sequence(list(steps))
+
+
+def split(expression: str) -> Any:
+    return pre_tokenizers.Split(Regex(expression), "isolated")
+
+
+def byte_level(*, regex: bool, space: bool = False) -> Any:
+    return pre_tokenizers.ByteLevel(add_prefix_space=space, use_regex=regex)
+
+
+LLAMA3_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN_WORDS = LLAMA3_WORDS.replace("{1,3}", "")
+DIGITS = pre_tokenizers.Digits(individual_digits=True)
+
+
+def make_tokenizer(splitting: Any, **model: Any) -> Any:
+    """Train a byte-level BPE on this file, with ChatML's tokens."""
+    tokenizer = Tokenizer(models.BPE(**model))
+    tokenizer.pre_tokenizer = splitting
+    tokenizer.decoder = decoders.ByteLevel()
+    special = [AddedToken(t, special=True) for t in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")]
+    trainer = trainers.BpeTrainer(
+        vocab_size=500,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(Path(__file__).read_text().splitlines(), trainer)
+    tokenizer.add_tokens([AddedToken("<tool>", special=False)])
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|endoftext|>",
+        eos_token="<|endoftext|>",
+        chat_template=template,
+    )
+
+
+def change_config(folder: Path, changes: dict[str, Any]) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -1,0 +1,166 @@
+"""The tokenizer as GGUF metadata: tokens, merges, special tokens, chat template.
+
+Only byte-level BPE, the kind that llama.cpp calls gpt2, and only with a way of splitting text into
+words that llama.cpp knows by name: it does not read the tokenizer's own rules, so a wrong name
+would give other tokens than the model was trained on, and nobody would be told.
+"""
+
+import json
+from typing import Any, Final
+
+from gguf import GGUFWriter, TokenType
+from pydantic import BaseModel, ConfigDict
+
+from tunesmith_api.run import UserErrorReason
+from tunesmith_trainer.gguf.families import refusal
+from tunesmith_trainer.outcome import UserError
+
+_PROBE = "ZQXJ"
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+
+# llama.cpp's names of the ways to split text into words (llama-vocab.cpp, `regex_exprs`), by the
+# expressions that tokenizer.json has for them.
+_BY_EXPRESSION: Final = {
+    _WORDS + r"\p{N}{1,3}" + _REST: "llama-bpe",
+    _WORDS + r"\p{N}" + _REST: "qwen2",
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+": "tekken",
+}
+_DIGITS: Final = {"type": "Digits", "individual_digits": True}
+
+
+class _Bpe(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    type: str
+    byte_fallback: bool = False
+    vocab: dict[str, int] = {}
+    merges: list[tuple[str, str] | str] = []
+
+
+class _AddedToken(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    id: int
+    content: str
+    special: bool
+
+
+class _Tokenizer(BaseModel):
+    """What counts of a tokenizer.json."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    added_tokens: list[_AddedToken] = []
+    normalizer: dict[str, Any] | None = None
+    pre_tokenizer: dict[str, Any] | None = None
+    model: dict[str, Any]
+
+
+class Vocabulary:
+    """A tokenizer that llama.cpp can stand in for.
+
+    Raises UserError InvalidRun for one that it cannot, ModelInvalid where there are more tokens
+    than the `size` rows that the model's embeddings have.
+    """
+
+    def __init__(self, tokenizer: Any, size: int) -> None:
+        self._tokenizer, self._size = tokenizer, size
+        content = _Tokenizer.model_validate(json.loads(tokenizer.backend_tokenizer.to_str()))
+        self._pre = _name_of_splitting(content)
+        self._bpe = _Bpe.model_validate(content.model)
+        self._added = {token.id: token for token in content.added_tokens}
+        most = max([*self._bpe.vocab.values(), *self._added])
+        if most >= size:
+            raise UserError(
+                UserErrorReason.MODEL_INVALID,
+                f"The tokenizer has a token {most}; the model knows {size} tokens, from 0.",
+            )
+
+    def add_to(self, writer: GGUFWriter) -> None:
+        """Add all that llama.cpp needs to read and write text as the tokenizer does."""
+        tokens, types = self._tokens()
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(self._pre)
+        writer.add_token_list(tokens)
+        writer.add_token_types(types)
+        writer.add_token_merges(self._merges(tokens))
+        self._add_special(writer)
+        # What the tokenizer does counts, not what its settings say: they disagree in places.
+        ids = self._tokenizer("a")["input_ids"]
+        writer.add_add_bos_token(ids[0] == self._tokenizer.bos_token_id)
+        writer.add_add_eos_token(ids[-1] == self._tokenizer.eos_token_id)
+        writer.add_add_space_prefix(False)
+        writer.add_chat_template(self._tokenizer.chat_template)
+
+    def _tokens(self) -> tuple[list[str], list[int]]:
+        """Give text and type of all tokens; those that only the embeddings have are unused."""
+        texts = {number: text for text, number in self._bpe.vocab.items()}
+        tokens, types = [], []
+        for number in range(self._size):
+            added = self._added.get(number)
+            if added is not None:
+                tokens.append(added.content)
+                types.append(TokenType.CONTROL if added.special else TokenType.USER_DEFINED)
+            else:
+                text = texts.get(number)
+                tokens.append(f"[PAD{number}]" if text is None else text)
+                types.append(TokenType.UNUSED if text is None else TokenType.NORMAL)
+        return tokens, [int(kind) for kind in types]
+
+    def _merges(self, tokens: list[str]) -> list[str]:
+        merges = [m if isinstance(m, str) else " ".join(m) for m in self._bpe.merges]
+        # llama.cpp asks for the list, and the writer can write no empty one. Merging begins with
+        # single characters, so this one never applies.
+        return merges or [f"[{tokens[0]}] [{tokens[0]}]"]
+
+    def _add_special(self, writer: GGUFWriter) -> None:
+        named = {
+            writer.add_bos_token_id: self._tokenizer.bos_token_id,
+            writer.add_eos_token_id: self._tokenizer.eos_token_id,
+            writer.add_unk_token_id: self._tokenizer.unk_token_id,
+            writer.add_pad_token_id: self._tokenizer.pad_token_id,
+            writer.add_eot_token_id: self._end_of_turn(),
+        }
+        for add, number in named.items():
+            if number is not None:
+                add(number)
+
+    def _end_of_turn(self) -> int | None:
+        """Give the special token that follows an answer in the chat template, if there is one."""
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _PROBE}]
+        text = self._tokenizer.apply_chat_template(turns, tokenize=False)
+        tail = text.rpartition(_PROBE)[2]
+        ids = self._tokenizer(tail, add_special_tokens=False)["input_ids"]
+        return next((n for n in ids[:1] if n in self._added and self._added[n].special), None)
+
+
+def _name_of_splitting(content: _Tokenizer) -> str:
+    """Give llama.cpp's name for how the tokenizer splits text into words, or refuse it."""
+    if content.model.get("type") != "BPE" or content.model.get("byte_fallback"):
+        raise refusal(
+            "the model's tokenizer cannot be written; a byte-level BPE can, SentencePiece and "
+            "others cannot"
+        )
+    before = content.pre_tokenizer or {}
+    steps = before.get("pretokenizers", [before])
+    if (content.normalizer or {}).get("type", "NFC") == "NFC":
+        match steps:
+            case [{"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}]:
+                return "gpt-2"
+            case [digits, {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}] if (
+                digits == _DIGITS
+            ):
+                return "smollm"
+            case [
+                {"type": "Split", "pattern": {"Regex": str(text)}, "behavior": "Isolated"},
+                {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+            ] if text in _BY_EXPRESSION:
+                return _BY_EXPRESSION[text]
+    known = ", ".join(["gpt-2", "smollm", *_BY_EXPRESSION.values()])
+    raise refusal(
+        "the model's tokenizer splits text into words in a way that llama.cpp is not known to "
+        f"have; known are those of {known}"
+    )
