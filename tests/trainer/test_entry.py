@@ -19,7 +19,8 @@ import pytest
 from botocore.exceptions import ReadTimeoutError
 
 from tests.trainer.conftest import Bucket, free_port, jsonl, pairs
-from tunesmith_api.jobstatus import Measurement, StageName
+from tunesmith_api.evaluation import ArtifactName
+from tunesmith_api.jobstatus import ArtifactStatus, Measurement, StageName
 from tunesmith_api.run import (
     TERMINATION_BYTES,
     CheckpointRef,
@@ -29,6 +30,7 @@ from tunesmith_api.run import (
     TrainerProgress,
     TrainerResult,
     TrainingRun,
+    TrainingSummary,
     UserErrorReason,
 )
 from tunesmith_trainer.__main__ import main
@@ -46,6 +48,7 @@ from tunesmith_trainer.progress import Progress, serve
 from tunesmith_trainer.stopping import StopSignal
 
 MakeRun = Callable[..., TrainingRun]
+DIGEST = "sha256:" + "0" * 64
 
 
 class OutOfMemoryError(RuntimeError):
@@ -119,6 +122,47 @@ def test_the_result_fits_and_keeps_the_digest(text: str, tmp_path: Path) -> None
     back = TrainerResult.model_validate_json(data)
     assert back.report_digest == full.report_digest
     assert back.message
+
+
+def test_the_longest_names_fit_into_the_result(tmp_path: Path) -> None:
+    """output.uri and the job's name as long as the API lets them be."""
+    run_uri = f"s3://{'b' * 395}/{'n' * 63}-12345678/"
+    kept = {
+        ArtifactStatus(
+            name=name.value,
+            uri=f"{run_uri}{name.value.lower()}/attempt-100/",
+            digest=DIGEST,
+            size_bytes=10**12,
+        )
+        for name in ArtifactName
+    }
+    long = Measurement(metric=f"{'s' * 30}/token_accuracy", value="0.1234567891", base_value="1")
+    full = TrainerResult(
+        stage=StageName.TRAIN,
+        attempt=100,
+        outcome=Outcome.SUCCEEDED,
+        reason="Trained",
+        message="m" * 1000,
+        step=10**6,
+        checkpoint=CheckpointRef(
+            step=10**6,
+            uri=f"{run_uri}checkpoints/step-00100000/attempt-100/",
+            time=datetime.now(UTC),
+        ),
+        dataset_digest=DIGEST,
+        model_revision="r" * 40,
+        training=TrainingSummary(
+            steps=10**6, first_loss="1.234567891", last_loss="1.234567891", tokens=10**12
+        ),
+        measurements=(long,) * 8,
+        artifacts=tuple(kept),
+        report_uri=f"{run_uri}report.json",
+        report_digest=DIGEST,
+    )
+    write_result(full, tmp_path / "log")
+    back = TrainerResult.model_validate_json((tmp_path / "log").read_bytes())
+    assert set(back.artifacts) == kept
+    assert len(back.measurements) >= 4
 
 
 def test_a_failure_tells_how_far_it_got() -> None:
