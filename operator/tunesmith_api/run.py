@@ -35,6 +35,8 @@ WORK_PATH = "/work"
 TERMINATION_PATH = "/dev/termination-log"
 TERMINATION_BYTES = 4096
 PROGRESS_PORT = 8080
+PREPARED_DATA_LOST = "PreparedDataLost"
+"""Reason of a train attempt that found no prepared data: the prepare stage has to run again."""
 
 
 class ExitCode(IntEnum):

@@ -154,6 +154,20 @@ def test_the_deadline_fails_the_job_at_once_and_stops_what_runs() -> None:
     assert not world.attempts_alive()
 
 
+def test_prepared_data_that_got_lost_is_made_again() -> None:
+    world = World(seed=13)
+    while not world.is_prepared:
+        world.turn()
+    world.faults = Faults(prepared_lost=1.0)
+    while "demo-train-2" not in world.attempts or world.attempts["demo-train-2"].is_alive:
+        world.turn()
+    world.faults = Faults()
+    play(world)
+    assert world.created == ["demo-prepare-1", "demo-train-2", "demo-prepare-3", "demo-train-4"]
+    assert world.job is not None
+    assert is_true(world.job.status.conditions, ConditionType.COMPLETE)
+
+
 def test_a_deleted_job_waits_for_its_old_pod() -> None:
     world = World(seed=12, faults=Faults(job_deleted=0.2))
     for _ in range(200):
@@ -174,6 +188,7 @@ ROUGH = Faults(
     toggle_suspend=0.03,
     image_missing=0.1,
     worse_than_base=0.1,
+    prepared_lost=0.05,
 )
 
 

@@ -20,6 +20,7 @@ from tunesmith_api.jobstatus import (
 )
 from tunesmith_api.modelversion import ModelVersionSpec
 from tunesmith_api.run import (
+    PREPARED_DATA_LOST,
     CheckpointRef,
     Outcome,
     Phase,
@@ -73,6 +74,7 @@ class Faults:
     toggle_suspend: float = 0.0
     image_missing: float = 0.0
     worse_than_base: float = 0.0
+    prepared_lost: float = 0.0
 
 
 @dataclass
@@ -317,6 +319,11 @@ class World:
     def start_pod(self, attempt: Attempt) -> None:
         if self.chance(self.faults.image_missing):
             attempt.set_pod(waiting_reason="ImagePullBackOff", waiting_message="not found")
+            return
+        if attempt.run.stage is StageName.TRAIN and self.chance(self.faults.prepared_lost):
+            self.is_prepared = False
+            lost = self.result(attempt, Outcome.INFRASTRUCTURE, PREPARED_DATA_LOST)
+            self.finish(attempt, lost, 1)
             return
         attempt.resumed_from = attempt.step = self.saved_step
         attempt.hangs = self.chance(self.faults.hang)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith_api.meta import Digest
-from tunesmith_api.run import TrainingRun, UserErrorReason
+from tunesmith_api.run import PREPARED_DATA_LOST, TrainingRun, UserErrorReason
 from tunesmith_trainer.attempt import Attempt
 from tunesmith_trainer.data.prepared import PreparedData
 from tunesmith_trainer.outcome import Infrastructure, UserError
@@ -45,7 +45,7 @@ def fetch_inputs(attempt: Attempt) -> Inputs:
             try:
                 fetch_committed(attempt.storage, f"{run.run_uri}prepared/", prepared, touch)
             except (NotFound, Damaged) as error:
-                raise Infrastructure("PreparedDataLost", f"The prepared data: {error}") from error
+                raise Infrastructure(PREPARED_DATA_LOST, f"The prepared data: {error}") from error
             path, revision = fetch_model(
                 run, work / "model", progress=attempt.progress, stop=attempt.stop
             )

@@ -20,7 +20,7 @@ from tunesmith_api.jobstatus import (
     StageTimes,
     Usage,
 )
-from tunesmith_api.run import TrainerResult
+from tunesmith_api.run import PREPARED_DATA_LOST, TrainerResult
 from tunesmith_operator.planning.actions import DeleteSelf, StopAttempt
 from tunesmith_operator.planning.causes import Ending
 from tunesmith_operator.planning.draft import Draft
@@ -126,6 +126,9 @@ def follow_up(draft: Draft, job: FineTuneJob, active: ActiveAttempt, ending: End
         case AttemptReason.SUSPENDED | AttemptReason.SUCCEEDED:
             pass
         case _:
+            if ending.detail == PREPARED_DATA_LOST:
+                lost = "The prepared data is gone from S3; it is made again from the sources"
+                draft.no(ConditionType.DATA_READY, Reason.RETRYING, lost)
             _spend(draft, active, ending, _failures(job))
 
 
