@@ -31,7 +31,7 @@ help: ## List the commands
 
 include deploy/deploy.mk
 
-.PHONY: setup format lint verify generate test unit simulate integration e2e bench-operator lock clean
+.PHONY: setup format lint verify generate test unit simulate integration e2e bench-operator bench-fleet lock clean
 setup: .venv/.stamp-dev ## Make the development environment
 
 format: .venv/.stamp-dev ## Format the code
@@ -75,6 +75,9 @@ e2e: .venv/.stamp-dev ## Real pods on the native cluster
 
 bench-operator: binaries ## 500 FineTuneJobs at once against a real API server
 	PYTHONPATH=operator $(PY) -m benchmarks.bench_operator
+
+bench-fleet: binaries ## Thousands of FineTuneJobs, 5 % edited a minute (OBJECTS=1000)
+	PYTHONPATH=operator $(PY) -m benchmarks.bench_fleet --objects $(or $(OBJECTS),1000)
 
 lock: .venv/bin/uv ## Pin the dependencies again
 	PATH="$(CURDIR)/.venv/bin:$$PATH" requirements/compile.sh
