@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 import aiohttp
+from yarl import URL
 
 from tunesmith_sidecar.settings import Settings
 
@@ -30,8 +31,8 @@ class Engine:
     """The engine as a client sees it. Use as an asynchronous context manager."""
 
     def __init__(self, settings: Settings) -> None:
-        self._url = settings.engine_url.rstrip("/")
-        self._ready_path = settings.engine_ready_path
+        self._url = URL(settings.engine_url)
+        self._ready_url = self._url.with_path(settings.engine_ready_path)
         self._answered = float("-inf")
         connector = aiohttp.TCPConnector(
             limit=0,  # the gate decides how many
@@ -81,7 +82,7 @@ class Engine:
     async def _send(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
-        url = self._url + path
+        url = self._url.with_path(path)
         try:
             return await self._session.request(method, url, data=body, headers=headers)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
@@ -106,7 +107,7 @@ class Engine:
         try:
             async with (
                 asyncio.timeout(_PROBE_SECONDS),
-                self._session.get(self._url + self._ready_path) as answer,
+                self._session.get(self._ready_url) as answer,
             ):
                 return answer.status == 200
         except (aiohttp.ClientError, TimeoutError):

@@ -5,6 +5,7 @@ Turns whatever goes wrong into an answer in OpenAI's form. Knows nothing of what
 """
 
 import asyncio
+import itertools
 import re
 import secrets
 from collections.abc import Awaitable, Callable
@@ -23,6 +24,9 @@ REQUEST_ID = "x-request-id"
 REVISION = "x-tunesmith-revision"
 _CLIENT_GONE = 499
 _LAST_WORDS_SECONDS = 1.0
+# Unlike any other process's, and without asking the kernel at each request.
+_PROCESS = secrets.token_hex(10)
+_NUMBERS = itertools.count(1)
 _PLAIN = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -44,11 +48,11 @@ class Exchange:
         settings = guard.settings
         self._gate = guard.gate
         self._timeout = settings.request_timeout_seconds
-        self._clock = request.loop.time
+        self._clock = asyncio.get_running_loop().time
         self.started = self._clock()
         self._deadline = asyncio.timeout_at(self.started + self._timeout)
         given = request.headers.get(REQUEST_ID, "")
-        self.request_id = given if _PLAIN.fullmatch(given) else secrets.token_hex(16)
+        self.request_id = given if _PLAIN.fullmatch(given) else f"{_PROCESS}-{next(_NUMBERS):x}"
         self.is_abandoned = False
         """Whether the client went away before the end."""
         self.session = request.headers.get(settings.session_header, "")[:128]
