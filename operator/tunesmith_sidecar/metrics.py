@@ -94,7 +94,7 @@ class Metrics:
         logged = Counter(
             "tunesmith_serving_log_lines_total",
             "Conversations and feedback by what became of them: written, dropped because the"
-            " buffer was full, or unsuitable (no plain text conversation).",
+            " buffer was full, or unsuitable (too long, or no conversation in plain text).",
             ["revision", "result"],
             registry=registry,
         )

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import aiohttp
 from aiohttp import web
 
-from tunesmith_sidecar.conversations.log import ConversationLog, Exchanged
+from tunesmith_sidecar.conversations.log import LONGEST_BYTES, ConversationLog, Exchanged
 from tunesmith_sidecar.engine import Engine
 from tunesmith_sidecar.guard import REQUEST_ID, BrokenStream, Exchange, Handler
 from tunesmith_sidecar.metrics import Failure, Metrics
@@ -22,8 +22,7 @@ from tunesmith_sidecar.usage import Tail, read_stream_usage, read_usage
 _TO_ENGINE = ("Content-Type", "Accept", "traceparent", "tracestate")
 _TO_CLIENT = ("Content-Type", "Cache-Control", "Retry-After")
 _EVENTS = "text/event-stream"
-LOGGED_STREAM_BYTES = 1 << 20
-"""A longer stream is passed on like any other, but not logged."""
+_TAIL_BYTES = 16 << 10
 
 
 class Proxy:
@@ -90,7 +89,7 @@ class Proxy:
     ) -> web.StreamResponse:
         response = web.StreamResponse(status=answer.status, headers=client_headers(answer.headers))
         exchange.mark(response, self._revision)
-        tail = Tail(LOGGED_STREAM_BYTES if self._conversations else 16 << 10)
+        tail = Tail(LONGEST_BYTES if self._conversations else _TAIL_BYTES)
         try:
             await self._pass_on(request, exchange, response, answer, tail)
         except asyncio.CancelledError as error:
@@ -103,8 +102,7 @@ class Proxy:
         if answer.status == 200:
             data = tail.data()
             self._metrics.used(read_stream_usage(data), exchange.seconds)
-            if tail.is_whole:
-                self._log(exchange, body, data, is_stream=True)
+            self._log(exchange, body, data, is_stream=True)
         return response
 
     async def _pass_on(

@@ -23,8 +23,8 @@ from tunesmith_sidecar.settings import Settings
 
 # More connections may come at once than requests are allowed: each is owed its 429.
 _BACKLOG = 1024
-# After the drain, for what was cut off at its time limit.
-_CLOSE_SECONDS = 2.0
+# After the drain, twice: for last bytes on their way, and for what is cut off.
+_CLOSE_SECONDS = 1.0
 
 
 async def serve(settings: Settings) -> None:

@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 
 import orjson
 
-_TAIL_BYTES = 16 << 10
-
 
 class Usage(NamedTuple):
     """Tokens as the engine counts them."""
@@ -36,7 +34,7 @@ class Answer(NamedTuple):
 class Tail:
     """The end of a stream, where usage is; its beginning is let go, so memory is bounded."""
 
-    def __init__(self, limit: int = _TAIL_BYTES) -> None:
+    def __init__(self, limit: int) -> None:
         self._limit = limit
         self._kept = bytearray()
         self.size = 0
@@ -46,16 +44,11 @@ class Tail:
         """Take the next bytes."""
         self._kept += chunk
         self.size += len(chunk)
-        if len(self._kept) > 2 * self._limit:
+        if len(self._kept) > self._limit:
             del self._kept[: -self._limit]
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether nothing was let go."""
-        return len(self._kept) == self.size
-
     def data(self) -> bytes:
-        """Return what was kept."""
+        """Return what was kept: all of it when it is shorter than the limit."""
         return bytes(self._kept)
 
 

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.sidecar.conftest import CHAT, chat, eventually, listening
 from tests.sidecar.standin import Standin, events
 from tests.trainer.conftest import REGION, ROOT_KEYS, Bucket, free_port
+from tunesmith_sidecar.main import main
 from tunesmith_sidecar.settings import PREFIX
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,10 +132,13 @@ async def test_what_never_ends_is_cut_off_at_the_limit(tmp_path: Path) -> None:
                 await asking
 
 
-def test_wrong_settings_end_the_program_with_a_message(tmp_path: Path) -> None:
-    with sidecar(tmp_path / "log", engine_url="nowhere", typo=1) as (_, process):
-        assert process.wait(20) == 1
-    text = (tmp_path / "log").read_text()
-    assert "TUNESMITH_SIDECAR_ENGINE_URL" in text
-    assert "TUNESMITH_SIDECAR_TYPO" in text
-    assert "Traceback" not in text
+def test_wrong_settings_end_the_program_with_a_message(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for arguments, message in (
+        (["--engine-url", "nowhere"], "TUNESMITH_SIDECAR_ENGINE_URL"),
+        (["--revision", "7", "--api-key-file", str(tmp_path / "none")], "api_key_file"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["tunesmith-sidecar", *arguments])
+        with pytest.raises(SystemExit, match=message):
+            main()

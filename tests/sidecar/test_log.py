@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.sidecar.conftest import CHAT, Serving, Start, chat, eventually
+from tests.sidecar.standin import events
 from tests.trainer.conftest import REGION, STRANGER_KEYS, Bucket, S3Server, new_bucket, use_identity
 from tunesmith_api.training import Columns, DataFormat
 from tunesmith_sidecar.conversations.bucket import Bucket as LogBucket
@@ -184,6 +185,20 @@ async def test_late_feedback_is_a_line_apart_from_what_is_trained_on(start: Star
     (line,) = shelf.lines("feedback")
     assert (line["id"], line["session"], line["revision"]) == ("call-1", "s-1", "7")
     assert line["feedback"]["comment"] == "to [EMAIL]"
+
+
+async def test_what_is_too_long_is_served_but_not_logged(start: Start) -> None:
+    shelf = Shelf()
+    serving = await start(shelf)
+    assert (await serving.post(CHAT, chat("x" * (1 << 20))))[0] == 200
+    body = chat(stream=True, tokens=20_000)
+    async with serving.client.post(serving.url + CHAT, json=body) as answer:
+        assert await answer.read() == b"".join(events(20_000))
+    assert await flushed(serving)
+    assert shelf.objects == {}
+    assert await serving.metric(LINES, result="unsuitable") == 2
+    # The tokens are counted all the same: they are in the end of the stream.
+    assert await serving.metric("tunesmith_serving_completion_tokens_total") == 10
 
 
 async def test_what_failed_or_broke_off_is_not_logged(start: Start) -> None:

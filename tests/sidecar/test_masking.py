@@ -18,6 +18,7 @@ from tunesmith_sidecar.conversations.masking import mask
         ("card 4111 1111 1111 1111 12/27, CVC 123", "card [CARD] 12/27, CVC 123"),
         ("5500-0000-0000-0004 378282246310005", "[CARD] [CARD]"),
         ("4111111111111111", "[CARD]"),
+        ("1 4111 1111 1111 1111 22", "1 [CARD] 22"),
         ("IBAN DE89 3704 0044 0532 0130 00 and then", "IBAN [IBAN] and then"),
         ("gb82west12345698765432", "[IBAN]"),
         ("from 192.168.0.12, then 2001:db8::1 or ::1.", "from [IP], then [IP] or [IP]."),
@@ -45,7 +46,7 @@ def test_kept(text: str) -> None:
 
 @pytest.mark.parametrize("piece", ["1", "a", "1 ", "a.", "a@", "1:", "+1 (", "DE12 ", "@a."])
 def test_no_text_takes_long(piece: str) -> None:
-    text = piece * (100_000 // len(piece))
+    text = piece * (40_000 // len(piece))
     began = time.process_time()
     mask(text)
-    assert time.process_time() - began < 1.5
+    assert time.process_time() - began < 1.0

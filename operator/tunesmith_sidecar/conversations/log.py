@@ -25,6 +25,8 @@ from tunesmith_sidecar.settings import Settings
 
 __all__ = ["ConversationLog", "Exchanged", "Feedback"]
 
+LONGEST_BYTES = 1 << 20
+"""What has more is not logged: masking it would take seconds of CPU time from who is served."""
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0
 _LAST_FLUSH_SECONDS = 10.0
@@ -94,7 +96,9 @@ class ConversationLog:
 
     def add(self, exchanged: Exchanged) -> None:
         """Take an exchange."""
-        if self._take(exchanged.size):
+        if max(len(exchanged.request), len(exchanged.answer)) >= LONGEST_BYTES:
+            self._metrics.logged(LogResult.UNSUITABLE)
+        elif self._take(exchanged.size):
             kept = _Kept(exchanged, self._now())
             self._kept.append(kept)
             self._by_id[exchanged.request_id] = kept

@@ -40,6 +40,7 @@ _IBAN = re.compile(
     + r")\b",
     re.IGNORECASE,
 )
+_CARD_LENGTHS = frozenset({13, 14, 15, 16, 19})
 _DIGITS = re.compile(r"(?<!\d)\d(?:[ -]?\d){12,}")
 _GROUP = re.compile(r"\d+")
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?!\.?\w)")
@@ -96,15 +97,17 @@ def _last_group_of_card(groups: list[re.Match[str]], first: int) -> int | None:
         digits += groups[last][0]
         if len(digits) > 19:
             break
-        if len(digits) >= 13 and _is_card(digits):
+        if len(digits) in _CARD_LENGTHS and _is_card(digits):
             found = last
     return found
 
 
 def _is_card(digits: str) -> bool:
+    if digits[0] not in "23456":
+        return False
     doubled = (int(digit) * 2 for digit in digits[-2::-2])
     total = sum(map(int, digits[-1::-2])) + sum(n - 9 if n > 9 else n for n in doubled)
-    return total % 10 == 0 and digits[0] != "0"
+    return total % 10 == 0
 
 
 def _is_address(text: str) -> bool:
