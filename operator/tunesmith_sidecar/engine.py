@@ -6,7 +6,7 @@ One :class:`Engine` for the life of the process. Called by ``proxy``, ``predict`
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
@@ -83,14 +83,21 @@ class Engine:
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
         url = self._url.with_path(path)
+
+        def send() -> Awaitable[aiohttp.ClientResponse]:
+            # An answer that leads elsewhere would take the conversation out of the pod.
+            return self._session.request(
+                method, url, data=body, headers=headers, allow_redirects=False
+            )
+
         try:
-            return await self._session.request(method, url, data=body, headers=headers)
+            return await send()
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             if isinstance(error, aiohttp.ClientConnectorError):
                 raise
             # A pooled connection may close while the request is on its way. No byte of an answer
             # has come and asking a model twice changes nothing, so once more is safe.
-            return await self._session.request(method, url, data=body, headers=headers)
+            return await send()
 
     def note_alive(self) -> None:
         """Note that bytes of an answer came just now."""
@@ -107,7 +114,7 @@ class Engine:
         try:
             async with (
                 asyncio.timeout(_PROBE_SECONDS),
-                self._session.get(self._ready_url) as answer,
+                self._session.get(self._ready_url, allow_redirects=False) as answer,
             ):
                 return answer.status == 200
         except (aiohttp.ClientError, TimeoutError):

@@ -55,7 +55,9 @@ class Exchange:
         self.request_id = given if _PLAIN.fullmatch(given) else f"{_PROCESS}-{next(_NUMBERS):x}"
         self.is_abandoned = False
         """Whether the client went away before the end."""
-        self.session = request.headers.get(settings.session_header, "")[:128]
+        # A header may hold bytes that are no UTF-8; JSON cannot.
+        session = request.headers.get(settings.session_header, "")[:128]
+        self.session = session.encode("utf-8", "replace").decode()
 
     @property
     def seconds(self) -> float:

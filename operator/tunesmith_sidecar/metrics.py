@@ -37,7 +37,11 @@ class Route(StrEnum):
 
 
 class Failure(StrEnum):
-    """Why a request did not get its answer."""
+    """Why a request did not get its answer.
+
+    The revision is to blame for timeout, engine_unavailable and engine_error; for the others
+    clients, load or we are.
+    """
 
     UNAUTHORIZED = "unauthorized"
     OVERLOADED = "overloaded"

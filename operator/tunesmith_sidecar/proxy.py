@@ -16,11 +16,11 @@ from tunesmith_sidecar.engine import Engine
 from tunesmith_sidecar.guard import REQUEST_ID, BrokenStream, Exchange, Handler
 from tunesmith_sidecar.metrics import Failure, Metrics
 from tunesmith_sidecar.settings import Settings
-from tunesmith_sidecar.usage import Tail, read_stream_usage, read_usage
+from tunesmith_sidecar.usage import Tail, has_stream_error, read_stream_usage, read_usage
 
 # Everything else stays here: the client's key is not the engine's matter, nor its cookies ours.
 _TO_ENGINE = ("Content-Type", "Accept", "traceparent", "tracestate")
-_TO_CLIENT = ("Content-Type", "Cache-Control", "Retry-After")
+_TO_CLIENT = ("Content-Type", "Content-Encoding", "Cache-Control", "Retry-After")
 _EVENTS = "text/event-stream"
 _TAIL_BYTES = 16 << 10
 
@@ -101,7 +101,10 @@ class Proxy:
         await response.write_eof()
         if answer.status == 200:
             data = tail.data()
-            self._metrics.used(read_stream_usage(data), exchange.seconds)
+            end = data[-_TAIL_BYTES:]
+            self._metrics.used(read_stream_usage(end), exchange.seconds)
+            if has_stream_error(end):
+                self._metrics.failed(Failure.ENGINE_ERROR)
             self._log(exchange, body, data, is_stream=True)
         return response
 

@@ -73,6 +73,14 @@ def read_stream_usage(tail: bytes) -> Usage | None:
     return None
 
 
+def has_stream_error(tail: bytes) -> bool:
+    """Tell whether the engine broke a stream off with an error event, after its 200."""
+    return any(
+        b'"error"' in line and (_event(line) or {}).get("error") is not None
+        for line in tail.splitlines()
+    )
+
+
 def read_answer(body: bytes) -> Answer | None:
     """Return what a JSON answer says; None when it is not one."""
     value = _parse(body)

@@ -1,8 +1,9 @@
 """A stand-in engine that speaks OpenAI's API over real HTTP, and can be made to misbehave.
 
 How it answers is said in the request itself, in the member ``test``: delay (seconds before the
-answer), tokens, pause (seconds between tokens), status, die (after so many tokens), usage. Runs in
-a test's process or, for drain and benchmark, as ``python -m tests.sidecar.standin PORT``.
+answer), status, usage (whether it says so); of a stream tokens (their number), size (of each, in
+bytes), pause (seconds between two), die or fail (after so many). Runs in a test's process or, for
+the benchmark, as ``python -m tests.sidecar.standin PORT``.
 """
 
 import asyncio
@@ -74,7 +75,7 @@ class Standin:
         test = asked.get("test", {})
         await asyncio.sleep(test.get("delay", 0))
         if status := test.get("status"):
-            headers = {"X-Engine": "secret", "Retry-After": "9"}
+            headers = {"X-Engine": "secret", "Retry-After": "9", "Location": "/slots"}
             return web.json_response({"error": {"message": "bad"}}, status=status, headers=headers)
         if asked.get("stream"):
             return await self._stream(request, test)
@@ -94,7 +95,11 @@ class Standin:
     async def _stream(self, request: web.Request, test: dict[str, Any]) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        for number, event in enumerate(events(test.get("tokens", 5), test.get("usage", True))):
+        made = events(test.get("tokens", 5), test.get("usage", True), test.get("size", 0))
+        for number, event in enumerate(made):
+            if number == test.get("fail"):
+                await response.write(b'data: {"error": {"message": "out of memory"}}\n\n')
+                break
             if number == test.get("die"):
                 assert request.transport is not None
                 request.transport.abort()
@@ -110,13 +115,14 @@ def lowered(request: web.Request) -> dict[str, str]:
     return {name.lower(): text for name, text in request.headers.items()}
 
 
-def events(tokens: int, usage: bool = True) -> list[bytes]:
+def events(tokens: int, usage: bool = True, size: int = 0) -> list[bytes]:
     """Give the events of a stream, byte for byte; oddly spaced, as some engines send them."""
-    made = []
+    made, padding = [], "x" * size
     for number in range(tokens):
-        choice = {"index": 0, "delta": {"content": f" tök{number}"}, "finish_reason": None}
-        value = {"id": "cmpl-2", "model": "tiny", "choices": [choice]}
-        made.append(f"data:  {json.dumps(value, ensure_ascii=False)}\r\n\r\n".encode())
+        delta = f'{{"content": " tök{number}{padding}"}}'
+        choice = f'{{"index": 0, "delta": {delta}, "finish_reason": null}}'
+        value = f'{{"id": "cmpl-2", "model": "tiny", "choices": [{choice}]}}'
+        made.append(f"data:  {value}\r\n\r\n".encode())
     last = {"id": "cmpl-2", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
     made.append(b"data: " + json.dumps(last).encode() + b"\n\n: a comment\n\n")
     if usage:

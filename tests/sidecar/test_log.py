@@ -191,9 +191,9 @@ async def test_what_is_too_long_is_served_but_not_logged(start: Start) -> None:
     shelf = Shelf()
     serving = await start(shelf)
     assert (await serving.post(CHAT, chat("x" * (1 << 20))))[0] == 200
-    body = chat(stream=True, tokens=20_000)
+    body = chat(stream=True, tokens=25, size=50_000)
     async with serving.client.post(serving.url + CHAT, json=body) as answer:
-        assert await answer.read() == b"".join(events(20_000))
+        assert await answer.read() == b"".join(events(25, size=50_000))
     assert await flushed(serving)
     assert shelf.objects == {}
     assert await serving.metric(LINES, result="unsuitable") == 2
@@ -205,10 +205,26 @@ async def test_what_failed_or_broke_off_is_not_logged(start: Start) -> None:
     shelf = Shelf()
     serving = await start(shelf)
     await ask(serving, chat(status=500))
+    await ask(serving, chat(stream=True, fail=2))
     with pytest.raises(Exception, match="payload"):
         await ask(serving, chat(stream=True, die=2, pause=0.02))
     assert await flushed(serving)
     assert shelf.objects == {}
+
+
+async def test_bytes_that_are_no_text_do_not_hold_the_log_up(start: Start) -> None:
+    shelf = Shelf()
+    serving = await start(shelf)
+    body = json.dumps(chat()).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n".encode()
+    host, port = serving.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(head + b"X-Conversation-Id: \xff\xfe\r\nConnection: close\r\n\r\n" + body)
+    assert (await reader.read()).startswith(b"HTTP/1.1 200")
+    writer.close()
+    await ask(serving, chat())
+    assert await flushed(serving)
+    assert len(shelf.lines()) == 2
 
 
 ANSWER = b'{"choices":[{"message":{"content":"Yes."}}]}'

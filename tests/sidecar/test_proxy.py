@@ -101,6 +101,25 @@ async def test_the_engines_errors_pass_and_count(start: Start) -> None:
     assert await serving.metric(ERRORS, reason="engine_error") == 1
 
 
+async def test_a_redirect_of_the_engine_is_not_followed(start: Start, engine: Standin) -> None:
+    serving = await start()
+    async with serving.client.post(
+        serving.url + CHAT, json=chat(status=307), allow_redirects=False
+    ) as answer:
+        assert answer.status == 307
+        assert "Location" not in answer.headers
+    assert len(engine.requests) == 1
+
+
+async def test_an_error_in_a_stream_counts_although_its_code_was_200(start: Start) -> None:
+    serving = await start()
+    body = chat(stream=True, tokens=5, fail=2)
+    async with serving.client.post(serving.url + CHAT, json=body) as answer:
+        assert b"out of memory" in await answer.read()
+    assert await serving.metric(ERRORS, reason="engine_error") == 1
+    assert await serving.metric(REQUESTS, route="chat", code="200") == 1
+
+
 async def test_a_slow_answer_is_a_504_and_the_engine_stops(start: Start, engine: Standin) -> None:
     serving = await start(request_timeout_seconds=0.2)
     status, body, _ = await serving.post(CHAT, chat(delay=5))
@@ -179,13 +198,15 @@ async def test_a_client_that_does_not_read_gives_its_place_back(
     start: Start, engine: Standin
 ) -> None:
     serving = await start(request_timeout_seconds=0.5)
-    body = json.dumps(chat(stream=True, tokens=200_000)).encode()
+    body = json.dumps(chat(stream=True, tokens=400, size=50_000)).encode()
     host, port = serving.url.removeprefix("http://").split(":")
     _, writer = await asyncio.open_connection(host, int(port), limit=1)
     head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     await eventually(lambda: engine.running == 1)
     await eventually(lambda: serving.gate.in_flight == 0 and engine.running == 0, 10)
+    assert engine.cancelled == 1
+    assert await serving.metric(ERRORS, reason="timeout") == 1
     writer.transport.abort()
 
 

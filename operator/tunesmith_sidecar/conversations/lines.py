@@ -51,6 +51,9 @@ def build_conversation(
     messages = _messages(exchanged.request)
     if said is None or messages is None or not said.text.strip():
         return None
+    if exchanged.is_stream and said.finish_reason is None:
+        # The engine gave up in the middle; half an answer is nothing to learn from.
+        return None
     return _line(
         {
             "id": exchanged.request_id,

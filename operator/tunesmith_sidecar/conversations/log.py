@@ -191,12 +191,19 @@ class ConversationLog:
             del batch.objects[key]
             self._metrics.logged(LogResult.WRITTEN, count)
 
+    def _build(self, kept: _Kept) -> bytes | None:
+        try:
+            return build_conversation(
+                kept.exchanged, kept.feedback, self._settings.revision, kept.time
+            )
+        except Exception as error:
+            # Tried again it would fail again, and hold up all that come after it.
+            log.error("no line could be made of a conversation", error=type(error).__name__)
+            return None
+
     def _make_objects(self, batch: _Batch) -> None:
         revision = self._settings.revision
-        built = [
-            build_conversation(kept.exchanged, kept.feedback, revision, kept.time)
-            for kept in batch.conversations
-        ]
+        built = [self._build(kept) for kept in batch.conversations]
         lines = [line for line in built if line is not None]
         self._metrics.logged(LogResult.UNSUITABLE, len(built) - len(lines))
         late = [
