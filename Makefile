@@ -31,7 +31,7 @@ help: ## List the commands
 
 include deploy/deploy.mk
 
-.PHONY: setup format lint verify generate test unit simulate integration e2e bench-operator bench-fleet lock clean
+.PHONY: setup format lint verify generate test unit simulate integration e2e bench-operator bench-fleet bench-sidecar lock clean
 setup: .venv/.stamp-dev ## Make the development environment
 
 format: .venv/.stamp-dev ## Format the code
@@ -67,8 +67,8 @@ simulate: .venv/.stamp-dev ## The simulation with many more random worlds (WORLD
 integration: binaries ## Against a real kube-apiserver and etcd
 	$(PY) -m pytest tests/integration -q
 
-test: binaries lint verify ## Lint, types, import rules, unit, simulation, trainer, integration
-	$(PY) -m pytest tests/unit tests/simulation tests/trainer tests/integration -q
+test: binaries lint verify ## Lint, types, import rules, unit, simulation, trainer, sidecar, integration
+	$(PY) -m pytest tests/unit tests/simulation tests/trainer tests/sidecar tests/integration -q
 
 e2e: .venv/.stamp-dev ## Real pods on the native cluster
 	$(PY) -m pytest tests/e2e -q
@@ -78,6 +78,9 @@ bench-operator: binaries ## 500 FineTuneJobs at once against a real API server
 
 bench-fleet: binaries ## Thousands of FineTuneJobs, 5 % edited a minute (OBJECTS=1000)
 	PYTHONPATH=operator $(PY) -m benchmarks.bench_fleet --objects $(or $(OBJECTS),1000)
+
+bench-sidecar: .venv/.stamp-dev ## What the sidecar costs: direct against through it
+	PYTHONPATH=operator $(PY) -m benchmarks.bench_sidecar
 
 lock: .venv/bin/uv ## Pin the dependencies again
 	PATH="$(CURDIR)/.venv/bin:$$PATH" requirements/compile.sh

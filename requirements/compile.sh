@@ -7,10 +7,11 @@ compile() {
     uv -q pip compile pyproject.toml "$@" --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
         --no-header --no-emit-index-url --no-annotate -o "requirements/$out.txt"
 }
-compile operator --extra operator
+# The image is the sidecar's too. boto3 (python-dateutil < 3) and kubernetes (>= 3) meet in it.
+compile operator --extra operator --extra sidecar --override <(echo 'python-dateutil>=3.0.0')
 compile trainer --extra trainer
 compile demo --extra demo
-# Only the development venv holds both boto3 (python-dateutil < 3) and kubernetes (>= 3).
+# Likewise.
 compile dev --all-extras --override <(echo 'python-dateutil>=3.0.0')
 # What installs the others, in the images and in the development environment.
 uv -q pip compile - --generate-hashes --python-version 3.11 --no-header --no-emit-index-url --no-annotate \

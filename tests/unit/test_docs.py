@@ -26,6 +26,7 @@ def test_modules_named_in_the_architecture_exist() -> None:
     roots = [
         ROOT / "operator" / "tunesmith_operator",
         ROOT / "operator" / "tunesmith_api",
+        ROOT / "operator" / "tunesmith_sidecar",
         ROOT / "trainer_image" / "tunesmith_trainer",
     ]
     assert named

@@ -1,0 +1,1 @@
+"""The proxy before every inference engine: one API, limits, metrics, drain, conversation log."""

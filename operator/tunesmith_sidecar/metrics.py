@@ -1,0 +1,194 @@
+"""All metrics of a serving pod, named in one place; the same names whatever the engine is.
+
+Every metric carries the revision, so that an analysis can tell canary from stable. Labels have
+few values, never anything a client sent. Written by ``guard``, ``proxy``, ``predict``,
+``feedback`` and the conversation log; served at /metrics by ``probes``.
+"""
+
+from enum import StrEnum
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+
+from tunesmith_sidecar.usage import Usage
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
+_TOKENS_PER_SECOND = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+class Route(StrEnum):
+    """What a client asked for."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    MODELS = "models"
+    PREDICT = "predict"
+    FEEDBACK = "feedback"
+    OTHER = "other"
+
+
+class Failure(StrEnum):
+    """Why a request did not get its answer.
+
+    The revision is to blame for timeout, engine_unavailable and engine_error; for the others
+    clients, load or we are.
+    """
+
+    UNAUTHORIZED = "unauthorized"
+    OVERLOADED = "overloaded"
+    TOO_LARGE = "too_large"
+    TIMEOUT = "timeout"
+    ENGINE_UNAVAILABLE = "engine_unavailable"
+    ENGINE_ERROR = "engine_error"
+    CLIENT_GONE = "client_gone"
+    INTERNAL = "internal"
+
+
+class LogResult(StrEnum):
+    """What became of a conversation that was to be logged."""
+
+    WRITTEN = "written"
+    DROPPED = "dropped"
+    UNSUITABLE = "unsuitable"
+
+
+class Metrics:
+    """The metrics of one process, with their labels bound to its revision."""
+
+    def __init__(self, revision: str) -> None:
+        self._registry = CollectorRegistry()
+        registry = self._registry
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=registry)
+        requests = Counter(
+            "tunesmith_serving_requests_total",
+            "Requests of clients by the HTTP code of the answer; 499 for a client that went away.",
+            ["revision", "route", "code"],
+            registry=registry,
+        )
+        errors = Counter(
+            "tunesmith_serving_errors_total",
+            "Requests without a proper answer, by cause. A stream that broke counts here although"
+            " its code was 200.",
+            ["revision", "reason"],
+            registry=registry,
+        )
+        seconds = Histogram(
+            "tunesmith_serving_request_seconds",
+            "From a request's head to the end of its answer.",
+            ["revision", "route"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        feedback = Counter(
+            "tunesmith_serving_feedback_total",
+            "Feedback by rating: good, bad or neutral.",
+            ["revision", "rating"],
+            registry=registry,
+        )
+        logged = Counter(
+            "tunesmith_serving_log_lines_total",
+            "Conversations and feedback by what became of them: written, dropped because the"
+            " buffer was full, or unsuitable (too long, or no conversation in plain text).",
+            ["revision", "result"],
+            registry=registry,
+        )
+
+        def counter(name: str, text: str) -> Counter:
+            return Counter(name, text, ["revision"], registry=registry).labels(revision)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, ["revision"], registry=registry).labels(revision)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            whole = Histogram(name, text, ["revision"], buckets=buckets, registry=registry)
+            return whole.labels(revision)
+
+        self._revision = revision
+        self._requests = requests
+        # Bound once: looking labels up costs as much as counting.
+        self._codes: dict[tuple[Route, int], Counter] = {
+            (route, 200): requests.labels(revision, route, "200")
+            for route in Route
+            if route is not Route.OTHER
+        }
+        self._errors = {reason: errors.labels(revision, reason) for reason in Failure}
+        self._seconds = {route: seconds.labels(revision, route) for route in Route}
+        self._feedback = {
+            rating: feedback.labels(revision, rating) for rating in ("good", "bad", "neutral")
+        }
+        self._logged = {result: logged.labels(revision, result) for result in LogResult}
+        self.first_token_seconds = histogram(
+            "tunesmith_serving_time_to_first_token_seconds",
+            "From a streamed request's head to the first byte of its answer.",
+            _SECONDS,
+        )
+        self.tokens_per_second = histogram(
+            "tunesmith_serving_tokens_per_second",
+            "Completion tokens of an answer by the time the whole request took.",
+            _TOKENS_PER_SECOND,
+        )
+        self.prompt_tokens = counter(
+            "tunesmith_serving_prompt_tokens_total", "Tokens of prompts, as the engine counts."
+        )
+        self.completion_tokens = counter(
+            "tunesmith_serving_completion_tokens_total", "Tokens of answers, as the engine counts."
+        )
+        self.without_usage = counter(
+            "tunesmith_serving_answers_without_usage_total",
+            "Answers in which the engine did not say how many tokens they took.",
+        )
+        self.in_flight = gauge("tunesmith_serving_in_flight", "Requests in progress.")
+        self.draining = gauge("tunesmith_serving_draining", "1 once the pod is ending.")
+        self.log_buffer_bytes = gauge(
+            "tunesmith_serving_log_buffer_bytes", "Conversations that wait to be written, in bytes."
+        )
+        self.log_write_failures = counter(
+            "tunesmith_serving_log_write_failures_total",
+            "Writes to the log's bucket that failed; what they held is tried again.",
+        )
+
+    def answered(self, route: Route, code: int, seconds: float) -> None:
+        """Count one request, whatever became of it."""
+        child = self._codes.get((route, code))
+        if child is None:
+            child = self._codes[route, code] = self._requests.labels(
+                self._revision, route, str(code)
+            )
+        child.inc()
+        self._seconds[route].observe(seconds)
+
+    def failed(self, reason: Failure) -> None:
+        """Count a request without a proper answer."""
+        self._errors[reason].inc()
+
+    def used(self, usage: Usage | None, seconds: float) -> None:
+        """Count the tokens of one answer; None when the engine did not say."""
+        if usage is None:
+            self.without_usage.inc()
+            return
+        self.prompt_tokens.inc(usage.prompt_tokens)
+        self.completion_tokens.inc(usage.completion_tokens)
+        if usage.completion_tokens and seconds > 0:
+            self.tokens_per_second.observe(usage.completion_tokens / seconds)
+
+    def rated(self, rating: str) -> None:
+        """Count feedback: good, bad or neutral."""
+        self._feedback[rating].inc()
+
+    def logged(self, result: LogResult, lines: int = 1) -> None:
+        """Count lines of the conversation log."""
+        self._logged[result].inc(lines)
+
+    def render(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,139 @@
+"""The sidecar's settings: environment variables and options, parsed once at the start.
+
+Only types and the parser; nothing here reads the environment itself. A field ``engine_url`` is the
+variable TUNESMITH_SIDECAR_ENGINE_URL and the option --engine-url; the option wins. An unknown
+variable with the prefix is an error. Read by ``main``; everybody else gets :class:`Settings`.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from tunesmith_api.meta import Digest, S3Uri
+
+PREFIX = "TUNESMITH_SIDECAR_"
+
+HttpUrl = Annotated[str, Field(max_length=512, pattern=r"^https?://[^\s/?#]+/?$")]
+Path_ = Annotated[str, Field(max_length=256, pattern=r"^/[^\s?#]*$")]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+
+
+class SettingsError(ValueError):
+    """The settings cannot be used; the message says which variable and why, a line for each."""
+
+
+class Settings(BaseModel):
+    """All that the sidecar is told from outside."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    revision: Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9._-]+$")]
+    """Revision of the ModelDeployment that this pod serves; label of all metrics."""
+    engine_url: HttpUrl = "http://127.0.0.1:8080"
+    """Where the engine listens, without a path."""
+    engine_ready_path: Path_ = "/v1/models"
+    """Path that the engine answers with 200 once the model is loaded; /health for llama-server,
+    which lists its models before it has loaded them."""
+    engine_logprobs: bool = True
+    """Whether the engine takes the parameter logprobs. Without it confidence is always null."""
+    model_name: Annotated[str, Field(max_length=256)] = ""
+    """Model that /api/v1/predict names to the engine. Empty: none, for engines with just one."""
+    model_digest: Digest | None = None
+    """Digest that must be loaded before the pod is ready."""
+    model_digest_file: Path | None = None
+    """File in which the model fetcher left the digest of what it has verified."""
+    host: str = "0.0.0.0"  # noqa: S104  a pod's own network namespace
+    """Address to listen on."""
+    port: Port = 8000
+    """Port to listen on. 0: any free one."""
+    max_concurrent_requests: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """Requests at the same time; more are refused with 429."""
+    retry_after_seconds: Annotated[int, Field(ge=1, le=3600)] = 1
+    """What a refused client is told to wait."""
+    request_timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 30.0
+    """For a whole answer; of a stream for its first byte and then for each pause in it."""
+    max_body_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = 4 << 20
+    """Size of a request's body, in bytes; more is refused with 413."""
+    api_key: SecretStr | None = None
+    """Key that clients must send as a Bearer token. Prefer a file."""
+    api_key_file: Path | None = None
+    """File with one accepted key a line; read again when it changes, so that keys can rotate."""
+    session_header: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9-]+$")] = (
+        "x-conversation-id"
+    )
+    """Header that names the conversation a request belongs to."""
+    pre_stop_seconds: Annotated[float, Field(ge=0, le=600)] = 5.0
+    """Time after SIGTERM in which new requests are still served: what routers need to notice."""
+    drain_timeout_seconds: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    """Longest wait for requests in flight after that."""
+    log_uri: S3Uri | None = None
+    """Where conversations are logged, as s3://BUCKET/PREFIX/. None: nowhere."""
+    log_endpoint: Annotated[str, Field(pattern=r"^(https?://[^\s/]+/?)?$")] = ""
+    """S3 endpoint of the log. Empty: Amazon's."""
+    log_region: str = "us-east-1"
+    """S3 region of the log."""
+    log_path_style: bool = False
+    """Whether the bucket is a part of the path, as most S3 servers but Amazon's want it."""
+    log_credentials_dir: Path | None = None
+    """Folder with the keys of a mounted Secret. None: the pod's own identity."""
+    log_flush_seconds: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    """Time after which logged conversations are written."""
+    log_flush_bytes: Annotated[int, Field(ge=1, le=1 << 28)] = 1 << 20
+    """Size from which they are written earlier, in bytes."""
+    log_buffer_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = 16 << 20
+    """Memory that waiting conversations may take, in bytes; more are dropped and counted."""
+    log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+    """Of the sidecar's own log, which never holds text of a conversation."""
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        if (self.model_digest is None) != (self.model_digest_file is None):
+            raise ValueError("model_digest and model_digest_file are given together or not at all")
+        if self.api_key is not None and self.api_key_file is not None:
+            raise ValueError("give api_key or api_key_file, not both")
+        if self.api_key is not None and not self.api_key.get_secret_value().strip():
+            raise ValueError("api_key is empty; leave it out to serve without a key")
+        if self.log_buffer_bytes < self.log_flush_bytes:
+            raise ValueError("log_buffer_bytes must not be below log_flush_bytes")
+        return self
+
+
+def parse_settings(environment: Mapping[str, str], arguments: Sequence[str]) -> Settings:
+    """Parse the variables with our prefix and the command line.
+
+    Raises :class:`SettingsError` with one line for each wrong setting.
+    """
+    given: dict[str, object] = {
+        name.removeprefix(PREFIX).lower(): text
+        for name, text in environment.items()
+        if name.startswith(PREFIX)
+    }
+    given |= vars(_options().parse_args(arguments))
+    try:
+        return Settings.model_validate(given)
+    except ValidationError as error:
+        # Never the value: it may be a key.
+        problems = error.errors(include_url=False, include_input=False)
+        lines = [f"{_variable(item['loc'])}: {item['msg']}" for item in problems]
+        raise SettingsError("\n".join(lines)) from error
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    return PREFIX + str(location[0]).upper() if location else "settings"
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tunesmith-sidecar",
+        description=f"The proxy before an inference engine. --some-option is {PREFIX}SOME_OPTION.",
+        argument_default=argparse.SUPPRESS,
+    )
+    for name, field in Settings.model_fields.items():
+        # A key on the command line could be read by everybody on the machine.
+        if name != "api_key":
+            text = (field.description or "").replace("%", "%%")
+            parser.add_argument("--" + name.replace("_", "-"), help=text, metavar="VALUE")
+    return parser
