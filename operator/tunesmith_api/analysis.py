@@ -7,7 +7,7 @@ edge that measures, and by the API server, which checks the rules. Measures noth
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, JsonValue
 
 from tunesmith_api.meta import DecimalText, Name, Rule, Spec, cel, section
 from tunesmith_api.training import exactly_one
@@ -233,7 +233,11 @@ _ANALYSIS_RULES = (
     ),
 )
 
-_DEFAULT_METRIC = {"name": "error-rate", "builtin": "ErrorRate", "max": "0.01"}
+_DEFAULT_METRIC: dict[str, JsonValue] = {
+    "name": "error-rate",
+    "builtin": "ErrorRate",
+    "max": "0.01",
+}
 
 
 class Analysis(Spec):

@@ -7,7 +7,7 @@ the plan, which is pinned by its digest when a roll-out starts.
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, JsonValue
 
 from tunesmith_api.analysis import Analysis, HttpUrl
 from tunesmith_api.meta import Digest, Rule, Spec, cel, section
@@ -93,7 +93,7 @@ _RISING = Rule(
     "weights of steps must rise; only the first may be 0, and the final 100 is implied",
 )
 
-_DEFAULT_STEPS = [
+_DEFAULT_STEPS: list[JsonValue] = [
     {"weight": 10, "mirrorPercent": 0, "holdSeconds": 300},
     {"weight": 50, "mirrorPercent": 0, "holdSeconds": 300},
 ]
