@@ -43,12 +43,18 @@ def carried_weight(sizing: Sizing, ready: int, target: int) -> int:
 
 
 def canary_asks(
-    sizing: Sizing, target: int, *, replicas: int, ready: int, share: int, has_stable: bool = True
+    sizing: Sizing,
+    target: int,
+    *,
+    replicas: int,
+    ready: int,
+    share: int,
+    has_stable: bool = True,
 ) -> int:
     """Pods to ask for now, for a canary on its way to ``target`` percent.
 
-    Where pods change hands the next one is asked for only after those before it have come and
-    have taken their share of the traffic off stable.
+    ``share`` is the percentage it was seen with. Where pods change hands the next one is asked
+    for only after those before it have come and have taken their share of the traffic off stable.
     """
     needed = max(
         canary_needs(sizing, target, has_stable=has_stable),

@@ -9,9 +9,9 @@ from datetime import timedelta
 
 from tunesmith_api.deploymentstatus import RevisionStatus
 from tunesmith_api.revision import RevisionTemplate
-from tunesmith_operator.planning.capacity import Sizing, canary_asks, stable_keeps
+from tunesmith_operator.planning.capacity import Sizing, canary_asks, canary_needs, stable_keeps
 from tunesmith_operator.planning.revisions import forgotten, in_use, revision_digest
-from tunesmith_operator.planning.serving import SeenRevision, ServingObservation
+from tunesmith_operator.planning.serving import ServingObservation, Traffic
 from tunesmith_operator.planning.serving_actions import (
     DeleteRevision,
     EnsureRevision,
@@ -30,20 +30,20 @@ _ROUTER_SILENT = timedelta(seconds=2)
 
 def place(draft: ServingDraft, seen: ServingObservation, wanted: RevisionTemplate | None) -> None:
     """Ask for all that is missing, in the order in which it is safe."""
-    size = sizing(draft, seen)
-    for role, replicas in _wanted_pods(draft, seen, size):
+    chosen = choose_traffic(seen, draft.status, mirror_percent(draft, draft.status.rollout))
+    for role, replicas in _wanted_pods(draft, seen, chosen):
         _ensure(draft, seen, role, replicas, wanted)
-    _route(draft, seen)
-    _retire(draft, seen)
+    _route(draft, seen, chosen)
+    _retire(draft, seen, chosen)
 
 
 def _wanted_pods(
-    draft: ServingDraft, seen: ServingObservation, size: Sizing
+    draft: ServingDraft, seen: ServingObservation, chosen: Traffic | None
 ) -> list[tuple[RevisionStatus, int]]:
     """Give the pods of each role; what shrinks comes first where pods change hands."""
-    status = draft.status
+    status, size = draft.status, sizing(draft, seen)
     pods: list[tuple[RevisionStatus, int]] = []
-    canary_pods = _canary_pods(draft, seen, size)
+    canary_pods = _canary_pods(draft, seen, size, chosen)
     if status.stable is not None:
         pods.append((status.stable, stable_keeps(size, canary_pods)))
     if status.canary is not None and canary_pods:
@@ -53,7 +53,9 @@ def _wanted_pods(
     return pods
 
 
-def _canary_pods(draft: ServingDraft, seen: ServingObservation, size: Sizing) -> int:
+def _canary_pods(
+    draft: ServingDraft, seen: ServingObservation, size: Sizing, chosen: Traffic | None
+) -> int:
     rollout, role = draft.status.rollout, draft.status.canary
     if rollout is None or role is None:
         return 0
@@ -62,14 +64,20 @@ def _canary_pods(draft: ServingDraft, seen: ServingObservation, size: Sizing) ->
     if rollout.abort is not None:
         # A rejected canary keeps its pods only as long as it may have requests.
         return replicas if seen.may_serve(role.name) else 0
-    return canary_asks(
+    has_stable = draft.status.stable is not None
+    asks = canary_asks(
         size,
         target_weight(draft, rollout),
         replicas=replicas,
         ready=canary.ready_replicas if canary else 0,
-        share=seen.traffic.share(role.name) if seen.traffic else rollout.weight,
-        has_stable=draft.status.stable is not None,
+        # A silent router has not been seen to take anything off stable.
+        share=seen.traffic.share(role.name) if seen.traffic else 0,
+        has_stable=has_stable,
     )
+    # What is about to have traffic loses no pod; it grows once it was seen with it.
+    gets = chosen.share(role.name) if chosen else 0
+    keeps = canary_needs(size, max(gets, rollout.weight), has_stable=has_stable)
+    return max(asks, min(replicas, keeps))
 
 
 def _ensure(
@@ -81,7 +89,8 @@ def _ensure(
 ) -> None:
     there = seen.revision(role.name)
     if there is not None and there.has_workload:
-        if there.replicas != replicas:
+        # While the router is silent nobody knows what a pod serves, so none is taken away.
+        if replicas > there.replicas or (replicas < there.replicas and seen.router is not None):
             draft.act(ScaleRevision(there.name, there.uid, replicas))
         return
     template = there.template if there else None
@@ -91,21 +100,20 @@ def _ensure(
         draft.act(EnsureRevision(role.name, role.revision, role.digest, template, replicas))
 
 
-def _route(draft: ServingDraft, seen: ServingObservation) -> None:
+def _route(draft: ServingDraft, seen: ServingObservation, chosen: Traffic | None) -> None:
     if seen.router is None:
         # It goes on with what it has; what it should have is told when it is back.
         draft.look_again_in(_ROUTER_SILENT)
         return
-    traffic = choose_traffic(seen, draft.status, mirror_percent(draft, draft.status.rollout))
-    if traffic is not None and traffic != seen.router.traffic:
-        draft.act(SetTraffic(traffic))
+    if chosen is not None and chosen != seen.router.traffic:
+        draft.act(SetTraffic(chosen))
         # The router's own change wakes nobody.
         draft.look_again_in(_ROUTER_ANSWERS)
     elif not seen.router.is_settled:
         draft.look_again_in(_ROUTER_SETTLES)
 
 
-def _retire(draft: ServingDraft, seen: ServingObservation) -> None:
+def _retire(draft: ServingDraft, seen: ServingObservation, chosen: Traffic | None) -> None:
     """Take the pods of whatever has no part to play, once nothing is sent to it."""
     if seen.router is None:
         return
@@ -114,7 +122,8 @@ def _retire(draft: ServingDraft, seen: ServingObservation) -> None:
     if rollout is not None and rollout.abort is not None and canary is not None:
         used -= {canary.name}
     for revision in seen.revisions:
-        if revision.name not in used and revision.replicas and _is_idle(seen, revision):
+        is_spare = revision.name not in used and revision.replicas > 0
+        if is_spare and _is_idle(seen, chosen, revision.name):
             draft.act(RetireRevision(revision.name, revision.uid))
     for name in forgotten(seen, draft.status):
         gone = seen.revision(name)
@@ -122,5 +131,6 @@ def _retire(draft: ServingDraft, seen: ServingObservation) -> None:
             draft.act(DeleteRevision(gone.name, gone.uid))
 
 
-def _is_idle(seen: ServingObservation, revision: SeenRevision) -> bool:
-    return not seen.may_serve(revision.name)
+def _is_idle(seen: ServingObservation, chosen: Traffic | None, name: str) -> bool:
+    """Whether the router neither sends it anything nor is about to."""
+    return not seen.may_serve(name) and not (chosen and chosen.touches(name))

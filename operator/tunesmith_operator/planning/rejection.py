@@ -102,11 +102,10 @@ def _by_time(
             RollbackReason.READY_TIMEOUT,
             f"Its pods were not ready within {spec.ready_timeout_seconds} s{waits}",
         )
-    if rollout.skips_analysis or rollout.step_start_time is None or awaits(spec, rollout, now):
-        return None
     deadline = data_deadline(rollout, spec)
-    is_over = deadline is not None and now >= deadline
-    if not is_over and not _gives_up_early(spec, rollout, now):
+    if rollout.skips_analysis or rollout.step_start_time is None or deadline is None:
+        return None
+    if now < deadline and not _gives_up_early(spec, rollout, now):
         return None
     is_provider = rollout.verdict is Verdict.PROVIDER_ERROR
     missing = next((m for m in rollout.metrics if m.verdict is rollout.verdict), None)
@@ -140,7 +139,7 @@ def hold_end(rollout: RolloutStatus, spec: Rollout) -> datetime | None:
 
 
 def awaits(spec: Rollout, rollout: RolloutStatus, now: datetime) -> bool:
-    """Whether only a person's approval is missing. People sleep when traffic does."""
+    """Whether the last step is held until a person approves."""
     end = hold_end(rollout, spec)
     is_last = rollout.step == len(spec.steps) - 1
     is_over = end is not None and now >= end

@@ -16,7 +16,7 @@ from tunesmith_api.deploymentstatus import (
     RolloutStatus,
 )
 from tunesmith_operator.planning.rejection import Rejection
-from tunesmith_operator.planning.revisions import plan_digest, remember
+from tunesmith_operator.planning.revisions import remember
 from tunesmith_operator.planning.serving import ServingObservation
 from tunesmith_operator.planning.serving_actions import Notify
 from tunesmith_operator.planning.serving_draft import ServingDraft
@@ -42,7 +42,7 @@ def _hold(draft: ServingDraft, digest: str, plan: str, reason: RollbackReason) -
     draft.update(rejected=(*others, new)[-_REJECTED_KEPT:])
 
 
-def finish_rollback(draft: ServingDraft, seen: ServingObservation, wanted: str | None) -> None:
+def finish_rollback(draft: ServingDraft, seen: ServingObservation) -> None:
     """Close a rejected roll-out once the router was seen without its canary.
 
     Where nothing else can serve, the rejected canary goes on meanwhile; then only another spec
@@ -54,7 +54,7 @@ def finish_rollback(draft: ServingDraft, seen: ServingObservation, wanted: str |
     is_gone = not seen.may_serve(canary.name)
     stand = choose_traffic(seen, draft.status, 0)
     is_needed = stand is not None and stand.touches(canary.name)
-    is_superseded = is_needed and wanted is not None and wanted != rollout.digest
+    is_superseded = is_needed and draft.wanted not in (None, rollout.digest)
     if not is_gone and not is_superseded:
         return
     abort = rollout.abort
@@ -96,7 +96,7 @@ def fall_back(draft: ServingDraft, seen: ServingObservation) -> bool:
         return False
     reason = RollbackReason.PROMOTED_UNHEALTHY
     message = f"Revision {stable.revision} has no ready pods after its promotion"
-    _hold(draft, stable.digest, plan_digest(draft.spec.rollout), reason)
+    _hold(draft, stable.digest, draft.plan, reason)
     _record(
         draft,
         seen,

@@ -41,16 +41,23 @@ def decide_rollout(seen: ServingObservation, now: datetime) -> ServingDecision:
     # Milliseconds are kept, because a rollback is measured in them.
     now = now.replace(microsecond=now.microsecond // 1000 * 1000)
     deployment = seen.deployment
-    draft = ServingDraft(deployment.status, deployment.spec, deployment.metadata.generation, now)
-    if deployment.metadata.deletion_timestamp is not None:
-        return draft.decision()  # the garbage collector takes the children
     source = resolve(deployment.spec, seen.versions)
     template = source if isinstance(source, RevisionTemplate) else None
+    draft = ServingDraft(
+        deployment.status,
+        deployment.spec,
+        deployment.metadata.generation,
+        now,
+        wanted=revision_digest(template) if template else None,
+        plan=plan_digest(deployment.spec.rollout),
+    )
+    if deployment.metadata.deletion_timestamp is not None:
+        return draft.decision()  # the garbage collector takes the children
     standing = _steer(draft, seen, template)
     _let_go(draft, seen)
     place(draft, seen, template)
     objection = source if isinstance(source, SourceObjection) else None
-    report(draft, seen, revision_digest(template) if template else None, objection, standing)
+    report(draft, seen, objection, standing)
     ask_to_be_woken(draft)
     return draft.decision()
 
@@ -59,19 +66,18 @@ def _steer(
     draft: ServingDraft, seen: ServingObservation, template: RevisionTemplate | None
 ) -> Standing:
     """Walk down the table above."""
-    wanted = revision_digest(template) if template else None
     rollout = draft.status.rollout
     if rollout is not None and rollout.abort is not None:
-        finish_rollback(draft, seen, wanted)
+        finish_rollback(draft, seen)
         return Standing()
     if rollout is None and fall_back(draft, seen):
         return Standing()
-    if template is not None and wanted is not None:
-        _follow(draft, seen, template, wanted)
+    if template is not None and draft.wanted is not None:
+        _follow(draft, seen, template, draft.wanted)
     rollout = draft.status.rollout
     if rollout is None:
         return Standing()
-    is_wanted = rollout.digest == wanted and rollout.plan == plan_digest(draft.spec.rollout)
+    is_wanted = (rollout.digest, rollout.plan) == (draft.wanted, draft.plan)
     return progress(draft, seen, may_rise=is_wanted and not draft.spec.paused)
 
 
@@ -79,8 +85,7 @@ def _follow(
     draft: ServingDraft, seen: ServingObservation, template: RevisionTemplate, wanted: str
 ) -> None:
     """Begin, begin again or drop a roll-out, as the spec asks for."""
-    status = draft.status
-    plan = plan_digest(draft.spec.rollout)
+    status, plan = draft.status, draft.plan
     is_stable = status.stable is not None and status.stable.digest == wanted
     is_held = status.stable is not None and is_rejected(status, wanted, plan)
     if is_stable or is_held:
@@ -94,7 +99,7 @@ def _follow(
         return
     if not is_running and status.rollout is not None:
         _drop(draft)
-    _begin(draft, seen, template, wanted, plan)
+    _begin(draft, seen, template, wanted)
 
 
 def _drop(draft: ServingDraft) -> None:
@@ -119,7 +124,6 @@ def _begin(
     seen: ServingObservation,
     template: RevisionTemplate,
     wanted: str,
-    plan: str,
 ) -> None:
     """Begin at the first step, with the plan as it is now."""
     status = draft.status
@@ -127,7 +131,7 @@ def _begin(
     fast = is_fast_track(status, wanted, draft.spec.rollout.rollback.fast_track_revisions)
     rollout = RolloutStatus(
         digest=wanted,
-        plan=plan,
+        plan=draft.plan,
         start_time=draft.now,
         skips_analysis=fast or status.stable is None,
         unready_time=draft.now,

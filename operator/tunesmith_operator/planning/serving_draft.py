@@ -27,6 +27,10 @@ class ServingDraft:
     spec: ModelDeploymentSpec
     generation: int
     now: datetime
+    wanted: str | None
+    """Digest of the revision that the spec asks for; None while that cannot be told."""
+    plan: str
+    """Digest of what a canary is judged by, as the spec has it now."""
     actions: list[ServingAction] = field(default_factory=list)
     look_again: timedelta | None = None
 

@@ -14,7 +14,7 @@ from tunesmith_api.labels import LABEL_DEPLOYMENT
 from tunesmith_api.meta import ConditionStatus
 from tunesmith_operator.planning.capacity import canary_needs
 from tunesmith_operator.planning.rejection import awaits
-from tunesmith_operator.planning.revisions import is_rejected, plan_digest
+from tunesmith_operator.planning.revisions import is_rejected
 from tunesmith_operator.planning.serving import ServingObservation
 from tunesmith_operator.planning.serving_draft import ServingDraft
 from tunesmith_operator.planning.sources import SourceObjection
@@ -49,13 +49,12 @@ class Saying:
 def report(
     draft: ServingDraft,
     seen: ServingObservation,
-    wanted: str | None,
     objection: SourceObjection | None,
     standing: Standing,
 ) -> None:
     """Say all there is to say."""
     _note_figures(draft, seen)
-    progressing = _progressing(draft, seen, wanted, objection, standing)
+    progressing = _progressing(draft, seen, objection, standing)
     stalled = _stalled(progressing, objection, standing)
     sayings = {
         DeploymentCondition.READY: _ready(draft, seen),
@@ -65,7 +64,7 @@ def report(
     }
     for kind, saying in sayings.items():
         draft.say(kind, saying.status, saying.reason, saying.message)
-    _say_rolled_back(draft, wanted)
+    _say_rolled_back(draft)
     draft.update(phase=_phase(draft, progressing, stalled))
 
 
@@ -131,13 +130,12 @@ def _ready(draft: ServingDraft, seen: ServingObservation) -> Saying:
 def _progressing(
     draft: ServingDraft,
     seen: ServingObservation,
-    wanted: str | None,
     objection: SourceObjection | None,
     standing: Standing,
 ) -> Saying:
     rollout = draft.status.rollout
     if rollout is None:
-        return _at_rest(draft, wanted, objection)
+        return _at_rest(draft, objection)
     held = _held(draft, rollout, objection, standing)
     if held is not None:
         return held
@@ -163,14 +161,14 @@ def _held(
     return None
 
 
-def _at_rest(draft: ServingDraft, wanted: str | None, objection: SourceObjection | None) -> Saying:
-    status = draft.status
+def _at_rest(draft: ServingDraft, objection: SourceObjection | None) -> Saying:
+    status, wanted = draft.status, draft.wanted
     if objection is not None:
         return Saying(_FALSE, objection.reason, objection.message)
     if status.stable is not None and status.stable.digest == wanted:
         message = f"Revision {status.stable.revision} is what is wanted"
         return Saying(_FALSE, DeploymentReason.ROLLOUT_COMPLETE, message)
-    if wanted and is_rejected(status, wanted, plan_digest(draft.spec.rollout)):
+    if wanted and is_rejected(status, wanted, draft.plan):
         return Saying(_FALSE, DeploymentReason.REVISION_REJECTED, _why_rejected(draft, wanted))
     return Saying(_FALSE, DeploymentReason.PAUSED, "spec.paused holds the roll-out back")
 
@@ -243,10 +241,10 @@ def _stalled(progressing: Saying, objection: SourceObjection | None, standing: S
     return Saying(_FALSE, DeploymentReason.NOT_STALLED, "Nothing stands in the way")
 
 
-def _say_rolled_back(draft: ServingDraft, wanted: str | None) -> None:
+def _say_rolled_back(draft: ServingDraft) -> None:
     last, stable = draft.status.last_rollback, draft.status.stable
-    plan = plan_digest(draft.spec.rollout)
-    is_held = bool(wanted) and is_rejected(draft.status, wanted or "", plan)
+    wanted = draft.wanted
+    is_held = wanted is not None and is_rejected(draft.status, wanted, draft.plan)
     if last is None or not is_held or (stable is not None and stable.digest == wanted):
         draft.say(
             DeploymentCondition.ROLLED_BACK,

@@ -19,7 +19,7 @@ from tunesmith_operator.planning.analysis import (
     take,
 )
 from tunesmith_operator.planning.capacity import Sizing, canary_needs, carried_weight
-from tunesmith_operator.planning.rejection import Rejection, hold_end, reason_to_reject
+from tunesmith_operator.planning.rejection import Rejection, awaits, hold_end, reason_to_reject
 from tunesmith_operator.planning.revisions import remember, shares_pods
 from tunesmith_operator.planning.rollback import reject
 from tunesmith_operator.planning.serving import SeenRevision, ServingObservation
@@ -136,12 +136,18 @@ def _sample(draft: ServingDraft, seen: ServingObservation) -> None:
 
 
 def _note_readiness(draft: ServingDraft, seen: ServingObservation) -> None:
-    """Keep since when pods, and data, are awaited; a pause stops both clocks."""
+    """Keep since when pods, and data, are awaited.
+
+    A pause stops both clocks, and only that of data stops while a person is waited for: people
+    sleep when traffic does, and what they decide in the morning is not overtaken by the night.
+    """
     rollout = _rollout(draft)
     if draft.spec.paused:
         draft.update_rollout(unready_time=None, data_time=None)
         return
-    if rollout.step_start_time is not None and rollout.data_time is None:
+    if awaits(draft.spec.rollout, rollout, draft.now):
+        rollout = draft.update_rollout(data_time=None)
+    elif rollout.step_start_time is not None and rollout.data_time is None:
         rollout = draft.update_rollout(data_time=draft.now)
     if _is_ready_for(draft, seen, target_weight(draft, rollout)):
         draft.update_rollout(unready_time=None)

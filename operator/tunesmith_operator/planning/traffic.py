@@ -65,6 +65,7 @@ def _stand_in(
         is_good_canary = revision.name == canary and not is_rejected
         return is_good_canary, revision.name == main, revision.number
 
-    # Stable and its predecessor are among them only if they cannot serve.
-    ready = [r for r in seen.revisions if r.is_fully_ready]
-    return max(ready, key=rank, default=None)
+    # Stable and its predecessor are among them only if they cannot serve. What stands in already
+    # goes on while it grows to the size that this asks for.
+    able = [r for r in seen.revisions if r.is_fully_ready or (r.name == main and r.ready_replicas)]
+    return max(able, key=rank, default=None)
