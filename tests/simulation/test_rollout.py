@@ -648,7 +648,7 @@ SHAPES: list[dict[str, Any]] = [
 ]
 
 # `make simulate` plays many more than a test run has time for.
-WORLDS_PER_BLOCK = int(os.environ.get("TUNESMITH_WORLDS", "200")) // 10
+WORLDS_PER_BLOCK = max(1, int(os.environ.get("TUNESMITH_WORLDS", "10")) // 10)
 
 
 def play(seed: int) -> RolloutWorld:

@@ -9,6 +9,7 @@ Pure; called by decide_rollout. Each row says where the traffic ends:
 """
 
 from tunesmith_api.deploymentstatus import ModelDeploymentStatus, RevisionStatus
+from tunesmith_api.rollout import CapacityMode
 from tunesmith_operator.planning.serving import SeenRevision, ServingObservation, Traffic
 
 
@@ -19,13 +20,24 @@ def choose_traffic(
     canary = _of(seen, status.canary)
     rollout = status.rollout
     is_rejected = rollout is not None and rollout.abort is not None
-    granted = rollout.weight if rollout and not is_rejected else 0
+    granted = 0 if is_rejected else _grant(seen, status)
     for role in (status.stable, status.previous):
         proven = _of(seen, role)
         if proven is not None and _can_serve(proven, seen, leaves_rejected=is_rejected):
             return _split(proven, canary, granted, 0 if is_rejected else mirror_percent)
     stand_in = _stand_in(seen, status, is_rejected=is_rejected)
     return Traffic(main=stand_in.name) if stand_in else seen.traffic
+
+
+def _grant(seen: ServingObservation, status: ModelDeploymentStatus) -> int:
+    """Give the granted weight, or what it has of it while the pods that earned it are away."""
+    rollout, canary, traffic = status.rollout, status.canary, seen.traffic
+    if rollout is None or canary is None:
+        return 0
+    is_lean = seen.deployment.spec.rollout.capacity.mode is CapacityMode.NO_SURGE
+    if rollout.unready_time is None or traffic is None or is_lean:
+        return rollout.weight
+    return min(rollout.weight, traffic.share(canary.name))
 
 
 def _of(seen: ServingObservation, role: RevisionStatus | None) -> SeenRevision | None:
