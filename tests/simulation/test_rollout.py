@@ -28,6 +28,10 @@ from tunesmith_api.deploymentstatus import (
 from tunesmith_operator.planning.conditions import find, is_true
 from tunesmith_operator.planning.serving import MetricSample, Traffic
 
+QUICK = {
+    "steps": [{"weight": 25, "holdSeconds": 1}, {"weight": 50, "holdSeconds": 1}],
+    "analysis": {**RULES["analysis"], "intervalSeconds": 1, "minRequests": 5},
+}
 BURST_ONLY_BY_SAMPLES = {"failFast": {"consecutiveErrors": 0, "restarts": 0}}
 
 
@@ -598,7 +602,7 @@ def test_an_operator_killed_before_each_write_and_act_changes_no_end(model: Mode
 
     calls = None
     for dies_at in range(200):
-        world = Mortal(1, {2: model})
+        world = Mortal(1, {2: model}, QUICK)
         world.dies_at = dies_at
         settle(world)
         world.offer(2)

@@ -206,10 +206,9 @@ def test_a_plan_is_what_a_canary_is_judged_by() -> None:
 
 def test_adapters_share_pods_only_on_one_base_and_engine() -> None:
     one = template(delivery="Adapter", baseModelUri="hf://base", engine={"type": "VLLM"})
-    two = one.model_copy(
-        update={"model": template(model={"uri": "s3://models/v2/", "digest": OTHER})}
-    )
-    assert shares_pods(one, one.model_copy(update={"version": "v2"}))
+    files = template(model={"uri": "s3://models/v2/", "digest": OTHER}).model
+    two = one.model_copy(update={"model": files, "version": "v2"})
+    assert shares_pods(one, two)
     assert not shares_pods(one, two.model_copy(update={"base_model_uri": "hf://other"}))
     assert not shares_pods(template(), template())
 
