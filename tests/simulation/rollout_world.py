@@ -168,7 +168,9 @@ class RolloutWorld:
         )
         self.revisions: dict[str, Revision] = {}
         self.traffic: Traffic | None = None
-        self.is_settled = True
+        self.traffic_seen: Traffic | None = None
+        self.is_settled = self.was_settled = True
+        self.was_silent = False
         self.router_silent_for = self.away_for = self.dry_for = self.provider_sick_for = 0
         self.provider_says: Callable[[], MetricSample] | None = None
         self.events: list[Emit] = []
@@ -326,6 +328,8 @@ class RolloutWorld:
     def one_pass(self) -> ServingDecision:
         self.passes += 1
         seen = self.observe()
+        self.was_silent = self.router_silent_for > 0
+        self.traffic_seen, self.was_settled = self.traffic, self.is_settled
         decision = decide_rollout(seen, self.now)
         if self.passes % 4 == 0:
             assert decision == decide_rollout(seen, self.now), "the same snapshot, not the same"
@@ -508,7 +512,9 @@ class RolloutWorld:
 
     def check(self) -> None:
         """At the end of a turn in which the operator could look and act."""
-        can_act = self.is_caught_up and not self.away_for and not self.router_silent_for
+        # A silent router is asked again only every other second.
+        is_heard = not self.router_silent_for and not self.was_silent
+        can_act = self.is_caught_up and not self.away_for and is_heard
         if not can_act or self.traffic is None or self.watched != self.what_watches_show():
             return
         for revision in self.revisions.values():
@@ -517,7 +523,10 @@ class RolloutWorld:
                 assert not healthy, f"traffic rests on {revision.number}, {healthy} are healthy"
 
     def check_idle(self, name: str) -> None:
-        assert self.traffic is None or not self.traffic.touches(name), "it may have requests"
+        """What goes must have been seen idle before: a router may be slow to let go of it."""
+        for traffic in (self.traffic, self.traffic_seen):
+            assert traffic is None or not traffic.touches(name), "it may have requests"
+        assert self.was_settled, "a router pod may still send it requests"
 
     def check_scale(self, revision: Revision, replicas: int) -> None:
         if replicas >= revision.replicas:

@@ -34,8 +34,11 @@ def _grant(seen: ServingObservation, status: ModelDeploymentStatus) -> int:
     rollout, canary, traffic = status.rollout, status.canary, seen.traffic
     if rollout is None or canary is None:
         return 0
-    is_lean = seen.deployment.spec.rollout.capacity.mode is CapacityMode.NO_SURGE
-    if rollout.unready_time is None or traffic is None or is_lean:
+    spec = seen.deployment.spec
+    is_lean = spec.rollout.capacity.mode is CapacityMode.NO_SURGE
+    # While it is paused nobody keeps since when pods are awaited, and nothing rises.
+    is_whole = rollout.unready_time is None and not spec.paused
+    if is_whole or traffic is None or is_lean:
         return rollout.weight
     return min(rollout.weight, traffic.share(canary.name))
 
