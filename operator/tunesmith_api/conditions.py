@@ -1,11 +1,13 @@
 """The words of a status: every condition and reason, with what it means and what to do.
 
-docs/conditions.md is made from these tables. planning sets conditions only with these reasons
-or with those of :class:`tunesmith_api.run.UserErrorReason`; a test holds it.
+docs/conditions.md is made from these tables. planning sets conditions only with these reasons,
+with those of :class:`tunesmith_api.run.UserErrorReason` or with those of
+:class:`tunesmith_api.deploymentstatus.RollbackReason`; a test holds it.
 """
 
 from enum import StrEnum
 
+from tunesmith_api.deploymentstatus import RollbackReason
 from tunesmith_api.jobstatus import AttemptReason
 from tunesmith_api.run import UserErrorReason
 
@@ -22,6 +24,43 @@ class ConditionType(StrEnum):
     SUSPENDED = "Suspended"
     COMPLETE = "Complete"
     FAILED = "Failed"
+
+
+class DeploymentCondition(StrEnum):
+    """Conditions of a ModelDeployment."""
+
+    READY = "Ready"
+    AVAILABLE = "Available"
+    PROGRESSING = "Progressing"
+    STALLED = "Stalled"
+    ROLLED_BACK = "RolledBack"
+
+
+class DeploymentReason(StrEnum):
+    """Reasons of a ModelDeployment's conditions, besides RollbackReason."""
+
+    SERVING = "Serving"
+    NO_REVISION = "NoRevision"
+    REPLICAS_UNAVAILABLE = "ReplicasUnavailable"
+    FAILED_OVER = "FailedOver"
+    ROUTER_UNAVAILABLE = "RouterUnavailable"
+    WAITING_FOR_REPLICAS = "WaitingForReplicas"
+    WAITING_FOR_ROUTER = "WaitingForRouter"
+    ANALYSING = "Analysing"
+    INSUFFICIENT_TRAFFIC = "InsufficientTraffic"
+    PROVIDER_UNAVAILABLE = "ProviderUnavailable"
+    AWAITING_APPROVAL = "AwaitingApproval"
+    PAUSED = "Paused"
+    PROMOTING = "Promoting"
+    ROLLING_BACK = "RollingBack"
+    ROLLOUT_COMPLETE = "RolloutComplete"
+    REVISION_REJECTED = "RevisionRejected"
+    ROLLBACK_DISABLED = "RollbackDisabled"
+    VERSION_NOT_FOUND = "VersionNotFound"
+    ARTIFACT_NOT_FOUND = "ArtifactNotFound"
+    BASE_MODEL_UNKNOWN = "BaseModelUnknown"
+    NOT_ROLLED_BACK = "NotRolledBack"
+    NOT_STALLED = "NotStalled"
 
 
 class Reason(StrEnum):
@@ -74,6 +113,68 @@ CONDITION_MEANINGS: dict[ConditionType, str] = {
     "back.",
     ConditionType.FAILED: "The job has ended without a version. The message says what to change. "
     "Never changes back.",
+}
+
+DEPLOYMENT_CONDITION_MEANINGS: dict[DeploymentCondition, str] = {
+    DeploymentCondition.READY: "All requests go to healthy revisions, with all the pods they need. "
+    "True during a roll-out and after a rollback: what is served, not what is wanted.",
+    DeploymentCondition.AVAILABLE: "Requests are answered, if perhaps by too few pods.",
+    DeploymentCondition.PROGRESSING: "A roll-out goes on; the reason says what it is doing or "
+    "waiting for.",
+    DeploymentCondition.STALLED: "What is wanted is not served and will not be by waiting; the "
+    "message says what to change. What serves goes on.",
+    DeploymentCondition.ROLLED_BACK: "The wanted revision was rejected and the one before serves. "
+    "The spec is left as it is; False again when another revision is rolled out.",
+}
+
+DEPLOYMENT_REASON_MEANINGS: dict[DeploymentReason, str] = {
+    DeploymentReason.SERVING: "The stable revision serves.",
+    DeploymentReason.NO_REVISION: "No revision has been ready yet.",
+    DeploymentReason.REPLICAS_UNAVAILABLE: "Pods of a revision with traffic are not ready.",
+    DeploymentReason.FAILED_OVER: "Stable has no ready pods; another revision has its traffic "
+    "until it is back.",
+    DeploymentReason.ROUTER_UNAVAILABLE: "The router cannot be asked, or has not taken the "
+    "weights. It goes on with the last ones.",
+    DeploymentReason.WAITING_FOR_REPLICAS: "The canary's pods are not ready yet; the message says "
+    "what they wait for.",
+    DeploymentReason.WAITING_FOR_ROUTER: "The router has not taken the weights yet.",
+    DeploymentReason.ANALYSING: "The canary is watched at its step's weight.",
+    DeploymentReason.INSUFFICIENT_TRAFFIC: "A metric has too few requests or no value. Nothing is "
+    "promoted on missing data.",
+    DeploymentReason.PROVIDER_UNAVAILABLE: "The metrics' provider does not answer. Nothing is "
+    "promoted on missing data.",
+    DeploymentReason.AWAITING_APPROVAL: "All steps have passed; set rollout.approvedDigest to "
+    "status.canary.digest.",
+    DeploymentReason.PAUSED: "spec.paused holds the roll-out.",
+    DeploymentReason.PROMOTING: "The canary grows to its full size and takes all requests.",
+    DeploymentReason.ROLLING_BACK: "The canary is rejected and its traffic goes back.",
+    DeploymentReason.ROLLOUT_COMPLETE: "The wanted revision is stable.",
+    DeploymentReason.REVISION_REJECTED: "The wanted revision was rejected and is not tried again. "
+    "Change the revision, or the steps, analysis, failFast or readyTimeoutSeconds it is judged by.",
+    DeploymentReason.ROLLBACK_DISABLED: "The analysis has failed and rollback.automatic is false.",
+    DeploymentReason.VERSION_NOT_FOUND: "There is no such ModelVersion, or none in the channel.",
+    DeploymentReason.ARTIFACT_NOT_FOUND: "The ModelVersion has no artifact that the engine can "
+    "serve.",
+    DeploymentReason.BASE_MODEL_UNKNOWN: "The ModelVersion does not say which base model its "
+    "adapter was trained for.",
+    DeploymentReason.NOT_ROLLED_BACK: "The wanted revision was not rejected.",
+    DeploymentReason.NOT_STALLED: "Nothing stands in the way.",
+}
+
+ROLLBACK_MEANINGS: dict[RollbackReason, str] = {
+    RollbackReason.ANALYSIS_FAILED: "A metric failed in failureLimit of the last window samples.",
+    RollbackReason.CONSECUTIVE_ERRORS: "The canary failed failFast.consecutiveErrors requests in a "
+    "row.",
+    RollbackReason.CRASH_LOOPING: "The canary's containers restarted failFast.restarts times.",
+    RollbackReason.CANARY_UNHEALTHY: "The canary lost all its pods again and again.",
+    RollbackReason.READY_TIMEOUT: "The canary's pods were not ready within readyTimeoutSeconds.",
+    RollbackReason.MODEL_REFUSED: "The pods refused the model: its digest is another, or the "
+    "engine cannot read it.",
+    RollbackReason.INSUFFICIENT_DATA: "A metric had no data for dataTimeoutSeconds, or at the end "
+    "of a hold with onInsufficientData RollBack. Says nothing of the model.",
+    RollbackReason.PROVIDER_ERROR: "The metrics' provider did not answer for that long. Says "
+    "nothing of the model.",
+    RollbackReason.PROMOTED_UNHEALTHY: "The new stable broke while the former one was still warm.",
 }
 
 REASON_MEANINGS: dict[Reason, str] = {
@@ -170,6 +271,15 @@ def render_markdown() -> str:
             {k.value: v for k, v in USER_ERROR_MEANINGS.items()},
         ),
         ("Reasons of an attempt's end", {k.value: v for k, v in ATTEMPT_MEANINGS.items()}),
+        (
+            "Conditions of a ModelDeployment",
+            {k.value: v for k, v in DEPLOYMENT_CONDITION_MEANINGS.items()},
+        ),
+        (
+            "Reasons of a ModelDeployment",
+            {k.value: v for k, v in DEPLOYMENT_REASON_MEANINGS.items()},
+        ),
+        ("Reasons of a rollback", {k.value: v for k, v in ROLLBACK_MEANINGS.items()}),
     ]
     for title, rows in tables:
         parts += ["", f"## {title}", "", "| word | meaning |", "| --- | --- |"]

@@ -14,9 +14,11 @@ from pydantic import BaseModel
 
 from tunesmith_api import GROUP, VERSION
 from tunesmith_api.finetunejob import FineTuneJob
+from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_api.modelversion import ModelVersion
 
 Schema = dict[str, Any]
+Kind = type[FineTuneJob] | type[ModelVersion] | type[ModelDeployment]
 
 
 class UnknownKeywordError(ValueError):
@@ -171,6 +173,23 @@ _VERSION_COLUMNS = [
     _AGE,
 ]
 
+_DEPLOYMENT_COLUMNS = [
+    _column("Stable", ".status.stable.revision", "integer"),
+    _column("Version", ".status.stable.version"),
+    _column("Canary", ".status.canary.revision", "integer"),
+    _column("Weight", ".status.canary.weight", "integer", description="percent to the canary"),
+    _column("Phase", ".status.phase"),
+    _column("Ready", '.status.conditions[?(@.type=="Ready")].status'),
+    _AGE,
+    _column("Message", '.status.conditions[?(@.type=="Progressing")].message', priority=1),
+]
+
+_SCALE = {
+    "specReplicasPath": ".spec.replicas",
+    "statusReplicasPath": ".status.replicas",
+    "labelSelectorPath": ".status.selector",
+}
+
 # Jobs, pods and Services get longer names, and all of them are DNS labels of at most 63 characters;
 # a Service's name begins with a letter.
 _NAME_RULE = {
@@ -182,10 +201,11 @@ _NAME_RULE = {
 
 
 def _definition(
-    model: type[FineTuneJob] | type[ModelVersion],
+    model: Kind,
     short: str,
     columns: list[Schema],
     rules: list[Schema],
+    scale: Schema | None = None,
 ) -> Schema:
     schema = structural_schema_of_parts(model)
     if rules:
@@ -210,7 +230,7 @@ def _definition(
                     "name": VERSION,
                     "served": True,
                     "storage": True,
-                    "subresources": {"status": {}},
+                    "subresources": {"status": {}} | ({"scale": scale} if scale else {}),
                     "additionalPrinterColumns": columns,
                     "schema": {"openAPIV3Schema": schema},
                 }
@@ -225,7 +245,7 @@ def _model_of(annotation: object) -> type[BaseModel]:
     raise UnknownKeywordError(f"{annotation} is not a model")
 
 
-def structural_schema_of_parts(model: type[FineTuneJob] | type[ModelVersion]) -> Schema:
+def structural_schema_of_parts(model: Kind) -> Schema:
     """Give the schema of a whole object; metadata is the API server's own business."""
     fields = model.model_fields
     spec, status = (_model_of(fields[name].annotation) for name in ("spec", "status"))
@@ -250,4 +270,7 @@ def definitions() -> dict[str, Schema]:
     return {
         FineTuneJob.PLURAL: _definition(FineTuneJob, "ftj", _JOB_COLUMNS, [_NAME_RULE]),
         ModelVersion.PLURAL: _definition(ModelVersion, "mv", _VERSION_COLUMNS, []),
+        ModelDeployment.PLURAL: _definition(
+            ModelDeployment, "mdep", _DEPLOYMENT_COLUMNS, [_NAME_RULE], _SCALE
+        ),
     }

@@ -28,15 +28,18 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 _HEAD = "# Generated from operator/tunesmith_api by `make generate`. Do not edit.\n"
-_CRD_FOLDERS = ("crds", "charts/tunesmith/files/crds")
+_SERVED = ("crds", "charts/tunesmith/files/crds")
+# A kind that no operator acts on must not be installed: users would wait in vain.
+_UNSERVED = ("crds/unserved",)
+_UNSERVED_KINDS = frozenset({"modeldeployments"})
 
 
 def generate(root: Path) -> list[Path]:
     """Write the CRDs, their copy in the chart, and docs/conditions.md below ``root``."""
     written = []
-    for folder in _CRD_FOLDERS:
-        for name, definition in definitions().items():
-            text = _HEAD + yaml.dump(definition, Dumper=_Dumper, sort_keys=False, width=100)
+    for name, definition in definitions().items():
+        text = _HEAD + yaml.dump(definition, Dumper=_Dumper, sort_keys=False, width=100)
+        for folder in _UNSERVED if name in _UNSERVED_KINDS else _SERVED:
             written.append(_write(root / folder / f"tunesmith.dev_{name}.yaml", text))
     written.append(_write(root / "docs" / "conditions.md", render_markdown()))
     return written

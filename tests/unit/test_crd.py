@@ -9,12 +9,18 @@ from tests.unit.schemas import walk
 from tunesmith_api.conditions import (
     ATTEMPT_MEANINGS,
     CONDITION_MEANINGS,
+    DEPLOYMENT_CONDITION_MEANINGS,
+    DEPLOYMENT_REASON_MEANINGS,
     REASON_MEANINGS,
+    ROLLBACK_MEANINGS,
     USER_ERROR_MEANINGS,
     ConditionType,
+    DeploymentCondition,
+    DeploymentReason,
     Reason,
 )
 from tunesmith_api.crd import UnknownKeywordError, definitions, structural_schema
+from tunesmith_api.deploymentstatus import RollbackReason
 from tunesmith_api.jobstatus import AttemptReason
 from tunesmith_api.run import UserErrorReason
 
@@ -55,7 +61,7 @@ def test_what_a_crd_cannot_say_is_an_error(model: type[BaseModel]) -> None:
         structural_schema(model)
 
 
-@pytest.mark.parametrize("name", ["finetunejobs", "modelversions"])
+@pytest.mark.parametrize("name", ["finetunejobs", "modelversions", "modeldeployments"])
 def test_every_field_is_described_and_bounded(name: str) -> None:
     schema = definitions()[name]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     for path, part in walk(schema, name):
@@ -70,3 +76,12 @@ def test_every_word_of_a_status_has_a_meaning() -> None:
     assert set(REASON_MEANINGS) == set(Reason)
     assert set(USER_ERROR_MEANINGS) == set(UserErrorReason)
     assert set(ATTEMPT_MEANINGS) == set(AttemptReason)
+    assert set(DEPLOYMENT_CONDITION_MEANINGS) == set(DeploymentCondition)
+    assert set(DEPLOYMENT_REASON_MEANINGS) == set(DeploymentReason)
+    assert set(ROLLBACK_MEANINGS) == set(RollbackReason)
+
+
+def test_only_a_deployment_can_be_scaled() -> None:
+    versions = {name: d["spec"]["versions"][0] for name, d in definitions().items()}
+    scaled = {name for name, v in versions.items() if "scale" in v["subresources"]}
+    assert scaled == {"modeldeployments"}

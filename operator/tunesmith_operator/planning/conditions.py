@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 from datetime import datetime
 
-from tunesmith_api.conditions import ConditionType
+from tunesmith_api.conditions import ConditionType, DeploymentCondition
 from tunesmith_api.meta import Condition, ConditionStatus
 
 _MESSAGE_CHARACTERS = 2000
-_ORDER: dict[str, int] = {kind: place for place, kind in enumerate(ConditionType)}
+_KINDS = (*ConditionType, *DeploymentCondition)
+_ORDER: dict[str, int] = {kind: place for place, kind in enumerate(_KINDS)}
 
 
 def set_condition(current: Iterable[Condition], new: Condition) -> tuple[Condition, ...]:
@@ -22,7 +23,7 @@ def set_condition(current: Iterable[Condition], new: Condition) -> tuple[Conditi
 
 
 def condition(
-    kind: ConditionType,
+    kind: ConditionType | DeploymentCondition,
     status: ConditionStatus,
     reason: str,
     message: str,
@@ -43,12 +44,14 @@ def condition(
     )
 
 
-def find(conditions: Iterable[Condition], kind: ConditionType) -> Condition | None:
+def find(
+    conditions: Iterable[Condition], kind: ConditionType | DeploymentCondition
+) -> Condition | None:
     """Give the condition of this type, if it was ever set."""
     return next((c for c in conditions if c.type == kind), None)
 
 
-def is_true(conditions: Iterable[Condition], kind: ConditionType) -> bool:
+def is_true(conditions: Iterable[Condition], kind: ConditionType | DeploymentCondition) -> bool:
     """Whether the condition is there and True."""
     found = find(conditions, kind)
     return found is not None and found.status is ConditionStatus.TRUE

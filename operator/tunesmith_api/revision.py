@@ -1,0 +1,46 @@
+"""What a revision is: all that its pods are made from, resolved and immutable.
+
+Kept in the revision's ConfigMap, so that a stable revision can be made again after the spec has
+moved on. Hashed by planning, read by builders of manifests and by the sidecar.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tunesmith_api.engine import Engine
+from tunesmith_api.meta import Digest, S3Uri, ShortText, Spec
+from tunesmith_api.modeldeployment import Delivery
+from tunesmith_api.training import S3Options
+
+REVISION_VERSION: Literal["tunesmith.dev/revision.v1"] = "tunesmith.dev/revision.v1"
+
+
+class ModelFiles(Spec):
+    """Files of a model in S3, by the digest of their manifest."""
+
+    uri: S3Uri
+    """s3://BUCKET/PREFIX/ that holds them and their manifest.json."""
+    digest: Digest
+    """sha256 of manifest.json."""
+
+
+class RevisionTemplate(Spec):
+    """Everything that makes a revision what it is."""
+
+    schema_version: Literal["tunesmith.dev/revision.v1"] = REVISION_VERSION
+    """Format of this record."""
+    version: ShortText = ""
+    """ModelVersion it serves. Not part of the digest: the same files are the same revision."""
+    model: ModelFiles
+    """The model, or the adapter."""
+    base_model_uri: Annotated[str, Field(max_length=1024)] = ""
+    """Base model of an adapter."""
+    base_model_revision: ShortText = ""
+    """Its commit or digest."""
+    delivery: Delivery
+    """How it reaches the pods."""
+    engine: Engine
+    """What answers requests."""
+    s3: S3Options | None = None
+    """How to reach S3."""

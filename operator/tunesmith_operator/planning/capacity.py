@@ -1,0 +1,76 @@
+"""How many pods each revision needs. Pure arithmetic; called by the roll-out's planning.
+
+With Surge stable keeps all its pods until the canary has taken over and longer. With NoSurge the
+two share spec.replicas: pods change hands one at a time, the weight follows, and traffic runs on
+up to one pod less than it is sized for. The last pod of a revision with traffic never goes.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+
+from tunesmith_api.rollout import CapacityMode
+
+
+@dataclass(frozen=True, slots=True)
+class Sizing:
+    """What the arithmetic depends on."""
+
+    replicas: int
+    """Pods that carry all of the traffic."""
+    mode: CapacityMode
+    is_shared: bool = False
+    """Stable and canary are adapters on the same pods, so neither takes any from the other."""
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether the canary's pods are taken from stable."""
+        return self.mode is CapacityMode.NO_SURGE and not self.is_shared and self.replicas > 1
+
+
+def canary_needs(sizing: Sizing, weight: int, *, has_stable: bool = True) -> int:
+    """Pods a canary must have ready before it gets ``weight`` percent; one at least."""
+    if sizing.is_shared or not has_stable:
+        return sizing.replicas
+    share = max(1, ceil(sizing.replicas * weight / 100))
+    return min(share, sizing.replicas - 1) if sizing.hands_over else share
+
+
+def carried_weight(sizing: Sizing, ready: int, target: int) -> int:
+    """Percent that ``ready`` pods can take on the way to ``target``, where pods change hands."""
+    if not sizing.hands_over:
+        return 0
+    return min(target, 100 * ready // sizing.replicas)
+
+
+def canary_asks(
+    sizing: Sizing,
+    target: int,
+    *,
+    replicas: int,
+    ready: int,
+    share: int,
+    has_stable: bool = True,
+) -> int:
+    """Pods to ask for now, for a canary on its way to ``target`` percent.
+
+    ``share`` is the percentage it was seen with. Where pods change hands the next one is asked
+    for only after those before it have come and have taken their share of the traffic off stable.
+    """
+    needed = max(
+        canary_needs(sizing, target, has_stable=has_stable),
+        canary_needs(sizing, share, has_stable=has_stable) if share else 0,
+    )
+    if not sizing.hands_over or not has_stable:
+        return needed
+    if replicas == 0:
+        return 1
+    has_taken = share >= carried_weight(sizing, replicas, target)
+    step = 1 if ready >= replicas and has_taken else 0
+    return max(1, min(needed, replicas + step))
+
+
+def stable_keeps(sizing: Sizing, canary_replicas: int) -> int:
+    """Pods that stable keeps beside a canary of this size."""
+    if not sizing.hands_over:
+        return sizing.replicas
+    return max(1, sizing.replicas - canary_replicas)

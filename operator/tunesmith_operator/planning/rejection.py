@@ -1,0 +1,159 @@
+"""Why a canary is rejected: every reason in one list, the surest first.
+
+Pure; called by decide_rollout in every phase of a roll-out, also while it waits, because a
+canary that turned bad must go whatever it waits for. Reasons that say nothing of the model,
+such as a provider that is down, have names of their own.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from tunesmith_api.analysis import OnInsufficientData, Verdict
+from tunesmith_api.deploymentstatus import RollbackReason, RolloutStatus
+from tunesmith_api.rollout import Approval, Rollout
+from tunesmith_operator.planning.analysis import failed
+from tunesmith_operator.planning.serving import SeenRevision, ServingObservation
+
+# One eviction is nobody's fault; pods that are lost again and again are somebody's.
+_INTERRUPTIONS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why the canary is rejected."""
+
+    reason: RollbackReason
+    message: str
+    metric: str = ""
+
+
+def reason_to_reject(
+    seen: ServingObservation, rollout: RolloutStatus, canary: SeenRevision | None, now: datetime
+) -> Rejection | None:
+    """Give the first reason against the canary, or None."""
+    spec = seen.deployment.spec.rollout
+    return (
+        _by_its_pods(spec, canary)
+        or _by_its_answers(seen, spec, rollout, canary)
+        or _by_lost_pods(rollout)
+        or _by_time(seen, spec, rollout, canary, now)
+    )
+
+
+def _by_its_pods(spec: Rollout, canary: SeenRevision | None) -> Rejection | None:
+    if canary is None:
+        return None
+    if canary.refusal:
+        return Rejection(
+            RollbackReason.MODEL_REFUSED, f"The pods refused the model: {canary.refusal}"
+        )
+    limit = spec.fail_fast.restarts
+    if limit and canary.restarts >= limit:
+        return Rejection(
+            RollbackReason.CRASH_LOOPING,
+            f"Its containers restarted {canary.restarts} times; failFast.restarts is {limit}",
+        )
+    return None
+
+
+def _by_its_answers(
+    seen: ServingObservation, spec: Rollout, rollout: RolloutStatus, canary: SeenRevision | None
+) -> Rejection | None:
+    limit = spec.fail_fast.consecutive_errors
+    if limit and canary and seen.router and rollout.exposed_time:
+        errors = seen.router.counted(canary.name).consecutive_errors
+        if errors >= limit:
+            return Rejection(
+                RollbackReason.CONSECUTIVE_ERRORS,
+                f"Its last {errors} answers failed; failFast.consecutiveErrors is {limit}",
+            )
+    metric = failed(spec.analysis, rollout.metrics)
+    if metric is not None:
+        return Rejection(
+            RollbackReason.ANALYSIS_FAILED,
+            f"{metric.failures} of the last {len(metric.recent)} samples failed:"
+            f" {metric.message or metric.name}",
+            metric.name,
+        )
+    return None
+
+
+def _by_lost_pods(rollout: RolloutStatus) -> Rejection | None:
+    if rollout.interruptions < _INTERRUPTIONS:
+        return None
+    return Rejection(
+        RollbackReason.CANARY_UNHEALTHY,
+        f"It lost all its ready pods {rollout.interruptions} times while it had traffic",
+    )
+
+
+def _by_time(
+    seen: ServingObservation,
+    spec: Rollout,
+    rollout: RolloutStatus,
+    canary: SeenRevision | None,
+    now: datetime,
+) -> Rejection | None:
+    if seen.deployment.spec.paused:
+        return None
+    if rollout.unready_time and now >= ready_deadline(rollout, spec):
+        waits = f": {canary.waiting}" if canary and canary.waiting else ""
+        return Rejection(
+            RollbackReason.READY_TIMEOUT,
+            f"Its pods were not ready within {spec.ready_timeout_seconds} s{waits}",
+        )
+    deadline = data_deadline(rollout, spec)
+    if rollout.skips_analysis or rollout.step_start_time is None or deadline is None:
+        return None
+    if now < deadline and not _gives_up_early(spec, rollout, now):
+        return None
+    is_provider = rollout.verdict is Verdict.PROVIDER_ERROR
+    missing = next((m for m in rollout.metrics if m.verdict is rollout.verdict), None)
+    return Rejection(
+        RollbackReason.PROVIDER_ERROR if is_provider else RollbackReason.INSUFFICIENT_DATA,
+        f"Not enough data to judge it: {missing.message if missing else 'no sample was taken'}",
+        missing.name if missing else "",
+    )
+
+
+def ready_deadline(rollout: RolloutStatus, spec: Rollout) -> datetime:
+    """Give the time at which pods that are still awaited are given up."""
+    since = rollout.unready_time or rollout.start_time
+    return since + timedelta(seconds=spec.ready_timeout_seconds)
+
+
+def data_deadline(rollout: RolloutStatus, spec: Rollout) -> datetime | None:
+    """Give the time at which a lack of data ends the roll-out; None where data is not awaited."""
+    if rollout.data_time is None:
+        return None
+    return rollout.data_time + timedelta(seconds=spec.analysis.data_timeout_seconds)
+
+
+def hold_end(rollout: RolloutStatus, spec: Rollout) -> datetime | None:
+    """Give the time at which the step's hold is over; None before the step has begun."""
+    if rollout.step_start_time is None:
+        return None
+    if rollout.skips_analysis or rollout.step >= len(spec.steps):
+        return rollout.step_start_time
+    return rollout.step_start_time + timedelta(seconds=spec.steps[rollout.step].hold_seconds)
+
+
+def awaits(spec: Rollout, rollout: RolloutStatus, now: datetime) -> bool:
+    """Whether the last step is held until a person approves."""
+    end = hold_end(rollout, spec)
+    is_last = rollout.step == len(spec.steps) - 1
+    is_over = end is not None and now >= end
+    needs = spec.approval is Approval.MANUAL and spec.approved_digest != rollout.digest
+    return needs and is_last and is_over and not rollout.skips_analysis
+
+
+def _gives_up_early(spec: Rollout, rollout: RolloutStatus, now: datetime) -> bool:
+    """Whether the policy is RollBack and the hold ended with samples that say nothing."""
+    end = hold_end(rollout, spec)
+    return (
+        spec.analysis.on_insufficient_data is OnInsufficientData.ROLL_BACK
+        and end is not None
+        and now >= end
+        and any(m.samples > 0 for m in rollout.metrics)
+        and rollout.verdict in (Verdict.NO_DATA, Verdict.PROVIDER_ERROR)
+    )

@@ -1,0 +1,149 @@
+"""What the operator has seen of a ModelDeployment, frozen: the only input of its decisions.
+
+Built by the edge from live reads, the router's answers and the metrics' provider; read by
+planning. Holds facts and draws no conclusions.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from tunesmith_api.modeldeployment import ModelDeployment
+from tunesmith_api.modelversion import ModelVersion
+from tunesmith_api.revision import RevisionTemplate
+
+
+@dataclass(frozen=True, slots=True)
+class SeenRevision:
+    """The objects of one revision: its record and its pods."""
+
+    name: str
+    uid: str
+    """uid of its record, the immutable ConfigMap."""
+    digest: str
+    number: int
+    template: RevisionTemplate
+    """What the record says."""
+    has_workload: bool = True
+    """Whether the Deployment of its pods exists and, for an adapter, is told to load it."""
+    replicas: int = 0
+    """Pods that are asked for."""
+    ready_replicas: int = 0
+    """Pods that are ready with just this model, as they say themselves."""
+    restarts: int = 0
+    """Restarts of its containers, over all pods there are."""
+    waiting: str = ""
+    """What a pod that is not ready waits for: the scheduler's or the kubelet's words."""
+    refusal: str = ""
+    """Why a pod will never serve this model, such as another digest; empty if none said so."""
+
+    @property
+    def is_fully_ready(self) -> bool:
+        """Whether it has pods and all of them are ready."""
+        return self.has_workload and 1 <= self.replicas <= self.ready_replicas
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Where requests go: all to ``main``, but ``weight`` percent to ``canary``."""
+
+    main: str
+    canary: str = ""
+    weight: int = 0
+    mirror_percent: int = 0
+    """Copies that the canary gets; only where it has no weight."""
+
+    def share(self, name: str) -> int:
+        """Percent of the requests that the revision ``name`` answers."""
+        if name == self.main:
+            return 100 - self.weight
+        return self.weight if name == self.canary else 0
+
+    def touches(self, name: str) -> bool:
+        """Whether the revision gets any request or copy."""
+        return self.share(name) > 0 or (name == self.canary and self.mirror_percent > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionCounts:
+    """What the router has counted of one revision."""
+
+    name: str
+    requests: int = 0
+    """Answers since the revision was last taken in by the router."""
+    consecutive_errors: int = 0
+    """Failed ones since the last good one, or since it was taken in: what an earlier try of the
+    same revision counted is no evidence against this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenRouter:
+    """What the router says of itself."""
+
+    traffic: Traffic | None
+    """None before it was first told."""
+    is_settled: bool = True
+    """Whether every router pod has it, or the route is Accepted."""
+    counts: tuple[RevisionCounts, ...] = ()
+
+    def counted(self, name: str) -> RevisionCounts:
+        """Give the counts of a revision."""
+        return next((c for c in self.counts if c.name == name), RevisionCounts(name))
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSample:
+    """One value, as the provider gave it."""
+
+    name: str
+    value: str = ""
+    """Empty where there was no value; may be no number at all."""
+    stable_value: str = ""
+    requests: int | None = None
+    """Canary's requests the value was taken over; None where it needs none."""
+    stable_requests: int | None = None
+    error: str = ""
+    """Why the provider could not be asked; nothing else counts then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Values of all metrics at one time."""
+
+    digest: str
+    """The revision they are about."""
+    taken: datetime
+    samples: tuple[MetricSample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServingObservation:
+    """A ModelDeployment and all that belongs to it."""
+
+    deployment: ModelDeployment
+    versions: tuple[ModelVersion, ...] = ()
+    """The ModelVersion that the source names, or all versions of its model."""
+    revisions: tuple[SeenRevision, ...] = ()
+    """All revisions whose record the deployment controls, by uid."""
+    router: SeenRouter | None = None
+    """None while it cannot be asked."""
+    sampling: Sampling | None = None
+    """Fresh values; the edge takes them when planning.analysis.is_sample_due says so."""
+
+    def revision(self, name: str) -> SeenRevision | None:
+        """Give a revision by its name."""
+        return next((r for r in self.revisions if r.name == name), None)
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """What the router was seen to do."""
+        return self.router.traffic if self.router else None
+
+    def may_serve(self, name: str) -> bool:
+        """Whether the revision may have requests: where the router is silent, all may."""
+        if self.router is None:
+            return True
+        traffic = self.router.traffic
+        if traffic is None:
+            return False
+        # Router pods that have not taken the last change still do what they did before.
+        return traffic.touches(name) or not self.router.is_settled

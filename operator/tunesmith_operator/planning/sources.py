@@ -1,0 +1,84 @@
+"""Which files a ModelDeployment asks for: its source against the ModelVersions there are.
+
+Pure; called by decide_rollout. An objection leaves what serves as it is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from tunesmith_api.conditions import DeploymentReason
+from tunesmith_api.engine import EngineType
+from tunesmith_api.modeldeployment import Delivery, ModelDeploymentSpec
+from tunesmith_api.modelversion import ModelVersion
+from tunesmith_api.revision import ModelFiles, RevisionTemplate
+
+_FORMATS = {
+    EngineType.LLAMA_CPP: ("GGUF",),
+    EngineType.OLLAMA: ("GGUF",),
+    EngineType.VLLM: ("Merged",),
+    EngineType.CUSTOM: ("Merged", "GGUF"),
+}
+_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceObjection:
+    """What is wrong with the source and what to change."""
+
+    reason: DeploymentReason
+    message: str
+
+
+def resolve(
+    spec: ModelDeploymentSpec, versions: Sequence[ModelVersion]
+) -> RevisionTemplate | SourceObjection:
+    """Give the revision that the spec asks for, or what stands against it."""
+    source = spec.source
+    if source.uri is not None and source.digest is not None:
+        return _template(spec, ModelFiles(uri=source.uri, digest=source.digest))
+    version = _find(spec, versions)
+    if version is None:
+        what = source.model_version or f"of model {source.model} with the tag {source.channel}"
+        return SourceObjection(
+            DeploymentReason.VERSION_NOT_FOUND,
+            f"There is no ModelVersion {what} in the namespace. Create it or change spec.source",
+        )
+    formats = ("Adapter",) if spec.delivery is Delivery.ADAPTER else _FORMATS[spec.engine.type]
+    files = next((a for f in formats for a in version.spec.artifacts if a.format == f), None)
+    if files is None:
+        return SourceObjection(
+            DeploymentReason.ARTIFACT_NOT_FOUND,
+            f"ModelVersion {version.metadata.name} has no artifact {' or '.join(formats)}, which"
+            f" engine {spec.engine.type} with delivery {spec.delivery} needs. Export one, or"
+            " change spec.engine.type",
+        )
+    base = version.spec.base_model
+    if spec.delivery is Delivery.ADAPTER and base is None:
+        return SourceObjection(
+            DeploymentReason.BASE_MODEL_UNKNOWN,
+            f"ModelVersion {version.metadata.name} has no baseModel, so its adapter fits none."
+            " Use delivery Merged or a version that names it",
+        )
+    template = _template(spec, ModelFiles(uri=files.uri, digest=files.digest))
+    update: dict[str, object] = {"version": version.metadata.name}
+    if spec.delivery is Delivery.ADAPTER and base is not None:
+        update |= {"base_model_uri": base.uri, "base_model_revision": base.revision}
+    return template.model_copy(update=update)
+
+
+def _template(spec: ModelDeploymentSpec, files: ModelFiles) -> RevisionTemplate:
+    return RevisionTemplate(model=files, delivery=spec.delivery, engine=spec.engine, s3=spec.s3)
+
+
+def _find(spec: ModelDeploymentSpec, versions: Sequence[ModelVersion]) -> ModelVersion | None:
+    source = spec.source
+    if source.model_version is not None:
+        return next((v for v in versions if v.metadata.name == source.model_version), None)
+    tagged = [v for v in versions if v.spec.model == source.model and source.channel in v.spec.tags]
+    # A ModelVersion never changes, so the newest with the tag is where the channel is.
+    return max(
+        tagged,
+        key=lambda v: (v.metadata.creation_timestamp or _EARLIEST, v.metadata.name),
+        default=None,
+    )

@@ -1,0 +1,265 @@
+"""One roll-out from its first step to its promotion or rejection.
+
+Pure; called by decide_rollout. A step is: pods ready, weight granted, router seen with it, hold
+and samples, then Pass lets it go on. The weight is written into the status before the router is
+told, and it never rises without a Pass, but for the first exposure of a canary that is ready.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from tunesmith_api.analysis import Verdict
+from tunesmith_api.deploymentstatus import Outcome, PreviousStatus, RolloutStatus
+from tunesmith_api.rollout import Approval, CapacityMode
+from tunesmith_operator.planning.analysis import (
+    begin_step,
+    has_data,
+    is_sample_due,
+    overall,
+    take,
+)
+from tunesmith_operator.planning.capacity import Sizing, canary_needs, carried_weight
+from tunesmith_operator.planning.rejection import Rejection, awaits, hold_end, reason_to_reject
+from tunesmith_operator.planning.revisions import remember, shares_pods
+from tunesmith_operator.planning.rollback import reject
+from tunesmith_operator.planning.serving import SeenRevision, ServingObservation
+from tunesmith_operator.planning.serving_draft import ServingDraft
+from tunesmith_operator.planning.traffic import choose_traffic
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What speaks against a canary that was not rejected for it."""
+
+    held_by: Rejection | None = None
+    """Why it would be rejected if rollback.automatic were true, or if there were a stable."""
+
+
+def sizing(draft: ServingDraft, seen: ServingObservation) -> Sizing:
+    """Give what the pods are counted by."""
+    status = draft.status
+    templates = [
+        r.template
+        for role in (status.stable, status.canary)
+        if role is not None and (r := seen.revision(role.name)) is not None
+    ]
+    is_shared = len(templates) == 2 and shares_pods(*templates)
+    return Sizing(draft.spec.replicas, draft.spec.rollout.capacity.mode, is_shared=is_shared)
+
+
+def target_weight(draft: ServingDraft, rollout: RolloutStatus) -> int:
+    """Give the weight of the roll-out's step; 100 after the last."""
+    steps = draft.spec.rollout.steps
+    if rollout.skips_analysis or rollout.step >= len(steps):
+        return 100
+    return steps[rollout.step].weight
+
+
+def mirror_percent(draft: ServingDraft, rollout: RolloutStatus | None) -> int:
+    """Give the share of copies that the roll-out's step asks for."""
+    steps = draft.spec.rollout.steps
+    if rollout is None or rollout.skips_analysis or rollout.step >= len(steps):
+        return 0
+    # A canary that still waits for the pods of a dark launch gets nothing, not even copies.
+    is_dark = rollout.unready_time is not None or rollout.exposed_time is None
+    return 0 if is_dark else steps[rollout.step].mirror_percent
+
+
+def progress(draft: ServingDraft, seen: ServingObservation, *, may_rise: bool) -> Standing:
+    """Take the roll-out as far as it can go now."""
+    _interrupt(draft, seen)
+    _sample(draft, seen)
+    _note_readiness(draft, seen)
+    rollout = _rollout(draft)
+    why = reason_to_reject(seen, rollout, _canary(draft, seen), draft.now)
+    if why is not None and draft.status.stable is not None:
+        if not draft.spec.rollout.rollback.automatic:
+            return Standing(held_by=why)
+        reject(draft, rollout, why)
+        return Standing()
+    if may_rise:
+        _advance(draft, seen)
+        _grant(draft, seen)
+    # With nothing to go back to, what speaks against the first revision is only said.
+    return Standing(held_by=why if draft.status.stable is None else None)
+
+
+def _rollout(draft: ServingDraft) -> RolloutStatus:
+    assert draft.status.rollout is not None  # noqa: S101 - progress is for a roll-out in progress
+    return draft.status.rollout
+
+
+def _canary(draft: ServingDraft, seen: ServingObservation) -> SeenRevision | None:
+    return seen.revision(draft.status.canary.name) if draft.status.canary else None
+
+
+def _interrupt(draft: ServingDraft, seen: ServingObservation) -> None:
+    """Begin again when the last ready pod of a canary with traffic is lost.
+
+    An eviction says nothing of the model, so it is not rejected for it; but what was learned of
+    the pods that are gone is not carried over to others.
+    """
+    rollout, canary = _rollout(draft), _canary(draft, seen)
+    had_traffic = rollout.weight > 0 or rollout.step_start_time is not None
+    if not had_traffic or (canary is not None and canary.ready_replicas > 0):
+        return
+    draft.update_rollout(
+        step=0,
+        weight=0,
+        step_start_time=None,
+        unready_time=draft.now,
+        interruptions=rollout.interruptions + 1,
+        metrics=begin_step(rollout.metrics),
+        verdict=Verdict.NO_DATA,
+        data_time=None,
+    )
+    draft.emit("Warning", "CanaryInterrupted", "The canary lost all its ready pods: begins again")
+
+
+def _sample(draft: ServingDraft, seen: ServingObservation) -> None:
+    """Judge fresh values, each set of them once."""
+    rollout, sampling = _rollout(draft), seen.sampling
+    analysis = draft.spec.rollout.analysis
+    if sampling is None or sampling.digest != rollout.digest:
+        return
+    if not is_sample_due(rollout, analysis, sampling.taken):
+        return
+    stable = seen.revision(draft.status.stable.name) if draft.status.stable else None
+    has_stable = stable is not None and stable.ready_replicas > 0
+    metrics = take(analysis, rollout.metrics, sampling, has_stable=has_stable)
+    draft.update_rollout(
+        metrics=metrics,
+        verdict=overall(analysis, metrics),
+        sample_time=sampling.taken,
+        data_time=draft.now if has_data(analysis, metrics) else rollout.data_time,
+    )
+
+
+def _note_readiness(draft: ServingDraft, seen: ServingObservation) -> None:
+    """Keep since when pods, and data, are awaited.
+
+    A pause stops both clocks, and only that of data stops while a person is waited for: people
+    sleep when traffic does, and what they decide in the morning is not overtaken by the night.
+    """
+    rollout = _rollout(draft)
+    if draft.spec.paused:
+        draft.update_rollout(unready_time=None, data_time=None)
+        return
+    if awaits(draft.spec.rollout, rollout, draft.now):
+        rollout = draft.update_rollout(data_time=None)
+    elif rollout.step_start_time is not None and rollout.data_time is None:
+        rollout = draft.update_rollout(data_time=draft.now)
+    if _is_ready_for(draft, seen, target_weight(draft, rollout)):
+        draft.update_rollout(unready_time=None)
+    elif rollout.unready_time is None:
+        draft.update_rollout(unready_time=draft.now)
+
+
+def _is_ready_for(draft: ServingDraft, seen: ServingObservation, weight: int) -> bool:
+    canary = _canary(draft, seen)
+    has_stable = draft.status.stable is not None
+    needed = canary_needs(sizing(draft, seen), weight, has_stable=has_stable)
+    return canary is not None and canary.has_workload and canary.ready_replicas >= needed
+
+
+def _advance(draft: ServingDraft, seen: ServingObservation) -> None:
+    """Begin the step's time once the router has it, and go on when it has passed."""
+    rollout = _rollout(draft)
+    if _has_arrived(draft, seen, rollout):
+        if target_weight(draft, rollout) == 100:
+            _promote(draft, rollout)
+            return
+        if rollout.step_start_time is None:
+            rollout = draft.update_rollout(
+                step_start_time=draft.now,
+                data_time=draft.now,
+                metrics=begin_step(rollout.metrics),
+                verdict=Verdict.NO_DATA,
+            )
+    if _has_passed(draft, rollout) and _is_approved(draft, rollout):
+        draft.update_rollout(
+            step=rollout.step + 1, step_start_time=None, metrics=begin_step(rollout.metrics)
+        )
+        _note_readiness(draft, seen)
+
+
+def _has_arrived(draft: ServingDraft, seen: ServingObservation, rollout: RolloutStatus) -> bool:
+    """Whether every router pod does what the step asks for."""
+    if seen.router is None or not seen.router.is_settled or rollout.unready_time is not None:
+        return False
+    if rollout.weight != target_weight(draft, rollout):
+        return False
+    wanted = choose_traffic(seen, draft.status, mirror_percent(draft, rollout))
+    if target_weight(draft, rollout) == 100:
+        # Only what is promoted on purpose: a stand-in for a broken stable is not.
+        return wanted == seen.traffic and _carries_all(draft, seen)
+    return wanted == seen.traffic
+
+
+def _carries_all(draft: ServingDraft, seen: ServingObservation) -> bool:
+    canary, traffic = draft.status.canary, seen.traffic
+    return canary is not None and traffic is not None and traffic.share(canary.name) == 100
+
+
+def _has_passed(draft: ServingDraft, rollout: RolloutStatus) -> bool:
+    end = hold_end(rollout, draft.spec.rollout)
+    is_held = end is None or draft.now < end
+    return not rollout.skips_analysis and not is_held and rollout.verdict is Verdict.PASS
+
+
+def _is_approved(draft: ServingDraft, rollout: RolloutStatus) -> bool:
+    spec = draft.spec.rollout
+    if rollout.step < len(spec.steps) - 1 or spec.approval is Approval.AUTOMATIC:
+        return True
+    return spec.approved_digest == rollout.digest
+
+
+def _grant(draft: ServingDraft, seen: ServingObservation) -> None:
+    """Let the weight rise to that of the step as far as there are pods for it."""
+    if draft.status.rollout is None:
+        return
+    rollout, canary = draft.status.rollout, _canary(draft, seen)
+    target = target_weight(draft, rollout)
+    weight = rollout.weight
+    if _is_ready_for(draft, seen, target):
+        weight = max(weight, target)
+    elif canary is not None and draft.status.stable is not None:
+        carried = carried_weight(sizing(draft, seen), canary.ready_replicas, target)
+        weight = max(weight, carried)
+    steps = draft.spec.rollout.steps
+    mirrors = rollout.step < len(steps) and steps[rollout.step].mirror_percent > 0
+    is_exposed = weight > 0 or (mirrors and rollout.unready_time is None)
+    draft.update_rollout(
+        weight=weight,
+        exposed_time=rollout.exposed_time or (draft.now if is_exposed else None),
+    )
+
+
+def _promote(draft: ServingDraft, rollout: RolloutStatus) -> None:
+    """Make the canary stable; the former stable stays warm for a while."""
+    status, spec = draft.status, draft.spec.rollout
+    canary = status.canary
+    assert canary is not None  # noqa: S101 - it has just been seen with all of the traffic
+    previous = None
+    keep = timedelta(seconds=spec.rollback.keep_stable_warm_seconds)
+    if status.stable is not None and keep and spec.capacity.mode is CapacityMode.SURGE:
+        previous = PreviousStatus(**status.stable.model_dump(), until=draft.now + keep)
+    history = remember(
+        status,
+        canary,
+        Outcome.PROMOTED,
+        start=rollout.start_time,
+        now=draft.now,
+        limit=draft.spec.revision_history_limit,
+    )
+    draft.update(
+        stable=canary,
+        canary=None,
+        previous=previous,
+        rollout=None,
+        history=history,
+        # It has proved itself: an old rejection under another plan counts no more.
+        rejected=tuple(r for r in status.rejected if r.digest != canary.digest),
+    )
+    draft.emit("Normal", "Promoted", f"Revision {canary.revision} takes all requests")
+    draft.look_again_in(timedelta())

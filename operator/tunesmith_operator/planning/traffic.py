@@ -1,0 +1,86 @@
+"""Where requests go: what was granted, held against what can really serve.
+
+Pure; called by decide_rollout. Each row says where the traffic ends:
+
+    stable can serve                  stable, and the canary its granted share if it has pods
+    it cannot, the former stable can  the same with the former stable, while that is warm
+    neither can                       all to the best revision whose pods are all ready
+    nobody is ready                   as it is: moving it would help nobody
+"""
+
+from tunesmith_api.deploymentstatus import ModelDeploymentStatus, RevisionStatus
+from tunesmith_api.rollout import CapacityMode
+from tunesmith_operator.planning.serving import SeenRevision, ServingObservation, Traffic
+
+
+def choose_traffic(
+    seen: ServingObservation, status: ModelDeploymentStatus, mirror_percent: int
+) -> Traffic | None:
+    """Give the split the router should have now; None while there is nobody to send to."""
+    canary = _of(seen, status.canary)
+    rollout = status.rollout
+    is_rejected = rollout is not None and rollout.abort is not None
+    granted = 0 if is_rejected else _grant(seen, status)
+    for role in (status.stable, status.previous):
+        proven = _of(seen, role)
+        if proven is not None and _can_serve(proven, seen, leaves_rejected=is_rejected):
+            return _split(proven, canary, granted, 0 if is_rejected else mirror_percent)
+    stand_in = _stand_in(seen, status, is_rejected=is_rejected)
+    return Traffic(main=stand_in.name) if stand_in else seen.traffic
+
+
+def _grant(seen: ServingObservation, status: ModelDeploymentStatus) -> int:
+    """Give the granted weight, or what it has of it while the pods that earned it are away."""
+    rollout, canary, traffic = status.rollout, status.canary, seen.traffic
+    if rollout is None or canary is None:
+        return 0
+    spec = seen.deployment.spec
+    is_lean = spec.rollout.capacity.mode is CapacityMode.NO_SURGE
+    # While it is paused nobody keeps since when pods are awaited, and nothing rises.
+    is_whole = rollout.unready_time is None and not spec.paused
+    if is_whole or traffic is None or is_lean:
+        return rollout.weight
+    return min(rollout.weight, traffic.share(canary.name))
+
+
+def _of(seen: ServingObservation, role: RevisionStatus | None) -> SeenRevision | None:
+    return seen.revision(role.name) if role else None
+
+
+def _split(
+    stable: SeenRevision, canary: SeenRevision | None, granted: int, mirror_percent: int
+) -> Traffic:
+    if canary is None or canary.ready_replicas == 0 or not (granted or mirror_percent):
+        return Traffic(main=stable.name)
+    if granted == 100:
+        return Traffic(main=canary.name)
+    return Traffic(stable.name, canary.name, granted, 0 if granted else mirror_percent)
+
+
+def _can_serve(stable: SeenRevision, seen: ServingObservation, *, leaves_rejected: bool) -> bool:
+    """Whether stable may have traffic.
+
+    What has traffic keeps it while a pod is ready; the router leaves the others out. To get it
+    back all pods must be ready, except from a rejected canary: few good pods beat bad answers.
+    """
+    has_some = seen.traffic is not None and seen.traffic.share(stable.name) > 0
+    if has_some or leaves_rejected:
+        return stable.ready_replicas > 0
+    return stable.is_fully_ready
+
+
+def _stand_in(
+    seen: ServingObservation, status: ModelDeploymentStatus, *, is_rejected: bool
+) -> SeenRevision | None:
+    """Give the best of the others that has all its pods ready."""
+    canary = status.canary.name if status.canary else ""
+    main = seen.traffic.main if seen.traffic else ""
+
+    def rank(revision: SeenRevision) -> tuple[bool, bool, int]:
+        is_good_canary = revision.name == canary and not is_rejected
+        return is_good_canary, revision.name == main, revision.number
+
+    # Stable and its predecessor are among them only if they cannot serve. What stands in already
+    # goes on while it grows to the size that this asks for.
+    able = [r for r in seen.revisions if r.is_fully_ready or (r.name == main and r.ready_replicas)]
+    return max(able, key=rank, default=None)

@@ -1,0 +1,35 @@
+"""When a roll-out must be looked at again although nothing shows a change.
+
+Pure; called last by decide_rollout. Clocks, counters and the operator's own writes wake nobody:
+a decision that leaves work for later must ask for it here.
+"""
+
+from datetime import timedelta
+
+from tunesmith_api.analysis import Verdict
+from tunesmith_operator.planning.analysis import next_sample_time
+from tunesmith_operator.planning.rejection import data_deadline, hold_end, ready_deadline
+from tunesmith_operator.planning.serving_draft import ServingDraft
+
+# How long a burst of errors may go unseen; failFast is judged at every look.
+_FAST_LOOK = timedelta(seconds=1)
+
+
+def ask_to_be_woken(draft: ServingDraft) -> None:
+    """Ask for a look at the earliest time at which the decision may be another one."""
+    rollout, spec = draft.status.rollout, draft.spec.rollout
+    if rollout is None:
+        return
+    if rollout.abort is not None or (rollout.exposed_time and spec.fail_fast.consecutive_errors):
+        draft.look_again_in(_FAST_LOOK)
+    times = [next_sample_time(rollout, spec.analysis)]
+    if not draft.spec.paused:
+        times += [
+            ready_deadline(rollout, spec) if rollout.unready_time else None,
+            data_deadline(rollout, spec),
+            hold_end(rollout, spec) if rollout.verdict is Verdict.PASS else None,
+        ]
+    # What is over was acted on just now, or waits for something that wakes by itself.
+    for time in times:
+        if time is not None and time > draft.now:
+            draft.look_again_at(time)

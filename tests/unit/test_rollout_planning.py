@@ -1,0 +1,314 @@
+"""The arithmetic and the verdicts of a roll-out, row by row."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from tunesmith_api.analysis import Analysis, AnalysisMetric, Verdict
+from tunesmith_api.conditions import DeploymentReason
+from tunesmith_api.deploymentstatus import MetricStatus, ModelDeploymentStatus, RevisionStatus
+from tunesmith_api.modeldeployment import ModelDeployment, ModelDeploymentSpec
+from tunesmith_api.modelversion import ModelVersion
+from tunesmith_api.revision import RevisionTemplate
+from tunesmith_api.rollout import CapacityMode, Rollout
+from tunesmith_operator.planning.analysis import begin_step, failed, judge, overall, take
+from tunesmith_operator.planning.capacity import (
+    Sizing,
+    canary_asks,
+    canary_needs,
+    carried_weight,
+    stable_keeps,
+)
+from tunesmith_operator.planning.revisions import plan_digest, revision_digest, shares_pods
+from tunesmith_operator.planning.serving import (
+    MetricSample,
+    Sampling,
+    SeenRevision,
+    SeenRouter,
+    ServingObservation,
+    Traffic,
+)
+from tunesmith_operator.planning.sources import SourceObjection, resolve
+from tunesmith_operator.planning.traffic import choose_traffic
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+DIGEST = "sha256:" + "a" * 64
+OTHER = "sha256:" + "b" * 64
+
+
+def metric(**fields: Any) -> AnalysisMetric:
+    return AnalysisMetric.model_validate({"name": "m", "builtin": "LatencyP95", **fields})
+
+
+def relative(percent: int, **fields: Any) -> AnalysisMetric:
+    return metric(comparedWith="Stable", maxRegressionPercent=percent, **fields)
+
+
+HIGHER = {"builtin": "TokensPerSecond"}
+JUDGED = [
+    pytest.param(metric(max="1"), MetricSample("m", "1"), Verdict.PASS, id="at its limit"),
+    pytest.param(metric(max="1"), MetricSample("m", "1.01"), Verdict.FAIL, id="above its limit"),
+    pytest.param(metric(min="1"), MetricSample("m", "0.9"), Verdict.FAIL, id="below its limit"),
+    pytest.param(metric(max="1"), MetricSample("m"), Verdict.NO_DATA, id="no value"),
+    pytest.param(metric(max="1"), MetricSample("m", "NaN"), Verdict.NO_DATA, id="not a number"),
+    pytest.param(metric(max="1"), MetricSample("m", "inf"), Verdict.NO_DATA, id="infinite"),
+    pytest.param(metric(max="1"), MetricSample("m", "a lot"), Verdict.NO_DATA, id="text"),
+    pytest.param(
+        metric(max="1"), MetricSample("m", "9", requests=9), Verdict.NO_DATA, id="bad, but of few"
+    ),
+    pytest.param(
+        metric(max="1"), MetricSample("m", "0", requests=10), Verdict.PASS, id="just enough"
+    ),
+    pytest.param(
+        metric(max="1"),
+        MetricSample("m", "9", error="refused"),
+        Verdict.PROVIDER_ERROR,
+        id="a provider that is down, whatever value it had",
+    ),
+    pytest.param(relative(20), MetricSample("m", "1.2", "1"), Verdict.PASS, id="as bad as may be"),
+    pytest.param(relative(20), MetricSample("m", "1.21", "1"), Verdict.FAIL, id="too much worse"),
+    pytest.param(relative(20), MetricSample("m", "0.1", "1"), Verdict.PASS, id="much better"),
+    pytest.param(relative(0), MetricSample("m", "0", "0"), Verdict.PASS, id="both at nothing"),
+    pytest.param(
+        relative(20, **HIGHER), MetricSample("m", "79", "100"), Verdict.FAIL, id="too few tokens"
+    ),
+    pytest.param(
+        relative(20, **HIGHER), MetricSample("m", "200", "100"), Verdict.PASS, id="more tokens"
+    ),
+    pytest.param(relative(20), MetricSample("m", "1"), Verdict.NO_DATA, id="nothing to compare to"),
+    pytest.param(
+        relative(20),
+        MetricSample("m", "1", "1", 10, 3),
+        Verdict.NO_DATA,
+        id="stable had too few requests",
+    ),
+]
+
+
+@pytest.mark.parametrize(("rule", "sample", "verdict"), JUDGED)
+def test_a_value_is_judged(rule: AnalysisMetric, sample: MetricSample, verdict: Verdict) -> None:
+    judged = judge(rule, sample, 10, has_stable=True)
+    assert judged.verdict is verdict
+    assert judged.message.startswith("m ")
+
+
+def test_a_dead_stable_is_no_yardstick_but_a_limit_of_its_own_still_is() -> None:
+    alone = MetricSample("m", "1")
+    both = judge(relative(20, max="2"), alone, 0, has_stable=False)
+    assert both.verdict is Verdict.PASS
+    only = judge(relative(20), alone, 0, has_stable=False)
+    assert only.verdict is Verdict.NO_DATA
+
+
+def analysis(**fields: Any) -> Analysis:
+    metrics = [{"name": "m", "builtin": "LatencyP95", "max": "1"}]
+    return Analysis.model_validate({"metrics": metrics, "minRequests": 0, **fields})
+
+
+def sampled(rules: Analysis, *values: str) -> tuple[MetricStatus, ...]:
+    known: tuple[MetricStatus, ...] = ()
+    for value in values:
+        sample = MetricSample("m", value, error="down" if value == "down" else "")
+        known = take(rules, known, Sampling(DIGEST, NOW, (sample,)), has_stable=True)
+    return known
+
+
+WINDOWS = [
+    pytest.param(["9", "9"], False, Verdict.FAIL, id="two failures are one too few"),
+    pytest.param(["9", "9", "9"], True, Verdict.FAIL, id="three are enough"),
+    pytest.param(["9", "0", "9", "0", "9"], True, Verdict.FAIL, id="not only in a row"),
+    pytest.param(
+        ["9", "9", "0", "0", "0", "9"], False, Verdict.FAIL, id="what left the window is forgotten"
+    ),
+    pytest.param(["down"] * 9, False, Verdict.PROVIDER_ERROR, id="a provider is no bad canary"),
+    pytest.param(["", "NaN", ""], False, Verdict.NO_DATA, id="missing values are no failures"),
+    pytest.param(["9", "0"], False, Verdict.PASS, id="the last one passes"),
+]
+
+
+@pytest.mark.parametrize(("values", "is_over", "verdict"), WINDOWS)
+def test_failures_count_within_the_window(
+    values: list[str], is_over: bool, verdict: Verdict
+) -> None:
+    rules = analysis()
+    known = sampled(rules, *values)
+    assert (failed(rules, known) is not None) is is_over
+    assert overall(rules, known) is verdict
+
+
+def test_a_new_step_has_no_data_but_remembers_failures() -> None:
+    rules = analysis()
+    known = begin_step(sampled(rules, "9", "9", "0"))
+    assert overall(rules, known) is Verdict.NO_DATA
+    assert known[0].failures == 2
+
+
+SURGE = Sizing(4, CapacityMode.SURGE)
+LEAN = Sizing(4, CapacityMode.NO_SURGE)
+SHARED = Sizing(4, CapacityMode.NO_SURGE, is_shared=True)
+NEEDS = [
+    pytest.param(SURGE, 0, 1, 4, id="a dark launch needs a pod"),
+    pytest.param(SURGE, 10, 1, 4, id="ten percent too"),
+    pytest.param(SURGE, 26, 2, 4, id="a little more than a quarter needs two"),
+    pytest.param(SURGE, 100, 4, 4, id="everything needs all, beside all of stable's"),
+    pytest.param(LEAN, 50, 2, 2, id="without surge two of four come from stable"),
+    pytest.param(LEAN, 100, 3, 1, id="and the last one only when it has no traffic"),
+    pytest.param(SHARED, 10, 4, 4, id="an adapter is loaded everywhere and takes no pod"),
+]
+
+
+@pytest.mark.parametrize(("size", "weight", "canary", "stable"), NEEDS)
+def test_pods_that_a_weight_needs(size: Sizing, weight: int, canary: int, stable: int) -> None:
+    assert canary_needs(size, weight) == canary
+    assert stable_keeps(size, canary) == stable
+
+
+ASKED = [
+    pytest.param(0, 0, 0, 1, id="begins with one"),
+    pytest.param(1, 0, 0, 1, id="waits for it"),
+    pytest.param(1, 1, 0, 1, id="waits until it has its share"),
+    pytest.param(1, 1, 25, 2, id="then asks for the next"),
+    pytest.param(2, 2, 50, 2, id="stops at what the step needs"),
+]
+
+
+@pytest.mark.parametrize(("replicas", "ready", "share", "asked"), ASKED)
+def test_pods_change_hands_one_at_a_time(replicas: int, ready: int, share: int, asked: int) -> None:
+    assert canary_asks(LEAN, 50, replicas=replicas, ready=ready, share=share) == asked
+    assert carried_weight(LEAN, 1, 50) == 25
+
+
+def template(**fields: Any) -> RevisionTemplate:
+    given = {
+        "model": {"uri": "s3://models/v1/", "digest": DIGEST},
+        "delivery": "Merged",
+        "engine": {},
+    }
+    return RevisionTemplate.model_validate({**given, **fields})
+
+
+def test_a_revision_is_what_its_pods_are_made_from() -> None:
+    first = revision_digest(template())
+    assert revision_digest(template(version="renamed")) == first
+    assert revision_digest(template(engine={"type": "LlamaCpp"})) == first, "a default, spelled out"
+    assert revision_digest(template(engine={"args": ["-c", "1"]})) != first
+    assert revision_digest(template(model={"uri": "s3://models/v1/", "digest": OTHER})) != first
+
+
+def test_a_plan_is_what_a_canary_is_judged_by() -> None:
+    plan = plan_digest(Rollout())
+    assert plan_digest(Rollout.model_validate({"approval": "Manual"})) == plan
+    assert plan_digest(Rollout.model_validate({"rollback": {"automatic": False}})) == plan
+    assert plan_digest(Rollout.model_validate({"readyTimeoutSeconds": 60})) != plan
+    assert plan_digest(Rollout.model_validate({"steps": [{"weight": 1}]})) != plan
+
+
+def test_adapters_share_pods_only_on_one_base_and_engine() -> None:
+    one = template(delivery="Adapter", baseModelUri="hf://base", engine={"type": "VLLM"})
+    files = template(model={"uri": "s3://models/v2/", "digest": OTHER}).model
+    two = one.model_copy(update={"model": files, "version": "v2"})
+    assert shares_pods(one, two)
+    assert not shares_pods(one, two.model_copy(update={"base_model_uri": "hf://other"}))
+    assert not shares_pods(template(), template())
+
+
+def version(name: str, tags: list[str], artifact: str = "GGUF", **more: Any) -> ModelVersion:
+    files = {"format": artifact, "uri": "s3://models/v/", "digest": DIGEST, "sizeBytes": 1}
+    spec = {"model": "m", "version": name, "tags": tags, "artifacts": [files], **more}
+    created = datetime(2026, 1, int(name), tzinfo=UTC)
+    meta = {"name": f"m-v{name}", "creationTimestamp": created}
+    return ModelVersion.model_validate({"metadata": meta, "spec": spec})
+
+
+VERSIONS = [version("1", ["prod"]), version("2", ["prod"]), version("3", []), version("4", [], "X")]
+VLLM = {"engine": {"type": "VLLM"}}
+SOURCES = [
+    pytest.param({"modelVersion": "m-v3"}, {}, "m-v3", id="by name"),
+    pytest.param({"model": "m", "channel": "prod"}, {}, "m-v2", id="the newest of a channel"),
+    pytest.param({"uri": "s3://models/x/", "digest": OTHER}, {}, "", id="by digest"),
+    pytest.param({"modelVersion": "m-v9"}, {}, DeploymentReason.VERSION_NOT_FOUND, id="unknown"),
+    pytest.param(
+        {"model": "m", "channel": "beta"}, {}, DeploymentReason.VERSION_NOT_FOUND, id="none so"
+    ),
+    pytest.param(
+        {"modelVersion": "m-v3"}, VLLM, DeploymentReason.ARTIFACT_NOT_FOUND, id="GGUF for VLLM"
+    ),
+]
+
+
+@pytest.mark.parametrize(("source", "more", "found"), SOURCES)
+def test_a_source_is_resolved(source: Any, more: Any, found: str) -> None:
+    spec = ModelDeploymentSpec.model_validate({"source": source, **more})
+    got = resolve(spec, VERSIONS)
+    if isinstance(got, SourceObjection):
+        assert got.reason == found
+    else:
+        assert got.version == found
+
+
+def test_an_adapter_must_say_what_it_was_trained_for() -> None:
+    adapter = version("5", [], "Adapter")
+    spec = ModelDeploymentSpec.model_validate(
+        {"source": {"modelVersion": "m-v5"}, "delivery": "Adapter", **VLLM}
+    )
+    got = resolve(spec, [adapter])
+    assert isinstance(got, SourceObjection)
+    assert got.reason is DeploymentReason.BASE_MODEL_UNKNOWN
+
+
+def role(number: int) -> RevisionStatus:
+    return RevisionStatus(revision=number, name=f"r{number}", digest=DIGEST)
+
+
+def revision(number: int, ready: int, replicas: int = 4) -> SeenRevision:
+    return SeenRevision(
+        f"r{number}", "", DIGEST, number, template(), replicas=replicas, ready_replicas=ready
+    )
+
+
+def rollout(weight: int, **more: Any) -> dict[str, Any]:
+    given = {"digest": DIGEST, "plan": DIGEST, "startTime": NOW, "weight": weight}
+    return {"rollout": {**given, **more}}
+
+
+ABORT = {"abort": {"reason": "AnalysisFailed", "time": NOW}}
+SPLIT = Traffic("r1", "r2", 25)
+ROWS = [
+    pytest.param(4, 1, rollout(25), Traffic("r1"), SPLIT, id="what was granted"),
+    pytest.param(4, 0, rollout(25), SPLIT, Traffic("r1"), id="a canary without pods gets nothing"),
+    pytest.param(4, 4, rollout(100), SPLIT, Traffic("r2"), id="everything"),
+    pytest.param(
+        4, 1, rollout(25, **ABORT), SPLIT, Traffic("r1"), id="a rejected canary gets nothing"
+    ),
+    pytest.param(0, 4, rollout(25), SPLIT, Traffic("r2"), id="a stand-in for a dead stable"),
+    pytest.param(0, 2, rollout(25), SPLIT, SPLIT, id="nobody is whole: leave it"),
+    pytest.param(
+        0, 4, rollout(25, **ABORT), SPLIT, Traffic("r2"), id="bad answers beat none at all"
+    ),
+    pytest.param(
+        1,
+        4,
+        rollout(25, **ABORT),
+        Traffic("r2"),
+        Traffic("r1"),
+        id="few good pods beat bad ones",
+    ),
+    pytest.param(
+        1, 4, rollout(25), Traffic("r2"), Traffic("r2"), id="stable comes back with all its pods"
+    ),
+]
+
+
+@pytest.mark.parametrize(("stable", "canary", "state", "now", "then"), ROWS)
+def test_each_row_says_where_the_traffic_ends(
+    stable: int, canary: int, state: dict[str, Any], now: Traffic, then: Traffic
+) -> None:
+    status = ModelDeploymentStatus.model_validate({"stable": role(1), "canary": role(2), **state})
+    deployment = {"metadata": {"name": "d"}, "spec": {"source": {"modelVersion": "m"}}}
+    seen = ServingObservation(
+        ModelDeployment.model_validate(deployment),
+        revisions=(revision(1, stable), revision(2, canary, 1 if canary == 1 else 4)),
+        router=SeenRouter(now),
+    )
+    assert choose_traffic(seen, status, 0) == then
