@@ -39,8 +39,9 @@ def generate(root: Path) -> list[Path]:
     written = []
     for name, definition in definitions().items():
         text = _HEAD + yaml.dump(definition, Dumper=_Dumper, sort_keys=False, width=100)
-        for folder in _UNSERVED if name in _UNSERVED_KINDS else _SERVED:
-            written.append(_write(root / folder / f"tunesmith.dev_{name}.yaml", text))
+        folders = _UNSERVED if name in _UNSERVED_KINDS else _SERVED
+        file = f"tunesmith.dev_{name}.yaml"
+        written += [_write(root / folder / file, text) for folder in folders]
     written.append(_write(root / "docs" / "conditions.md", render_markdown()))
     return written
 
