@@ -66,7 +66,8 @@ def _can_serve(stable: SeenRevision, seen: ServingObservation, *, leaves_rejecte
     has_some = seen.traffic is not None and seen.traffic.share(stable.name) > 0
     if has_some or leaves_rejected:
         return stable.ready_replicas > 0
-    return stable.is_fully_ready
+    # Lean capacity may have left it with a single pod, which would be ready and too few.
+    return stable.is_fully_ready and stable.ready_replicas >= seen.deployment.spec.replicas
 
 
 def _stand_in(
@@ -77,8 +78,10 @@ def _stand_in(
     main = seen.traffic.main if seen.traffic else ""
 
     def rank(revision: SeenRevision) -> tuple[bool, bool, int]:
-        is_good_canary = revision.name == canary and not is_rejected
-        return is_good_canary, revision.name == main, revision.number
+        # What serves goes on before a canary that nobody has judged gets everything.
+        is_rejected_canary = revision.name == canary and is_rejected
+        goes_on = revision.name == main and not is_rejected_canary
+        return goes_on, revision.name == canary and not is_rejected, revision.number
 
     # Stable and its predecessor are among them only if they cannot serve. What stands in already
     # goes on while it grows to the size that this asks for.
