@@ -4,6 +4,7 @@ F8 of the faults: whatever the chain was, the job ends; and a revert recovers it
 had ended it by then. Deleting and making again needs a real API server, see tests/integration.
 """
 
+import os
 from typing import Any
 
 from hypothesis import given, settings
@@ -32,7 +33,11 @@ EDITS = st.one_of(
 ENDED_BY_AN_EDIT = {"DeadlineExceeded", "BackoffLimitExceeded", "DisruptionLimitExceeded"}
 
 
-@settings(max_examples=60, deadline=None)
+# `make simulate` plays other chains each time; a test run must not fail for luck.
+EXAMPLES = os.environ.get("TUNESMITH_WORLDS")
+
+
+@settings(max_examples=int(EXAMPLES or 60), derandomize=not EXAMPLES, deadline=None)
 @given(chain=st.lists(EDITS, max_size=12), seed=st.integers(0, 1000), is_rough=st.booleans())
 def test_any_chain_of_edits_and_its_revert_ends_well(
     chain: list[tuple[str, Any, int]], seed: int, is_rough: bool

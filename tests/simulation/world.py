@@ -131,6 +131,8 @@ class World:
         self.watched: object = None
         """What the watches had shown when the operator last looked."""
         self.due: datetime | None = START
+        self.limits = self.job_limits()
+        """The highest that failures and disruptions were ever allowed: an edit may lower them."""
 
     def chance(self, probability: float) -> bool:
         return self.rng.random() < probability
@@ -293,6 +295,12 @@ class World:
             return  # the API server does not count it as a new generation
         meta = self.job.metadata.model_copy(update={"generation": self.job.metadata.generation + 1})
         self.job = self.job.model_copy(update={"spec": spec, "metadata": meta})
+        self.limits = tuple(map(max, self.limits, self.job_limits()))
+
+    def job_limits(self) -> tuple[int, ...]:
+        assert self.job is not None
+        policy = self.job.spec.run_policy
+        return policy.backoff_limit, policy.disruption_limit
 
     def end_stray(self, attempt: Attempt) -> bool:
         attempt.terminating_for += 1
@@ -452,9 +460,9 @@ class World:
         if self.job is None:
             return
         status = self.job.status
-        policy = self.job.spec.run_policy
-        assert status.counters.failures <= policy.backoff_limit + 1
-        assert status.counters.disruptions <= policy.disruption_limit + 1
+        failures, disruptions = self.limits
+        assert status.counters.failures <= failures + 1
+        assert status.counters.disruptions <= disruptions + 1
         assert len(status.attempts) <= 10
         complete = is_true(status.conditions, ConditionType.COMPLETE)
         assert not (complete and is_true(status.conditions, ConditionType.FAILED))
