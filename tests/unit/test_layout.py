@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -24,3 +26,15 @@ def test_no_module_is_called_by_an_empty_word() -> None:
         p.stem for f in ("operator", "trainer_image", "deploy") for p in (ROOT / f).rglob("*.py")
     }
     assert not names & banned
+
+
+@pytest.mark.parametrize("name", ["operator", "trainer"])
+def test_dockerignore_lets_through_what_a_dockerfile_copies(name: str) -> None:
+    lines = (ROOT / f"Dockerfile.{name}").read_text().splitlines()
+    copies = [line.split()[1:-1] for line in lines if line.startswith("COPY ")]
+    sources = {source for copy in copies if "--from" not in " ".join(copy) for source in copy}
+    allowed = {
+        line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"
+    }
+    assert sources
+    assert sources <= allowed

@@ -76,12 +76,14 @@ def _stand_in(
     """Give the best of the others that has all its pods ready."""
     canary = status.canary.name if status.canary else ""
     main = seen.traffic.main if seen.traffic else ""
+    rejected = {r.digest for r in status.rejected}
 
-    def rank(revision: SeenRevision) -> tuple[bool, bool, int]:
-        # What serves goes on before a canary that nobody has judged gets everything.
-        is_rejected_canary = revision.name == canary and is_rejected
-        goes_on = revision.name == main and not is_rejected_canary
-        return goes_on, revision.name == canary and not is_rejected, revision.number
+    def rank(revision: SeenRevision) -> tuple[bool, int, bool, bool, int]:
+        is_canary, is_main = revision.name == canary, revision.name == main
+        # More pods before newer ones: a canary with one pod must not get what five have served.
+        pods = min(revision.ready_replicas, seen.deployment.spec.replicas)
+        is_bad = revision.digest in rejected or (is_canary and is_rejected)
+        return not is_bad, pods, is_canary, is_main, revision.number
 
     # Stable and its predecessor are among them only if they cannot serve. What stands in already
     # goes on while it grows to the size that this asks for.
