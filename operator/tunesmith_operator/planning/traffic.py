@@ -66,8 +66,7 @@ def _can_serve(stable: SeenRevision, seen: ServingObservation, *, leaves_rejecte
     has_some = seen.traffic is not None and seen.traffic.share(stable.name) > 0
     if has_some or leaves_rejected:
         return stable.ready_replicas > 0
-    # Lean capacity may have left it with a single pod, which would be ready and too few.
-    return stable.is_fully_ready and stable.ready_replicas >= seen.deployment.spec.replicas
+    return stable.is_fully_ready
 
 
 def _stand_in(
@@ -76,14 +75,10 @@ def _stand_in(
     """Give the best of the others that has all its pods ready."""
     canary = status.canary.name if status.canary else ""
     main = seen.traffic.main if seen.traffic else ""
-    rejected = {r.digest for r in status.rejected}
 
-    def rank(revision: SeenRevision) -> tuple[bool, int, bool, bool, int]:
-        is_canary, is_main = revision.name == canary, revision.name == main
-        # More pods before newer ones: a canary with one pod must not get what five have served.
-        pods = min(revision.ready_replicas, seen.deployment.spec.replicas)
-        is_bad = revision.digest in rejected or (is_canary and is_rejected)
-        return not is_bad, pods, is_canary, is_main, revision.number
+    def rank(revision: SeenRevision) -> tuple[bool, bool, int]:
+        is_good_canary = revision.name == canary and not is_rejected
+        return is_good_canary, revision.name == main, revision.number
 
     # Stable and its predecessor are among them only if they cannot serve. What stands in already
     # goes on while it grows to the size that this asks for.
