@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from deploy.shell import Log
+from deploy.native.leftovers import unmount_below
+from deploy.shell import Log, StepError
 
-OURS = ("bin", "go", "registry", "buildah", "pip", "base-model", "logs", "base.part")
+OURS = ("bin", "go", "registry", "buildah", "pip", "uv", "base-model", "logs", "base.part")
 
 
 def remove_caches(cache: Path, log: Log) -> None:
@@ -21,8 +22,12 @@ def remove_caches(cache: Path, log: Log) -> None:
         for path in folder.rglob("*") if name == "go" else ():
             if path.is_dir() and not path.is_symlink():
                 path.chmod(0o755)
+        # A build that was interrupted leaves its layers mounted.
+        unmount_below(folder, log)
         shutil.rmtree(folder, ignore_errors=True)
-    for file in ("pip.conf", "kind.kubeconfig", ".go.lock", ".deploy.lock", "cluster"):
+        if folder.exists():
+            raise StepError(f"{folder} cannot be removed", f"see: mount | grep {folder}")
+    for file in ("pip.conf", "uv.toml", "kind.kubeconfig", ".go.lock", ".deploy.lock", "cluster"):
         (cache / file).unlink(missing_ok=True)
     if cache.exists() and not any(cache.iterdir()):
         cache.rmdir()

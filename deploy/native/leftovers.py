@@ -34,7 +34,7 @@ def clean(state: Path, log: Log) -> None:
     """Bring the machine back to where no cluster of ``state`` ever ran. Safe to repeat."""
     ran = (state / "log").exists()
     _end_processes(state, log)
-    _unmount(state, log)
+    unmount_below(state, log)
     _remove_interfaces(log)
     if ran and not processes.find_foreign_cluster(state):
         _remove_rules(log)
@@ -75,7 +75,8 @@ def _octal(match: re.Match[str]) -> str:
     return chr(int(match.group(1), 8))
 
 
-def _unmount(state: Path, log: Log) -> None:
+def unmount_below(state: Path, log: Log) -> None:
+    """Unmount everything below a folder of ours."""
     for point in _mounts(state):
         if not log.succeeds(["umount", point]):
             # Lazily, so that a reader in another namespace cannot keep it in our way.
