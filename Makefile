@@ -35,6 +35,7 @@ include deploy/deploy.mk
 setup: .venv/.stamp-dev ## Make the development environment
 
 format: .venv/.stamp-dev ## Format the code
+	@$(PY) -m ruff format --quiet .
 	@$(PY) -m ruff check --fix --quiet .
 	@$(PY) -m ruff format --quiet .
 

@@ -23,21 +23,20 @@ from benchmarks.bench_operator import (
     NAMESPACE,
     REPOSITORY,
     Figures,
+    create_all,
     job,
     operator_process,
     percentile,
     read_process,
-    wait_until_established,
     wait_until_ready,
 )
 from deploy.native.apiserver import ControlPlane, free_ports
 from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.connection import Connection, connect
-from tunesmith_operator.kube.kinds import KINDS
+from tunesmith_operator.kube.kinds import KINDS, Object
 from tunesmith_operator.kube.transport import Request, Wire
 
 SHARE_A_MINUTE = 0.05
-CREATORS = 16
 TAKE_IN_SECONDS = 600.0
 P99_TARGET_SECONDS = 5.0
 BASE_MB, OBJECT_KB = 150.0, 30.0
@@ -61,16 +60,10 @@ class Fleet:
             del self.edited[name]
 
 
-async def create_all(client: KubeClient, count: int) -> None:
-    """Create suspended jobs, some at a time."""
-    numbers = iter(range(count))
-
-    async def create_some() -> None:
-        for number in numbers:
-            manifest = job(number)
-            await client.create({**manifest, "spec": {**manifest["spec"], "suspend": True}})
-
-    await asyncio.gather(*(create_some() for _ in range(CREATORS)))
+def suspended_job(number: int) -> Object:
+    """A job that is looked after but runs nothing."""
+    manifest = job(number)
+    return {**manifest, "spec": {**manifest["spec"], "suspend": True}}
 
 
 async def watch(connection: Connection, fleet: Fleet) -> None:
@@ -121,7 +114,7 @@ async def measure(plane: ControlPlane, directory: Path, count: int, seconds: flo
     connection = await connect(plane.kubeconfig)
     client = KubeClient(Wire(connection))
     print(f"[bench] creating {count} suspended FineTuneJobs", flush=True)
-    await create_all(client, count)
+    await create_all(client, map(suspended_job, range(count)))
     watching = asyncio.create_task(watch(connection, fleet))
     memory: list[float] = []
     with operator_process(directory, plane.kubeconfig, port) as pid:
@@ -169,9 +162,7 @@ def main() -> int:
             f"[bench] {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}: others count"
         )
         with ControlPlane(directory / "control-plane") as plane:
-            crds = str(REPOSITORY / "crds")
-            plane.kubectl("apply", "--server-side", "-f", crds)
-            wait_until_established(plane, crds)
+            plane.install_crds(REPOSITORY / "crds")
             is_met = asyncio.run(measure(plane, directory, arguments.objects, arguments.seconds))
         return 0 if is_met else 1
 

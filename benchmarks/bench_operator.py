@@ -16,14 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 
 from deploy.native.apiserver import ControlPlane, free_ports
-from deploy.shell import StepError
 from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.connection import Connection, connect
 from tunesmith_operator.kube.kinds import KINDS, Object
@@ -99,16 +98,6 @@ def operator_process(directory: Path, kubeconfig: Path, port: int) -> Iterator[i
         process.wait(timeout=15)
 
 
-def wait_until_established(control_plane: ControlPlane, crds: str) -> None:
-    """Wait until the API server serves the CRDs; kubectl wait trips over one without a status."""
-    for _ in range(100):
-        with contextlib.suppress(StepError):
-            control_plane.kubectl("wait", "--for=condition=Established", "-f", crds)
-            return
-        time.sleep(0.1)
-    raise TimeoutError("the CRDs were not established")
-
-
 async def wait_until_ready(port: int) -> None:
     """Wait until the operator leads and has listed everything."""
     deadline = time.monotonic() + 60
@@ -142,17 +131,18 @@ async def watch_children(connection: Connection, figures: Figures, count: int) -
                 return
 
 
-async def create_all(client: KubeClient, figures: Figures, count: int) -> None:
-    """Create all jobs, some at a time."""
-    numbers = iter(range(count))
+async def create_all(client: KubeClient, manifests: Iterable[Object]) -> dict[str, float]:
+    """Create the objects, some at a time; return when the answer for each name came."""
+    created: dict[str, float] = {}
+    waiting = iter(manifests)
 
     async def create_some() -> None:
-        for number in numbers:
-            manifest = job(number)
+        for manifest in waiting:
             await client.create(manifest)
-            figures.created[manifest["metadata"]["name"]] = time.monotonic()
+            created[manifest["metadata"]["name"]] = time.monotonic()
 
     await asyncio.gather(*(create_some() for _ in range(CREATORS)))
+    return created
 
 
 def read_process(pid: int, figures: Figures) -> None:
@@ -178,7 +168,7 @@ async def measure(control_plane: ControlPlane, directory: Path, count: int) -> F
         watching = asyncio.create_task(watch_children(connection, figures, count))
         await asyncio.sleep(0.5)
         figures.began = time.monotonic()
-        await create_all(KubeClient(Wire(connection)), figures, count)
+        figures.created = await create_all(KubeClient(Wire(connection)), map(job, range(count)))
         await asyncio.wait_for(watching, GIVE_UP_SECONDS)
         # Statuses and Events are still being written.
         await asyncio.sleep(3)
@@ -216,9 +206,7 @@ def main() -> int:
         directory = Path(folder)
         print("[bench] starting etcd and kube-apiserver")
         with ControlPlane(directory / "control-plane") as control_plane:
-            crds = str(REPOSITORY / "crds")
-            control_plane.kubectl("apply", "--server-side", "-f", crds)
-            wait_until_established(control_plane, crds)
+            control_plane.install_crds(REPOSITORY / "crds")
             load = os.getloadavg()[0]
             print(f"[bench] creating {arguments.jobs} FineTuneJobs")
             print(

@@ -29,6 +29,7 @@ from deploy.native.pki import Authority
 from deploy.shell import StepError
 
 READY_TIMEOUT_SECONDS = 60
+CRDS_TIMEOUT_SECONDS = 30
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
 # Enough to run Jobs, delete by owner reference, and give pods their service account.
 CONTROLLERS = (
@@ -90,6 +91,24 @@ class ControlPlane:
         if done.returncode != 0:
             raise StepError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
+
+    def install_crds(self, *paths: Path) -> None:
+        """Apply the CRDs in ``paths`` and wait until the API server serves their kinds.
+
+        Raises ``StepError`` when that takes longer than half a minute.
+        """
+        files = [argument for path in paths for argument in ("-f", str(path))]
+        self.kubectl("apply", "--server-side", *files)
+        deadline = time.monotonic() + CRDS_TIMEOUT_SECONDS
+        while True:
+            try:
+                self.kubectl("wait", "--for=condition=Established", "--timeout=30s", *files)
+                return
+            except StepError:
+                # kubectl gives up on a CRD that has no conditions yet.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
     def _start_all(self) -> None:
         etcd_port, peer_port, free = free_ports(3)

@@ -61,98 +61,118 @@ class LogResult(StrEnum):
     UNSUITABLE = "unsuitable"
 
 
+class _Families:
+    """Makes metrics in a registry of their own, with the revision as their first label."""
+
+    def __init__(self, revision: str) -> None:
+        self.registry = CollectorRegistry()
+        self._revision = revision
+
+    def counters(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, ["revision", *labels], registry=self.registry)
+
+    def counter(self, name: str, text: str) -> Counter:
+        return self.counters(name, text).labels(self._revision)
+
+    def gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, ["revision"], registry=self.registry).labels(self._revision)
+
+    def histograms(
+        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(name, text, ["revision", *labels], buckets=buckets, registry=self.registry)
+
+    def histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return self.histograms(name, text, buckets).labels(self._revision)
+
+
 class Metrics:
     """The metrics of one process, with their labels bound to its revision."""
 
     def __init__(self, revision: str) -> None:
-        self._registry = CollectorRegistry()
-        registry = self._registry
+        self._revision = revision
+        families = _Families(revision)
+        self._registry = families.registry
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=registry)
-        requests = Counter(
+            collector(registry=families.registry)
+        # Labels are bound once: looking them up costs as much as counting.
+        self._name_requests(families)
+        self._name_answers(families)
+        self._name_pod(families)
+        self._name_log(families)
+
+    def _name_requests(self, families: _Families) -> None:
+        self._requests = families.counters(
             "tunesmith_serving_requests_total",
             "Requests of clients by the HTTP code of the answer; 499 for a client that went away.",
-            ["revision", "route", "code"],
-            registry=registry,
+            "route",
+            "code",
         )
-        errors = Counter(
-            "tunesmith_serving_errors_total",
-            "Requests without a proper answer, by cause. A stream that broke counts here although"
-            " its code was 200.",
-            ["revision", "reason"],
-            registry=registry,
-        )
-        seconds = Histogram(
-            "tunesmith_serving_request_seconds",
-            "From a request's head to the end of its answer.",
-            ["revision", "route"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        feedback = Counter(
-            "tunesmith_serving_feedback_total",
-            "Feedback by rating: good, bad or neutral.",
-            ["revision", "rating"],
-            registry=registry,
-        )
-        logged = Counter(
-            "tunesmith_serving_log_lines_total",
-            "Conversations and feedback by what became of them: written, dropped because the"
-            " buffer was full, or unsuitable (too long, or no conversation in plain text).",
-            ["revision", "result"],
-            registry=registry,
-        )
-
-        def counter(name: str, text: str) -> Counter:
-            return Counter(name, text, ["revision"], registry=registry).labels(revision)
-
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(name, text, ["revision"], registry=registry).labels(revision)
-
-        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            whole = Histogram(name, text, ["revision"], buckets=buckets, registry=registry)
-            return whole.labels(revision)
-
-        self._revision = revision
-        self._requests = requests
-        # Bound once: looking labels up costs as much as counting.
         self._codes: dict[tuple[Route, int], Counter] = {
-            (route, 200): requests.labels(revision, route, "200")
+            (route, 200): self._requests.labels(self._revision, route, "200")
             for route in Route
             if route is not Route.OTHER
         }
-        self._errors = {reason: errors.labels(revision, reason) for reason in Failure}
-        self._seconds = {route: seconds.labels(revision, route) for route in Route}
-        self._feedback = {
-            rating: feedback.labels(revision, rating) for rating in ("good", "bad", "neutral")
-        }
-        self._logged = {result: logged.labels(revision, result) for result in LogResult}
-        self.first_token_seconds = histogram(
+        errors = families.counters(
+            "tunesmith_serving_errors_total",
+            "Requests without a proper answer, by cause. A stream that broke counts here although"
+            " its code was 200.",
+            "reason",
+        )
+        self._errors = {reason: errors.labels(self._revision, reason) for reason in Failure}
+        seconds = families.histograms(
+            "tunesmith_serving_request_seconds",
+            "From a request's head to the end of its answer.",
+            _SECONDS,
+            "route",
+        )
+        self._seconds = {route: seconds.labels(self._revision, route) for route in Route}
+        feedback = families.counters(
+            "tunesmith_serving_feedback_total",
+            "Feedback by rating: good, bad or neutral.",
+            "rating",
+        )
+        ratings = ("good", "bad", "neutral")
+        self._feedback = {rating: feedback.labels(self._revision, rating) for rating in ratings}
+
+    def _name_answers(self, families: _Families) -> None:
+        self.first_token_seconds = families.histogram(
             "tunesmith_serving_time_to_first_token_seconds",
             "From a streamed request's head to the first byte of its answer.",
             _SECONDS,
         )
-        self.tokens_per_second = histogram(
+        self.tokens_per_second = families.histogram(
             "tunesmith_serving_tokens_per_second",
             "Completion tokens of an answer by the time the whole request took.",
             _TOKENS_PER_SECOND,
         )
-        self.prompt_tokens = counter(
+        self.prompt_tokens = families.counter(
             "tunesmith_serving_prompt_tokens_total", "Tokens of prompts, as the engine counts."
         )
-        self.completion_tokens = counter(
+        self.completion_tokens = families.counter(
             "tunesmith_serving_completion_tokens_total", "Tokens of answers, as the engine counts."
         )
-        self.without_usage = counter(
+        self.without_usage = families.counter(
             "tunesmith_serving_answers_without_usage_total",
             "Answers in which the engine did not say how many tokens they took.",
         )
-        self.in_flight = gauge("tunesmith_serving_in_flight", "Requests in progress.")
-        self.draining = gauge("tunesmith_serving_draining", "1 once the pod is ending.")
-        self.log_buffer_bytes = gauge(
+
+    def _name_pod(self, families: _Families) -> None:
+        self.in_flight = families.gauge("tunesmith_serving_in_flight", "Requests in progress.")
+        self.draining = families.gauge("tunesmith_serving_draining", "1 once the pod is ending.")
+
+    def _name_log(self, families: _Families) -> None:
+        logged = families.counters(
+            "tunesmith_serving_log_lines_total",
+            "Conversations and feedback by what became of them: written, dropped because the"
+            " buffer was full, or unsuitable (too long, or no conversation in plain text).",
+            "result",
+        )
+        self._logged = {result: logged.labels(self._revision, result) for result in LogResult}
+        self.log_buffer_bytes = families.gauge(
             "tunesmith_serving_log_buffer_bytes", "Conversations that wait to be written, in bytes."
         )
-        self.log_write_failures = counter(
+        self.log_write_failures = families.counter(
             "tunesmith_serving_log_write_failures_total",
             "Writes to the log's bucket that failed; what they held is tried again.",
         )

@@ -19,6 +19,8 @@ from tunesmith_api.meta import Condition
 from tunesmith_api.run import TrainingReport
 
 Manifest = dict[str, Any]
+OPERATOR_PODS = f"app.kubernetes.io/instance={RELEASE}"
+
 T = TypeVar("T")
 
 TINY: Manifest = {
@@ -134,7 +136,7 @@ class Lab:
             "-n",
             OPERATOR_NAMESPACE,
             "-l",
-            f"app.kubernetes.io/instance={RELEASE}",
+            OPERATOR_PODS,
             "--grace-period=0",
             "--force",
         )
@@ -152,8 +154,7 @@ class Lab:
             self.kubectl.wait_for_rollout(RELEASE, OPERATOR_NAMESPACE, 60)
 
     def _operator_pods(self) -> list[Manifest]:
-        selector = f"app.kubernetes.io/instance={RELEASE}"
-        return self.kubectl.list_all("pods", OPERATOR_NAMESPACE, selector)
+        return self.kubectl.list_all("pods", OPERATOR_NAMESPACE, OPERATOR_PODS)
 
     def events(self, namespace: str, name: str) -> set[str]:
         found = self.kubectl.list_all("events", namespace)

@@ -224,6 +224,21 @@ async def fake_cluster(kube: KubeClient, namespace: str) -> AsyncIterator[None]:
             await task
 
 
+async def run_until_killed(
+    plane: ControlPlane, kube: KubeClient, namespace: str, killer: "Killer"
+) -> None:
+    """Run an operator until ``killer`` strikes, or the job ends without so many writes.
+
+    A pass more or less makes some runs shorter than others.
+    """
+    async with operator(plane, namespace, [killer]):
+        ended = asyncio.create_task(until_ended(kube, namespace))
+        died = asyncio.create_task(killer.dead.wait())
+        await asyncio.wait([ended, died], return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        died.cancel()
+
+
 def counts(request: Request) -> bool:
     """Whether a call changes what the end state is made of."""
     return request.is_write and request.kind not in ("Event", "Lease")

@@ -19,6 +19,7 @@ from tests.integration.operators import (
     job,
     make_namespace,
     operator,
+    run_until_killed,
     until_ended,
 )
 from tunesmith_operator.kube.kinds import Object
@@ -63,14 +64,7 @@ async def test_killed_before_and_after_every_write(
             namespace = make_namespace(control_plane)
             async with client_of(control_plane) as kube, fake_cluster(kube, namespace):
                 await kube.create(job(namespace))
-                killer = Killer(at, is_after)
-                async with operator(control_plane, namespace, [killer]):
-                    # A pass more or less makes some runs shorter than the reference.
-                    ended = asyncio.create_task(until_ended(kube, namespace))
-                    died = asyncio.create_task(killer.dead.wait())
-                    await asyncio.wait([ended, died], return_when=asyncio.FIRST_COMPLETED)
-                    ended.cancel()
-                    died.cancel()
+                await run_until_killed(control_plane, kube, namespace, Killer(at, is_after))
                 async with operator(control_plane, namespace):
                     state = await end_state(kube, namespace)
             where = f"killed {'after' if is_after else 'before'} write {at}: {writes[at - 1]}"

@@ -22,8 +22,8 @@ from tests.integration.operators import (
     job,
     make_namespace,
     operator,
+    run_until_killed,
     until,
-    until_ended,
 )
 from tunesmith_operator.assembly import Operator
 from tunesmith_operator.kube.cache import Key
@@ -61,13 +61,7 @@ async def run(plane: ControlPlane, killed_at: int) -> Object:
     namespace = make_namespace(plane)
     async with client_of(plane) as kube, fake_cluster(kube, namespace):
         made = await kube.create(job(namespace))
-        killer = Killer(killed_at, is_after=True)
-        async with operator(plane, namespace, [killer]):
-            ended = asyncio.create_task(until_ended(kube, namespace))
-            died = asyncio.create_task(killer.dead.wait())
-            await asyncio.wait([ended, died], return_when=asyncio.FIRST_COMPLETED)
-            ended.cancel()
-            died.cancel()
+        await run_until_killed(plane, kube, namespace, Killer(killed_at, is_after=True))
         async with operator(plane, namespace) as running:
             catch_up = lag(running, version_of(made))
             await asyncio.sleep(BEHIND_SECONDS)

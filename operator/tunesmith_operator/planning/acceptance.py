@@ -12,7 +12,7 @@ from tunesmith_api.meta import ConditionStatus
 from tunesmith_operator.config import Config
 from tunesmith_operator.planning.actions import Decision
 from tunesmith_operator.planning.conditions import condition, find
-from tunesmith_operator.planning.draft import Draft
+from tunesmith_operator.planning.draft import JobDraft
 from tunesmith_operator.planning.names import model_name, version_name
 from tunesmith_operator.planning.observed import Observation
 
@@ -64,7 +64,11 @@ def version_objection(seen: Observation) -> Objection | None:
 
 def refused(seen: Observation, why: str, now: datetime) -> Decision:
     """The cluster does not let the operator act: say so, change nothing else, and try again."""
-    draft = Draft(seen.job.status, seen.job.metadata.generation, now.replace(microsecond=0))
+    draft = JobDraft(
+        status=seen.job.status,
+        generation=seen.job.metadata.generation,
+        now=now.replace(microsecond=0),
+    )
     message = f"A child cannot be created: {why}. Tunesmith tries again"
     before = find(draft.status.conditions, ConditionType.ACCEPTED)
     if before is None or before.reason != Reason.CHILD_REFUSED:

@@ -1,32 +1,59 @@
 """A decision in the making: the status that will be written and the actions asked for so far.
 
-Lives inside one call of ``decide`` and never outside it, so decide stays a pure function.
+Lives inside one call of ``decide`` and never outside it, so decide stays a pure function. Here is
+what the drafts of all kinds have in common, and a FineTuneJob's; a roll-out's is in
+``serving_draft``.
 """
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import ClassVar, Generic, Literal, TypeVar
 
 from tunesmith_api.conditions import ConditionType
 from tunesmith_api.jobstatus import FineTuneJobStatus
-from tunesmith_api.meta import ConditionStatus
+from tunesmith_api.meta import ConditionStatus, Status
 from tunesmith_operator.planning.actions import Action, Decision, Emit
 from tunesmith_operator.planning.conditions import condition, is_true, set_condition
 
+StatusT = TypeVar("StatusT", bound=Status)
+ActionT = TypeVar("ActionT")
 
-@dataclass(slots=True)
-class Draft:
+
+@dataclass(slots=True, kw_only=True)
+class Draft(Generic[StatusT, ActionT]):
     """Collects what one pass decides."""
 
-    status: FineTuneJobStatus
+    soonest: ClassVar[timedelta] = timedelta(milliseconds=200)
+    """The shortest time to the next pass."""
+
+    status: StatusT
     generation: int
     now: datetime
-    actions: list[Action] = field(default_factory=list)
+    actions: list[ActionT | Emit] = field(default_factory=list)
     look_again: timedelta | None = None
 
     def update(self, **fields: object) -> None:
         """Set fields of the status."""
         self.status = self.status.model_copy(update=fields)
+
+    def act(self, action: ActionT | Emit) -> None:
+        """Ask for an action."""
+        self.actions.append(action)
+
+    def emit(self, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
+        """Ask for an Event."""
+        self.act(Emit(kind, reason, message))
+
+    def look_again_in(self, wait: timedelta) -> None:
+        """Ask for another pass, at the earliest of all times asked for."""
+        wait = max(wait, self.soonest)
+        if self.look_again is None or wait < self.look_again:
+            self.look_again = wait
+
+
+@dataclass(slots=True, kw_only=True)
+class JobDraft(Draft[FineTuneJobStatus, Action]):
+    """Collects what one pass over a FineTuneJob decides."""
 
     def say(
         self,
@@ -46,20 +73,6 @@ class Draft:
     def no(self, kind: ConditionType, reason: str, message: str) -> None:
         """Set a condition to False."""
         self.say(kind, ConditionStatus.FALSE, reason, message)
-
-    def act(self, action: Action) -> None:
-        """Ask for an action."""
-        self.actions.append(action)
-
-    def emit(self, kind: Literal["Normal", "Warning"], reason: str, message: str) -> None:
-        """Ask for an Event."""
-        self.act(Emit(kind, reason, message))
-
-    def look_again_in(self, wait: timedelta) -> None:
-        """Ask for another pass, at the earliest of all times asked for."""
-        wait = max(wait, timedelta(milliseconds=200))
-        if self.look_again is None or wait < self.look_again:
-            self.look_again = wait
 
     def holds(self, kind: ConditionType) -> bool:
         """Whether a condition is True by now."""

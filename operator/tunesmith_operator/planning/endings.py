@@ -23,7 +23,7 @@ from tunesmith_api.jobstatus import (
 from tunesmith_api.run import PREPARED_DATA_LOST, TrainerResult
 from tunesmith_operator.planning.actions import DeleteSelf, StopAttempt
 from tunesmith_operator.planning.causes import Ending
-from tunesmith_operator.planning.draft import Draft
+from tunesmith_operator.planning.draft import JobDraft
 from tunesmith_operator.planning.observed import Observation, SeenJob
 
 _KEPT_ATTEMPTS = 10
@@ -69,7 +69,7 @@ def _failures(job: FineTuneJob) -> _Budget:
 
 
 def record(
-    draft: Draft, job: FineTuneJob, active: ActiveAttempt, ending: Ending, seen: SeenJob | None
+    draft: JobDraft, job: FineTuneJob, active: ActiveAttempt, ending: Ending, seen: SeenJob | None
 ) -> None:
     """Write down how the active attempt ended; there is none active afterwards."""
     step = ending.result.step if ending.result else _last_step(draft)
@@ -107,7 +107,7 @@ def record(
         )
 
 
-def follow_up(draft: Draft, job: FineTuneJob, active: ActiveAttempt, ending: Ending) -> None:
+def follow_up(draft: JobDraft, job: FineTuneJob, active: ActiveAttempt, ending: Ending) -> None:
     """Decide whether an attempt that did not succeed is followed by another one."""
     draft.emit(
         "Warning" if ending.reason is not AttemptReason.SUSPENDED else "Normal",
@@ -132,7 +132,9 @@ def follow_up(draft: Draft, job: FineTuneJob, active: ActiveAttempt, ending: End
             _spend(draft, active, ending, _failures(job))
 
 
-def _out_of_memory(draft: Draft, job: FineTuneJob, active: ActiveAttempt, ending: Ending) -> None:
+def _out_of_memory(
+    draft: JobDraft, job: FineTuneJob, active: ActiveAttempt, ending: Ending
+) -> None:
     counters = draft.status.counters
     policy = job.spec.compute.on_out_of_memory
     batch = job.spec.hyperparameters.per_device_batch_size
@@ -154,7 +156,7 @@ def _out_of_memory(draft: Draft, job: FineTuneJob, active: ActiveAttempt, ending
     _retry(draft, active, ending)
 
 
-def _spend(draft: Draft, active: ActiveAttempt, ending: Ending, budget: _Budget) -> None:
+def _spend(draft: JobDraft, active: ActiveAttempt, ending: Ending, budget: _Budget) -> None:
     """Count the attempt against a budget: another one follows, or the job ends."""
     counters = draft.status.counters
     spent = int(getattr(counters, budget.counter)) + 1
@@ -166,7 +168,7 @@ def _spend(draft: Draft, active: ActiveAttempt, ending: Ending, budget: _Budget)
     _retry(draft, active, ending)
 
 
-def _retry(draft: Draft, active: ActiveAttempt, ending: Ending) -> None:
+def _retry(draft: JobDraft, active: ActiveAttempt, ending: Ending) -> None:
     draft.no(
         condition_of(active.stage),
         Reason.RETRYING,
@@ -187,7 +189,7 @@ def backoff(counters: Counters, last: Attempt | None, now: datetime) -> timedelt
     return max(timedelta(), last.completion_time + pause - now)
 
 
-def fail(draft: Draft, reason: str, message: str, stage: StageName | None) -> None:
+def fail(draft: JobDraft, reason: str, message: str, stage: StageName | None) -> None:
     """End the job without a version."""
     if stage is not None:
         draft.no(condition_of(stage), reason, message)
@@ -200,14 +202,14 @@ def fail(draft: Draft, reason: str, message: str, stage: StageName | None) -> No
     draft.emit("Warning", "Failed", message)
 
 
-def complete(draft: Draft, message: str) -> None:
+def complete(draft: JobDraft, message: str) -> None:
     """End the job with its version."""
     draft.yes(ConditionType.COMPLETE, Reason.VERSION_CREATED, message)
     draft.update(stage=DisplayStage.COMPLETE, completion_time=draft.now)
     draft.emit("Normal", "Complete", message)
 
 
-def wind_up(draft: Draft, seen: Observation) -> None:
+def wind_up(draft: JobDraft, seen: Observation) -> None:
     """Stop what is left and expire; a finished job makes nothing any more."""
     for attempt in seen.attempts:
         if not attempt.is_finished and not attempt.is_deleting:
@@ -228,23 +230,23 @@ def condition_of(stage: StageName) -> ConditionType:
     return ConditionType.DATA_READY if stage is StageName.PREPARE else ConditionType.TRAINED
 
 
-def _last_step(draft: Draft) -> int:
+def _last_step(draft: JobDraft) -> int:
     return draft.status.progress.step if draft.status.progress else 0
 
 
-def _saved_step(draft: Draft, result: TrainerResult | None) -> int:
+def _saved_step(draft: JobDraft, result: TrainerResult | None) -> int:
     known = draft.status.checkpoint.step if draft.status.checkpoint else 0
     return result.checkpoint.step if result and result.checkpoint else known
 
 
-def _start_step(draft: Draft, result: TrainerResult | None) -> int:
+def _start_step(draft: JobDraft, result: TrainerResult | None) -> int:
     if result is not None:
         return result.resumed_from_step or 0
     known = draft.status.checkpoint
     return (known.resumed_from_step or 0) if known else 0
 
 
-def _usage(draft: Draft, job: FineTuneJob, active: ActiveAttempt, seen: SeenJob | None) -> Usage:
+def _usage(draft: JobDraft, job: FineTuneJob, active: ActiveAttempt, seen: SeenJob | None) -> Usage:
     before = Decimal(draft.status.usage.gpu_seconds)
     gpus = job.spec.compute.gpus_per_node if active.stage is StageName.TRAIN else 0
     spent = Decimal(0)

@@ -16,14 +16,14 @@ from tunesmith_api.modelversion import (
 from tunesmith_api.run import TrainerResult
 from tunesmith_operator.planning.acceptance import version_objection
 from tunesmith_operator.planning.actions import MakeVersion
-from tunesmith_operator.planning.draft import Draft
+from tunesmith_operator.planning.draft import JobDraft
 from tunesmith_operator.planning.endings import complete, fail
 from tunesmith_operator.planning.gates import judge, parse_number
 from tunesmith_operator.planning.names import model_name, version_name
 from tunesmith_operator.planning.observed import Observation, SeenVersion
 
 
-def prepared(draft: Draft, result: TrainerResult) -> None:
+def prepared(draft: JobDraft, result: TrainerResult) -> None:
     """Take over what preparation found."""
     draft.yes(ConditionType.DATA_READY, Reason.PREPARED, result.message)
     resolved = draft.status.resolved.model_copy(
@@ -36,7 +36,7 @@ def prepared(draft: Draft, result: TrainerResult) -> None:
     draft.emit("Normal", "DataReady", result.message)
 
 
-def trained(draft: Draft, job: FineTuneJob, result: TrainerResult) -> None:
+def trained(draft: JobDraft, job: FineTuneJob, result: TrainerResult) -> None:
     """Take over the results of training and judge them."""
     draft.yes(ConditionType.TRAINED, Reason.TRAINED, result.message)
     draft.yes(
@@ -89,7 +89,7 @@ def _rounded(number: str) -> str:
     return number if parsed is None else f"{parsed:.4f}"
 
 
-def _say_verdict(draft: Draft, job: FineTuneJob) -> None:
+def _say_verdict(draft: JobDraft, job: FineTuneJob) -> None:
     evaluation = draft.status.evaluation
     assert evaluation is not None  # noqa: S101 - set by the only caller
     if not job.spec.evaluation.gates:
@@ -108,7 +108,7 @@ def _say_verdict(draft: Draft, job: FineTuneJob) -> None:
     fail(draft, reason, f"{told}. {hint}", None)
 
 
-def finish(draft: Draft, seen: Observation, job: FineTuneJob) -> None:
+def finish(draft: JobDraft, seen: Observation, job: FineTuneJob) -> None:
     """The gates have passed: make the version, or end the job where it exists."""
     mine = next((v for v in seen.versions if v.job_uid == job.metadata.uid), None)
     if mine is not None:
@@ -136,7 +136,7 @@ def _or_none(number: str) -> str | None:
     return number if parse_number(number) is not None else None
 
 
-def _version_spec(draft: Draft, job: FineTuneJob, model: str, version: str) -> ModelVersionSpec:
+def _version_spec(draft: JobDraft, job: FineTuneJob, model: str, version: str) -> ModelVersionSpec:
     status, meta = draft.status, job.metadata
     measurements = status.evaluation.measurements if status.evaluation else ()
     report, kind = status.report, status.architecture or Architecture()

@@ -44,10 +44,10 @@ def decide_rollout(seen: ServingObservation, now: datetime) -> ServingDecision:
     source = resolve(deployment.spec, seen.versions)
     template = source if isinstance(source, RevisionTemplate) else None
     draft = ServingDraft(
-        deployment.status,
-        deployment.spec,
-        deployment.metadata.generation,
-        now,
+        status=deployment.status,
+        spec=deployment.spec,
+        generation=deployment.metadata.generation,
+        now=now,
         wanted=revision_digest(template) if template else None,
         plan=plan_digest(deployment.spec.rollout),
     )

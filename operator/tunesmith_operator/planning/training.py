@@ -27,7 +27,7 @@ from tunesmith_operator.planning.actions import (
 )
 from tunesmith_operator.planning.causes import Ending, why_ended
 from tunesmith_operator.planning.conditions import find
-from tunesmith_operator.planning.draft import Draft
+from tunesmith_operator.planning.draft import JobDraft
 from tunesmith_operator.planning.endings import (
     backoff,
     condition_of,
@@ -50,7 +50,11 @@ _KEPT_JOBS = 3
 def decide(seen: Observation, config: Config, now: datetime) -> Decision:
     """Choose what comes next. Pure: the same input gives the same decision."""
     # Kubernetes times have whole seconds.
-    draft = Draft(seen.job.status, seen.job.metadata.generation, now.replace(microsecond=0))
+    draft = JobDraft(
+        status=seen.job.status,
+        generation=seen.job.metadata.generation,
+        now=now.replace(microsecond=0),
+    )
     if seen.job.metadata.deletion_timestamp is not None:
         return draft.decision()  # the garbage collector takes the children
     if _is_finished(draft):
@@ -63,11 +67,11 @@ def decide(seen: Observation, config: Config, now: datetime) -> Decision:
     return draft.decision()
 
 
-def _is_finished(draft: Draft) -> bool:
+def _is_finished(draft: JobDraft) -> bool:
     return draft.holds(ConditionType.COMPLETE) or draft.holds(ConditionType.FAILED)
 
 
-def _accept(draft: Draft, seen: Observation, config: Config) -> bool:
+def _accept(draft: JobDraft, seen: Observation, config: Config) -> bool:
     """Look at the spec as long as nothing runs; the inputs of a run never change."""
     if draft.status.active is not None:
         return True
@@ -89,7 +93,7 @@ def _accept(draft: Draft, seen: Observation, config: Config) -> bool:
     return True
 
 
-def _advance(draft: Draft, seen: Observation, config: Config) -> None:
+def _advance(draft: JobDraft, seen: Observation, config: Config) -> None:
     if _take_on(draft, seen):
         # Whatever happens to it next, its number must never be given again: write it down first.
         draft.look_again_in(timedelta())
@@ -107,7 +111,7 @@ def _advance(draft: Draft, seen: Observation, config: Config) -> None:
         _next(draft, seen, config)
 
 
-def _take_on(draft: Draft, seen: Observation) -> bool:
+def _take_on(draft: JobDraft, seen: Observation) -> bool:
     """Adopt a Job that was created by an operator which died before it could say so.
 
     Returns whether there was one.
@@ -126,7 +130,7 @@ def _take_on(draft: Draft, seen: Observation) -> bool:
     return True
 
 
-def _is_overdue(draft: Draft, seen: Observation) -> bool:
+def _is_overdue(draft: JobDraft, seen: Observation) -> bool:
     limit = seen.job.spec.run_policy.active_deadline_seconds
     started = draft.status.start_time
     if limit == 0 or started is None:
@@ -139,7 +143,9 @@ def _is_overdue(draft: Draft, seen: Observation) -> bool:
     return True
 
 
-def _close(draft: Draft, seen: Observation, attempt: SeenJob | None, active: ActiveAttempt) -> None:
+def _close(
+    draft: JobDraft, seen: Observation, attempt: SeenJob | None, active: ActiveAttempt
+) -> None:
     """Say why the attempt in flight has ended and what that means."""
     if attempt is not None:
         ending = why_ended(attempt)
@@ -158,7 +164,7 @@ def _close(draft: Draft, seen: Observation, attempt: SeenJob | None, active: Act
         trained(draft, seen.job, result)
 
 
-def _next(draft: Draft, seen: Observation, config: Config) -> None:
+def _next(draft: JobDraft, seen: Observation, config: Config) -> None:
     """Nothing runs. Finish, hold, wait, or start the next attempt."""
     if draft.holds(ConditionType.TRAINED):
         finish(draft, seen, seen.job)
@@ -190,7 +196,7 @@ def _pods_alive(seen: Observation) -> list[SeenPod]:
     return [p for p in pods if not p.is_gone and p.phase not in ("Succeeded", "Failed")]
 
 
-def _is_held(draft: Draft, seen: Observation) -> bool:
+def _is_held(draft: JobDraft, seen: Observation) -> bool:
     if seen.job.spec.suspend:
         saved = draft.status.checkpoint
         where = f"; it goes on from step {saved.step}" if saved else ""
@@ -207,12 +213,12 @@ def _is_held(draft: Draft, seen: Observation) -> bool:
     return False
 
 
-def _stage_to_run(draft: Draft) -> StageName:
+def _stage_to_run(draft: JobDraft) -> StageName:
     ready = draft.holds(ConditionType.DATA_READY)
     return StageName.TRAIN if ready else StageName.PREPARE
 
 
-def _start(draft: Draft, seen: Observation, config: Config) -> None:
+def _start(draft: JobDraft, seen: Observation, config: Config) -> None:
     stage = _stage_to_run(draft)
     number = draft.status.counters.attempts + 1
     name = attempt_name(seen.job, stage, number)
@@ -225,7 +231,7 @@ def _start(draft: Draft, seen: Observation, config: Config) -> None:
             draft.act(DeleteAttempt(old.name, old.uid))
 
 
-def _note_start(draft: Draft, stage: StageName, number: int, name: str) -> None:
+def _note_start(draft: JobDraft, stage: StageName, number: int, name: str) -> None:
     now = draft.now
     stages = draft.status.stages
     if all(s.name is not stage for s in stages):

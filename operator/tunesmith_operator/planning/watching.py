@@ -10,7 +10,7 @@ from tunesmith_api.jobstatus import ActiveAttempt, AttemptReason, DisplayStage
 from tunesmith_operator.planning.actions import StopAttempt
 from tunesmith_operator.planning.causes import Ending
 from tunesmith_operator.planning.conditions import find
-from tunesmith_operator.planning.draft import Draft
+from tunesmith_operator.planning.draft import JobDraft
 from tunesmith_operator.planning.endings import condition_of, fail, record, wind_up
 from tunesmith_operator.planning.monitoring import (
     checkpoint_status,
@@ -26,7 +26,7 @@ from tunesmith_operator.planning.observed import Observation, SeenJob
 _LATE_STAGES = {DisplayStage.EVALUATE, DisplayStage.EXPORT}
 
 
-def watch(draft: Draft, seen: Observation, attempt: SeenJob, active: ActiveAttempt) -> None:
+def watch(draft: JobDraft, seen: Observation, attempt: SeenJob, active: ActiveAttempt) -> None:
     """Follow a live attempt; stop it where it must be stopped."""
     _note_progress(draft, seen, attempt)
     if active.stop_reason is not None or attempt.is_deleting:
@@ -47,7 +47,7 @@ def watch(draft: Draft, seen: Observation, attempt: SeenJob, active: ActiveAttem
     _note_standing(draft, seen, attempt)
 
 
-def end_by_time(draft: Draft, seen: Observation, reason: Reason, message: str) -> None:
+def end_by_time(draft: JobDraft, seen: Observation, reason: Reason, message: str) -> None:
     """Fail at once; what still runs is stopped from here on, however long that takes."""
     active = draft.status.active
     if active is not None:
@@ -58,7 +58,7 @@ def end_by_time(draft: Draft, seen: Observation, reason: Reason, message: str) -
 
 
 def _stop(
-    draft: Draft, attempt: SeenJob, active: ActiveAttempt, reason: AttemptReason, message: str
+    draft: JobDraft, attempt: SeenJob, active: ActiveAttempt, reason: AttemptReason, message: str
 ) -> None:
     draft.act(StopAttempt(attempt.name, attempt.uid))
     draft.update(
@@ -67,7 +67,7 @@ def _stop(
     draft.no(condition_of(active.stage), Reason.STOPPING, f"Stopping the attempt: {message}")
 
 
-def _note_progress(draft: Draft, seen: Observation, attempt: SeenJob) -> None:
+def _note_progress(draft: JobDraft, seen: Observation, attempt: SeenJob) -> None:
     progress = current_progress(seen, attempt)
     # A trainer at its end answers no more; its last word stands.
     if progress is not None or draft.status.stage not in _LATE_STAGES:
@@ -80,7 +80,7 @@ def _note_progress(draft: Draft, seen: Observation, attempt: SeenJob) -> None:
         )
 
 
-def _note_standing(draft: Draft, seen: Observation, attempt: SeenJob) -> None:
+def _note_standing(draft: JobDraft, seen: Observation, attempt: SeenJob) -> None:
     now_is = standing(attempt, seen.job)
     kind = condition_of(attempt.stage)
     before = find(draft.status.conditions, kind)
@@ -98,7 +98,7 @@ def _note_standing(draft: Draft, seen: Observation, attempt: SeenJob) -> None:
     draft.look_again_in(timedelta(seconds=5))
 
 
-def _note_quota(draft: Draft, attempt: SeenJob) -> None:
+def _note_quota(draft: JobDraft, attempt: SeenJob) -> None:
     if attempt.is_suspended:
         draft.no(
             ConditionType.QUOTA_RESERVED,
