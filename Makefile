@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PY := .venv/bin/python
 UV := .venv/bin/uv
+# A file's tests share what is costly to start, so a file stays in one process.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 BINARIES := etcd kube-apiserver kube-controller-manager kubectl helm versitygw
 
 # Waiting threads of torch must not spin: tests and cluster share the cores.
@@ -69,7 +71,7 @@ integration: binaries ## Against a real kube-apiserver and etcd
 	$(PY) -m pytest tests/integration -q
 
 test: binaries lint verify ## Lint, types, import rules, unit, simulation, trainer, sidecar, integration
-	$(PY) -m pytest tests/unit tests/simulation tests/trainer tests/sidecar tests/integration -q
+	$(PY) -m pytest tests/unit tests/simulation tests/trainer tests/sidecar tests/integration -q $(SIDE_BY_SIDE)
 
 e2e: .venv/.stamp-dev ## Real pods on the native cluster
 	$(PY) -m pytest tests/e2e -q

@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from deploy.cluster import choose_cluster
 from deploy.kubectl import Kubectl
@@ -52,6 +53,16 @@ def namespace(lab: Lab) -> Iterator[str]:
     lab.make_namespace(name)
     yield name
     lab.kubectl.run("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def submitted_example(lab: Lab) -> tuple[str, str]:
+    """Apply the example before all tests: it trains for minutes, in which they mostly wait."""
+    file = ROOT / "examples" / "finetunejob.yaml"
+    name = yaml.safe_load(file.read_text())["metadata"]["name"]
+    lab.kubectl.run("delete", "ftj", name, "-n", DEMO_NAMESPACE, "--ignore-not-found", "--wait")
+    lab.kubectl.run("apply", "-f", str(file))
+    return DEMO_NAMESPACE, name
 
 
 @pytest.fixture(scope="session")

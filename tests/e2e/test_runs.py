@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 import pytest
-import yaml
 
-from deploy.settings import REPOSITORY
 from deploy.storage import DEMO_NAMESPACE
 from tests.e2e.lab import Lab, until
 
@@ -29,17 +27,14 @@ class Example:
 
 
 @pytest.fixture(scope="module")
-def example(lab: Lab) -> Example:
-    """Apply the example and wait for its end."""
-    file = REPOSITORY / "examples" / "finetunejob.yaml"
-    name = yaml.safe_load(file.read_text())["metadata"]["name"]
-    lab.kubectl.run("delete", "ftj", name, "-n", DEMO_NAMESPACE, "--ignore-not-found", "--wait")
-    lab.kubectl.run("apply", "-f", str(file))
-    lab.wait_for(DEMO_NAMESPACE, name, "Complete", seconds=900)
+def example(lab: Lab, submitted_example: tuple[str, str]) -> Example:
+    """Wait for the end of the example."""
+    namespace, name = submitted_example
+    lab.wait_for(namespace, name, "Complete", seconds=900)
     time.sleep(3)  # what follows the end at once may be written
-    body = lab.kubectl.get("ftj", name, DEMO_NAMESPACE)
+    body = lab.kubectl.get("ftj", name, namespace)
     assert body is not None
-    return Example(DEMO_NAMESPACE, name, body["metadata"]["resourceVersion"], time.monotonic())
+    return Example(namespace, name, body["metadata"]["resourceVersion"], time.monotonic())
 
 
 def test_the_example_job_teaches_a_real_model(lab: Lab, example: Example) -> None:

@@ -28,6 +28,7 @@ from tunesmith_operator.kube.transport import NETWORK_ERRORS, Request, Response,
 
 FIELD_MANAGER = "tunesmith"
 APPLY = "application/apply-patch+yaml"
+MERGE_PATCH = "application/merge-patch+json"
 PAGE_SIZE = 500
 _PASSING = frozenset({401, 429, 500, 502, 503, 504})
 _LONGEST_WAIT_SECONDS = 5.0
@@ -172,12 +173,20 @@ class KubeClient:
         return answer.status != 404
 
     async def apply_status(
-        self, kind: str, namespace: str, name: str, status: Object, *, resource_version: str
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        status: Object,
+        *,
+        resource_version: str,
+        is_urgent: bool = False,
     ) -> Object:
         """Write the whole status by server-side apply; raises Gone, or Conflict.
 
         The status must have been decided on the object at ``resource_version``: the API server
         ignores a uid here, so without it a status could land on a namesake that was made since.
+        An urgent one does not let other passes go first.
         """
         meta = {"namespace": namespace, "name": name, "resourceVersion": resource_version}
         body = {
@@ -186,7 +195,7 @@ class KubeClient:
             "metadata": meta,
             "status": status,
         }
-        async with self._patiently():
+        async with nullcontext() if is_urgent else self._patiently():
             return await self.apply(body, subresource="status")
 
     async def apply(self, manifest: Object, subresource: str = "") -> Object:
@@ -202,6 +211,13 @@ class KubeClient:
             APPLY,
         )
         return self._shown(kind.name, await self._exchange(request))
+
+    async def scale(self, kind: str, namespace: str, name: str, replicas: int, *, uid: str) -> None:
+        """Ask exactly that object for so many pods; raises Gone, or Conflict if it is another."""
+        body = {"metadata": {"uid": uid}, "spec": {"replicas": replicas}}
+        path = KINDS[kind].path(namespace, name)
+        query = {"fieldManager": FIELD_MANAGER}
+        await self._exchange(Request("scale", kind, "PATCH", path, query, body, MERGE_PATCH))
 
     async def replace(self, manifest: Object) -> Object:
         """Write an object that was read before; raises Conflict if it changed since."""
