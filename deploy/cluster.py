@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -57,6 +57,12 @@ class Cluster(Protocol):
 
     def make_storage_image(self, log: Log) -> None:
         """Make the image of the S3 server unless it is there."""
+
+    def serving_images(self) -> Mapping[str, str]:
+        """Return images of what serves, by their names in the chart; the chart has the others."""
+
+    def serving_steps(self) -> list[Step]:
+        """Return the steps that make them; they need the step ``image building``."""
 
     def down(self) -> Sequence[Step]:
         """Return the steps that remove the cluster."""

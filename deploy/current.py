@@ -47,6 +47,14 @@ class Current:
         """Build the S3 server's image."""
         self.builder.make_storage_image(log)
 
+    def serving_images(self) -> dict[str, str]:
+        """The chart names public ones."""
+        return {}
+
+    def serving_steps(self) -> list[Step]:
+        """Nothing has to be made."""
+        return []
+
 
 def _run(log: Log, *command: str) -> None:
     log.run(command)

@@ -54,6 +54,7 @@ def surroundings(cluster: Cluster, settings: Settings) -> list[Step]:
 
     return [
         *image_steps(cluster, settings),
+        *cluster.serving_steps(),
         Step("S3 image", cluster.make_storage_image, ("image building", "cluster")),
         Step("S3 server", storage.start, ("S3 image", "cluster")),
         Step("base model", lambda log: _ignore(ensure_model(settings, log))),

@@ -63,6 +63,14 @@ class Kind:
         """Build the S3 server's image."""
         self.builder.make_storage_image(log)
 
+    def serving_images(self) -> dict[str, str]:
+        """The chart names public ones."""
+        return {}
+
+    def serving_steps(self) -> list[Step]:
+        """Nothing has to be made."""
+        return []
+
     def _start_registry(self, log: Log) -> None:
         if log.succeeds(["docker", "start", REGISTRY]):
             return

@@ -13,16 +13,41 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.images import is_pushed
 from deploy.settings import REPOSITORY
 from deploy.shell import Log
 
-SUITE = "bookworm"
-BASE_PACKAGES = "python3,python3-venv,ca-certificates"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _PIP_OPTIONS = ("index-url", "extra-index-url", "trusted-host", "timeout", "retries")
+
+
+@dataclass(frozen=True)
+class Root:
+    """An image that is nothing but Debian packages."""
+
+    image: str
+    """Name and beginning of the tag, which goes on with a digest of how it is made."""
+    suite: str
+    packages: str
+    edition: int = 1
+    """Raised when something else about its making changes."""
+
+    @property
+    def reference(self) -> str:
+        """Name and tag, without a registry."""
+        facts = f"{self.suite} {self.packages} {self.edition}"
+        return f"{self.image}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
+
+
+PYTHON = Root(
+    "python:3.11-slim-bookworm", "bookworm", "python3,python3-venv,ca-certificates", edition=2
+)
+HAPROXY = Root("haproxy:2.6-bookworm", "bookworm", "haproxy")
+# bookworm has no llama.cpp.
+LLAMA_CPP = Root("llama.cpp:sid", "sid", "llama.cpp,ca-certificates")
 
 
 class Buildah:
@@ -42,27 +67,29 @@ class Buildah:
 
     @property
     def base_image(self) -> str:
-        """The stand-in for ``python:3.11-slim-bookworm``, named after how it is made."""
-        digest = hashlib.sha256(f"{SUITE} {BASE_PACKAGES} 2".encode()).hexdigest()[:8]
-        return f"{self.registry}/python:3.11-slim-{SUITE}-{digest}"
+        """The stand-in for ``python:3.11-slim-bookworm``."""
+        return self.full_name(PYTHON)
 
-    def ensure_base(self, log: Log) -> None:
-        """Make the base image out of Debian packages, once."""
-        if is_pushed(self.base_image, insecure=True):
-            log.say(f"{self.base_image}: there already")
+    def full_name(self, root: Root) -> str:
+        """Return an image's full name."""
+        return f"{self.registry}/{root.reference}"
+
+    def ensure_root(self, root: Root, log: Log) -> None:
+        """Make and push an image out of Debian packages, once."""
+        full = self.full_name(root)
+        if is_pushed(full, insecure=True):
+            log.say(f"{full}: there already")
             return
-        root = self._cache / "base.part"
-        shutil.rmtree(root, ignore_errors=True)
-        include = f"--include={BASE_PACKAGES}"
-        log.run(["debootstrap", "--variant=minbase", include, SUITE, root])
-        # The official image has "python" first on the path, and lets pip install.
-        for name in ("python", "python3"):
-            (root / "usr/local/bin" / name).symlink_to("/usr/bin/python3")
-        (root / "usr/lib/python3.11/EXTERNALLY-MANAGED").unlink(missing_ok=True)
+        folder = self._cache / f"{root.image.partition(':')[0]}.part"
+        shutil.rmtree(folder, ignore_errors=True)
+        include = f"--include={root.packages}"
+        log.run(["debootstrap", "--variant=minbase", include, root.suite, folder])
+        if root is PYTHON:
+            _be_like_the_official_image(folder)
         for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man"):
-            shutil.rmtree(root / waste, ignore_errors=True)
-        self._from_folder(root, self.base_image, log)
-        shutil.rmtree(root)
+            shutil.rmtree(folder / waste, ignore_errors=True)
+        self._from_folder(folder, full, log)
+        shutil.rmtree(folder)
 
     def ensure_single_binary(self, name: str, version: str, binary: Path, log: Log) -> str:
         """Make and push an image that holds one static program; return its full name."""
@@ -126,6 +153,13 @@ class Buildah:
         packing = ("--format", "oci", "--compression-format", "zstd", "--compression-level", "1")
         push = ("push", "--quiet", "--tls-verify=false", *packing)
         log.run([*self._buildah, *push, full, f"docker://{full}"])
+
+
+def _be_like_the_official_image(root: Path) -> None:
+    """The official one has "python" first on the path, and lets pip install."""
+    for name in ("python", "python3"):
+        (root / "usr/local/bin" / name).symlink_to("/usr/bin/python3")
+    (root / "usr/lib/python3.11/EXTERNALLY-MANAGED").unlink(missing_ok=True)
 
 
 def _uv_index() -> list[str]:

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from deploy.native import host, node
 from deploy.native.binaries import RECIPES, ensure_binaries
-from deploy.native.buildah import Buildah
+from deploy.native.buildah import HAPROXY, LLAMA_CPP, PYTHON, Buildah, Root
 from deploy.native.cluster import Native
 from deploy.settings import Settings
 from deploy.shell import Log
 from deploy.steps import Step
 
 _VERSIONS = {recipe.name: recipe.version for recipe in RECIPES}
+_SERVING = {"haproxy": HAPROXY, "llamaCpp": LLAMA_CPP}
 FORWARD = "forward . /etc/resolv.conf"
 
 
@@ -78,8 +79,25 @@ class NativeCluster:
         """Build the S3 server and its image."""
         self._push_program("versitygw", log)
 
+    def serving_images(self) -> dict[str, str]:
+        """Return the images of what serves, by their names in the chart's values."""
+        return {name: self.builder.full_name(root) for name, root in _SERVING.items()}
+
+    def serving_steps(self) -> list[Step]:
+        """Return the steps that make them; they may begin once images can be built."""
+        return [
+            Step(f"{root.image.partition(':')[0]} image", self._making(root), ("image building",))
+            for root in _SERVING.values()
+        ]
+
+    def _making(self, root: Root) -> Callable[[Log], None]:
+        def make(log: Log) -> None:
+            self.builder.ensure_root(root, log)
+
+        return make
+
     def _base_image(self, log: Log) -> None:
-        self.builder.ensure_base(log)
+        self.builder.ensure_root(PYTHON, log)
 
     def _cluster_images(self, log: Log) -> None:
         for name in ("pause", "coredns"):

@@ -36,11 +36,15 @@ from tunesmith_operator.kube.lease import AlwaysLeader, Leadership
 from tunesmith_operator.kube.resync import resync
 from tunesmith_operator.kube.transport import Interceptor, Request, Wire, chain
 from tunesmith_operator.kube.watches import Watches
+from tunesmith_operator.metrics.notify import notify
+from tunesmith_operator.metrics.sampling import Sampler
 from tunesmith_operator.metrics.trainer import TrainerClient
 from tunesmith_operator.reconcile.finetunejob import FineTuneJobReconciler
+from tunesmith_operator.reconcile.modeldeployment import ModelDeploymentReconciler
 from tunesmith_operator.reconcile.modelversion import reconcile_modelversion
 from tunesmith_operator.reconcile.queue import WorkQueue
-from tunesmith_operator.reconcile.world import Reconcile, World
+from tunesmith_operator.reconcile.world import Reconcile, ServingWorld, World
+from tunesmith_operator.routing.agents import RouterAgents
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +53,11 @@ START_RETRY_SECONDS = 2.0
 
 
 def _reconcilers() -> dict[str, Reconcile]:
-    return {"FineTuneJob": FineTuneJobReconciler(), "ModelVersion": reconcile_modelversion}
+    return {
+        "FineTuneJob": FineTuneJobReconciler(),
+        "ModelVersion": reconcile_modelversion,
+        "ModelDeployment": ModelDeploymentReconciler(),
+    }
 
 
 @dataclass
@@ -85,6 +93,8 @@ class Operator:
             self.kube, instance=self.identity, now=_now, clock=time.monotonic
         )
         self.trainers = TrainerClient(lambda result: telemetry.TRAINER_POLLS.labels(result).inc())
+        self.routers = RouterAgents(self.config.serving.read_router_key(), self.leadership.fence)
+        self.sampler = Sampler()
         self.world = World(
             kube=self.kube,
             cache=self.cache,
@@ -92,6 +102,8 @@ class Operator:
             poll_progress=self.trainers.poll_progress,
             now=_now,
             config=self.config,
+            serving=ServingWorld(self.routers, self.sampler, notify),
+            wake=self.queue.add,
         )
 
     async def run(self) -> None:
@@ -124,7 +136,8 @@ class Operator:
             task.cancel()
         await asyncio.wait(tasks, timeout=3)
         await self.leadership.release()
-        await self.trainers.close()
+        for client in (self.trainers, self.routers, self.sampler):
+            await client.close()
         await self.connection.close()
         log.info("stopped")
 

@@ -11,9 +11,9 @@ import kopf
 import structlog
 
 from tunesmith_api import GROUP, VERSION
-from tunesmith_api.labels import LABEL_JOB_UID
 from tunesmith_operator import telemetry
 from tunesmith_operator.kube.cache import Cache, Key
+from tunesmith_operator.kube.resync import SELECTORS
 from tunesmith_operator.kube.watches import INACTIVITY_SECONDS, SERVER_TIMEOUT_SECONDS, Watches
 
 log = structlog.get_logger(__name__)
@@ -24,6 +24,7 @@ Login = Callable[[], Any]
 WATCHED = {
     "FineTuneJob": (GROUP, VERSION, "finetunejobs"),
     "ModelVersion": (GROUP, VERSION, "modelversions"),
+    "ModelDeployment": (GROUP, VERSION, "modeldeployments"),
     "Job": ("batch", "v1", "jobs"),
     "Pod": ("", "v1", "pods"),
 }
@@ -53,8 +54,12 @@ def take_in(kind: str, event: Mapping[str, Any], cache: Cache, add: Callable[[Ke
         where = {"namespace": meta.get("namespace"), "name": meta.get("name")}
         log.exception("an event could not be taken in", kind=kind, **where)
         return
-    if key is not None:
-        add(key)
+    if key is None:
+        return
+    add(key)
+    version = cache.own(*key) if key.kind == "ModelVersion" else None
+    for follower in cache.followers_of(version) if version else ():
+        add(follower)
 
 
 def build_settings() -> kopf.OperatorSettings:
@@ -77,8 +82,9 @@ def build_settings() -> kopf.OperatorSettings:
     settings.queueing.idle_timeout = 1.0
     # Ending is our own business, see main.
     settings.process.ultimate_exiting_timeout = None
-    for kind in ("Job", "Pod"):
-        settings.watching.label_selectors[WATCHED[kind]] = LABEL_JOB_UID
+    for kind, selector in SELECTORS.items():
+        if selector:
+            settings.watching.label_selectors[WATCHED[kind]] = selector
     return settings
 
 

@@ -12,12 +12,14 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from tunesmith_api.labels import LABEL_JOB_UID
+from tunesmith_api.labels import LABEL_DEPLOYMENT_UID, LABEL_JOB_UID
 from tunesmith_operator.kube.kinds import Object
 from tunesmith_operator.kube.parse import parse_job, parse_pod, parse_version
+from tunesmith_operator.kube.parse_serving import parse_serving_pod
 from tunesmith_operator.planning.observed import SeenJob, SeenPod, SeenVersion
+from tunesmith_operator.planning.serving import ServingPod
 
-OWN_KINDS = ("FineTuneJob", "ModelVersion")
+OWN_KINDS = ("FineTuneJob", "ModelVersion", "ModelDeployment")
 _TOMBSTONES = 8192
 
 
@@ -31,7 +33,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """A FineTuneJob or ModelVersion as last seen."""
+    """One of our objects as last seen."""
 
     kind: str
     namespace: str
@@ -40,9 +42,11 @@ class Own:
     resource_version: str
     is_deleting: bool
     stage: str = ""
-    """status.stage of a FineTuneJob, for the metrics."""
+    """status.stage of a FineTuneJob, status.phase of a ModelDeployment, for the metrics."""
     version: SeenVersion | None = None
     """What others want to know of a ModelVersion."""
+    follows: tuple[str, str] = ("", "")
+    """Names of the model and of the ModelVersion in a ModelDeployment's source."""
 
     @property
     def key(self) -> Key:
@@ -58,7 +62,7 @@ class _Child:
     uid: str
     resource_version: str
     owner_uid: str
-    seen: SeenJob | SeenPod
+    seen: SeenJob | SeenPod | ServingPod
 
 
 class Cache:
@@ -110,6 +114,17 @@ class Cache:
         found = (self._own[uid].version for uid in self._versions.get((namespace, model), ()))
         return tuple(sorted((v for v in found if v is not None), key=lambda v: v.name))
 
+    def followers_of(self, version: Own) -> list[Key]:
+        """Return the ModelDeployments whose source is this ModelVersion or its model."""
+        model = version.version.model if version.version else ""
+        return [
+            own.key
+            for own in self._own.values()
+            if own.namespace == version.namespace
+            and any(own.follows)
+            and (own.follows[0] == model or own.follows[1] == version.name)
+        ]
+
     def counts(self) -> dict[str, int]:
         """Return how many objects of each kind are known."""
         counts = dict.fromkeys((*OWN_KINDS, "Job", "Pod"), 0)
@@ -159,6 +174,7 @@ class Cache:
         known = self._own.get(meta["uid"])
         if known is not None and not _is_newer(meta, known.resource_version):
             return None
+        status = body.get("status") or {}
         own = Own(
             kind=kind,
             namespace=meta["namespace"],
@@ -166,8 +182,9 @@ class Cache:
             uid=meta["uid"],
             resource_version=meta["resourceVersion"],
             is_deleting="deletionTimestamp" in meta,
-            stage=(body.get("status") or {}).get("stage", "Pending"),
+            stage=status.get("stage") or status.get("phase") or "Pending",
             version=parse_version(body) if kind == "ModelVersion" else None,
+            follows=_source(body) if kind == "ModelDeployment" else ("", ""),
         )
         replaced = self._uid_of.get(own.key)
         if replaced is not None and replaced != own.uid:
@@ -186,8 +203,7 @@ class Cache:
         known = self._children.get(meta["uid"])
         if known is not None and not _is_newer(meta, known.resource_version):
             return None
-        seen: SeenJob | SeenPod | None = parse_job(body) if kind == "Job" else parse_pod(body)
-        owner = (meta.get("labels") or {}).get(LABEL_JOB_UID, "")
+        seen, owner = _parse_child(kind, body)
         if seen is None or not owner:
             return None
         child = _Child(
@@ -254,6 +270,19 @@ class Cache:
         return own.key if own is not None else None
 
 
+def _parse_child(kind: str, body: Object) -> tuple[SeenJob | SeenPod | ServingPod | None, str]:
+    labels = body["metadata"].get("labels") or {}
+    if LABEL_DEPLOYMENT_UID in labels:
+        return parse_serving_pod(body), labels[LABEL_DEPLOYMENT_UID]
+    seen = parse_job(body) if kind == "Job" else parse_pod(body)
+    return seen, labels.get(LABEL_JOB_UID, "")
+
+
+def _source(body: Object) -> tuple[str, str]:
+    source = (body.get("spec") or {}).get("source") or {}
+    return source.get("model", ""), source.get("modelVersion", "")
+
+
 def _pods_of(job: SeenJob, pods: Iterable[SeenPod]) -> list[SeenPod]:
     return [pod for pod in pods if pod.job_uid == job.uid]
 
@@ -275,5 +304,5 @@ def _is_newer(meta: Mapping[str, str], known: str) -> bool:
     return _number(meta["resourceVersion"]) > _number(known)
 
 
-def _without_version(seen: SeenJob | SeenPod) -> SeenJob | SeenPod:
+def _without_version(seen: SeenJob | SeenPod | ServingPod) -> SeenJob | SeenPod | ServingPod:
     return replace(seen, resource_version="") if isinstance(seen, SeenJob) else seen

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import structlog
 
-from tunesmith_api.labels import LABEL_JOB_UID
+from tunesmith_api.labels import LABEL_JOB_UID, LABEL_MANAGED_BY, MANAGED_BY
 from tunesmith_operator.kube.cache import Cache, Key
 from tunesmith_operator.kube.client import Page
 from tunesmith_operator.kube.errors import KubeError
@@ -18,7 +18,15 @@ from tunesmith_operator.kube.errors import KubeError
 log = structlog.get_logger(__name__)
 
 # Parents first: a child's key is only known when its owner is.
-SELECTORS = {"FineTuneJob": "", "ModelVersion": "", "Job": LABEL_JOB_UID, "Pod": LABEL_JOB_UID}
+SELECTORS = {
+    "FineTuneJob": "",
+    "ModelVersion": "",
+    "ModelDeployment": "",
+    "Job": LABEL_JOB_UID,
+    # Pods of attempts and pods that serve.
+    "Pod": f"{LABEL_MANAGED_BY}={MANAGED_BY}",
+}
+"""What is listed and watched, of each kind."""
 
 
 class ListCalls(Protocol):

@@ -43,6 +43,26 @@ class SeenRevision:
 
 
 @dataclass(frozen=True, slots=True)
+class ServingPod:
+    """A pod of a revision, or of the router."""
+
+    name: str
+    uid: str
+    revision: int
+    """Number of its revision; 0 for a pod of the router."""
+    address: str = ""
+    """IP address; empty until it has one."""
+    is_ready: bool = False
+    is_terminating: bool = False
+    restarts: int = 0
+    """Restarts of its containers."""
+    waiting: str = ""
+    """What it waits for, in the scheduler's or the kubelet's words."""
+    refusal: str = ""
+    """Why it will never serve its model, as it said itself."""
+
+
+@dataclass(frozen=True, slots=True)
 class Traffic:
     """Where requests go: all to ``main``, but ``weight`` percent to ``canary``."""
 

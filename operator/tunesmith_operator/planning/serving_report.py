@@ -71,12 +71,22 @@ def report(
 def _note_figures(draft: ServingDraft, seen: ServingObservation) -> None:
     status = draft.status
     draft.update(
+        url=_url(seen),
         stable=_figures(status.stable, seen),
         canary=_figures(status.canary, seen),
         previous=_figures(status.previous, seen),
         replicas=sum(r.replicas for r in seen.revisions),
         selector=f"{LABEL_DEPLOYMENT}={seen.deployment.metadata.name}",
     )
+
+
+def _url(seen: ServingObservation) -> str:
+    """Give where requests go to: the router's Service, or the host name of the HTTPRoute."""
+    deployment = seen.deployment
+    gateway = deployment.spec.routing.gateway
+    if gateway is not None:
+        return f"http://{gateway.hostname}" if gateway.hostname else ""
+    return f"http://{deployment.metadata.name}.{deployment.metadata.namespace}.svc"
 
 
 def _figures(role: RevisionStatus | None, seen: ServingObservation) -> RevisionStatus | None:

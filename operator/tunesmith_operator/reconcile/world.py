@@ -4,15 +4,21 @@ Protocols and one bag that carries them; no behaviour. ``main`` fills the bag wi
 tests with toys.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
+from tunesmith_api.analysis import Analysis
+from tunesmith_api.deploymentstatus import RollbackStatus
+from tunesmith_api.router import RouterState
 from tunesmith_api.run import TrainerProgress
 from tunesmith_operator.config import Config
-from tunesmith_operator.kube.cache import Cache
+from tunesmith_operator.kube.cache import Cache, Key
 from tunesmith_operator.kube.kinds import Object
+from tunesmith_operator.metrics.sampling import Measured, PromptsError
+from tunesmith_operator.planning.routing import RouterAnswer
+from tunesmith_operator.planning.serving import Sampling, ServingPod
 
 
 class Kube(Protocol):
@@ -46,9 +52,24 @@ class Kube(Protocol):
         """Delete exactly that object; False if it is gone; raises Conflict if it is another one."""
 
     async def apply_status(
-        self, kind: str, namespace: str, name: str, status: Object, *, resource_version: str
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        status: Object,
+        *,
+        resource_version: str,
+        is_urgent: bool = False,
     ) -> Object:
         """Write the whole status by server-side apply; raises Gone, or Conflict if it changed."""
+
+    async def apply(self, manifest: Object) -> Object:
+        """Server-side apply: what we no longer say is removed, what others say stays."""
+
+    async def scale(
+        self, kind: str, namespace: str, name: str, replicas: int, *, uid: str
+    ) -> None:
+        """Ask exactly that object for so many pods; raises Gone, or Conflict if it is another."""
 
 
 class Recorder(Protocol):
@@ -72,6 +93,54 @@ PollProgress = Callable[[str, int], Awaitable[TrainerProgress | None]]
 """(pod ip, port) -> what the trainer says, or None where it says nothing that can be read."""
 
 
+class Routers(Protocol):
+    """The agents of router pods. What does not answer is None."""
+
+    def token(self, deployment_uid: str) -> str:
+        """Give the token of a deployment's agents."""
+
+    async def ask(self, deployment_uid: str, pods: Sequence[ServingPod]) -> list[RouterAnswer]:
+        """Ask all pods side by side what they do."""
+
+    async def tell(
+        self, deployment_uid: str, pods: Sequence[ServingPod], state: RouterState
+    ) -> list[RouterAnswer]:
+        """Tell all pods side by side what to do; they answer once they do it."""
+
+
+class Samples(Protocol):
+    """Measures canaries; never raises for what others do wrong."""
+
+    async def remember(self, canary: Measured, stable: Measured | None) -> None:
+        """Begin to count now, unless it is counted already."""
+
+    async def take(
+        self,
+        analysis: Analysis,
+        canary: Measured,
+        stable: Measured | None,
+        prompts: Mapping[str, str | PromptsError],
+        now: datetime,
+    ) -> Sampling:
+        """Measure all metrics once."""
+
+    def forget(self, namespace: str, name: str) -> None:
+        """Forget a canary, by its revision's name; its next roll-out begins anew."""
+
+
+Tell = Callable[[str, RollbackStatus, str, str], Awaitable[None]]
+"""(url, rollback, namespace, name): one POST that never raises."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServingWorld:
+    """What only roll-outs need."""
+
+    routers: Routers
+    sampler: Samples
+    notify: Tell
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """All that a pass may touch."""
@@ -82,6 +151,9 @@ class World:
     poll_progress: PollProgress
     now: Callable[[], datetime]
     config: Config
+    serving: ServingWorld
+    wake: Callable[[Key], None]
+    """Asks for a pass over an object."""
 
 
 Reconcile = Callable[[World, str, str], Awaitable[timedelta | None]]

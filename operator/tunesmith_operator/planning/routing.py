@@ -1,0 +1,89 @@
+"""Between a roll-out's traffic and the router's messages: what to tell it, what its answers mean.
+
+Pure; called by reconcile/ around the calls to the router's pods. Several router pods are one
+router here: it is settled when all of them that take requests do the same.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tunesmith_api.router import (
+    RouterCounts,
+    RouterEndpoint,
+    RouterReport,
+    RouterRevision,
+    RouterSplit,
+    RouterState,
+)
+from tunesmith_operator.planning.serving import (
+    RevisionCounts,
+    SeenRouter,
+    ServingPod,
+    Traffic,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RouterAnswer:
+    """A router pod and what it said; None where it did not answer."""
+
+    pod: ServingPod
+    report: RouterReport | None
+
+
+def build_state(
+    traffic: Traffic, pods: Mapping[str, Sequence[ServingPod]], port: int, sticky_header: str
+) -> RouterState:
+    """Give the whole wanted state of a router; ``pods`` are those of each revision, by its name."""
+    return RouterState(
+        split=RouterSplit(
+            main=traffic.main,
+            canary=traffic.canary or None,
+            weight=traffic.weight,
+            mirror_percent=traffic.mirror_percent,
+        ),
+        revisions=tuple(
+            RouterRevision(name=name, endpoints=_endpoints(found, port))
+            for name, found in sorted(pods.items())
+            if traffic.touches(name)
+        ),
+        sticky_header=sticky_header,
+    )
+
+
+def _endpoints(pods: Sequence[ServingPod], port: int) -> tuple[RouterEndpoint, ...]:
+    ready = sorted(pod.address for pod in pods if pod.is_ready and pod.address)
+    return tuple(RouterEndpoint(address=address, port=port) for address in ready)
+
+
+def read_answers(answers: Sequence[RouterAnswer]) -> SeenRouter | None:
+    """Say what the router does; None while nobody can say it.
+
+    A pod that is not ready gets no requests, so it counts only once it answers.
+    """
+    splits = [a.report.split for a in answers if a.report is not None]
+    is_silent = any(a.pod.is_ready and a.report is None for a in answers)
+    told = [split for split in splits if split is not None]
+    if not splits or (is_silent and not told):
+        return None
+    return SeenRouter(
+        traffic=_traffic(told[0]) if told else None,
+        is_settled=not is_silent and len(set(splits)) == 1,
+        counts=_sum([c for a in answers if a.report is not None for c in a.report.counts]),
+    )
+
+
+def _traffic(split: RouterSplit) -> Traffic:
+    return Traffic(split.main, split.canary or "", split.weight, split.mirror_percent)
+
+
+def _sum(counts: Sequence[RouterCounts]) -> tuple[RevisionCounts, ...]:
+    names = sorted({c.name for c in counts})
+    return tuple(
+        RevisionCounts(
+            name,
+            requests=sum(c.requests for c in counts if c.name == name),
+            consecutive_errors=max(c.consecutive_errors for c in counts if c.name == name),
+        )
+        for name in names
+    )

@@ -1,0 +1,91 @@
+"""What a canary is measured with: pods and golden prompts, handed to the sampler.
+
+Called by ``modeldeployment``, beside its passes.
+"""
+
+from collections.abc import Mapping
+
+from tunesmith_api.analysis import AnalysisMetric
+from tunesmith_api.deploymentstatus import ModelDeploymentStatus, RevisionStatus
+from tunesmith_api.modeldeployment import ModelDeployment
+from tunesmith_operator.metrics.sampling import Measured, PromptsError
+from tunesmith_operator.metrics.scraping import ServingPod as ScrapedPod
+from tunesmith_operator.planning.serving import Sampling, Traffic
+from tunesmith_operator.reconcile.serving_reading import Reading
+from tunesmith_operator.reconcile.world import World
+from tunesmith_operator.resources.serving.names import SIDECAR_PORT
+
+
+async def remember(
+    world: World, deployment: ModelDeployment, reading: Reading, status: ModelDeploymentStatus
+) -> None:
+    """Begin to count, from the time at which the canary gets traffic."""
+    canary = _measured(deployment, reading, status.canary)
+    if canary is not None:
+        await world.serving.sampler.remember(canary, _compared(deployment, reading, status))
+
+
+async def take_samples(
+    world: World, deployment: ModelDeployment, reading: Reading, status: ModelDeploymentStatus
+) -> Sampling:
+    """Measure the canary, and stable beside it."""
+    canary = _measured(deployment, reading, status.canary)
+    if canary is None:
+        return Sampling("", world.now(), ())
+    return await world.serving.sampler.take(
+        deployment.spec.rollout.analysis,
+        canary,
+        _compared(deployment, reading, status),
+        await _prompts(world, deployment),
+        world.now(),
+    )
+
+
+def _compared(
+    deployment: ModelDeployment, reading: Reading, status: ModelDeploymentStatus
+) -> Measured | None:
+    """Give stable, or whatever stands in for it: what answers beside the canary compares."""
+    traffic = reading.router.traffic if reading.router else Traffic(main="")
+    roles = (status.stable, status.previous)
+    main = traffic.main if traffic else ""
+    serving = next((role for role in roles if role and role.name == main), status.stable)
+    return _measured(deployment, reading, serving)
+
+
+def _measured(
+    deployment: ModelDeployment, reading: Reading, role: RevisionStatus | None
+) -> Measured | None:
+    if role is None:
+        return None
+    pods = [pod for pod in reading.pods.get(role.name, ()) if pod.is_ready and pod.address]
+    seen = next((r for r in reading.revisions if r.name == role.name), None)
+    return Measured(
+        namespace=deployment.metadata.namespace,
+        name=role.name,
+        digest=role.digest,
+        pods=tuple(ScrapedPod(pod.uid, pod.address, SIDECAR_PORT) for pod in pods),
+        restarts=seen.restarts if seen else 0,
+    )
+
+
+async def _prompts(
+    world: World, deployment: ModelDeployment
+) -> Mapping[str, str | PromptsError]:
+    metrics = deployment.spec.rollout.analysis.metrics
+    return {
+        m.name: await _read_prompts(world, deployment, m) for m in metrics if m.golden_prompts
+    }
+
+
+async def _read_prompts(
+    world: World, deployment: ModelDeployment, metric: AnalysisMetric
+) -> str | PromptsError:
+    assert metric.golden_prompts is not None  # noqa: S101 - the only caller filters
+    wanted = metric.golden_prompts.config_map_ref
+    body = await world.kube.get("ConfigMap", deployment.metadata.namespace, wanted.name)
+    if body is None:
+        return PromptsError(f"there is no ConfigMap {wanted.name}")
+    text = (body.get("data") or {}).get(wanted.key)
+    if text is None:
+        return PromptsError(f"ConfigMap {wanted.name} has no key {wanted.key}")
+    return str(text)

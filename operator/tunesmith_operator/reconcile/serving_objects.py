@@ -1,0 +1,85 @@
+"""Keeps the objects around the revisions as they should be: the router, and the autoscaler.
+
+They follow the spec in place and take no part in a roll-out. Server-side apply puts right what
+others changed; it is repeated when the manifest changes and once in each resync interval, because
+nobody watches these objects. Called by ``modeldeployment``.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import orjson
+
+from tunesmith_api.engine import RouterType
+from tunesmith_api.modeldeployment import ModelDeployment
+from tunesmith_operator.kube.cache import Key
+from tunesmith_operator.kube.errors import NotOurs
+from tunesmith_operator.kube.kinds import Object
+from tunesmith_operator.kube.parse import controller_uid
+from tunesmith_operator.reconcile.world import World
+from tunesmith_operator.resources.serving.autoscaling import build_autoscaler
+from tunesmith_operator.resources.serving.router import build_router
+
+
+@dataclass(slots=True)
+class ServingObjects:
+    """Remembers what was applied, to apply it no more often than it helps."""
+
+    _applied: dict[Key, tuple[bytes, datetime]] = field(default_factory=dict)
+    """ModelDeployment -> all manifests as they were applied, and when."""
+
+    async def ensure(self, world: World, deployment: ModelDeployment) -> None:
+        """Apply what is wanted and delete what is not, unless that was done just now.
+
+        Raises ``NotOurs`` where somebody else's object has the name.
+        """
+        meta = deployment.metadata
+        key = Key(ModelDeployment.KIND, meta.namespace, meta.name)
+        wanted = _wanted(world, deployment)
+        content = orjson.dumps(list(wanted))
+        known, at = self._applied.get(key, (b"", None))
+        if known == content and at is not None and world.now() - at < world.config.resync_interval:
+            return
+        for manifest in wanted:
+            await _apply(world, deployment, manifest)
+        await _delete_unwanted(world, deployment, wanted)
+        self._applied[key] = (content, world.now())
+
+    def forget(self, key: Key) -> None:
+        """Forget a deployment that is gone."""
+        self._applied.pop(key, None)
+
+
+def _wanted(world: World, deployment: ModelDeployment) -> tuple[Object, ...]:
+    wanted: list[Object] = []
+    if deployment.spec.routing.router is RouterType.HAPROXY:
+        token = world.serving.routers.token(deployment.metadata.uid)
+        wanted += build_router(deployment, world.config, token)
+    if deployment.spec.autoscaling is not None:
+        wanted.append(build_autoscaler(deployment))
+    return tuple(wanted)
+
+
+async def _apply(world: World, deployment: ModelDeployment, manifest: Object) -> None:
+    meta = manifest["metadata"]
+    found = await world.kube.get(manifest["kind"], meta["namespace"], meta["name"])
+    if found is not None and not _is_ours(found, deployment):
+        where = f"{manifest['kind']} {meta['namespace']}/{meta['name']}"
+        raise NotOurs(f"{where} exists and belongs to somebody else", 409)
+    await world.kube.apply(manifest)
+
+
+async def _delete_unwanted(
+    world: World, deployment: ModelDeployment, wanted: tuple[Object, ...]
+) -> None:
+    """Delete the autoscaler that the spec no longer has: it would go on scaling."""
+    kind, meta = "HorizontalPodAutoscaler", deployment.metadata
+    if any(manifest["kind"] == kind for manifest in wanted):
+        return
+    found = await world.kube.get(kind, meta.namespace, meta.name)
+    if found is not None and _is_ours(found, deployment):
+        await world.kube.delete(kind, meta.namespace, meta.name, uid=found["metadata"]["uid"])
+
+
+def _is_ours(found: Object, deployment: ModelDeployment) -> bool:
+    return controller_uid(found["metadata"], ModelDeployment.KIND) == deployment.metadata.uid

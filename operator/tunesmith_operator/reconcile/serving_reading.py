@@ -1,0 +1,95 @@
+"""What one pass over a ModelDeployment reads: its objects, its router, its ModelVersions.
+
+All of it live. There are tens of deployments, not thousands, and a list that names no version is
+as new as a single read, so no cache can be behind. Draws no conclusions. Called by
+``modeldeployment``.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tunesmith_api.engine import RouterType
+from tunesmith_api.labels import LABEL_DEPLOYMENT_UID
+from tunesmith_api.modeldeployment import ModelDeployment
+from tunesmith_api.modelversion import ModelVersion
+from tunesmith_operator.kube.kinds import Object
+from tunesmith_operator.kube.parse_serving import (
+    parse_record,
+    parse_route,
+    parse_serving_pod,
+    parse_workload,
+)
+from tunesmith_operator.planning.gathering import gather_revisions, pods_of
+from tunesmith_operator.planning.routing import read_answers
+from tunesmith_operator.planning.serving import (
+    SeenRevision,
+    SeenRouter,
+    ServingPod,
+)
+from tunesmith_operator.reconcile.world import World
+from tunesmith_operator.resources.serving.names import route_name
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was read."""
+
+    versions: tuple[ModelVersion, ...]
+    revisions: tuple[SeenRevision, ...]
+    pods: Mapping[str, tuple[ServingPod, ...]]
+    """Pods of each revision that are not on their way out, by its name."""
+    router_pods: tuple[ServingPod, ...]
+    router: SeenRouter | None
+
+
+async def read(world: World, deployment: ModelDeployment) -> Reading:
+    """Read all that belongs to ``deployment``."""
+    meta = deployment.metadata
+    selector = f"{LABEL_DEPLOYMENT_UID}={meta.uid}"
+    records, workloads, bodies, versions = await asyncio.gather(
+        world.kube.list("ConfigMap", meta.namespace, selector),
+        world.kube.list("Deployment", meta.namespace, selector),
+        world.kube.list("Pod", meta.namespace, selector),
+        _versions(world, deployment),
+    )
+    pods = [parse_serving_pod(body) for body in bodies]
+    router_pods = tuple(p for p in pods if p.revision == 0 and not p.is_terminating)
+    revisions = gather_revisions(
+        meta.uid,
+        [record for body in records if (record := parse_record(body)) is not None],
+        [parse_workload(body) for body in workloads],
+        pods,
+    )
+    return Reading(
+        versions=versions,
+        revisions=revisions,
+        pods={r.name: pods_of(r.number, pods) for r in revisions},
+        router_pods=router_pods,
+        router=await _look_at_router(world, deployment, router_pods),
+    )
+
+
+async def _versions(world: World, deployment: ModelDeployment) -> tuple[ModelVersion, ...]:
+    """Read the ModelVersion that the source names, or all of its model."""
+    source, namespace = deployment.spec.source, deployment.metadata.namespace
+    bodies: Sequence[Object] = ()
+    if source.model_version is not None:
+        body = await world.kube.get(ModelVersion.KIND, namespace, source.model_version)
+        bodies = [body] if body is not None else []
+    elif source.model is not None:
+        bodies = await world.kube.list(ModelVersion.KIND, namespace)
+    versions = (ModelVersion.model_validate(body) for body in bodies)
+    return tuple(v for v in versions if source.model is None or v.spec.model == source.model)
+
+
+async def _look_at_router(
+    world: World, deployment: ModelDeployment, pods: Sequence[ServingPod]
+) -> SeenRouter | None:
+    meta = deployment.metadata
+    match deployment.spec.routing.router:
+        case RouterType.HAPROXY:
+            return read_answers(await world.serving.routers.ask(meta.uid, pods))
+        case RouterType.GATEWAY_API:
+            body = await world.kube.get("HTTPRoute", meta.namespace, route_name(deployment))
+            return parse_route(body, meta.uid) if body else SeenRouter(traffic=None)

@@ -1,0 +1,1 @@
+"""EDGE: talks to the pods of the HAProxy router. Decides nothing."""

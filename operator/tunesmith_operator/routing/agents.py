@@ -1,0 +1,98 @@
+"""Calls to the agents of router pods. An agent that does not answer is no error, just no news.
+
+Bounded in time and size, no redirects, no proxy. Each deployment's agents take a token of their
+own, derived from the installation's key, so nothing has to be stored or read back for it. Called
+by reconcile/ through ``world.routers``.
+"""
+
+import asyncio
+import hmac
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+
+import aiohttp
+import structlog
+from pydantic import ValidationError
+from yarl import URL
+
+from tunesmith_api.router import AGENT_PORT, ROUTER_STATE_PATH, RouterReport, RouterState
+from tunesmith_operator.planning.routing import RouterAnswer
+from tunesmith_operator.planning.serving import ServingPod
+
+log = structlog.get_logger(__name__)
+
+TIMEOUT = aiohttp.ClientTimeout(total=2)
+MAX_BODY_BYTES = 256 * 1024
+
+
+class RouterAgents:
+    """One session for all agents. Needs a running loop."""
+
+    def __init__(
+        self, key: str, fence: Callable[[], None] = lambda: None, port: int = AGENT_PORT
+    ) -> None:
+        """``key`` is the installation's; every deployment's token follows from it.
+
+        ``fence`` raises LostLeadershipError: an operator that no longer leads tells nobody.
+        """
+        self._key = key.encode()
+        self._fence = fence
+        self._port = port
+        self._session = aiohttp.ClientSession(
+            timeout=TIMEOUT,
+            connector=aiohttp.TCPConnector(limit=256, keepalive_timeout=15),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+        )
+
+    def token(self, deployment_uid: str) -> str:
+        """Give the token of a deployment's agents."""
+        return hmac.new(self._key, deployment_uid.encode(), sha256).hexdigest()
+
+    async def ask(self, deployment_uid: str, pods: Sequence[ServingPod]) -> list[RouterAnswer]:
+        """Ask all pods side by side what they do."""
+        return await self._all("GET", deployment_uid, pods, None)
+
+    async def tell(
+        self, deployment_uid: str, pods: Sequence[ServingPod], state: RouterState
+    ) -> list[RouterAnswer]:
+        """Tell all pods side by side what to do; they answer once they do it."""
+        self._fence()
+        return await self._all("PUT", deployment_uid, pods, state)
+
+    async def close(self) -> None:
+        """Close the session."""
+        await self._session.close()
+
+    async def _all(
+        self,
+        method: str,
+        deployment_uid: str,
+        pods: Sequence[ServingPod],
+        state: RouterState | None,
+    ) -> list[RouterAnswer]:
+        headers = {"Authorization": f"Bearer {self.token(deployment_uid)}"}
+        body = state.model_dump_json(by_alias=True).encode() if state else None
+        reachable = [pod for pod in pods if pod.address]
+        reports = await asyncio.gather(
+            *(self._one(method, pod, headers, body) for pod in reachable)
+        )
+        return [RouterAnswer(pod, report) for pod, report in zip(reachable, reports, strict=True)]
+
+    async def _one(
+        self, method: str, pod: ServingPod, headers: dict[str, str], body: bytes | None
+    ) -> RouterReport | None:
+        url = URL.build(scheme="http", host=pod.address, port=self._port, path=ROUTER_STATE_PATH)
+        try:
+            async with self._session.request(
+                method, url, headers=headers, data=body, allow_redirects=False
+            ) as answer:
+                text = await answer.content.read(MAX_BODY_BYTES)
+                if answer.status != 200:
+                    raise ValueError(f"HTTP {answer.status}: {text[:200]!r}")
+                return RouterReport.model_validate_json(text)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            log.info("a router pod does not answer", pod=pod.name, error=repr(error))
+        except (ValidationError, ValueError) as error:
+            log.warning("a router pod refuses", pod=pod.name, error=str(error))
+        return None
