@@ -74,7 +74,8 @@ class Engine(Spec):
     args: Annotated[tuple[Text, ...], Field(max_length=64)] = Field(
         default=(), json_schema_extra={"x-kubernetes-list-type": "atomic"}
     )
-    """Further arguments of the engine."""
+    """Further arguments of the engine; they win over the operator's. For Ollama, which takes none,
+    further lines of the Modelfile, such as TEMPLATE or PARAMETER num_ctx 8192."""
     env: Annotated[tuple[EnvVar, ...], Field(max_length=64)] = Field(
         default=(),
         json_schema_extra={
@@ -84,7 +85,8 @@ class Engine(Spec):
     )
     """Further environment variables of the engine."""
     port: Annotated[int, Field(ge=1, le=65_535)] | None = None
-    """Port of a Custom engine. Default: 8000."""
+    """Port of a Custom engine. Default: 8000. It finds its model in the folder that the variable
+    TUNESMITH_MODEL_PATH names, and answers /v1/models with 200 once it is loaded."""
     resources: Resources = Field(default_factory=Resources, json_schema_extra=section())
     """CPU and memory of a pod."""
     gpus: Annotated[int, Field(ge=0, le=16)] = 0

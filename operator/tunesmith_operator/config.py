@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.alias_generators import to_camel
 
 from tunesmith_api.finetunejob import Resources, Toleration
-from tunesmith_api.meta import Name
+from tunesmith_api.meta import Name, Quantity
 
 NodeLabels = dict[str, str | tuple[str, ...]]
 """Node labels that must all hold. Several values of a label are alternatives."""
@@ -87,15 +87,79 @@ class LeaderElection(Section):
         return self
 
 
+ImageName = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^\S+$")]
+PullPolicy = Annotated[str, Field(pattern="^(Always|IfNotPresent|Never)$")]
+
+
+class EngineImages(Section):
+    """Images of engines where spec.engine.image names none."""
+
+    llama_cpp: ImageName = "ghcr.io/ggml-org/llama.cpp:server-b11151"
+    llama_cpp_gpu: ImageName = "ghcr.io/ggml-org/llama.cpp:server-cuda-b11151"
+    vllm: ImageName = "docker.io/vllm/vllm-openai:v0.26.0"
+    ollama: ImageName = "docker.io/ollama/ollama:0.40.0"
+
+
+class RouterConfig(Section):
+    """The pods that split the traffic of a ModelDeployment with the router HAProxy."""
+
+    image: ImageName = "docker.io/library/haproxy:3.2.24-alpine3.24"
+    replicas: Annotated[int, Field(ge=1, le=10)] = 2
+    resources: Resources = Field(
+        default_factory=lambda: Resources(
+            requests={"cpu": "100m", "memory": "64Mi"}, limits={"memory": "256Mi"}
+        )
+    )
+    """CPU and memory of HAProxy."""
+    agent_resources: Resources = Field(
+        default_factory=lambda: Resources(
+            requests={"cpu": "20m", "memory": "64Mi"}, limits={"memory": "256Mi"}
+        )
+    )
+    """CPU and memory of the agent beside it."""
+    agent_namespace: Annotated[str, Field(max_length=63)] = ""
+    """Namespace whose pods alone may reach the agents; a NetworkPolicy says so. Empty: no policy,
+    the agents' token is all that guards them."""
+    key_file: str = ""
+    """File with the secret that the tokens of agents are derived from."""
+
+
+class ServingConfig(Section):
+    """The pods of ModelDeployments."""
+
+    image: ImageName = "tunesmith-operator"
+    """The operator's own image: fetcher, sidecar and the routers' agent run from it."""
+    image_pull_policy: PullPolicy = "IfNotPresent"
+    image_pull_secrets: tuple[Name, ...] = ()
+    """Pull secrets in the ModelDeployment's namespace."""
+    engine_images: EngineImages = Field(default_factory=EngineImages)
+    router: RouterConfig = Field(default_factory=RouterConfig)
+    sidecar_resources: Resources = Field(
+        default_factory=lambda: Resources(
+            requests={"cpu": "100m", "memory": "128Mi"}, limits={"memory": "512Mi"}
+        )
+    )
+    fetch_resources: Resources = Field(
+        default_factory=lambda: Resources(
+            requests={"cpu": "100m", "memory": "256Mi"}, limits={"memory": "1Gi"}
+        )
+    )
+    """CPU and memory of the container that fetches the model; it has ended before others start."""
+    shared_memory: Quantity = "2Gi"
+    """Size of /dev/shm of engines that need one."""
+    pre_stop_seconds: Annotated[int, Field(ge=0, le=600)] = 5
+    """Time in which a pod that is ending still takes requests: what routers need to notice."""
+    drain_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
+    """Longest wait for requests in progress after that; a longer requestTimeoutSeconds counts."""
+
+
 class Config(Section):
     """All that the operator is told from outside."""
 
     namespaces: tuple[Name, ...] = ()
     """Watched namespaces. Empty: all."""
     trainer_image: Annotated[str, Field(min_length=1, max_length=512)]
-    image_pull_policy: Annotated[str, Field(pattern="^(Always|IfNotPresent|Never)$")] = (
-        "IfNotPresent"
-    )
+    image_pull_policy: PullPolicy = "IfNotPresent"
     image_pull_secrets: tuple[Name, ...] = ()
     s3: S3Defaults = Field(default_factory=S3Defaults)
     gpu: GpuConfig = Field(default_factory=GpuConfig)
@@ -108,6 +172,7 @@ class Config(Section):
     allowed_service_accounts: tuple[str, ...] = ()
     """Values of spec.compute.serviceAccountName that are accepted. Empty: any."""
     kueue: KueueConfig = Field(default_factory=KueueConfig)
+    serving: ServingConfig = Field(default_factory=ServingConfig)
     leader_election: LeaderElection = Field(default_factory=LeaderElection)
     workers: Annotated[int, Field(ge=1, le=256)] = 32
     """Passes that run at the same time, each over another object."""

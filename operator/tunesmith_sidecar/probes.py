@@ -1,8 +1,10 @@
-"""/livez, /readyz, /metrics, /drained and /openapi.json: for the cluster, not for clients.
+"""/livez, /enginez, /readyz, /metrics, /drained, /openapi.json: for the cluster, not for clients.
 
 Ready is a pod whose engine answers with the right model and that is not ending. /livez only says
 that the event loop turns: whether the engine lives is for the engine's own probe, because
-restarting this container would not mend it. Set up by ``app``.
+restarting this container would not mend it. That probe is /enginez: the engine listens on the
+loopback address, where the kubelet cannot ask it, and not every image holds a program that could.
+Set up by ``app``.
 """
 
 import asyncio
@@ -34,6 +36,7 @@ class Probes:
         """Return what ``app`` adds."""
         return [
             web.get("/livez", self._livez),
+            web.get("/enginez", self._enginez),
             web.get("/readyz", self._readyz),
             web.get("/metrics", self._show_metrics),
             web.get("/drained", self._drained),
@@ -57,6 +60,10 @@ class Probes:
 
     async def _livez(self, _: web.Request) -> web.Response:
         return web.Response(text="ok")
+
+    async def _enginez(self, _: web.Request) -> web.Response:
+        answers = await self._engine.is_answering()
+        return web.Response(text="ok" if answers else "no answer", status=200 if answers else 503)
 
     async def _readyz(self, _: web.Request) -> web.Response:
         trouble = await self.find_trouble()

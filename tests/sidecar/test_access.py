@@ -77,13 +77,16 @@ async def test_ready_only_with_the_right_model(start: Start, tmp_path: Path) -> 
     serving.gate.start_draining()
     assert await serving.get("/readyz") == (503, "draining")
     assert (await serving.get("/livez"))[0] == 200
+    assert (await serving.get("/enginez"))[0] == 200
 
 
 async def test_ready_only_when_the_engine_is(start: Start, engine: Standin) -> None:
     engine.is_loading = True
     serving = await start()
     assert await serving.get("/readyz") == (503, "the engine does not answer")
+    assert (await serving.get("/enginez"))[0] == 503
     engine.is_loading = False
+    assert (await serving.get("/enginez"))[0] == 200
     assert (await serving.get("/readyz"))[0] == 200
 
 

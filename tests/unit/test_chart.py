@@ -3,6 +3,7 @@
 Rendering uses the Helm that the demo builds; `make test` builds it first.
 """
 
+import base64
 import json
 import subprocess
 from functools import cache
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 from deploy.native.binaries import ensure_binaries
-from tunesmith_operator.config import Config, parse_config
+from tunesmith_operator.config import Config, ServingConfig, parse_config
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "tunesmith"
@@ -158,6 +159,16 @@ def test_all_of_the_operators_settings_can_be_set() -> None:
         "progressSeconds=2",
         'leaderElection={"leaseDurationSeconds":6,"renewDeadlineSeconds":4,"retryPeriodSeconds":1}',
         'prepareResources={"requests":{"cpu":"1"},"limits":{}}',
+        'image={"repository":"r/o","digest":"sha256:' + "1" * 64 + '"}',
+        'serving.pullPolicy="Always"',
+        'serving.pullSecrets=["s"]',
+        'serving.engineImages.llamaCpp={"repository":"r/llama","tag":"7"}',
+        'serving.engineImages.vllm={"repository":"r/vllm"}',
+        'serving.router={"image":{"repository":"r/ha","tag":"3"},"replicas":3,"networkPolicy":true}',
+        'serving.fetchResources={"requests":{"cpu":"2"},"limits":{}}',
+        'serving.sharedMemory="8Gi"',
+        "serving.preStopSeconds=7",
+        "serving.drainSeconds=90",
     )
     assert config.namespaces == ("team-a", "team-b")
     assert config.trainer_image == "r/t@sha256:" + "0" * 64
@@ -170,6 +181,44 @@ def test_all_of_the_operators_settings_can_be_set() -> None:
     assert (config.workers, config.resync_seconds, config.progress_seconds) == (4, 30, 2)
     assert config.leader_election.lease_duration_seconds == 6
     assert config.prepare_resources.requests["cpu"] == "1"
+    serving = config.serving
+    assert serving.image == "r/o@sha256:" + "1" * 64
+    assert (serving.image_pull_policy, serving.image_pull_secrets) == ("Always", ("s",))
+    assert serving.engine_images.llama_cpp == "r/llama:7"
+    # A mirror keeps the version.
+    assert serving.engine_images.vllm == "r/vllm:v0.26.0"
+    assert (serving.router.image, serving.router.replicas) == ("r/ha:3", 3)
+    assert serving.router.agent_namespace == NAMESPACE
+    assert serving.fetch_resources.requests["cpu"] == "2"
+    assert (serving.shared_memory, serving.pre_stop_seconds, serving.drain_seconds) == (
+        "8Gi",
+        7,
+        90,
+    )
+
+
+def test_the_charts_images_are_the_configurations_own() -> None:
+    # Two tables of one thing: whoever raises a version must raise it in both.
+    rendered, plain = rendered_config().serving, ServingConfig()
+    assert rendered.engine_images == plain.engine_images
+    assert rendered.router.image == plain.router.image
+    assert rendered.router.model_copy(update={"key_file": ""}) == plain.router
+    assert rendered.image == "tunesmith-operator:0.1.0"
+    unset = {"image": plain.image, "router": plain.router}
+    assert rendered.model_copy(update=unset) == plain
+
+
+def test_the_routers_key_is_made_and_reaches_the_operator_as_a_file() -> None:
+    documents = render()
+    secret = only(documents, "Secret")
+    assert len(base64.b64decode(secret["data"]["key"])) == 48
+    assert secret["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    pod = only(documents, "Deployment")["spec"]["template"]["spec"]
+    (volume,) = [v for v in pod["volumes"] if "secret" in v]
+    assert volume["secret"]["secretName"] == secret["metadata"]["name"]
+    (mount,) = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] == volume["name"]]
+    assert mount["readOnly"] is True
+    assert rendered_config().serving.router.key_file == mount["mountPath"] + "/key"
 
 
 def test_the_configuration_restarts_the_pod() -> None:
@@ -192,7 +241,8 @@ def test_the_pod_meets_the_restricted_pod_security_standard() -> None:
             "runAsNonRoot": True,
             "capabilities": {"drop": ["ALL"]},
         }
-    assert {next(k for k in v if k != "name") for v in pod["volumes"]} == {"configMap", "emptyDir"}
+    kinds = {next(k for k in v if k != "name") for v in pod["volumes"]}
+    assert kinds == {"configMap", "emptyDir", "secret"}
 
 
 def rules(documents: list[dict[str, Any]], *kinds: str) -> list[dict[str, Any]]:
@@ -212,9 +262,25 @@ WRITES = {
     ("finetunejobs/finalizers", "update"),
     ("modelversions", "create"),
     ("modelversions/status", "patch"),
+    ("modeldeployments/status", "patch"),
+    ("modeldeployments/finalizers", "update"),
     ("jobs", "create"),
     ("jobs", "delete"),
-    ("services", "create"),
+    ("configmaps", "create"),
+    ("configmaps", "delete"),
+    ("configmaps/finalizers", "update"),
+    *(
+        (kind, verb)
+        for kind in (
+            "services",
+            "deployments",
+            "poddisruptionbudgets",
+            "networkpolicies",
+            "horizontalpodautoscalers",
+            "httproutes",
+        )
+        for verb in ("create", "patch", "delete")
+    ),
     ("events", "create"),
     ("events", "patch"),
     ("leases", "create"),

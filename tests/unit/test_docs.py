@@ -22,7 +22,7 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
 
 def test_modules_named_in_the_architecture_exist() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
-    named = set(re.findall(r"`((?:[a-z_]+/)?[a-z_]+\.py)`", text))
+    named = set(re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", text))
     roots = [
         ROOT / "operator" / "tunesmith_operator",
         ROOT / "operator" / "tunesmith_api",

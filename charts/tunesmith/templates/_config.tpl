@@ -12,6 +12,8 @@ gpu:
   tolerations: {{ toJson .Values.gpu.tolerations }}
 prepareResources: {{ toJson .Values.prepareResources }}
 allowedServiceAccounts: {{ toJson .Values.allowedServiceAccounts }}
+serving:
+  {{- include "tunesmith.servingConfig" . | nindent 2 }}
 kueue: {{ toJson .Values.kueue }}
 leaderElection:
   enabled: true
@@ -25,4 +27,36 @@ resyncSeconds: {{ int .Values.resyncSeconds }}
 progressSeconds: {{ .Values.progressSeconds }}
 probePort: 8080
 logLevel: {{ .Values.log.level }}
+{{- end -}}
+
+{{- define "tunesmith.servingConfig" -}}
+{{- $serving := .Values.serving -}}
+image: {{ include "tunesmith.image" (dict "image" .Values.image "root" .) | quote }}
+imagePullPolicy: {{ $serving.pullPolicy }}
+imagePullSecrets: {{ toJson $serving.pullSecrets }}
+engineImages:
+{{- range $name, $image := $serving.engineImages }}
+  {{ $name }}: {{ include "tunesmith.image" (dict "image" $image "root" $) | quote }}
+{{- end }}
+router:
+  image: {{ include "tunesmith.image" (dict "image" $serving.router.image "root" .) | quote }}
+  replicas: {{ int $serving.router.replicas }}
+  resources: {{ toJson $serving.router.resources }}
+  agentResources: {{ toJson $serving.router.agentResources }}
+  agentNamespace: {{ ternary .Release.Namespace "" $serving.router.networkPolicy | quote }}
+  keyFile: {{ include "tunesmith.routerKeyPath" . }}/key
+sidecarResources: {{ toJson $serving.sidecarResources }}
+fetchResources: {{ toJson $serving.fetchResources }}
+sharedMemory: {{ $serving.sharedMemory }}
+preStopSeconds: {{ int $serving.preStopSeconds }}
+drainSeconds: {{ int $serving.drainSeconds }}
+{{- end -}}
+
+{{/* Where the operator finds the secret that routers' tokens are derived from. */}}
+{{- define "tunesmith.routerKeyPath" -}}
+/etc/tunesmith-router
+{{- end -}}
+
+{{- define "tunesmith.routerKeyName" -}}
+{{- printf "%s-router-key" (include "tunesmith.fullname" . | trunc 52 | trimSuffix "-") -}}
 {{- end -}}

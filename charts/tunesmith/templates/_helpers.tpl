@@ -42,7 +42,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
-{{/* What the operator may do where FineTuneJobs live: no Secrets, no exec, no wildcard. */}}
+{{/* What the operator may do where FineTuneJobs and ModelDeployments live: no Secrets, no exec, no wildcard. */}}
 {{- define "tunesmith.rules" -}}
 - apiGroups: [tunesmith.dev]
   resources: [finetunejobs]
@@ -64,13 +64,45 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, delete]
+- apiGroups: [tunesmith.dev]
+  resources: [modeldeployments]
+  verbs: [get, list, watch]
+- apiGroups: [tunesmith.dev]
+  resources: [modeldeployments/status]
+  verbs: [patch]
+- apiGroups: [tunesmith.dev]
+  resources: [modeldeployments/finalizers]
+  verbs: [update]
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
-# The headless Service of a job with several nodes; it is deleted with its FineTuneJob.
+# The records of revisions, and those that own a revision's Deployment and Service.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [""]
+  resources: [configmaps/finalizers]
+  verbs: [update]
+# Of a job with several nodes, of revisions and of routers; most are deleted with their owner, that
+# of a router when another router is chosen.
 - apiGroups: [""]
   resources: [services]
-  verbs: [get, create]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, create, patch, delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, create, patch, delete]
+- apiGroups: [autoscaling]
+  resources: [horizontalpodautoscalers]
+  verbs: [get, create, patch, delete]
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [httproutes]
+  verbs: [get, create, patch, delete]
 - apiGroups: [""]
   resources: [events]
   verbs: [create, patch]

@@ -89,9 +89,15 @@ def _pod_spec(job: FineTuneJob, name: str, run: TrainingRun, config: Config) -> 
         "priorityClassName": policy.priority_class_name,
         "subdomain": service_name(job) if run.world.nodes > 1 else "",
         "imagePullSecrets": [{"name": secret} for secret in config.image_pull_secrets],
-        **(placement(compute, config) if is_train else {}),
+        **(_placement(compute, config) if is_train else {}),
     }
     return spec | {key: value for key, value in optional.items() if value}
+
+
+def _placement(compute: Compute, config: Config) -> dict[str, Any]:
+    return placement(
+        compute.gpus_per_node, compute.gpu_type, compute.node_selector, compute.tolerations, config
+    )
 
 
 def service_name(job: FineTuneJob) -> str:

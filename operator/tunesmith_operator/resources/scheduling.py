@@ -1,8 +1,9 @@
-"""Where a training pod may run: GPU limits, node labels, tolerations."""
+"""Where a training or serving pod may run: GPU limits, node labels, tolerations."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunesmith_api.finetunejob import Compute, Resources, Toleration
+from tunesmith_api.finetunejob import Resources, Toleration
 from tunesmith_operator.config import Config, NodeLabels
 
 
@@ -15,20 +16,22 @@ def container_resources(resources: Resources, gpus: int, config: Config) -> dict
     return {name: values for name, values in parts.items() if values}
 
 
-def placement(compute: Compute, config: Config) -> dict[str, Any]:
-    """Node selector, affinity and tolerations of a training pod."""
-    labels: NodeLabels = {}
-    if compute.gpus_per_node and compute.gpu_type:
-        labels = config.gpu.types[compute.gpu_type]
-    selector = {k: v for k, v in labels.items() if isinstance(v, str)} | dict(compute.node_selector)
+def placement(
+    gpus: int,
+    gpu_type: str,
+    node_selector: Mapping[str, str],
+    tolerations: Sequence[Toleration],
+    config: Config,
+) -> dict[str, Any]:
+    """Node selector, affinity and tolerations of a pod. Raises KeyError for an unknown GPU type."""
+    labels: NodeLabels = config.gpu.types[gpu_type] if gpus and gpu_type else {}
+    selector = {k: v for k, v in labels.items() if isinstance(v, str)} | dict(node_selector)
     choices = {k: v for k, v in labels.items() if not isinstance(v, str)}
-    tolerations = list(compute.tolerations)
-    if compute.gpus_per_node:
-        tolerations += config.gpu.tolerations
+    tolerated = [*tolerations, *(config.gpu.tolerations if gpus else ())]
     parts: dict[str, Any] = {
         "nodeSelector": selector,
         "affinity": _any_of(choices) if choices else {},
-        "tolerations": [_toleration(t) for t in tolerations],
+        "tolerations": [_toleration(t) for t in tolerated],
     }
     return {name: value for name, value in parts.items() if value}
 

@@ -9,42 +9,22 @@ import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from tunesmith_api.meta import Digest, Status
+from tunesmith_api.artifacts import MANIFEST, FileEntry, Manifest
 from tunesmith_trainer.storage.client import Storage
 from tunesmith_trainer.storage.errors import NotFound
 from tunesmith_trainer.storage.fence import Fence
 from tunesmith_trainer.storage.locations import as_prefix, local_path
 
-MANIFEST = "manifest.json"
 _ATTEMPT = re.compile(r"^attempt-(\d{1,9})/manifest\.json$")
 _READ_BYTES = 1 << 20
 
 
 class Damaged(Exception):
     """What was committed is not what is there now. Take the one before, or make it again."""
-
-
-class FileEntry(Status):
-    """One file of a manifest."""
-
-    path: str
-    """Relative to the manifest's folder, with forward slashes."""
-    sha256: Digest
-    size_bytes: int
-
-
-class Manifest(Status):
-    """What a complete directory holds."""
-
-    version: Literal[1] = 1
-    attempt: int
-    files: tuple[FileEntry, ...]
-    extra: dict[str, str] = Field(default_factory=dict)
-    """What the writer wants a reader to know before it fetches anything."""
 
 
 class Committed(NamedTuple):

@@ -1,0 +1,57 @@
+"""The router GatewayAPI: an HTTPRoute with weights, for a Gateway that is there.
+
+Weights and RequestMirror as in gateway.networking.k8s.io/v1; ``percent`` of a mirror is there since
+Gateway API 1.3 (GEP-3171).
+"""
+
+from tunesmith_api.engine import GatewayOptions, ParentRef
+from tunesmith_api.modeldeployment import ModelDeployment
+from tunesmith_api.router import RouterSplit
+from tunesmith_operator.resources.metadata import Manifest, deployment_labels, owned_metadata
+from tunesmith_operator.resources.serving.workload import SERVICE_PORT
+
+
+def build_route(
+    deployment: ModelDeployment, options: GatewayOptions, split: RouterSplit
+) -> Manifest:
+    """Give the HTTPRoute that sends requests to the revisions' Services as ``split`` says."""
+    spec: Manifest = {
+        "parentRefs": [_parent(parent) for parent in options.parent_refs],
+        "rules": [_rule(split)],
+    }
+    if options.hostname:
+        spec["hostnames"] = [options.hostname]
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": owned_metadata(
+            deployment, deployment.metadata.name, deployment_labels(deployment)
+        ),
+        "spec": spec,
+    }
+
+
+def _rule(split: RouterSplit) -> Manifest:
+    if split.canary is None:
+        return {"backendRefs": [_backend(split.main) | {"weight": 100}]}
+    rule: Manifest = {
+        # A canary with weight 0 stays in the route: the gateway knows its endpoints already when
+        # it gets its first share.
+        "backendRefs": [
+            _backend(split.main) | {"weight": 100 - split.weight},
+            _backend(split.canary) | {"weight": split.weight},
+        ]
+    }
+    if split.mirror_percent:
+        mirror = {"backendRef": _backend(split.canary), "percent": split.mirror_percent}
+        rule["filters"] = [{"type": "RequestMirror", "requestMirror": mirror}]
+    return rule
+
+
+def _backend(revision: str) -> Manifest:
+    return {"name": revision, "port": SERVICE_PORT}
+
+
+def _parent(parent: ParentRef) -> Manifest:
+    said = parent.model_dump(by_alias=True)
+    return {name: value for name, value in said.items() if value}

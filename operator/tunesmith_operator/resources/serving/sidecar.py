@@ -1,0 +1,82 @@
+"""The sidecar's container and its times: what stands before every engine.
+
+Settings as in tunesmith_sidecar/settings.py; a test holds the two together.
+"""
+
+from tunesmith_api.engine import EngineType
+from tunesmith_api.revision import RevisionTemplate
+from tunesmith_operator.config import Config
+from tunesmith_operator.resources.metadata import Manifest
+from tunesmith_operator.resources.scheduling import container_resources
+from tunesmith_operator.resources.serving.engines.custom import DEFAULT_PORT
+from tunesmith_operator.resources.serving.engines.plan import DIGEST_PATH, EnginePlan
+from tunesmith_operator.resources.serving.fetching import models_mount
+from tunesmith_operator.resources.serving.record import Revision
+from tunesmith_operator.resources.serving.security import container_basis, variables
+
+CONTAINER = "sidecar"
+_PREFIX = "TUNESMITH_SIDECAR_"
+_PORT, _OTHER_PORT = 8000, 8001
+_END_SECONDS = 15
+"""After the drain: the hook's answer, the log, the engine's own end."""
+
+
+def sidecar_port(template: RevisionTemplate) -> int:
+    """Port of the pods where requests go: 8000, unless a Custom engine listens there."""
+    engine = template.engine
+    is_taken = engine.type is EngineType.CUSTOM and (engine.port or DEFAULT_PORT) == _PORT
+    return _OTHER_PORT if is_taken else _PORT
+
+
+def drain_seconds(template: RevisionTemplate, config: Config) -> int:
+    """Longest wait for requests in progress: none is cut that may still be answered in time."""
+    return max(config.serving.drain_seconds, template.engine.request_timeout_seconds)
+
+
+def grace_seconds(template: RevisionTemplate, config: Config) -> int:
+    """How long an ending pod may take."""
+    serving = config.serving
+    return serving.pre_stop_seconds + drain_seconds(template, config) + _END_SECONDS
+
+
+def build_sidecar(revision: Revision, plan: EnginePlan, config: Config) -> Manifest:
+    """Give the container."""
+    port = sidecar_port(revision.template)
+    settings = _settings(revision, plan, config) | {"PORT": str(port)}
+    return container_basis(CONTAINER, config.serving.image, config.serving) | {
+        "command": ["python", "-m", "tunesmith_sidecar"],
+        "env": variables({_PREFIX + name: value for name, value in settings.items()}),
+        "ports": [{"name": "http", "containerPort": port}],
+        "readinessProbe": {
+            "httpGet": {"path": "/readyz", "port": port},
+            "periodSeconds": 1,
+            "timeoutSeconds": 2,
+            "failureThreshold": 2,
+        },
+        "livenessProbe": {
+            "httpGet": {"path": "/livez", "port": port},
+            "initialDelaySeconds": 10,
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 3,
+        },
+        "resources": container_resources(config.serving.sidecar_resources, 0, config),
+        "volumeMounts": [models_mount()],
+    }
+
+
+def _settings(revision: Revision, plan: EnginePlan, config: Config) -> dict[str, str]:
+    template = revision.template
+    return {
+        "REVISION": revision.name,
+        "ENGINE_URL": f"http://127.0.0.1:{plan.port}",
+        "ENGINE_READY_PATH": plan.ready_path,
+        "ENGINE_LOGPROBS": str(plan.knows_logprobs).lower(),
+        "MODEL_NAME": plan.model,
+        "MODEL_DIGEST": template.model.digest,
+        "MODEL_DIGEST_FILE": DIGEST_PATH,
+        "MAX_CONCURRENT_REQUESTS": str(template.engine.max_concurrent_requests),
+        "REQUEST_TIMEOUT_SECONDS": str(template.engine.request_timeout_seconds),
+        "PRE_STOP_SECONDS": str(config.serving.pre_stop_seconds),
+        "DRAIN_TIMEOUT_SECONDS": str(drain_seconds(template, config)),
+    }

@@ -1,0 +1,181 @@
+"""A revision's Deployment and Service: fetcher, engine and sidecar in each pod.
+
+Everything comes from the revision's template and the configuration, nothing from the rest of the
+spec: the pods of a revision never change, they only become more or fewer. Both are owned by the
+revision's record.
+"""
+
+from tunesmith_api.engine import Engine, EnvVar
+from tunesmith_api.modeldeployment import ModelDeployment
+from tunesmith_operator.config import Config
+from tunesmith_operator.resources.metadata import Manifest
+from tunesmith_operator.resources.scheduling import container_resources, placement
+from tunesmith_operator.resources.serving.engines import plan_engine
+from tunesmith_operator.resources.serving.engines.plan import EnginePlan, UnservableError
+from tunesmith_operator.resources.serving.fetching import build_fetcher, models_mount
+from tunesmith_operator.resources.serving.names import (
+    revision_labels,
+    revision_selector,
+    served_model,
+)
+from tunesmith_operator.resources.serving.record import Revision, owned_by_record
+from tunesmith_operator.resources.serving.security import (
+    container_basis,
+    pod_basis,
+    scratch,
+    variables,
+)
+from tunesmith_operator.resources.serving.sidecar import (
+    build_sidecar,
+    grace_seconds,
+    sidecar_port,
+)
+
+ENGINE_CONTAINER = "engine"
+SERVICE_PORT = 80
+_START_SECONDS = 3600
+"""How long a model may take to load. What is too long for a roll-out, its readyTimeoutSeconds says
+much earlier."""
+_PROBE_SECONDS = 2
+
+
+def build_workload(
+    deployment: ModelDeployment,
+    revision: Revision,
+    replicas: int,
+    record_uid: str,
+    config: Config,
+) -> Manifest:
+    """Give the Deployment of a revision's pods.
+
+    Raises UnservableError (engines.plan) with a sentence for the condition.
+    """
+    selector = revision_selector(deployment, revision.number)
+    labels = revision_labels(deployment, revision.number)
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": owned_by_record(deployment, revision, record_uid),
+        "spec": {
+            "replicas": replicas,
+            "revisionHistoryLimit": 0,
+            "progressDeadlineSeconds": _START_SECONDS,
+            "strategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
+            },
+            "selector": {"matchLabels": selector},
+            "template": {
+                "metadata": {
+                    "labels": labels,
+                    "annotations": {"kubectl.kubernetes.io/default-container": ENGINE_CONTAINER},
+                },
+                "spec": _pod(revision, selector, served_model(deployment), config),
+            },
+        },
+    }
+
+
+def build_service(deployment: ModelDeployment, revision: Revision, record_uid: str) -> Manifest:
+    """Give the Service of a revision's ready pods."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": owned_by_record(deployment, revision, record_uid),
+        "spec": {
+            "type": "ClusterIP",
+            "selector": revision_selector(deployment, revision.number),
+            "ports": [
+                {
+                    "name": "http",
+                    "port": SERVICE_PORT,
+                    "targetPort": sidecar_port(revision.template),
+                    "appProtocol": "http",
+                }
+            ],
+        },
+    }
+
+
+def _pod(revision: Revision, selector: dict[str, str], model: str, config: Config) -> Manifest:
+    template = revision.template
+    engine = template.engine
+    plan = plan_engine(template, model, config.serving)
+    fetcher, volumes = build_fetcher(revision, plan, config)
+    pairs = _engine_storage(plan, config)
+    spread = {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": selector},
+    }
+    if engine.gpu_type and engine.gpu_type not in config.gpu.types:
+        known = ", ".join(sorted(config.gpu.types)) or "none"
+        raise UnservableError(
+            f"engine.gpuType {engine.gpu_type} is not known here. Known: {known}. Choose one of"
+            " them, leave it empty for any GPU, or add it to the chart's value gpuTypes"
+        )
+    account = engine.service_account_name
+    return {
+        **pod_basis(config.serving),
+        **({"serviceAccountName": account} if account else {}),
+        **placement(engine.gpus, engine.gpu_type, engine.node_selector, engine.tolerations, config),
+        "terminationGracePeriodSeconds": grace_seconds(template, config),
+        "topologySpreadConstraints": [spread],
+        "initContainers": [fetcher],
+        "containers": [
+            _engine(revision, plan, [mount for _, mount in pairs], config),
+            build_sidecar(revision, plan, config),
+        ],
+        "volumes": [*volumes, *(volume for volume, _ in pairs)],
+    }
+
+
+def _engine_storage(plan: EnginePlan, config: Config) -> list[tuple[Manifest, Manifest]]:
+    pairs = [scratch("tmp", "/tmp")]  # noqa: S108  mounted there
+    if plan.home:
+        pairs.append(scratch("home", plan.home))
+    if plan.needs_shared_memory:
+        volume = {"medium": "Memory", "sizeLimit": config.serving.shared_memory}
+        mount = {"name": "shm", "mountPath": "/dev/shm"}  # noqa: S108
+        pairs.append(({"name": "shm", "emptyDir": volume}, mount))
+    return pairs
+
+
+def _engine(
+    revision: Revision, plan: EnginePlan, mounts: list[Manifest], config: Config
+) -> Manifest:
+    engine = revision.template.engine
+    port = sidecar_port(revision.template)
+    # Asked through the sidecar: the engine listens on the loopback address.
+    probe = {
+        "httpGet": {"path": "/enginez", "port": port},
+        "periodSeconds": _PROBE_SECONDS,
+        "timeoutSeconds": 5,
+    }
+    container = container_basis(ENGINE_CONTAINER, plan.image, config.serving) | {
+        "env": _environment(plan, engine),
+        "startupProbe": probe | {"failureThreshold": _START_SECONDS // _PROBE_SECONDS},
+        # A restart costs minutes of loading: only for an engine that has been gone for a while.
+        "livenessProbe": probe | {"periodSeconds": 10, "failureThreshold": 6},
+        # Answered when nothing is in progress any more; only then does the engine get its SIGTERM.
+        "lifecycle": {"preStop": {"httpGet": {"path": "/drained", "port": port}}},
+        "resources": container_resources(engine.resources, engine.gpus, config),
+        "volumeMounts": [models_mount(), *mounts],
+    }
+    parts = {"command": list(plan.command), "args": list(plan.args)}
+    return container | {name: words for name, words in parts.items() if words}
+
+
+def _environment(plan: EnginePlan, engine: Engine) -> list[Manifest]:
+    """The user's variables replace ours of the same name: a name may be there once only."""
+    own = {variable.name for variable in engine.env}
+    ours = {name: value for name, value in plan.env.items() if name not in own}
+    return [*variables(ours), *(_variable(variable) for variable in engine.env)]
+
+
+def _variable(variable: EnvVar) -> Manifest:
+    if variable.secret_key_ref is None:
+        return {"name": variable.name, "value": variable.value or ""}
+    reference = variable.secret_key_ref.model_dump()
+    return {"name": variable.name, "valueFrom": {"secretKeyRef": reference}}

@@ -1,0 +1,1 @@
+"""The model fetcher: the init container that brings a model from S3 to a serving pod."""

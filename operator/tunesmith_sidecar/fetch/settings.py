@@ -1,0 +1,73 @@
+"""The fetcher's settings: environment variables, parsed once at the start.
+
+Only types and the parser. A field ``uri`` is the variable TUNESMITH_FETCH_URI; an unknown variable
+with the prefix is an error. Written by the operator's builders, read by ``__main__``.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tunesmith_api.meta import Digest, S3Uri
+
+PREFIX = "TUNESMITH_FETCH_"
+
+
+class FetchSettingsError(ValueError):
+    """The settings cannot be used; the message says which variables and why."""
+
+
+class FetchSettings(BaseModel):
+    """All that the fetcher is told from outside."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    uri: S3Uri
+    """s3://BUCKET/PREFIX/ that holds the files and their manifest.json."""
+    digest: Digest
+    """sha256 of manifest.json."""
+    folder: Path
+    """Where the files go. What is there and verifies is not fetched again."""
+    digest_file: Path
+    """Where the digest is written once everything has been verified; the sidecar waits for it."""
+    gguf_link: Path | None = None
+    """Link that is to lead to the model's one GGUF file, whatever that is called. None: none."""
+    endpoint: Annotated[str, Field(pattern=r"^(https?://[^\s/]+/?)?$")] = ""
+    """S3 endpoint. Empty: Amazon's."""
+    region: str = "us-east-1"
+    """S3 region."""
+    path_style: bool = False
+    """Whether the bucket is a part of the path."""
+    credentials_dir: Path | None = None
+    """Folder with the keys of a mounted Secret. None: the pod's own identity."""
+    secret: str = ""
+    """Name of that Secret, for messages."""
+    termination_file: Path = Path("/dev/termination-log")
+    """Where the one line about a failure is left for the operator."""
+    patience_seconds: Annotated[float, Field(ge=0, le=3600)] = 300.0
+    """How long an S3 that does not answer is waited for, each time."""
+    revision: str = ""
+    """Revision of the ModelDeployment, for the log."""
+    log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+    """Of the log."""
+
+
+def parse_fetch_settings(environment: Mapping[str, str]) -> FetchSettings:
+    """Parse the variables with our prefix. Raises FetchSettingsError, in one line."""
+    given = {
+        name.removeprefix(PREFIX).lower(): text
+        for name, text in environment.items()
+        if name.startswith(PREFIX)
+    }
+    try:
+        return FetchSettings.model_validate(given)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False)
+        raise FetchSettingsError(
+            "; ".join(
+                f"{PREFIX}{'.'.join(map(str, item['loc'])).upper()}: {item['msg']}"
+                for item in problems
+            )
+        ) from error
