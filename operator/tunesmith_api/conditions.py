@@ -59,6 +59,7 @@ class DeploymentReason(StrEnum):
     VERSION_NOT_FOUND = "VersionNotFound"
     ARTIFACT_NOT_FOUND = "ArtifactNotFound"
     BASE_MODEL_UNKNOWN = "BaseModelUnknown"
+    UNSERVABLE = "Unservable"
     NOT_ROLLED_BACK = "NotRolledBack"
     NOT_STALLED = "NotStalled"
 

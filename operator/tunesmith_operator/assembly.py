@@ -68,6 +68,8 @@ class Operator:
     connection: Connection
     interceptors: Sequence[Interceptor] = ()
     reconcilers: Mapping[str, Reconcile] = field(default_factory=_reconcilers)
+    router_key: str = ""
+    """What the tokens of router agents are derived from."""
     identity: str = field(default_factory=lambda: f"{socket.gethostname()}_{uuid.uuid4()}")
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     probe_port: int = 0
@@ -93,7 +95,7 @@ class Operator:
             self.kube, instance=self.identity, now=_now, clock=time.monotonic
         )
         self.trainers = TrainerClient(lambda result: telemetry.TRAINER_POLLS.labels(result).inc())
-        self.routers = RouterAgents(self.config.serving.read_router_key(), self.leadership.fence)
+        self.routers = RouterAgents(self.router_key, self.leadership.fence)
         self.sampler = Sampler()
         self.world = World(
             kube=self.kube,

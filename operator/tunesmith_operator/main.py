@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import gc
+import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,9 +32,21 @@ async def run(
     config: Config, kubeconfig: Path | None = None, interceptors: Sequence[Interceptor] = ()
 ) -> None:
     """Connect and run until SIGTERM. ``interceptors`` see every call, see kube/transport.py."""
-    operator = Operator(config, await connect(kubeconfig), interceptors)
+    key = read_router_key(config.serving.router.key_file)
+    operator = Operator(config, await connect(kubeconfig), interceptors, router_key=key)
     install_signals(operator.stop)
     await operator.run()
+
+
+def read_router_key(path: str) -> str:
+    """Read the secret that the tokens of router agents are derived from.
+
+    Without a file it is made up, which restarts all routers with each start of the operator.
+    """
+    if not path:
+        log.warning("serving.router.keyFile is not set: routers get new tokens at every start")
+        return secrets.token_hex(32)
+    return Path(path).read_text().strip()
 
 
 def main() -> None:

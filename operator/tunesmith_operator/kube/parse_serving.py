@@ -5,32 +5,24 @@ Called by reconcile/ for the objects of a ModelDeployment, and by the cache for 
 
 from collections.abc import Iterable
 
-from pydantic import ValidationError
-
+from tunesmith_api.artifacts import refusal
 from tunesmith_api.labels import LABEL_REVISION
-from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.kube.kinds import Object
 from tunesmith_operator.kube.parse import controller_uid
 from tunesmith_operator.planning.gathering import SeenRecord, SeenWorkload
-from tunesmith_operator.planning.serving import ServingPod
-from tunesmith_operator.resources.serving.record import DIGEST_ANNOTATION, TEMPLATE_KEY
-
-REFUSED = "ModelRefused: "
+from tunesmith_operator.planning.serving import SeenRouter, ServingPod, Traffic
+from tunesmith_operator.resources.serving.record import RecordError, read_record
 
 
 def parse_record(body: Object) -> SeenRecord | None:
     """Extract a revision's record; None for a ConfigMap that cannot be one."""
     meta = body["metadata"]
-    digest = (meta.get("annotations") or {}).get(DIGEST_ANNOTATION, "")
     try:
-        template = RevisionTemplate.model_validate_json((body.get("data") or {})[TEMPLATE_KEY])
-    except (KeyError, ValidationError):
-        return None
-    number = _number(meta)
-    if not digest or not number:
+        said = read_record(meta["name"], body.get("data") or {})
+    except RecordError:
         return None
     owner = controller_uid(meta, "ModelDeployment")
-    return SeenRecord(meta["name"], meta["uid"], owner, digest, number, template)
+    return SeenRecord(said.name, meta["uid"], owner, said.digest, said.number, said.template)
 
 
 def parse_workload(body: Object) -> SeenWorkload:
@@ -59,6 +51,41 @@ def parse_serving_pod(body: Object) -> ServingPod:
     )
 
 
+def parse_route(body: Object) -> SeenRouter:
+    """Extract what an HTTPRoute of ours does; it is settled once every Gateway has accepted it."""
+    meta, rules = body["metadata"], (body.get("spec") or {}).get("rules") or [{}]
+    rule = rules[0]
+    backends = {b["name"]: b.get("weight", 1) for b in rule.get("backendRefs") or ()}
+    mirrors = [f["requestMirror"] for f in rule.get("filters") or () if "requestMirror" in f]
+    parents = (body.get("status") or {}).get("parents") or ()
+    wanted = len((body.get("spec") or {}).get("parentRefs") or ())
+    accepted = sum(_is_accepted(parent, meta.get("generation", 0)) for parent in parents)
+    return SeenRouter(
+        traffic=_split(backends, mirrors) if backends else None,
+        is_settled=len(rules) == 1 and 0 < wanted <= accepted,
+    )
+
+
+def _split(backends: dict[str, int], mirrors: list[Object]) -> Traffic:
+    main, *others = backends
+    canary = others[0] if others else ""
+    weight = backends.get(canary, 0)
+    if len(others) > 1 or backends[main] + weight != 100:
+        # Not a split that we ever write: somebody edited it, and it has to be written again.
+        return Traffic(main="")
+    percent = int(mirrors[0].get("percent", 100)) if mirrors else 0
+    return Traffic(main, canary, weight, percent)
+
+
+def _is_accepted(parent: Object, generation: int) -> bool:
+    return any(
+        condition.get("type") == "Accepted"
+        and condition.get("status") == "True"
+        and condition.get("observedGeneration", 0) >= generation
+        for condition in parent.get("conditions") or ()
+    )
+
+
 def _number(meta: Object) -> int:
     text = (meta.get("labels") or {}).get(LABEL_REVISION, "")
     return int(text) if text.isdecimal() else 0
@@ -78,7 +105,7 @@ def _waiting(scheduled: Object, containers: Iterable[Object]) -> str:
 def _refusal(init: Iterable[Object]) -> str:
     for container in init:
         for state in (container.get("state") or {}, container.get("lastState") or {}):
-            message = str((state.get("terminated") or {}).get("message") or "").strip()
-            if message.startswith(REFUSED):
-                return message.removeprefix(REFUSED)
+            why = refusal(str((state.get("terminated") or {}).get("message") or ""))
+            if why:
+                return why
     return ""

@@ -15,6 +15,7 @@ alone (placement.py), so every pass repeats what a dead operator left undone.
 
 from datetime import datetime, timedelta
 
+from tunesmith_api.conditions import DeploymentReason
 from tunesmith_api.deploymentstatus import Outcome, RolloutStatus
 from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.planning.placement import place
@@ -42,6 +43,8 @@ def decide_rollout(seen: ServingObservation, now: datetime) -> ServingDecision:
     now = now.replace(microsecond=now.microsecond // 1000 * 1000)
     deployment = seen.deployment
     source = resolve(deployment.spec, seen.versions)
+    if seen.unservable and isinstance(source, RevisionTemplate):
+        source = SourceObjection(DeploymentReason.UNSERVABLE, seen.unservable)
     template = source if isinstance(source, RevisionTemplate) else None
     draft = ServingDraft(
         status=deployment.status,

@@ -31,19 +31,27 @@ class RouterAnswer:
     report: RouterReport | None
 
 
+def build_split(traffic: Traffic) -> RouterSplit:
+    """Give the split in the router's words."""
+    return RouterSplit(
+        main=traffic.main,
+        canary=traffic.canary or None,
+        weight=traffic.weight,
+        mirror_percent=traffic.mirror_percent,
+    )
+
+
 def build_state(
-    traffic: Traffic, pods: Mapping[str, Sequence[ServingPod]], port: int, sticky_header: str
+    traffic: Traffic,
+    pods: Mapping[str, Sequence[ServingPod]],
+    ports: Mapping[str, int],
+    sticky_header: str,
 ) -> RouterState:
-    """Give the whole wanted state of a router; ``pods`` are those of each revision, by its name."""
+    """Give the whole wanted state of a router; pods and ports are those of revisions, by name."""
     return RouterState(
-        split=RouterSplit(
-            main=traffic.main,
-            canary=traffic.canary or None,
-            weight=traffic.weight,
-            mirror_percent=traffic.mirror_percent,
-        ),
+        split=build_split(traffic),
         revisions=tuple(
-            RouterRevision(name=name, endpoints=_endpoints(found, port))
+            RouterRevision(name=name, endpoints=_endpoints(found, ports[name]))
             for name, found in sorted(pods.items())
             if traffic.touches(name)
         ),

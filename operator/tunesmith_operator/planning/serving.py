@@ -146,6 +146,8 @@ class ServingObservation:
     """All revisions whose record the deployment controls, by uid."""
     router: SeenRouter | None = None
     """None while it cannot be asked."""
+    unservable: str = ""
+    """Why no pods can be made of what the spec asks for, as the builder of their manifests says."""
     sampling: Sampling | None = None
     """Fresh values; the edge takes them when planning.analysis.is_sample_due says so."""
 

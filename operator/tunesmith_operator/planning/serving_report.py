@@ -10,7 +10,7 @@ from math import ceil
 from tunesmith_api.analysis import Verdict
 from tunesmith_api.conditions import DeploymentCondition, DeploymentReason
 from tunesmith_api.deploymentstatus import RevisionStatus, RolloutPhase, RolloutStatus
-from tunesmith_api.labels import LABEL_DEPLOYMENT
+from tunesmith_api.labels import COMPONENT_ENGINE, LABEL_COMPONENT, LABEL_DEPLOYMENT_UID
 from tunesmith_api.meta import ConditionStatus
 from tunesmith_operator.planning.capacity import canary_needs
 from tunesmith_operator.planning.rejection import awaits
@@ -76,7 +76,10 @@ def _note_figures(draft: ServingDraft, seen: ServingObservation) -> None:
         canary=_figures(status.canary, seen),
         previous=_figures(status.previous, seen),
         replicas=sum(r.replicas for r in seen.revisions),
-        selector=f"{LABEL_DEPLOYMENT}={seen.deployment.metadata.name}",
+        selector=(
+            f"{LABEL_DEPLOYMENT_UID}={seen.deployment.metadata.uid},"
+            f"{LABEL_COMPONENT}={COMPONENT_ENGINE}"
+        ),
     )
 
 

@@ -15,15 +15,16 @@ import structlog
 from pydantic import ValidationError
 
 from tunesmith_api.deploymentstatus import ModelDeploymentStatus
-from tunesmith_api.engine import RouterType
 from tunesmith_api.modeldeployment import ModelDeployment
+from tunesmith_api.revision import RevisionTemplate
+from tunesmith_operator.config import Config
 from tunesmith_operator.kube.cache import Key
 from tunesmith_operator.kube.errors import NotOurs, Refused
 from tunesmith_operator.kube.kinds import Object
 from tunesmith_operator.planning.actions import Emit
 from tunesmith_operator.planning.analysis import is_sample_due
 from tunesmith_operator.planning.rollout import decide_rollout
-from tunesmith_operator.planning.routing import build_state
+from tunesmith_operator.planning.routing import build_split, build_state
 from tunesmith_operator.planning.serving import ServingObservation, Traffic
 from tunesmith_operator.planning.serving_actions import (
     DeleteRevision,
@@ -35,14 +36,15 @@ from tunesmith_operator.planning.serving_actions import (
     ServingDecision,
     SetTraffic,
 )
+from tunesmith_operator.planning.sources import resolve
 from tunesmith_operator.reconcile.measuring import Measuring
 from tunesmith_operator.reconcile.samples import remember, take_samples
 from tunesmith_operator.reconcile.serving_objects import ServingObjects
 from tunesmith_operator.reconcile.serving_reading import Reading, read
 from tunesmith_operator.reconcile.world import World
+from tunesmith_operator.resources.serving.engines.plan import UnservableError
 from tunesmith_operator.resources.serving.gateway import build_route
-from tunesmith_operator.resources.serving.names import SIDECAR_PORT
-from tunesmith_operator.resources.serving.record import build_record
+from tunesmith_operator.resources.serving.record import Revision, build_record
 from tunesmith_operator.resources.serving.workload import build_service, build_workload
 
 log = structlog.get_logger(__name__)
@@ -74,7 +76,7 @@ class ModelDeploymentReconciler:
         except ValidationError as error:
             return _say_unreadable(world, body, error)
         reading = await read(world, deployment)
-        seen = self._observe(key, deployment, reading)
+        seen = self._observe(world, key, deployment, reading)
         decision = decide_rollout(seen, world.now())
         await _write_status(world, deployment, decision.status)
         try:
@@ -86,7 +88,9 @@ class ModelDeploymentReconciler:
         await self._measure(world, key, deployment, reading, decision.status)
         return decision.look_again
 
-    def _observe(self, key: Key, deployment: ModelDeployment, reading: Reading) -> ServingObservation:
+    def _observe(
+        self, world: World, key: Key, deployment: ModelDeployment, reading: Reading
+    ) -> ServingObservation:
         rollout = deployment.status.rollout
         digest = rollout.digest if rollout else None
         return ServingObservation(
@@ -94,6 +98,7 @@ class ModelDeploymentReconciler:
             versions=reading.versions,
             revisions=reading.revisions,
             router=reading.router,
+            unservable=_why_unservable(deployment, reading, world.config),
             sampling=self._measuring.result(key, digest),
         )
 
@@ -140,11 +145,12 @@ class ModelDeploymentReconciler:
     ) -> None:
         """Tell the router, but only where it does not know: endpoints change without weights."""
         routing, uid = deployment.spec.routing, deployment.metadata.uid
-        if routing.router is RouterType.GATEWAY_API:
+        if routing.gateway is not None:
             if reading.router is None or traffic != reading.router.traffic:
-                await world.kube.apply(build_route(deployment, traffic))
+                route = build_route(deployment, routing.gateway, build_split(traffic))
+                await world.kube.apply(route)
             return
-        state = build_state(traffic, reading.pods, SIDECAR_PORT, routing.sticky_header)
+        state = build_state(traffic, reading.pods, reading.ports, routing.sticky_header)
         text = state.model_dump_json()
         is_told = reading.router is not None and reading.router.traffic == traffic
         is_told = is_told and reading.router.is_settled
@@ -188,17 +194,31 @@ class ModelDeploymentReconciler:
         task.add_done_callback(self._notifications.discard)
 
 
+def _why_unservable(deployment: ModelDeployment, reading: Reading, config: Config) -> str:
+    """Try whether pods can be made of what the spec asks for, before anything is begun."""
+    template = resolve(deployment.spec, reading.versions)
+    if not isinstance(template, RevisionTemplate):
+        return ""
+    try:
+        build_workload(deployment, Revision("trial", 1, "", template), 1, "", config)
+    except UnservableError as error:
+        return str(error)
+    return ""
+
+
 async def _ensure_revision(
     world: World, deployment: ModelDeployment, action: EnsureRevision
 ) -> None:
     """Create what is missing; each part belongs to the one before, so nothing is left over."""
-    kube, config = world.kube, world.config
+    kube = world.kube
+    revision = Revision(action.name, action.number, action.digest, action.template)
     record = await kube.create_or_adopt(
-        build_record(deployment, action), deployment.metadata.uid
+        build_record(deployment, revision), deployment.metadata.uid
     )
     uid = record["metadata"]["uid"]
-    await kube.create_or_adopt(build_service(deployment, action, uid), uid)
-    await kube.create_or_adopt(build_workload(deployment, action, uid, config), uid)
+    await kube.create_or_adopt(build_service(deployment, revision, uid), uid)
+    workload = build_workload(deployment, revision, action.replicas, uid, world.config)
+    await kube.create_or_adopt(workload, uid)
 
 
 async def _scale(world: World, namespace: str, name: str, record_uid: str, replicas: int) -> None:

@@ -13,7 +13,7 @@ from tunesmith_operator.metrics.scraping import ServingPod as ScrapedPod
 from tunesmith_operator.planning.serving import Sampling, Traffic
 from tunesmith_operator.reconcile.serving_reading import Reading
 from tunesmith_operator.reconcile.world import World
-from tunesmith_operator.resources.serving.names import SIDECAR_PORT
+from tunesmith_operator.resources.serving.names import served_model
 
 
 async def remember(
@@ -63,8 +63,9 @@ def _measured(
         namespace=deployment.metadata.namespace,
         name=role.name,
         digest=role.digest,
-        pods=tuple(ScrapedPod(pod.uid, pod.address, SIDECAR_PORT) for pod in pods),
+        pods=tuple(ScrapedPod(pod.uid, pod.address, reading.ports[role.name]) for pod in pods),
         restarts=seen.restarts if seen else 0,
+        model=served_model(deployment),
     )
 
 

@@ -56,7 +56,7 @@ def _wanted(world: World, deployment: ModelDeployment) -> tuple[Object, ...]:
         token = world.serving.routers.token(deployment.metadata.uid)
         wanted += build_router(deployment, world.config, token)
     if deployment.spec.autoscaling is not None:
-        wanted.append(build_autoscaler(deployment))
+        wanted.append(build_autoscaler(deployment, deployment.spec.autoscaling))
     return tuple(wanted)
 
 

@@ -28,7 +28,7 @@ from tunesmith_operator.planning.serving import (
     ServingPod,
 )
 from tunesmith_operator.reconcile.world import World
-from tunesmith_operator.resources.serving.names import route_name
+from tunesmith_operator.resources.serving.sidecar import sidecar_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,8 @@ class Reading:
     revisions: tuple[SeenRevision, ...]
     pods: Mapping[str, tuple[ServingPod, ...]]
     """Pods of each revision that are not on their way out, by its name."""
+    ports: Mapping[str, int]
+    """Port of the sidecar in them."""
     router_pods: tuple[ServingPod, ...]
     router: SeenRouter | None
 
@@ -65,6 +67,7 @@ async def read(world: World, deployment: ModelDeployment) -> Reading:
         versions=versions,
         revisions=revisions,
         pods={r.name: pods_of(r.number, pods) for r in revisions},
+        ports={r.name: sidecar_port(r.template) for r in revisions},
         router_pods=router_pods,
         router=await _look_at_router(world, deployment, router_pods),
     )
@@ -91,5 +94,5 @@ async def _look_at_router(
         case RouterType.HAPROXY:
             return read_answers(await world.serving.routers.ask(meta.uid, pods))
         case RouterType.GATEWAY_API:
-            body = await world.kube.get("HTTPRoute", meta.namespace, route_name(deployment))
-            return parse_route(body, meta.uid) if body else SeenRouter(traffic=None)
+            body = await world.kube.get("HTTPRoute", meta.namespace, meta.name)
+            return parse_route(body) if body else SeenRouter(traffic=None)
