@@ -53,7 +53,10 @@ def slot_name(number: int) -> str:
 
 
 def place(
-    placement: Placement, before: RouterState | None, state: RouterState, new_mark: Callable[[], str]
+    placement: Placement,
+    before: RouterState | None,
+    state: RouterState,
+    new_mark: Callable[[], str],
 ) -> Placement:
     """Give every revision of the state its slot, and those in the split their mark."""
     names = [revision.name for revision in state.revisions]

@@ -44,9 +44,7 @@ class Settings(BaseModel):
     """Token that the operator must send. Prefer a file."""
     token_file: Path | None = None
     """File with the token; read at each request, so that it can rotate."""
-    listen_address: Annotated[str, Field(pattern=r"^[0-9A-Fa-f.:]+$")] = (
-        "0.0.0.0"  # noqa: S104  a pod's own network namespace
-    )
+    listen_address: Annotated[str, Field(pattern=r"^[0-9A-Fa-f.:]+$")] = "0.0.0.0"  # noqa: S104  a pod's own network namespace
     """Address that router and agent listen on; :: for both families."""
     router_port: Annotated[int, Field(ge=1, le=65_535)] = ROUTER_PORT
     """Port for clients."""
