@@ -1,0 +1,143 @@
+"""Endpoints come and go, and no request notices."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.router.backends import Backend, backends
+from tests.router.conftest import Load, Pod, eventually, state
+
+
+async def server_count(pod: Pod) -> int:
+    assert pod.router is not None
+    return len(await pod.router._admin.list_servers())
+
+
+async def test_endpoints_come_and_go_under_load(pod: Pod) -> None:
+    async with backends("a", "b", "c", "d") as all_four:
+        await pod.told(state("r1", of={"r1": all_four[:1]}))
+        async with Load(pod, delay=0.01) as load:
+            for turn in range(12):
+                some = [all_four[(turn + n) % 4] for n in range(1 + turn % 3)]
+                await pod.told(state("r1", of={"r1": some}))
+                await asyncio.sleep(0.1)
+        assert load.problems == []
+        assert {text for _, _, text in load.answers} == {"a", "b", "c", "d"}
+        # What was drained is deleted, so HAProxy does not fill up.
+        last = len(some)
+
+        async def is_clean() -> bool:
+            return await server_count(pod) == last
+
+        await eventually(is_clean)
+
+
+async def test_a_revision_is_replaced_under_load(pod: Pod) -> None:
+    async with backends("a", "b") as (a, b):
+        await pod.told(state("r1", of={"r1": [a]}))
+        async with Load(pod, delay=0.01) as load:
+            await asyncio.sleep(0.2)
+            # Old and new in one message: nothing of the old may go before the new has requests.
+            await pod.told(state("r2", of={"r2": [b]}))
+            await asyncio.sleep(0.2)
+        assert load.problems == []
+        assert load.answers[-1][2] == "b"
+
+
+async def test_a_stream_outlives_the_removal_of_its_endpoint(pod: Pod) -> None:
+    async with backends("a", "b") as (a, b):
+        await pod.told(state("r1", of={"r1": [a]}))
+        stream = asyncio.create_task(pod.ask(tokens=20, pause=0.05))
+        await eventually(lambda: a.running == 1)
+        await pod.told(state("r1", of={"r1": [b]}))
+        assert set(await pod.ask_many(30)) == {(200, "b")}
+        await asyncio.sleep(0.3)
+        assert await server_count(pod) == 2
+        # It comes back while it is draining.
+        await pod.told(state("r1", of={"r1": [a]}))
+        assert set(await pod.ask_many(30)) == {(200, "a")}
+        await pod.told(state("r1", of={"r1": [b]}))
+        status, text = await stream
+        assert (status, text.count("data: a")) == (200, 20)
+        await eventually(lambda: is_alone(pod))
+
+
+async def is_alone(pod: Pod) -> bool:
+    return await server_count(pod) == 1
+
+
+async def test_streams_come_token_by_token(pod: Pod) -> None:
+    async with backends("a") as (a,):
+        await pod.told(state("r1", of={"r1": [a]}))
+        body = {"test": {"tokens": 3, "pause": 0.2}}
+        loop = asyncio.get_running_loop()
+        async with pod.client.post(pod.url + "/v1/completions", json=body) as answer:
+            times = [loop.time() async for _ in answer.content.iter_any()]
+        assert len(times) == 3
+        assert times[2] - times[0] > 0.3
+
+
+async def test_an_endpoint_that_dies_is_left_out(pod: Pod) -> None:
+    async with backends("a", "b") as (a, b):
+        await pod.told(state("r1", of={"r1": [a, b]}))
+        async with Load(pod) as load:
+            await asyncio.sleep(0.2)
+            await a.stop()
+            await asyncio.sleep(0.5)
+        # Connections that are refused are tried elsewhere; nothing was in the endpoint.
+        assert [p for p in load.problems if "502" not in p] == []
+        assert len(load.problems) <= 6
+        assert load.answers[-1][2] == "b"
+        assert (await pod.counts("r1"))[3] == 1
+
+
+async def test_an_endpoint_that_says_it_is_not_ready_gets_nothing(pod: Pod) -> None:
+    async with backends("a", "b") as (a, b):
+        await pod.told(state("r1", of={"r1": [a, b]}))
+        a.is_ready = False
+
+        async def is_out() -> bool:
+            return (await pod.counts("r1"))[3] == 1
+
+        await eventually(is_out)
+        assert set(await pod.ask_many(30)) == {(200, "b")}
+
+
+async def test_a_split_is_refused_while_no_endpoint_of_it_passes(pod: Pod) -> None:
+    async with backends("a", "b") as (a, b):
+        of = {"r1": [a], "r2": [b]}
+        await pod.told(state("r1", of={"r1": [a]}))
+        b.is_ready = False
+        async with Load(pod) as load:
+            for wanted in (state("r1", "r2", 10, of=of), state("r2", of=of)):
+                status, body = await pod.put(wanted)
+                assert status == 503
+                assert "no endpoint of r2" in body["error"]["message"]
+        assert load.problems == []
+        assert b.requests == []
+        report = await pod.report()
+        assert report.split is not None
+        assert (report.split.main, report.split.weight) == ("r1", 0)
+        b.is_ready = True
+        await pod.told(state("r1", "r2", 10, of=of))
+        # Weight is always taken away, whoever is up.
+        a.is_ready = False
+        await eventually(lambda: has_none_up(pod, "r1"))
+        await pod.told(state("r1", "r2", 0, of=of))
+
+
+async def has_none_up(pod: Pod, name: str) -> bool:
+    return (await pod.counts(name))[3] == 0
+
+
+async def test_ipv6(pod: Pod) -> None:
+    backend = Backend("six", address="::1")
+    try:
+        await backend.start()
+    except OSError:
+        return  # a machine without IPv6
+    try:
+        await pod.told(state("r1", of={"r1": [backend]}))
+        assert await pod.ask() == (200, "six")
+    finally:
+        await backend.stop()
