@@ -27,8 +27,8 @@ def build_app(
     conversations: ConversationLog | None,
 ) -> web.Application:
     """Make the web application."""
-    proxy = Proxy(settings, engine, metrics, conversations)
-    predictions = Predictions(settings, engine, metrics, conversations)
+    proxy = Proxy(settings, engine, conversations)
+    predictions = Predictions(settings, engine, conversations)
     probes = Probes(settings, engine, guard.gate, metrics)
 
     async def unknown(_: web.Request) -> web.Response:

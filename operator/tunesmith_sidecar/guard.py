@@ -22,6 +22,9 @@ from tunesmith_sidecar.settings import Settings
 
 REQUEST_ID = "x-request-id"
 REVISION = "x-tunesmith-revision"
+ANALYSIS = "x-tunesmith-analysis"
+"""A question of the operator's analysis says 1 here. It is answered like any other, but neither
+counted nor logged: it must not dilute what clients see, nor be trained on."""
 _CLIENT_GONE = 499
 _LAST_WORDS_SECONDS = 1.0
 # Unlike any other process's, and without asking the kernel at each request.
@@ -39,6 +42,8 @@ class Exchange:
         "_gate",
         "_timeout",
         "is_abandoned",
+        "is_analysis",
+        "metrics",
         "request_id",
         "session",
         "started",
@@ -53,6 +58,10 @@ class Exchange:
         self._deadline = asyncio.timeout_at(self.started + self._timeout)
         given = request.headers.get(REQUEST_ID, "")
         self.request_id = given if _PLAIN.fullmatch(given) else f"{_PROCESS}-{next(_NUMBERS):x}"
+        self.is_analysis = request.headers.get(ANALYSIS) == "1"
+        """Whether the operator asks and no client."""
+        self.metrics = guard.unseen if self.is_analysis else guard.metrics
+        """Where it is counted."""
         self.is_abandoned = False
         """Whether the client went away before the end."""
         # A header may hold bytes that are no UTF-8; JSON cannot.
@@ -101,7 +110,9 @@ class Guard:
         self.settings = settings
         self.gate = gate
         self._keys = keys
-        self._metrics = metrics
+        self.metrics = metrics
+        self.unseen = Metrics(settings.revision)
+        """Takes what is not to be counted; nobody reads it."""
 
     def wrap(
         self, route: Route, handler: Handler
@@ -119,17 +130,17 @@ class Guard:
                 return response
             except asyncio.CancelledError:
                 # aiohttp cancels us when the client is gone; leaving has stopped the engine.
-                self._metrics.failed(Failure.CLIENT_GONE)
+                exchange.metrics.failed(Failure.CLIENT_GONE)
                 raise
             finally:
-                self._metrics.answered(route, code, exchange.seconds)
+                exchange.metrics.answered(route, code, exchange.seconds)
 
         return handle
 
     async def _serve(
         self, request: web.Request, exchange: Exchange, handler: Handler
     ) -> web.StreamResponse:
-        refusal = self._refuse(request)
+        refusal = self._refuse(request, exchange)
         if refusal is not None:
             return refusal
         try:
@@ -137,25 +148,25 @@ class Guard:
         finally:
             self.gate.leave()
 
-    def _refuse(self, request: web.Request) -> web.Response | None:
+    def _refuse(self, request: web.Request, exchange: Exchange) -> web.Response | None:
         """Return why the request may not come in; None when it has taken a place."""
         if not self._keys.allow(request.headers.get("Authorization")):
-            self._metrics.failed(Failure.UNAUTHORIZED)
+            exchange.metrics.failed(Failure.UNAUTHORIZED)
             return error_answer(
                 401, "A valid API key is needed.", "invalid_api_key", WWW_Authenticate="Bearer"
             )
         if (request.content_length or 0) > self.settings.max_body_bytes:
-            return self._too_large()
+            return self._too_large(exchange)
         if not self.gate.enter():
-            self._metrics.failed(Failure.OVERLOADED)
+            exchange.metrics.failed(Failure.OVERLOADED)
             wait = self.settings.retry_after_seconds
             return error_answer(
                 429, f"Busy; try again in {wait} s.", "overloaded", Retry_After=str(wait)
             )
         return None
 
-    def _too_large(self) -> web.Response:
-        self._metrics.failed(Failure.TOO_LARGE)
+    def _too_large(self, exchange: Exchange) -> web.Response:
+        exchange.metrics.failed(Failure.TOO_LARGE)
         limit = self.settings.max_body_bytes
         answer = error_answer(413, f"The body is larger than {limit} bytes.", "body_too_large")
         # What is left of the body is not read, so nothing can follow on this connection.
@@ -169,33 +180,33 @@ class Guard:
             async with exchange.deadline:
                 return await handler(request, exchange)
         except BrokenStream as broken:
-            self._metrics.failed(broken.reason)
+            exchange.metrics.failed(broken.reason)
             exchange.is_abandoned = broken.reason is Failure.CLIENT_GONE
             if not exchange.is_abandoned:
                 await _break_off(request, broken)
             return broken.response
         except Exception as error:
-            return self._apologise(error, exchange.request_id)
+            return self._apologise(error, exchange)
 
-    def _apologise(self, error: Exception, request_id: str) -> web.Response:
+    def _apologise(self, error: Exception, exchange: Exchange) -> web.Response:
         match error:
             case TimeoutError():
-                self._metrics.failed(Failure.TIMEOUT)
+                exchange.metrics.failed(Failure.TIMEOUT)
                 limit = self.settings.request_timeout_seconds
                 return error_answer(504, f"No answer within {limit:g} s.", "request_timeout")
             case EngineUnavailable():
-                self._metrics.failed(Failure.ENGINE_UNAVAILABLE)
-                log.warning("the engine does not answer", error=str(error), id=request_id)
+                exchange.metrics.failed(Failure.ENGINE_UNAVAILABLE)
+                log.warning("the engine does not answer", error=str(error), id=exchange.request_id)
                 return error_answer(
                     502, "The inference engine does not answer.", "engine_unavailable"
                 )
             case web.HTTPRequestEntityTooLarge():
-                return self._too_large()
+                return self._too_large(exchange)
             case web.RequestPayloadError():
                 return error_answer(400, "The body cannot be read.", "invalid_body")
             case _:
-                self._metrics.failed(Failure.INTERNAL)
-                log.error("a request was not served", id=request_id, exc_info=error)
+                exchange.metrics.failed(Failure.INTERNAL)
+                log.error("a request was not served", id=exchange.request_id, exc_info=error)
                 return error_answer(500, "The request was not served.", "internal_error")
 
 

@@ -21,7 +21,17 @@ from prometheus_client import (
 from tunesmith_sidecar.usage import Usage
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
+# Ten bounds a decade, as in preferred numbers: an analysis that allows a p95 to be 20 % worse must
+# tell 20 % apart. An estimated p95 is off by 3 % at the median; with three a decade by 17 %.
+_DECADE = (1, 1.25, 1.6, 2, 2.5, 3.15, 4, 5, 6.3, 8)
+_SECONDS = tuple(
+    round(bound * scale, 6)
+    for scale in (0.001, 0.01, 0.1, 1, 10, 100)
+    for bound in _DECADE
+    if 0.005 <= bound * scale <= 315
+)
+# Refused at once, they would make an overloaded pod look fast.
+_REFUSED = (401, 413, 429)
 _TOKENS_PER_SECOND = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -39,8 +49,8 @@ class Route(StrEnum):
 class Failure(StrEnum):
     """Why a request did not get its answer.
 
-    The revision is to blame for timeout, engine_unavailable and engine_error; for the others
-    clients, load or we are.
+    The revision is to blame for timeout, engine_unavailable and engine_error, and the analysis
+    holds internal against it as well: its pods answer 500. For the others clients or load are.
     """
 
     UNAUTHORIZED = "unauthorized"
@@ -122,7 +132,7 @@ class Metrics:
         self._errors = {reason: errors.labels(self._revision, reason) for reason in Failure}
         seconds = families.histograms(
             "tunesmith_serving_request_seconds",
-            "From a request's head to the end of its answer.",
+            "From a request's head to the end of its answer; not of those that were refused.",
             _SECONDS,
             "route",
         )
@@ -185,7 +195,8 @@ class Metrics:
                 self._revision, route, str(code)
             )
         child.inc()
-        self._seconds[route].observe(seconds)
+        if code not in _REFUSED:
+            self._seconds[route].observe(seconds)
 
     def failed(self, reason: Failure) -> None:
         """Count a request without a proper answer."""

@@ -15,7 +15,7 @@ from tunesmith_sidecar.answers import error_answer, json_answer
 from tunesmith_sidecar.conversations.log import ConversationLog, Exchanged, Feedback
 from tunesmith_sidecar.engine import Engine
 from tunesmith_sidecar.guard import REQUEST_ID, Exchange
-from tunesmith_sidecar.metrics import Failure, Metrics
+from tunesmith_sidecar.metrics import Failure
 from tunesmith_sidecar.proxy import client_headers
 from tunesmith_sidecar.settings import Settings
 from tunesmith_sidecar.usage import Answer, read_answer
@@ -130,12 +130,10 @@ class Predictions:
         self,
         settings: Settings,
         engine: Engine,
-        metrics: Metrics,
         conversations: ConversationLog | None,
     ) -> None:
         self._settings = settings
         self._engine = engine
-        self._metrics = metrics
         self._conversations = conversations
 
     async def predict(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
@@ -150,9 +148,11 @@ class Predictions:
             content = await answer.read()
             said = read_answer(content) if answer.status == 200 else None
             if said is None:
-                return self._engine_error(answer.status, content, client_headers(answer.headers))
-        self._metrics.used(said.usage, exchange.seconds)
-        if self._conversations is not None:
+                if answer.status == 200 or answer.status >= 500:
+                    exchange.metrics.failed(Failure.ENGINE_ERROR)
+                return _engine_error(answer.status, content, client_headers(answer.headers))
+        exchange.metrics.used(said.usage, exchange.seconds)
+        if self._conversations is not None and not exchange.is_analysis:
             self._conversations.add(
                 Exchanged(exchange.request_id, exchange.session, body, content, is_stream=False)
             )
@@ -164,7 +164,7 @@ class Predictions:
             given = _parse(FeedbackRequest, await request.read())
         except Refused as error:
             return error_answer(400, str(error), "invalid_body")
-        self._metrics.rated(given.rating)
+        exchange.metrics.rated(given.rating)
         feedback = Feedback(given.rating, given.comment, given.correction)
         stored = self._conversations is not None and self._conversations.add_feedback(
             given.request_id, exchange.session, feedback
@@ -187,14 +187,6 @@ class Predictions:
             value["logprobs"] = True
         return value
 
-    def _engine_error(self, status: int, content: bytes, headers: dict[str, str]) -> web.Response:
-        if status != 200:
-            if status >= 500:
-                self._metrics.failed(Failure.ENGINE_ERROR)
-            return web.Response(body=content, status=status, headers=headers)
-        self._metrics.failed(Failure.ENGINE_ERROR)
-        return error_answer(502, "The engine's answer is not a completion.", "engine_answer")
-
     def _prediction(self, said: Answer, exchange: Exchange) -> PredictResponse:
         usage = PredictUsage(**said.usage._asdict()) if said.usage else None
         metadata = PredictMetadata(
@@ -206,6 +198,12 @@ class Predictions:
             latency_milliseconds=round(exchange.seconds * 1000),
         )
         return PredictResponse(response=said.text, confidence=said.confidence, metadata=metadata)
+
+
+def _engine_error(status: int, content: bytes, headers: dict[str, str]) -> web.Response:
+    if status != 200:
+        return web.Response(body=content, status=status, headers=headers)
+    return error_answer(502, "The engine's answer is not a completion.", "engine_answer")
 
 
 def _parse(model: type[Model], body: bytes) -> Model:

@@ -14,7 +14,7 @@ from aiohttp import web
 from tunesmith_sidecar.conversations.log import LONGEST_BYTES, ConversationLog, Exchanged
 from tunesmith_sidecar.engine import Engine
 from tunesmith_sidecar.guard import REQUEST_ID, BrokenStream, Exchange, Handler
-from tunesmith_sidecar.metrics import Failure, Metrics
+from tunesmith_sidecar.metrics import Failure
 from tunesmith_sidecar.settings import Settings
 from tunesmith_sidecar.usage import Tail, has_stream_error, read_stream_usage, read_usage
 
@@ -32,12 +32,10 @@ class Proxy:
         self,
         settings: Settings,
         engine: Engine,
-        metrics: Metrics,
         conversations: ConversationLog | None,
     ) -> None:
         self._revision = settings.revision
         self._engine = engine
-        self._metrics = metrics
         self._conversations = conversations
 
     def listing(self, path: str) -> Handler:
@@ -72,10 +70,10 @@ class Proxy:
     ) -> web.Response:
         content = await answer.read()
         if answer.status == 200:
-            self._metrics.used(read_usage(content), exchange.seconds)
+            exchange.metrics.used(read_usage(content), exchange.seconds)
             self._log(exchange, body, content, is_stream=False)
         elif answer.status >= 500:
-            self._metrics.failed(Failure.ENGINE_ERROR)
+            exchange.metrics.failed(Failure.ENGINE_ERROR)
         return web.Response(
             body=content, status=answer.status, headers=client_headers(answer.headers)
         )
@@ -102,9 +100,9 @@ class Proxy:
         if answer.status == 200:
             data = tail.data()
             end = data[-_TAIL_BYTES:]
-            self._metrics.used(read_stream_usage(end), exchange.seconds)
+            exchange.metrics.used(read_stream_usage(end), exchange.seconds)
             if has_stream_error(end):
-                self._metrics.failed(Failure.ENGINE_ERROR)
+                exchange.metrics.failed(Failure.ENGINE_ERROR)
             self._log(exchange, body, data, is_stream=True)
         return response
 
@@ -129,13 +127,13 @@ class Proxy:
             except ConnectionError as error:
                 raise BrokenStream(response, Failure.CLIENT_GONE) from error
             if not tail.size:
-                self._metrics.first_token_seconds.observe(exchange.seconds)
+                exchange.metrics.first_token_seconds.observe(exchange.seconds)
             tail.add(chunk)
             exchange.extend()
             self._engine.note_alive()
 
     def _log(self, exchange: Exchange, body: bytes, answer: bytes, *, is_stream: bool) -> None:
-        if self._conversations is not None:
+        if self._conversations is not None and not exchange.is_analysis:
             self._conversations.add(
                 Exchanged(exchange.request_id, exchange.session, body, answer, is_stream)
             )

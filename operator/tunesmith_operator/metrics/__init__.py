@@ -1,1 +1,1 @@
-"""The edge to what measures: the trainers' own answers now, Prometheus later."""
+"""The edge to what measures: trainers, serving pods, Prometheus, webhooks, judges."""
