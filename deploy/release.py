@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from deploy.cluster import Cluster
 from deploy.images import reference
@@ -41,7 +42,7 @@ def install_operator(cluster: Cluster, log: Log) -> None:
     """Install or upgrade the chart and wait until the operator is ready."""
     kubectl = Kubectl(cluster, log)
     registry = cluster.builder.registry
-    values = {
+    values: dict[str, Any] = {
         "image": _image(reference("operator", registry)),
         "trainerImage": _image(reference("trainer", registry)),
         "s3": {
@@ -51,6 +52,9 @@ def install_operator(cluster: Cluster, log: Log) -> None:
             "secretName": CREDENTIALS,
         },
     }
+    serving = {name: _image(full) for name, full in cluster.serving_images().items()}
+    router = {"image": serving.pop("haproxy")} if "haproxy" in serving else {}
+    values["serving"] = {"engineImages": serving, "router": router}
     options = [
         arg for key, value in values.items() for arg in ("--set-json", f"{key}={json.dumps(value)}")
     ]

@@ -32,6 +32,7 @@ class Root:
     """Name and beginning of the tag, which goes on with a digest of how it is made."""
     suite: str
     packages: str
+    entrypoint: str = ""
     edition: int = 1
     """Raised when something else about its making changes."""
 
@@ -47,7 +48,9 @@ PYTHON = Root(
 )
 HAPROXY = Root("haproxy:2.6-bookworm", "bookworm", "haproxy")
 # bookworm has no llama.cpp.
-LLAMA_CPP = Root("llama.cpp:sid", "sid", "llama.cpp,ca-certificates")
+LLAMA_CPP = Root(
+    "llama.cpp:sid", "sid", "llama.cpp,ca-certificates", entrypoint="llama-server", edition=2
+)
 
 
 class Buildah:
@@ -88,7 +91,7 @@ class Buildah:
             _be_like_the_official_image(folder)
         for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man"):
             shutil.rmtree(folder / waste, ignore_errors=True)
-        self._from_folder(folder, full, log)
+        self._from_folder(folder, full, log, entrypoint=root.entrypoint)
         shutil.rmtree(folder)
 
     def ensure_single_binary(self, name: str, version: str, binary: Path, log: Log) -> str:

@@ -156,6 +156,8 @@ DEPLOYMENT_REASON_MEANINGS: dict[DeploymentReason, str] = {
     DeploymentReason.VERSION_NOT_FOUND: "There is no such ModelVersion, or none in the channel.",
     DeploymentReason.ARTIFACT_NOT_FOUND: "The ModelVersion has no artifact that the engine can "
     "serve.",
+    DeploymentReason.UNSERVABLE: "No pods can be made of what the spec asks for; the message says "
+    "what to change.",
     DeploymentReason.BASE_MODEL_UNKNOWN: "The ModelVersion does not say which base model its "
     "adapter was trained for.",
     DeploymentReason.NOT_ROLLED_BACK: "The wanted revision was not rejected.",

@@ -29,9 +29,6 @@ _Dumper.add_representer(str, _text)
 
 _HEAD = "# Generated from operator/tunesmith_api by `make generate`. Do not edit.\n"
 _SERVED = ("crds", "charts/tunesmith/files/crds")
-# A kind that no operator acts on must not be installed: users would wait in vain.
-_UNSERVED = ("crds/unserved",)
-_UNSERVED_KINDS = frozenset({"modeldeployments"})
 
 
 def generate(root: Path) -> list[Path]:
@@ -39,9 +36,8 @@ def generate(root: Path) -> list[Path]:
     written = []
     for name, definition in definitions().items():
         text = _HEAD + yaml.dump(definition, Dumper=_Dumper, sort_keys=False, width=100)
-        folders = _UNSERVED if name in _UNSERVED_KINDS else _SERVED
         file = f"tunesmith.dev_{name}.yaml"
-        written += [_write(root / folder / file, text) for folder in folders]
+        written += [_write(root / folder / file, text) for folder in _SERVED]
     written.append(_write(root / "docs" / "conditions.md", render_markdown()))
     return written
 

@@ -13,5 +13,5 @@ CRDS = Path(__file__).parents[2] / "crds"
 @pytest.fixture(scope="session")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     with ControlPlane(tmp_path_factory.mktemp("control-plane")) as plane:
-        plane.install_crds(CRDS, CRDS / "unserved")
+        plane.install_crds(CRDS)
         yield plane

@@ -68,7 +68,13 @@ def test_a_deleted_pod_stays_known_with_its_last_words_as_long_as_its_job() -> N
     assert (gone.is_gone, gone.phase, gone.status_reason) == (True, "Failed", "Evicted")
     assert cache.stray_pods_of("u-a") == ()
     cache.deleted("Job", job(version=10))
-    assert cache.counts() == {"FineTuneJob": 1, "ModelVersion": 0, "Job": 0, "Pod": 0}
+    assert cache.counts() == {
+        "FineTuneJob": 1,
+        "ModelVersion": 0,
+        "ModelDeployment": 0,
+        "Job": 0,
+        "Pod": 0,
+    }
 
 
 def test_a_pod_whose_job_is_gone_is_a_stray_until_it_is_gone_too() -> None:

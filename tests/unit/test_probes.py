@@ -76,7 +76,7 @@ def test_a_watch_that_is_neither_answered_nor_heard_of_becomes_silent() -> None:
     watches.answered("/apis/tunesmith.dev/v1alpha1/finetunejobs")
     assert watches.silent() == []
     clock.now = LIMIT_SECONDS + 1
-    assert watches.silent() == ["modelversions"]
+    assert watches.silent() == ["modeldeployments", "modelversions"]
     assert watches.ages()["jobs"] == 2
 
 

@@ -58,8 +58,14 @@ async def test_lost_events_of_every_sort_are_made_up_for() -> None:
     changed = own(version=50)
     _, keys, counts = await run(Server([changed]), cache)
     assert set(keys) == {KEY, Key("FineTuneJob", "default", "b")}
-    assert counts == {"FineTuneJob": 2, "ModelVersion": 0, "Job": 1, "Pod": 1}
-    assert cache.counts() == {"FineTuneJob": 1, "ModelVersion": 0, "Job": 0, "Pod": 0}
+    assert counts == {"FineTuneJob": 2, "ModelVersion": 0, "ModelDeployment": 0, "Job": 1, "Pod": 1}
+    assert cache.counts() == {
+        "FineTuneJob": 1,
+        "ModelVersion": 0,
+        "ModelDeployment": 0,
+        "Job": 0,
+        "Pod": 0,
+    }
 
 
 async def test_a_list_that_breaks_off_removes_nothing() -> None:

@@ -12,10 +12,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from tunesmith_api.labels import LABEL_DEPLOYMENT_UID, LABEL_JOB_UID
 from tunesmith_operator.kube.kinds import Object
-from tunesmith_operator.kube.parse import parse_job, parse_pod, parse_version
-from tunesmith_operator.kube.parse_serving import parse_serving_pod
+from tunesmith_operator.kube.parse import parse_version
+from tunesmith_operator.kube.parse_child import parse_child, parse_source
 from tunesmith_operator.planning.observed import SeenJob, SeenPod, SeenVersion
 from tunesmith_operator.planning.serving import ServingPod
 
@@ -184,7 +183,7 @@ class Cache:
             is_deleting="deletionTimestamp" in meta,
             stage=status.get("stage") or status.get("phase") or "Pending",
             version=parse_version(body) if kind == "ModelVersion" else None,
-            follows=_source(body) if kind == "ModelDeployment" else ("", ""),
+            follows=parse_source(body) if kind == "ModelDeployment" else ("", ""),
         )
         replaced = self._uid_of.get(own.key)
         if replaced is not None and replaced != own.uid:
@@ -203,7 +202,7 @@ class Cache:
         known = self._children.get(meta["uid"])
         if known is not None and not _is_newer(meta, known.resource_version):
             return None
-        seen, owner = _parse_child(kind, body)
+        seen, owner = parse_child(kind, body)
         if seen is None or not owner:
             return None
         child = _Child(
@@ -268,19 +267,6 @@ class Cache:
     def _owner_key(self, owner_uid: str) -> Key | None:
         own = self._own.get(owner_uid)
         return own.key if own is not None else None
-
-
-def _parse_child(kind: str, body: Object) -> tuple[SeenJob | SeenPod | ServingPod | None, str]:
-    labels = body["metadata"].get("labels") or {}
-    if LABEL_DEPLOYMENT_UID in labels:
-        return parse_serving_pod(body), labels[LABEL_DEPLOYMENT_UID]
-    seen = parse_job(body) if kind == "Job" else parse_pod(body)
-    return seen, labels.get(LABEL_JOB_UID, "")
-
-
-def _source(body: Object) -> tuple[str, str]:
-    source = (body.get("spec") or {}).get("source") or {}
-    return source.get("model", ""), source.get("modelVersion", "")
 
 
 def _pods_of(job: SeenJob, pods: Iterable[SeenPod]) -> list[SeenPod]:

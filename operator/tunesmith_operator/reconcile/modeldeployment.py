@@ -58,8 +58,8 @@ class ModelDeploymentReconciler:
 
     _measuring: Measuring = field(default_factory=Measuring)
     _objects: ServingObjects = field(default_factory=ServingObjects)
-    _told: dict[str, str] = field(default_factory=dict)
-    """uid of a router pod -> the state that it took last."""
+    _told: dict[Key, dict[str, str]] = field(default_factory=dict)
+    """uid of each router pod -> the state that it took last."""
     _notifications: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def __call__(self, world: World, namespace: str, name: str) -> timedelta | None:
@@ -70,18 +70,20 @@ class ModelDeploymentReconciler:
             # The garbage collector takes all children.
             self._measuring.forget(key)
             self._objects.forget(key)
+            self._told.pop(key, None)
             return None
         try:
             deployment = ModelDeployment.model_validate(body)
         except ValidationError as error:
-            return _say_unreadable(world, body, error)
+            _say_unreadable(world, body, error)
+            return None
         reading = await read(world, deployment)
         seen = self._observe(world, key, deployment, reading)
         decision = decide_rollout(seen, world.now())
         await _write_status(world, deployment, decision.status)
         try:
+            await self._act(world, key, deployment, reading, decision)
             await self._objects.ensure(world, deployment)
-            await self._act(world, deployment, reading, decision)
         except (NotOurs, Refused) as error:
             _record(world, deployment, Emit("Warning", "ChildRefused", str(error)))
             return _REFUSED_RETRY
@@ -103,7 +105,12 @@ class ModelDeploymentReconciler:
         )
 
     async def _act(
-        self, world: World, deployment: ModelDeployment, reading: Reading, decision: ServingDecision
+        self,
+        world: World,
+        key: Key,
+        deployment: ModelDeployment,
+        reading: Reading,
+        decision: ServingDecision,
     ) -> None:
         """Traffic first: what the pods do next can wait for it, a bad answer cannot."""
         traffic = reading.router.traffic if reading.router else None
@@ -111,7 +118,7 @@ class ModelDeploymentReconciler:
             if isinstance(action, SetTraffic):
                 traffic = action.traffic
         if traffic is not None:
-            await self._route(world, deployment, reading, traffic)
+            await self._route(world, key, deployment, reading, traffic)
         for action in decision.actions:
             await self._carry_out(world, deployment, action)
 
@@ -141,10 +148,15 @@ class ModelDeploymentReconciler:
                 assert_never(action)
 
     async def _route(
-        self, world: World, deployment: ModelDeployment, reading: Reading, traffic: Traffic
+        self,
+        world: World,
+        key: Key,
+        deployment: ModelDeployment,
+        reading: Reading,
+        traffic: Traffic,
     ) -> None:
         """Tell the router, but only where it does not know: endpoints change without weights."""
-        routing, uid = deployment.spec.routing, deployment.metadata.uid
+        routing = deployment.spec.routing
         if routing.gateway is not None:
             if reading.router is None or traffic != reading.router.traffic:
                 route = build_route(deployment, routing.gateway, build_split(traffic))
@@ -152,18 +164,15 @@ class ModelDeploymentReconciler:
             return
         state = build_state(traffic, reading.pods, reading.ports, routing.sticky_header)
         text = state.model_dump_json()
-        is_told = reading.router is not None and reading.router.traffic == traffic
-        is_told = is_told and reading.router.is_settled
-        behind = [p for p in reading.router_pods if not is_told or self._told.get(p.uid) != text]
+        router, told = reading.router, self._told.get(key, {})
+        is_known = router is not None and router.is_settled and router.traffic == traffic
+        behind = [p for p in reading.router_pods if not is_known or told.get(p.uid) != text]
         if not behind:
             return
-        for answer in await world.serving.routers.tell(uid, behind, state):
-            if answer.report is not None and answer.report.split == state.split:
-                self._told[answer.pod.uid] = text
-            else:
-                self._told.pop(answer.pod.uid, None)
-        alive = {pod.uid for pod in reading.router_pods}
-        self._told = {k: v for k, v in self._told.items() if k in alive or len(self._told) < 1000}
+        for answer in await world.serving.routers.tell(deployment.metadata.uid, behind, state):
+            is_done = answer.report is not None and answer.report.split == state.split
+            told = told | {answer.pod.uid: text if is_done else ""}
+        self._told[key] = {pod.uid: told.get(pod.uid, "") for pod in reading.router_pods}
 
     async def _measure(
         self,
@@ -212,9 +221,7 @@ async def _ensure_revision(
     """Create what is missing; each part belongs to the one before, so nothing is left over."""
     kube = world.kube
     revision = Revision(action.name, action.number, action.digest, action.template)
-    record = await kube.create_or_adopt(
-        build_record(deployment, revision), deployment.metadata.uid
-    )
+    record = await kube.create_or_adopt(build_record(deployment, revision), deployment.metadata.uid)
     uid = record["metadata"]["uid"]
     await kube.create_or_adopt(build_service(deployment, revision, uid), uid)
     workload = build_workload(deployment, revision, action.replicas, uid, world.config)

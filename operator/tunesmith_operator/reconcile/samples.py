@@ -69,13 +69,9 @@ def _measured(
     )
 
 
-async def _prompts(
-    world: World, deployment: ModelDeployment
-) -> Mapping[str, str | PromptsError]:
+async def _prompts(world: World, deployment: ModelDeployment) -> Mapping[str, str | PromptsError]:
     metrics = deployment.spec.rollout.analysis.metrics
-    return {
-        m.name: await _read_prompts(world, deployment, m) for m in metrics if m.golden_prompts
-    }
+    return {m.name: await _read_prompts(world, deployment, m) for m in metrics if m.golden_prompts}
 
 
 async def _read_prompts(

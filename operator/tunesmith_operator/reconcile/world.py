@@ -66,9 +66,7 @@ class Kube(Protocol):
     async def apply(self, manifest: Object) -> Object:
         """Server-side apply: what we no longer say is removed, what others say stays."""
 
-    async def scale(
-        self, kind: str, namespace: str, name: str, replicas: int, *, uid: str
-    ) -> None:
+    async def scale(self, kind: str, namespace: str, name: str, replicas: int, *, uid: str) -> None:
         """Ask exactly that object for so many pods; raises Gone, or Conflict if it is another."""
 
 
