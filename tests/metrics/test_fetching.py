@@ -55,7 +55,7 @@ def test_metadata_services_are_known_in_every_form(address: str, is_one: bool) -
 )
 async def test_no_way_of_writing_it_leads_to_a_metadata_service(url: str) -> None:
     async with open_session() as session:
-        with pytest.raises(Unreachable, match="metadata service|not a canonical IPv4 address"):
+        with pytest.raises(Unreachable, match=r"metadata service|not a canonical IPv4 address"):
             await fetch(session, "GET", url, seconds=3, limit_bytes=100)
 
 
