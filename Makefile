@@ -70,8 +70,8 @@ simulate: .venv/.stamp-dev ## The simulation with many more random worlds (WORLD
 integration: binaries ## Against a real kube-apiserver and etcd
 	$(PY) -m pytest tests/integration -q
 
-test: binaries lint verify ## Lint, types, import rules, unit, simulation, trainer, sidecar, integration
-	$(PY) -m pytest tests/unit tests/simulation tests/trainer tests/sidecar tests/integration -q $(SIDE_BY_SIDE)
+test: binaries lint verify ## Lint, types, import rules, unit, simulation, trainer, serving, integration
+	$(PY) -m pytest tests/unit tests/simulation tests/trainer tests/sidecar tests/metrics tests/router tests/integration -q $(SIDE_BY_SIDE)
 
 e2e: .venv/.stamp-dev ## Real pods on the native cluster
 	$(PY) -m pytest tests/e2e -q

@@ -30,8 +30,10 @@ def search(pattern: str, text: str) -> bool | str:
         return re.search(pattern, text) is not None
     except re.error as error:
         return f"does not compile: {str(error)[:100]}"
-    except (_TooSlow, RecursionError, OverflowError, MemoryError):
+    except _TooSlow:
         return "takes too long"
+    except (RecursionError, OverflowError, MemoryError):
+        return "is too large"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 

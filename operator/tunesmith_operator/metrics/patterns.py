@@ -48,7 +48,8 @@ async def search_all(pairs: Sequence[tuple[str, str]]) -> list[bool]:
     try:
         found = _FOUND.validate_json(output)
     except ValidationError as error:
-        raise Unanswered("a pattern takes too much memory") from error
+        # Killed, by its own limit of time or by the kernel.
+        raise Unanswered("a pattern takes too long or too much memory") from error
     for (pattern, _), result in zip(pairs, found, strict=True):
         if isinstance(result, str):
             raise Unanswered(f"the pattern {pattern[:80]!r} {result}")
