@@ -23,7 +23,8 @@ from tunesmith_operator.resources.serving.security import (
 )
 
 TOKEN_VARIABLE = "TUNESMITH_ROUTER_TOKEN"  # noqa: S105  the name of a variable
-RUN_PATH = "/run/tunesmith"
+RUN_PATH = "/run/tunesmith-router"
+"""What the agent works in unless it is told otherwise."""
 CONFIGURATION = f"{RUN_PATH}/haproxy.cfg"
 _SERVICE_PORT = 80
 _END_SECONDS = 10
