@@ -31,7 +31,7 @@ help: ## List the commands
 
 include deploy/deploy.mk
 
-.PHONY: setup format lint verify generate test unit simulate integration e2e bench-operator bench-fleet bench-sidecar lock clean
+.PHONY: setup format lint verify generate test unit simulate integration e2e bench-operator bench-fleet bench-sidecar bench-router lock clean
 setup: .venv/.stamp-dev ## Make the development environment
 
 format: .venv/.stamp-dev ## Format the code
@@ -68,8 +68,8 @@ simulate: .venv/.stamp-dev ## The simulation with many more random worlds (WORLD
 integration: binaries ## Against a real kube-apiserver and etcd
 	$(PY) -m pytest tests/integration -q
 
-test: binaries lint verify ## Lint, types, import rules, unit, simulation, trainer, sidecar, integration
-	$(PY) -m pytest tests/unit tests/simulation tests/trainer tests/sidecar tests/integration -q
+test: binaries lint verify ## Lint, types, import rules, unit, simulation, trainer, sidecar, router, integration
+	$(PY) -m pytest tests/unit tests/simulation tests/trainer tests/sidecar tests/router tests/integration -q
 
 e2e: .venv/.stamp-dev ## Real pods on the native cluster
 	$(PY) -m pytest tests/e2e -q
