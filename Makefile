@@ -33,7 +33,7 @@ help: ## List the commands
 
 include deploy/deploy.mk
 
-.PHONY: setup format lint verify generate test unit simulate integration e2e bench-operator bench-fleet bench-sidecar lock clean
+.PHONY: setup format lint verify generate test unit simulate integration e2e bench-operator bench-fleet bench-sidecar bench-router lock clean
 setup: .venv/.stamp-dev ## Make the development environment
 
 format: .venv/.stamp-dev ## Format the code

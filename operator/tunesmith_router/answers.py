@@ -35,13 +35,43 @@ def split_frames(data: bytes) -> tuple[list[bytes], bytes]:
     return frames, rest
 
 
+class Listener:
+    """The socket and its connections."""
+
+    def __init__(self, count: Callable[[Answered], None], count_lost: Callable[[], None]) -> None:
+        self.count = count
+        self.count_lost = count_lost
+        self.transports: set[asyncio.BaseTransport] = set()
+        self._server: asyncio.AbstractServer | None = None
+
+    async def open(self, path: str) -> None:
+        """Start to listen; a socket that a dead agent left is replaced. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: _Connection(self), path)
+
+    def close(self) -> None:
+        """Take no more lines: from now on HAProxy keeps them."""
+        if self._server is not None:
+            self._server.close()
+        for transport in list(self.transports):
+            transport.close()
+
+
 class _Connection(asyncio.Protocol):
     """One connection of HAProxy's ring."""
 
-    def __init__(self, count: Callable[[Answered], None], count_lost: Callable[[], None]) -> None:
-        self._count = count
-        self._count_lost = count_lost
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
         self._rest = b""
+        self._transport: asyncio.BaseTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._listener.transports.add(transport)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        if self._transport is not None:
+            self._listener.transports.discard(self._transport)
 
     def data_received(self, data: bytes) -> None:
         # A broken frame ends the connection: asyncio does so for whatever is raised here, and
@@ -55,16 +85,8 @@ class _Connection(asyncio.Protocol):
             answered = parse_line(line)
         except ValueError:
             # HAProxy says so when its ring was full: then our counts are too low.
-            self._count_lost()
+            self._listener.count_lost()
             log.warning("HAProxy says something else than an answer", line=line)
             return
         if answered is not None:
-            self._count(answered)
-
-
-async def listen_for_answers(
-    path: str, count: Callable[[Answered], None], count_lost: Callable[[], None]
-) -> asyncio.AbstractServer:
-    """Start to listen; a socket that a dead agent left is replaced. Raises OSError."""
-    loop = asyncio.get_running_loop()
-    return await loop.create_unix_server(lambda: _Connection(count, count_lost), path)
+            self._listener.count(answered)

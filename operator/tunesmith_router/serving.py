@@ -13,7 +13,7 @@ from aiohttp import web
 
 from tunesmith_router.access import Access
 from tunesmith_router.admin import Admin, HAProxyError
-from tunesmith_router.answers import listen_for_answers
+from tunesmith_router.answers import Listener
 from tunesmith_router.app import Agent
 from tunesmith_router.logs import log
 from tunesmith_router.memory import MemoryFile
@@ -34,8 +34,8 @@ async def serve(settings: Settings) -> None:
     agent = Agent(router, Access(settings))
     async with AsyncExitStack() as stack:
         stack.callback(router.keep)
-        answers = str(settings.answers_socket)
-        listener = await listen_for_answers(answers, router.count, router.count_lost)
+        listener = Listener(router.count, router.count_lost)
+        await listener.open(str(settings.answers_socket))
         stack.callback(listener.close)
         tending = asyncio.create_task(_tend(router))
         stack.callback(tending.cancel)

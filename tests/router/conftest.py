@@ -24,7 +24,7 @@ from tests.router.backends import CHAT, Backend
 from tunesmith_api.router import ROUTER_STATE_PATH, RouterReport
 from tunesmith_router.access import Access
 from tunesmith_router.admin import Admin
-from tunesmith_router.answers import listen_for_answers
+from tunesmith_router.answers import Listener
 from tunesmith_router.app import Agent
 from tunesmith_router.configuration import write_configuration
 from tunesmith_router.memory import MemoryFile
@@ -94,8 +94,8 @@ class Pod:
         at = self.settings
         admin = Admin(at.admin_socket, at.split_map, at.check_interval_seconds)
         self.router = Router(admin, MemoryFile(at.memory_file), at.endpoint_wait_seconds)
-        counts = self.router.count, self.router.count_lost
-        listener = await listen_for_answers(str(at.answers_socket), *counts)
+        listener = Listener(self.router.count, self.router.count_lost)
+        await listener.open(str(at.answers_socket))
         self._agent.callback(listener.close)
         runner = web.AppRunner(Agent(self.router, Access(at)).build(), access_log=None)
         await runner.setup()
@@ -112,8 +112,8 @@ class Pod:
 
     async def stop_agent(self) -> None:
         assert self.router is not None
-        self.router.keep()
         await self._agent.aclose()
+        self.router.keep()
         self._agent = AsyncExitStack()
 
     async def put(self, wanted: Any, token: str = TOKEN) -> tuple[int, Any]:

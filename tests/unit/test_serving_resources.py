@@ -476,7 +476,7 @@ def test_haproxy_has_what_the_agent_wrote_and_the_agent_alone_the_token() -> Non
     pod = router_parts()["Deployment"]["spec"]["template"]["spec"]
     init, haproxy, agent = (container(pod, name) for name in ("init", "haproxy", "agent"))
     assert init["command"] == ["python", "-m", "tunesmith_router", "init"]
-    assert haproxy["command"] == ["haproxy", "-W", "-db", "-f", "/run/tunesmith/haproxy.cfg"]
+    assert haproxy["command"] == ["haproxy", "-W", "-db", "-f", "/run/tunesmith-router/haproxy.cfg"]
     assert agent["command"] == ["python", "-m", "tunesmith_router"]
     assert variables(agent) == {TOKEN_VARIABLE: "t0ken"}
     assert "t0ken" not in json.dumps([init, haproxy])
