@@ -18,9 +18,9 @@ class Docker:
         self.registry = registry
         self.insecure = insecure
 
-    def build(self, dockerfile: Path, reference: str, log: Log) -> None:
-        """Build ``dockerfile`` in the repository's root and push it as ``reference``."""
-        log.run(["docker", "build", "-f", dockerfile, "-t", reference, REPOSITORY])
+    def build(self, dockerfile: Path, reference: str, log: Log, context: Path = REPOSITORY) -> None:
+        """Build ``dockerfile`` with the files of ``context`` and push it as ``reference``."""
+        log.run(["docker", "build", "-f", dockerfile, "-t", reference, context])
         log.run(["docker", "push", reference], hint=f"log in first: docker login {self.registry}")
 
     def storage_image(self) -> str:

@@ -29,8 +29,8 @@ class Builder(Protocol):
     registry: str
     insecure: bool
 
-    def build(self, dockerfile: Path, reference: str, log: Log) -> None:
-        """Build ``dockerfile`` in the repository's root and push it as ``reference``."""
+    def build(self, dockerfile: Path, reference: str, log: Log, context: Path = REPOSITORY) -> None:
+        """Build ``dockerfile`` with the files of ``context`` and push it as ``reference``."""
 
 
 def reference(name: str, registry: str) -> str:

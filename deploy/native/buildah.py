@@ -108,8 +108,8 @@ class Buildah:
             shutil.rmtree(folder)
         return full
 
-    def build(self, dockerfile: Path, reference: str, log: Log) -> None:
-        """Build ``dockerfile`` in the repository's root and push it as ``reference``."""
+    def build(self, dockerfile: Path, reference: str, log: Log, context: Path = REPOSITORY) -> None:
+        """Build ``dockerfile`` with the files of ``context`` and push it as ``reference``."""
         downloads = self._cache / "uv"
         downloads.mkdir(parents=True, exist_ok=True)
         log.run(
@@ -119,7 +119,7 @@ class Buildah:
                 *("--build-arg", f"BASE_IMAGE={self.base_image}"),
                 *("--build-arg", "UV_CACHE_DIR=/uv-cache", "--volume", f"{downloads}:/uv-cache"),
                 *self._host_mounts(),
-                str(REPOSITORY),
+                str(context),
             ]
         )
         self._push(reference, log)

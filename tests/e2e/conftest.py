@@ -44,7 +44,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=3000)
     cluster, _ = choose_cluster(read_settings())
     log = Log(tmp_path_factory.mktemp("e2e") / "kubectl.log")
-    return Lab(Kubectl(cluster, log), Storage(cluster), log)
+    return Lab(cluster, Kubectl(cluster, log), Storage(cluster), log)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from deploy.cluster import Cluster
 from deploy.kubectl import Kubectl
 from deploy.release import NAMESPACE as OPERATOR_NAMESPACE
 from deploy.release import RELEASE
@@ -52,6 +53,7 @@ def merged(base: Manifest, change: Manifest) -> Manifest:
 
 @dataclass
 class Lab:
+    cluster: Cluster
     kubectl: Kubectl
     storage: Storage
     log: Log
@@ -165,8 +167,8 @@ class Lab:
         since = f"--since={int(seconds) + 1}s"
         statuses = "jsonpath={range .items[*]}{.status}{'\\n'}{end}"
         asked = (
-            ("get", "ftj,mv,jobs,pods", "-n", namespace, "-o", "wide"),
-            ("get", "ftj", "-n", namespace, "-o", statuses),
+            ("get", "ftj,mv,mdep,jobs,deployments,pods", "-n", namespace, "-o", "wide"),
+            ("get", "ftj,mdep", "-n", namespace, "-o", statuses),
             ("get", "events", "-n", namespace, "--sort-by=.lastTimestamp"),
             ("logs", "-n", OPERATOR_NAMESPACE, f"deploy/{RELEASE}", since, "--tail=80"),
         )
@@ -187,12 +189,12 @@ class Lab:
         ]
 
 
-def until(ask: Callable[[], T | None], seconds: float, what: str) -> T:
+def until(ask: Callable[[], T | None], seconds: float, what: str, pause: float = 0.5) -> T:
     """Ask again and again until there is an answer."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         answer = ask()
         if answer is not None:
             return answer
-        time.sleep(0.5)
+        time.sleep(pause)
     raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")

@@ -1,0 +1,226 @@
+"""Roll-outs under constant load on a real cluster: what a bad canary costs, and who notices.
+
+The engine is a stand-in that misbehaves on request (rollouts.py); one test serves a trained model
+with the real llama-server. Stable must not fail a single request in any of them.
+"""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from deploy.load import Answer, Load, by_revision, failures
+from tests.e2e.lab import Lab, Manifest, until
+from tests.e2e.rollouts import Deployments, ensure_engine
+from tunesmith_api.deploymentstatus import ModelDeploymentStatus, RollbackReason
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+NAMESPACE = "e2e-rollouts"
+NAME = "chat"
+
+
+@pytest.fixture(scope="module")
+def source(lab: Lab) -> Iterator[Manifest]:
+    """Train a tiny model and give its ModelVersion's artifacts by their formats."""
+    lab.kubectl.run("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
+    lab.make_namespace(NAMESPACE)
+    lab.submit(NAMESPACE, "tiny", output={"artifacts": ["Merged", "GGUF"]})
+    lab.wait_for(NAMESPACE, "tiny", "Complete")
+    version = lab.kubectl.get("modelversion", "tiny-v1", NAMESPACE)
+    assert version is not None
+    files = {a["format"]: a for a in version["spec"]["artifacts"]}
+    yield {name: {"uri": a["uri"], "digest": a["digest"]} for name, a in files.items()}
+    lab.kubectl.run("delete", "namespace", NAMESPACE, "--wait=false")
+
+
+@pytest.fixture(scope="module")
+def fleet(lab: Lab, source: Manifest) -> Deployments:
+    return Deployments(lab, NAMESPACE, ensure_engine(lab), source["Merged"])
+
+
+@pytest.fixture(scope="module")
+def stable(fleet: Deployments) -> str:
+    """A deployment that serves, for canaries to fail beside."""
+    fleet.apply(NAME, {"ANSWER": "good"})
+    fleet.wait_until_stable(NAME, 1)
+    return NAME
+
+
+def offer(fleet: Deployments, load: Load, misbehaviour: dict[str, str]) -> ModelDeploymentStatus:
+    """Offer a canary and wait until it is rolled back and the answers are all stable's again."""
+    before = fleet.status(NAME).last_revision
+    fleet.apply(NAME, {"ANSWER": "good", **misbehaviour})
+    until(lambda: fleet.status(NAME).last_revision > before or None, 30, "the roll-out", 0.1)
+    fleet.wait_for_phase(NAME, "RolledBack", seconds=180)
+    time.sleep(1)
+    return fleet.status(NAME)
+
+
+def of_stable(fleet: Deployments, answers: list[Answer]) -> list[Answer]:
+    stable = fleet.status(NAME).stable
+    assert stable is not None
+    return [a for a in answers if a.revision in ("", stable.name)]
+
+
+@pytest.mark.parametrize(
+    ("misbehaviour", "reasons", "most_bad"),
+    [
+        pytest.param(
+            {"ERROR_PERCENT": "100"},
+            {RollbackReason.CONSECUTIVE_ERRORS, RollbackReason.ANALYSIS_FAILED},
+            60,
+            id="every answer is an error",
+        ),
+        pytest.param(
+            {"ERROR_PERCENT": "50"},
+            {RollbackReason.ANALYSIS_FAILED},
+            120,
+            id="every other answer is an error",
+        ),
+        pytest.param({"DELAY_SECONDS": "2"}, {RollbackReason.ANALYSIS_FAILED}, 0, id="it is slow"),
+        pytest.param(
+            {"CRASH_AFTER_SECONDS": "6"},
+            {RollbackReason.CRASH_LOOPING, RollbackReason.CANARY_UNHEALTHY},
+            10,
+            id="it crashes again and again",
+        ),
+        pytest.param(
+            {"LOAD_SECONDS": "NEVER"}, {RollbackReason.READY_TIMEOUT}, 0, id="it is never ready"
+        ),
+    ],
+)
+def test_a_bad_canary_is_rolled_back_and_stable_fails_nobody(
+    fleet: Deployments,
+    stable: str,
+    misbehaviour: dict[str, str],
+    reasons: set[RollbackReason],
+    most_bad: int,
+) -> None:
+    if "LOAD_SECONDS" in misbehaviour:
+        fleet.patch(stable, {"rollout": {"readyTimeoutSeconds": 15}})
+    with fleet.load(stable) as load:
+        status = offer(fleet, load, misbehaviour)
+        told = time.monotonic()
+        time.sleep(2)
+        after = load.since(told)
+    rollback, answers = status.last_rollback, list(load.answers)
+    assert rollback is not None
+    print(
+        f"\n{misbehaviour}: {rollback.reason} {rollback.metric}, detected after"
+        f" {rollback.detected_after_seconds} s, restored after"
+        f" {rollback.restored_after_milliseconds} ms; {len(answers)} sent,"
+        f" {len(failures(answers))} failed, {rollback.requests_served_by_rejected} served by the"
+        f" rejected revision, {by_revision(answers)}"
+    )
+    assert rollback.reason in reasons
+    assert rollback.restored_after_milliseconds is not None
+    assert rollback.restored_after_milliseconds <= 500
+    assert failures(of_stable(fleet, answers)) == []
+    assert len(failures(answers)) <= most_bad
+    assert failures(after) == []
+    condition = fleet.condition(stable, "RolledBack")
+    assert condition is not None
+    assert condition.status == "True"
+    assert fleet.condition(stable, "Ready").status == "True"  # type: ignore[union-attr]
+
+
+def test_a_rejected_canary_is_not_tried_again_and_a_good_one_is_promoted(
+    fleet: Deployments, stable: str
+) -> None:
+    before = fleet.status(stable)
+    fleet.patch(stable, {"revisionHistoryLimit": 9})  # no change of the revision or its plan
+    time.sleep(5)
+    assert fleet.status(stable).last_revision == before.last_revision
+    with fleet.load(stable) as load:
+        fleet.apply(stable, {"ANSWER": "better"})
+        fleet.wait_until_stable(stable, before.last_revision + 1, seconds=180)
+        time.sleep(2)
+        answers = list(load.answers)
+    assert failures(answers) == []
+    status = fleet.status(stable)
+    assert status.stable is not None
+    assert status.phase == "Stable"
+    assert by_revision(answers[-20:]) == {status.stable.name: 20}
+
+
+def test_an_operator_that_is_killed_all_the_time_changes_nothing(
+    fleet: Deployments, lab: Lab, stable: str
+) -> None:
+    before = fleet.status(stable)
+    with fleet.load(stable) as load:
+        fleet.apply(stable, {"ANSWER": "best"})
+        for _ in range(4):
+            time.sleep(4)
+            lab.kill_operator()
+        fleet.wait_until_stable(stable, before.last_revision + 1, seconds=240)
+        promoted = fleet.status(stable)
+        fleet.apply(stable, {"ERROR_PERCENT": "60"})
+        until(
+            lambda: (fleet.status(stable).canary or promoted.stable).weight or None,
+            90,
+            "the bad canary to have traffic",
+            0.1,
+        )
+        for _ in range(2):
+            lab.kill_operator()
+            time.sleep(6)
+        fleet.wait_for_phase(stable, "RolledBack", seconds=180)
+        time.sleep(2)
+        answers = list(load.answers)
+    assert failures(of_stable(fleet, answers)) == []
+    rollback = fleet.status(stable).last_rollback
+    assert rollback is not None
+    print(f"\noperator killed: {rollback.model_dump_json(by_alias=True)}")
+    assert failures(answers[-20:]) == []
+
+
+def test_a_killed_router_pod_loses_next_to_nothing(
+    fleet: Deployments, lab: Lab, stable: str
+) -> None:
+    selector = f"tunesmith.dev/deployment={stable},app.kubernetes.io/component=router"
+    pods = lab.kubectl.list_all("pods", NAMESPACE, selector)
+    assert len(pods) == 2
+    with fleet.load(stable) as load:
+        lab.kubectl.run("delete", "pod", pods[0]["metadata"]["name"], "-n", NAMESPACE)
+        time.sleep(5)
+    assert failures(list(load.answers)) == [], "an orderly end loses nothing"
+
+
+def test_a_trained_model_is_served_by_llama_cpp(
+    fleet: Deployments, lab: Lab, source: Manifest
+) -> None:
+    engine = {"type": "LlamaCpp", "image": "", "env": []}
+    fleet.apply("real", source=source["GGUF"], engine=engine)
+    fleet.wait_until_stable("real", 1, seconds=180)
+    with fleet.load("real", rate=5) as load:
+        time.sleep(3)
+    assert failures(list(load.answers)) == []
+    lab.kubectl.run("delete", "mdep", "real", "-n", NAMESPACE, "--wait")
+    selector = "tunesmith.dev/deployment=real"
+    kinds = "deployments,pods,services,configmaps,poddisruptionbudgets"
+    until(
+        lambda: not lab.kubectl.list_all(kinds, NAMESPACE, selector) or None,
+        90,
+        "all of it to go",
+    )
+
+
+def test_a_model_that_is_not_what_was_asked_for_is_refused(
+    fleet: Deployments, stable: str, source: Manifest
+) -> None:
+    before = fleet.status(stable)
+    wrong = {"uri": source["Merged"]["uri"], "digest": "sha256:" + "0" * 64}
+    with fleet.load(stable, rate=10) as load:
+        fleet.apply(stable, {"ANSWER": "wrong files"}, source=wrong)
+        until(
+            lambda: fleet.status(stable).last_revision > before.last_revision or None,
+            30,
+            "the roll-out",
+        )
+        fleet.wait_for_phase(stable, "RolledBack", seconds=120)
+    rollback = fleet.status(stable).last_rollback
+    assert rollback is not None
+    assert rollback.reason is RollbackReason.MODEL_REFUSED
+    assert "digest" in rollback.message
+    assert failures(list(load.answers)) == []
