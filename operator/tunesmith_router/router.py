@@ -70,7 +70,11 @@ class Router:
         self.lost_lines += 1
 
     async def put(self, state: RouterState) -> RouterReport:
-        """Put a state into effect. Raises HAProxyError; then the split is as it was before."""
+        """Put a state into effect; answers when HAProxy says that it has it.
+
+        Raises HAProxyError: then the split is as it was, or, if HAProxy failed after the state was
+        written down, ``tend`` goes on with it.
+        """
         async with self._lock:
             placement = place(self._placement, self._state, state, lambda: token_hex(4))
             identity = await self._admin.identify()
@@ -200,9 +204,8 @@ class Router:
             log.debug("deleted later", server=str(server), error=str(error))
 
     async def _report(self) -> RouterReport:
-        entry = await self._admin.read_split()
-        read = parse_split(entry, self._placement)
-        return self._build_report(read.split if read else None, await self._admin.list_servers())
+        split = parse_split(await self._admin.read_split(), self._placement)
+        return self._build_report(split, await self._admin.list_servers())
 
     def _build_report(self, split: RouterSplit | None, servers: tuple[Server, ...]) -> RouterReport:
         up = _up(servers, self._state, self._placement) if self._state else {}
