@@ -49,6 +49,7 @@ class Router:
         self.lost_lines = 0
         self._kept = memory
         self._kept_at = 0.0
+        self._trouble = ""
         self._seen: Identity | None = None
         self._applied: Identity | None = None
         """The life of HAProxy that has all of the state; None while it must be told again."""
@@ -88,8 +89,7 @@ class Router:
         """Say what HAProxy does now, as it says itself."""
         try:
             return await self._report()
-        except HAProxyError as error:
-            log.warning("HAProxy cannot be asked", error=str(error))
+        except HAProxyError:
             return self._build_report(None, ())
 
     async def find_trouble(self) -> str:
@@ -113,16 +113,20 @@ class Router:
                         await self._finish(self._state, self._placement, identity)
                         log.info("told HAProxy the state again", pid=identity.pid)
                     await self._drain_and_delete(self._state, self._placement)
+                self._complain("")
             except HAProxyError as error:
-                log.warning("HAProxy is not as it should be", error=str(error))
+                self._complain(str(error))
             if time.monotonic() - self._kept_at > _KEEP_SECONDS:
                 self.keep()
 
     def keep(self) -> None:
-        """Write down what must outlive this process."""
+        """Write down what must outlive this process. Raises OSError."""
+        self._write_down(self._state, self._placement)
+
+    def _write_down(self, state: RouterState | None, placement: Placement) -> None:
         memory = Memory(
-            state=self._state,
-            placement=self._placement,
+            state=state,
+            placement=placement,
             tallies=self._tallies.snapshot(),
             haproxy_restarts=self.haproxy_restarts,
         )
@@ -170,13 +174,13 @@ class Router:
 
     def _remember(self, state: RouterState, placement: Placement) -> None:
         """Write the state down before it is in effect: a dying agent goes forwards, not back."""
+        try:
+            self._write_down(state, placement)
+        except OSError as error:
+            raise HAProxyError(f"the state cannot be written down: {error}") from error
         self._applied = None
         self._state, self._placement = state, placement
         self._tallies.follow(set(placement.marks.values()))
-        try:
-            self.keep()
-        except OSError as error:
-            raise HAProxyError(f"the state cannot be written down: {error}") from error
 
     async def _finish(self, state: RouterState, placement: Placement, identity: Identity) -> None:
         """Change the split and drain what is left over."""
@@ -220,6 +224,12 @@ class Router:
             for name, tally in self.tallies.items()
         )
         return RouterReport(split=split, counts=counts)
+
+    def _complain(self, trouble: str) -> None:
+        # Once, not at every look.
+        if trouble and trouble != self._trouble:
+            log.warning("HAProxy is not as it should be", error=trouble)
+        self._trouble = trouble
 
     def _notice(self, identity: Identity) -> None:
         if self._seen not in (None, identity):
