@@ -85,6 +85,9 @@ bench-fleet: binaries ## Thousands of FineTuneJobs, 5 % edited a minute (OBJECTS
 bench-sidecar: .venv/.stamp-dev ## What the sidecar costs: direct against through it
 	PYTHONPATH=operator $(PY) -m benchmarks.bench_sidecar
 
+bench-router: .venv/.stamp-dev ## What the router costs, and how fast a new split takes effect (needs haproxy)
+	PYTHONPATH=operator $(PY) -m benchmarks.bench_router
+
 lock: .venv/bin/uv ## Pin the dependencies again
 	PATH="$(CURDIR)/.venv/bin:$$PATH" requirements/compile.sh
 

@@ -52,9 +52,7 @@ def install_operator(cluster: Cluster, log: Log) -> None:
             "secretName": CREDENTIALS,
         },
     }
-    serving = {name: _image(full) for name, full in cluster.serving_images().items()}
-    router = {"image": serving.pop("haproxy")} if "haproxy" in serving else {}
-    values["serving"] = {"engineImages": serving, "router": router}
+    values["serving"] = _serving(cluster)
     options = [
         arg for key, value in values.items() for arg in ("--set-json", f"{key}={json.dumps(value)}")
     ]
@@ -62,6 +60,21 @@ def install_operator(cluster: Cluster, log: Log) -> None:
     where = ["-n", NAMESPACE, "--create-namespace"]
     kubectl.helm("upgrade", "--install", RELEASE, chart, *where, *options)
     kubectl.wait_for_rollout(RELEASE, NAMESPACE, TIMEOUT_SECONDS)
+
+
+def _serving(cluster: Cluster) -> dict[str, Any]:
+    """Return values for what serves, small enough for a machine of two cores."""
+    little = {"requests": {"cpu": "10m", "memory": "64Mi"}}
+    images = {name: _image(full) for name, full in cluster.serving_images().items()}
+    router: dict[str, Any] = {"resources": little, "agentResources": little}
+    if "haproxy" in images:
+        router["image"] = images.pop("haproxy")
+    return {
+        "engineImages": images,
+        "router": router,
+        "sidecarResources": little,
+        "fetchResources": little,
+    }
 
 
 def uninstall(cluster: Cluster, log: Log) -> None:

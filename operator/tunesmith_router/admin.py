@@ -65,14 +65,11 @@ class Admin:
     async def list_servers(self) -> tuple[Server, ...]:
         """Give the servers of all slots."""
         text = (await self._run(_SHOW_SERVERS)).removeprefix("# ")
-        return tuple(
-            Server(
-                id=ServerId(row["pxname"], row["svname"]),
-                is_up=row["status"].startswith("UP") and row["check_status"] != "INI",
-                sessions=int(row["scur"] or 0) + int(row["qcur"] or 0),
-            )
-            for row in csv.DictReader(text.splitlines())
-        )
+        try:
+            return tuple(_parse_server(row) for row in csv.DictReader(text.splitlines()))
+        except (KeyError, ValueError, AttributeError) as error:
+            # Cut off in the middle of a line, as HAProxy ended.
+            raise HAProxyError(f"show stat cannot be read: {error!r}") from error
 
     async def add(
         self, server: ServerId, address: str, port: int, *, is_trusted: bool = False
@@ -131,3 +128,11 @@ class Admin:
                     writer.close()
         except (OSError, TimeoutError) as error:
             raise HAProxyError(f"HAProxy does not answer: {error or 'timeout'}") from error
+
+
+def _parse_server(row: dict[str, str]) -> Server:
+    return Server(
+        id=ServerId(row["pxname"], row["svname"]),
+        is_up=row["status"].startswith("UP") and row["check_status"] != "INI",
+        sessions=int(row["scur"]) + int(row["qcur"]),
+    )

@@ -49,6 +49,7 @@ class Router:
         self.lost_lines = 0
         self._kept = memory
         self._kept_at = 0.0
+        self._trouble = ""
         self._seen: Identity | None = None
         self._applied: Identity | None = None
         """The life of HAProxy that has all of the state; None while it must be told again."""
@@ -70,7 +71,11 @@ class Router:
         self.lost_lines += 1
 
     async def put(self, state: RouterState) -> RouterReport:
-        """Put a state into effect. Raises HAProxyError; then the split is as it was before."""
+        """Put a state into effect; answers when HAProxy says that it has it.
+
+        Raises HAProxyError: then the split is as it was, or, if HAProxy failed after the state was
+        written down, ``tend`` goes on with it.
+        """
         async with self._lock:
             placement = place(self._placement, self._state, state, lambda: token_hex(4))
             identity = await self._admin.identify()
@@ -84,8 +89,7 @@ class Router:
         """Say what HAProxy does now, as it says itself."""
         try:
             return await self._report()
-        except HAProxyError as error:
-            log.warning("HAProxy cannot be asked", error=str(error))
+        except HAProxyError:
             return self._build_report(None, ())
 
     async def find_trouble(self) -> str:
@@ -109,16 +113,20 @@ class Router:
                         await self._finish(self._state, self._placement, identity)
                         log.info("told HAProxy the state again", pid=identity.pid)
                     await self._drain_and_delete(self._state, self._placement)
+                self._complain("")
             except HAProxyError as error:
-                log.warning("HAProxy is not as it should be", error=str(error))
+                self._complain(str(error))
             if time.monotonic() - self._kept_at > _KEEP_SECONDS:
                 self.keep()
 
     def keep(self) -> None:
-        """Write down what must outlive this process."""
+        """Write down what must outlive this process. Raises OSError."""
+        self._write_down(self._state, self._placement)
+
+    def _write_down(self, state: RouterState | None, placement: Placement) -> None:
         memory = Memory(
-            state=self._state,
-            placement=self._placement,
+            state=state,
+            placement=placement,
             tallies=self._tallies.snapshot(),
             haproxy_restarts=self.haproxy_restarts,
         )
@@ -166,13 +174,13 @@ class Router:
 
     def _remember(self, state: RouterState, placement: Placement) -> None:
         """Write the state down before it is in effect: a dying agent goes forwards, not back."""
+        try:
+            self._write_down(state, placement)
+        except OSError as error:
+            raise HAProxyError(f"the state cannot be written down: {error}") from error
         self._applied = None
         self._state, self._placement = state, placement
         self._tallies.follow(set(placement.marks.values()))
-        try:
-            self.keep()
-        except OSError as error:
-            raise HAProxyError(f"the state cannot be written down: {error}") from error
 
     async def _finish(self, state: RouterState, placement: Placement, identity: Identity) -> None:
         """Change the split and drain what is left over."""
@@ -200,9 +208,8 @@ class Router:
             log.debug("deleted later", server=str(server), error=str(error))
 
     async def _report(self) -> RouterReport:
-        entry = await self._admin.read_split()
-        read = parse_split(entry, self._placement)
-        return self._build_report(read.split if read else None, await self._admin.list_servers())
+        split = parse_split(await self._admin.read_split(), self._placement)
+        return self._build_report(split, await self._admin.list_servers())
 
     def _build_report(self, split: RouterSplit | None, servers: tuple[Server, ...]) -> RouterReport:
         up = _up(servers, self._state, self._placement) if self._state else {}
@@ -217,6 +224,12 @@ class Router:
             for name, tally in self.tallies.items()
         )
         return RouterReport(split=split, counts=counts)
+
+    def _complain(self, trouble: str) -> None:
+        # Once, not at every look.
+        if trouble and trouble != self._trouble:
+            log.warning("HAProxy is not as it should be", error=trouble)
+        self._trouble = trouble
 
     def _notice(self, identity: Identity) -> None:
         if self._seen not in (None, identity):

@@ -44,11 +44,20 @@ async def serve(settings: Settings) -> None:
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, settings.listen_address, settings.agent_port).start()
         log.info("serving", addresses=[list(address) for address in runner.addresses])
-        await ending.wait()
+        await _until_told(ending, tending)
         agent.is_draining = True
         log.info("draining")
         await _wait_for_the_end(admin, settings.drain_timeout_seconds)
         log.info("drained")
+
+
+async def _until_told(ending: asyncio.Event, tending: asyncio.Task[None]) -> None:
+    """Return on SIGTERM. Raises what ended the tending: nobody may think that it goes on."""
+    told = asyncio.create_task(ending.wait())
+    await asyncio.wait({told, tending}, return_when=asyncio.FIRST_COMPLETED)
+    if tending.done():
+        told.cancel()
+        await tending
 
 
 async def _tend(router: Router) -> None:

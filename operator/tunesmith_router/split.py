@@ -3,8 +3,6 @@
 Pure. Called by ``router``, which writes and reads it; taken apart by haproxy.cfg.
 """
 
-from dataclasses import dataclass
-
 from tunesmith_api.router import RouterSplit
 from tunesmith_router.placement import Placement, slot_name
 
@@ -12,14 +10,6 @@ SPLIT_KEY = "split"
 _NONE = "-"
 NOTHING = "|".join([_NONE, _NONE, "0", "0", _NONE, _NONE])
 """The entry of a router that was never told."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReadSplit:
-    """What HAProxy does."""
-
-    split: RouterSplit
-    sticky_header: str
 
 
 def format_split(split: RouterSplit, sticky_header: str, placement: Placement) -> str:
@@ -35,22 +25,21 @@ def format_split(split: RouterSplit, sticky_header: str, placement: Placement) -
     return "|".join(fields)
 
 
-def parse_split(entry: str, placement: Placement) -> ReadSplit | None:
+def parse_split(entry: str, placement: Placement) -> RouterSplit | None:
     """Give what an entry says; None where it names nobody we know."""
     try:
-        main, canary, weight, mirror, sticky, _ = entry.split("|")
+        main, canary, weight, mirror, _, _ = entry.split("|")
     except ValueError:
         return None
     names = {_target(name, placement): name for name in placement.marks}
     if main not in names or (canary != _NONE and canary not in names):
         return None
-    split = RouterSplit(
+    return RouterSplit(
         main=names[main],
         canary=names.get(canary),
         weight=int(weight),
         mirror_percent=int(mirror),
     )
-    return ReadSplit(split, "" if sticky == _NONE else sticky)
 
 
 def _target(name: str, placement: Placement) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -113,3 +114,12 @@ async def backends(*names: str) -> AsyncIterator[tuple[Backend, ...]]:
     finally:
         for backend in started:
             await backend.stop()
+
+
+async def main() -> None:
+    await Backend(sys.argv[1], int(sys.argv[2])).start()
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

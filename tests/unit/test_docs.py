@@ -27,6 +27,7 @@ def test_modules_named_in_the_architecture_exist() -> None:
         ROOT / "operator" / "tunesmith_operator",
         ROOT / "operator" / "tunesmith_api",
         ROOT / "operator" / "tunesmith_sidecar",
+        ROOT / "operator" / "tunesmith_router",
         ROOT / "trainer_image" / "tunesmith_trainer",
     ]
     assert named

@@ -21,7 +21,9 @@ from tunesmith_operator.planning.serving import ServingPod
 
 log = structlog.get_logger(__name__)
 
-TIMEOUT = aiohttp.ClientTimeout(total=2)
+ASK_TIMEOUT = aiohttp.ClientTimeout(total=2)
+# The agent answers once new endpoints have passed a health check, for which it waits seconds.
+TELL_TIMEOUT = aiohttp.ClientTimeout(total=10)
 MAX_BODY_BYTES = 256 * 1024
 
 
@@ -39,7 +41,6 @@ class RouterAgents:
         self._fence = fence
         self._port = port
         self._session = aiohttp.ClientSession(
-            timeout=TIMEOUT,
             connector=aiohttp.TCPConnector(limit=256, keepalive_timeout=15),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
@@ -85,7 +86,12 @@ class RouterAgents:
         url = URL.build(scheme="http", host=pod.address, port=self._port, path=ROUTER_STATE_PATH)
         try:
             async with self._session.request(
-                method, url, headers=headers, data=body, allow_redirects=False
+                method,
+                url,
+                headers=headers,
+                data=body,
+                allow_redirects=False,
+                timeout=ASK_TIMEOUT if body is None else TELL_TIMEOUT,
             ) as answer:
                 text = await answer.content.read(MAX_BODY_BYTES)
                 if answer.status != 200:
