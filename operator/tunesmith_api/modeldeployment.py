@@ -77,7 +77,7 @@ class Autoscaling(Spec):
 _RULES = (
     Rule(
         "self.delivery != 'Adapter' || self.engine.type == 'VLLM'",
-        "delivery Adapter needs engine.type VLLM: it alone loads adapters while it serves",
+        "delivery Adapter needs engine.type VLLM: it alone serves an adapter on its base model",
     ),
     Rule(
         "self.delivery != 'Adapter' || !has(self.source.uri)",
@@ -85,14 +85,13 @@ _RULES = (
         " source.modelVersion, or model and channel",
     ),
     Rule(
-        "self.rollout.capacity.mode != 'NoSurge' || self.delivery == 'Adapter'"
-        " || self.replicas >= 2",
+        "self.rollout.capacity.mode != 'NoSurge' || self.replicas >= 2",
         "rollout.capacity.mode NoSurge needs replicas of at least 2: with one, nothing would serve"
         " while the new revision starts",
     ),
     Rule(
-        "self.rollout.capacity.mode != 'NoSurge' || self.delivery == 'Adapter'"
-        " || !has(self.autoscaling) || self.autoscaling.minReplicas >= 2",
+        "self.rollout.capacity.mode != 'NoSurge' || !has(self.autoscaling)"
+        " || self.autoscaling.minReplicas >= 2",
         "rollout.capacity.mode NoSurge needs autoscaling.minReplicas of at least 2",
     ),
     Rule(
@@ -115,8 +114,9 @@ class ModelDeploymentSpec(Spec):
     s3: S3Options | None = None
     """How to reach S3. Default: the operator's chart."""
     delivery: Delivery = Delivery.MERGED
-    """Merged gives each revision pods of its own. Adapter loads stable and canary into the same
-    pods where base model and engine are the same: no second GPU, and no restart to go back."""
+    """Merged fetches the whole model. Adapter fetches the adapter alone; the engine gets its base
+    model, hf:// or s3://, from where it is, and loads both as it starts. Either way each revision
+    has pods of its own, with GPUs of their own, and rollout.capacity says where they come from."""
     engine: Engine = Field(default_factory=Engine, json_schema_extra=section())
     """What answers requests."""
     replicas: Annotated[int, Field(ge=1, le=1000)] = 1

@@ -20,7 +20,7 @@ from tunesmith_operator.planning.capacity import (
     carried_weight,
     stable_keeps,
 )
-from tunesmith_operator.planning.revisions import plan_digest, revision_digest, shares_pods
+from tunesmith_operator.planning.revisions import plan_digest, revision_digest
 from tunesmith_operator.planning.serving import (
     MetricSample,
     Sampling,
@@ -146,7 +146,6 @@ def test_a_new_step_has_no_data_but_remembers_failures() -> None:
 
 SURGE = Sizing(4, CapacityMode.SURGE)
 LEAN = Sizing(4, CapacityMode.NO_SURGE)
-SHARED = Sizing(4, CapacityMode.NO_SURGE, is_shared=True)
 NEEDS = [
     pytest.param(SURGE, 0, 1, 4, id="a dark launch needs a pod"),
     pytest.param(SURGE, 10, 1, 4, id="ten percent too"),
@@ -154,7 +153,6 @@ NEEDS = [
     pytest.param(SURGE, 100, 4, 4, id="everything needs all, beside all of stable's"),
     pytest.param(LEAN, 50, 2, 2, id="without surge two of four come from stable"),
     pytest.param(LEAN, 100, 3, 1, id="and the last one only when it has no traffic"),
-    pytest.param(SHARED, 10, 4, 4, id="an adapter is loaded everywhere and takes no pod"),
 ]
 
 
@@ -202,15 +200,6 @@ def test_a_plan_is_what_a_canary_is_judged_by() -> None:
     assert plan_digest(Rollout.model_validate({"rollback": {"automatic": False}})) == plan
     assert plan_digest(Rollout.model_validate({"readyTimeoutSeconds": 60})) != plan
     assert plan_digest(Rollout.model_validate({"steps": [{"weight": 1}]})) != plan
-
-
-def test_adapters_share_pods_only_on_one_base_and_engine() -> None:
-    one = template(delivery="Adapter", baseModelUri="hf://base", engine={"type": "VLLM"})
-    files = template(model={"uri": "s3://models/v2/", "digest": OTHER}).model
-    two = one.model_copy(update={"model": files, "version": "v2"})
-    assert shares_pods(one, two)
-    assert not shares_pods(one, two.model_copy(update={"base_model_uri": "hf://other"}))
-    assert not shares_pods(template(), template())
 
 
 def version(name: str, tags: list[str], artifact: str = "GGUF", **more: Any) -> ModelVersion:

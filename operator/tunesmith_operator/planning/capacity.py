@@ -18,18 +18,16 @@ class Sizing:
     replicas: int
     """Pods that carry all of the traffic."""
     mode: CapacityMode
-    is_shared: bool = False
-    """Stable and canary are adapters on the same pods, so neither takes any from the other."""
 
     @property
     def hands_over(self) -> bool:
         """Whether the canary's pods are taken from stable."""
-        return self.mode is CapacityMode.NO_SURGE and not self.is_shared and self.replicas > 1
+        return self.mode is CapacityMode.NO_SURGE and self.replicas > 1
 
 
 def canary_needs(sizing: Sizing, weight: int, *, has_stable: bool = True) -> int:
     """Pods a canary must have ready before it gets ``weight`` percent; one at least."""
-    if sizing.is_shared or not has_stable:
+    if not has_stable:
         return sizing.replicas
     share = max(1, ceil(sizing.replicas * weight / 100))
     return min(share, sizing.replicas - 1) if sizing.hands_over else share

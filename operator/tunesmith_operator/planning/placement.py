@@ -41,7 +41,7 @@ def _wanted_pods(
     draft: ServingDraft, seen: ServingObservation, chosen: Traffic | None
 ) -> list[tuple[RevisionStatus, int]]:
     """Give the pods of each role; what shrinks comes first where pods change hands."""
-    status, size = draft.status, sizing(draft, seen)
+    status, size = draft.status, sizing(draft)
     pods: list[tuple[RevisionStatus, int]] = []
     canary_pods = _canary_pods(draft, seen, size, chosen)
     if status.stable is not None:

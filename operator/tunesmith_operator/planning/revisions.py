@@ -16,7 +16,7 @@ from tunesmith_api.deploymentstatus import (
     Outcome,
     RevisionStatus,
 )
-from tunesmith_api.modeldeployment import Delivery, ModelDeployment
+from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_api.revision import RevisionTemplate
 from tunesmith_api.rollout import Rollout
 from tunesmith_operator.planning.serving import ServingObservation
@@ -47,14 +47,6 @@ def plan_digest(rollout: Rollout) -> str:
 def revision_name(deployment: ModelDeployment, digest: str) -> str:
     """Name of a revision's objects: the same revision finds the same ones."""
     return f"{deployment.metadata.name}-{digest.removeprefix('sha256:')[:10]}"
-
-
-def shares_pods(one: RevisionTemplate, other: RevisionTemplate) -> bool:
-    """Whether two revisions are adapters on the same pods: one base model, one engine."""
-    if Delivery.MERGED in (one.delivery, other.delivery):
-        return False
-    apart = {"version", "model"}
-    return one.model_dump(exclude=apart) == other.model_dump(exclude=apart)
 
 
 def next_revision(

@@ -24,7 +24,7 @@ class SeenRevision:
     template: RevisionTemplate
     """What the record says."""
     has_workload: bool = True
-    """Whether the Deployment of its pods exists and, for an adapter, is told to load it."""
+    """Whether the Deployment of its pods exists."""
     replicas: int = 0
     """Pods that are asked for."""
     ready_replicas: int = 0

@@ -128,7 +128,7 @@ def _ready(draft: ServingDraft, seen: ServingObservation) -> Saying:
         )
     for revision in seen.revisions:
         share = traffic.share(revision.name)
-        spare = 1 if sizing(draft, seen).hands_over else 0
+        spare = 1 if sizing(draft).hands_over else 0
         needed = max(1, ceil(draft.spec.replicas * share / 100) - spare)
         if share and revision.ready_replicas < needed:
             return Saying(
@@ -200,7 +200,7 @@ def _waiting(draft: ServingDraft, seen: ServingObservation, rollout: RolloutStat
     there = seen.revision(canary.name) if canary else None
     target = target_weight(draft, rollout)
     has_stable = draft.status.stable is not None
-    needed = canary_needs(sizing(draft, seen), target, has_stable=has_stable)
+    needed = canary_needs(sizing(draft), target, has_stable=has_stable)
     waits = f": {there.waiting}" if there and there.waiting else ""
     return Saying(
         _TRUE,

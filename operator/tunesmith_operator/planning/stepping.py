@@ -20,7 +20,7 @@ from tunesmith_operator.planning.analysis import (
 )
 from tunesmith_operator.planning.capacity import Sizing, canary_needs, carried_weight
 from tunesmith_operator.planning.rejection import Rejection, awaits, hold_end, reason_to_reject
-from tunesmith_operator.planning.revisions import remember, shares_pods
+from tunesmith_operator.planning.revisions import remember
 from tunesmith_operator.planning.rollback import reject
 from tunesmith_operator.planning.serving import SeenRevision, ServingObservation
 from tunesmith_operator.planning.serving_draft import ServingDraft
@@ -35,16 +35,9 @@ class Standing:
     """Why it would be rejected if rollback.automatic were true, or if there were a stable."""
 
 
-def sizing(draft: ServingDraft, seen: ServingObservation) -> Sizing:
+def sizing(draft: ServingDraft) -> Sizing:
     """Give what the pods are counted by."""
-    status = draft.status
-    templates = [
-        r.template
-        for role in (status.stable, status.canary)
-        if role is not None and (r := seen.revision(role.name)) is not None
-    ]
-    is_shared = len(templates) == 2 and shares_pods(*templates)
-    return Sizing(draft.spec.replicas, draft.spec.rollout.capacity.mode, is_shared=is_shared)
+    return Sizing(draft.spec.replicas, draft.spec.rollout.capacity.mode)
 
 
 def target_weight(draft: ServingDraft, rollout: RolloutStatus) -> int:
@@ -158,7 +151,7 @@ def _note_readiness(draft: ServingDraft, seen: ServingObservation) -> None:
 def _is_ready_for(draft: ServingDraft, seen: ServingObservation, weight: int) -> bool:
     canary = _canary(draft, seen)
     has_stable = draft.status.stable is not None
-    needed = canary_needs(sizing(draft, seen), weight, has_stable=has_stable)
+    needed = canary_needs(sizing(draft), weight, has_stable=has_stable)
     return canary is not None and canary.has_workload and canary.ready_replicas >= needed
 
 
@@ -224,7 +217,7 @@ def _grant(draft: ServingDraft, seen: ServingObservation) -> None:
     if _is_ready_for(draft, seen, target):
         weight = max(weight, target)
     elif canary is not None and draft.status.stable is not None:
-        carried = carried_weight(sizing(draft, seen), canary.ready_replicas, target)
+        carried = carried_weight(sizing(draft), canary.ready_replicas, target)
         weight = max(weight, carried)
     steps = draft.spec.rollout.steps
     mirrors = rollout.step < len(steps) and steps[rollout.step].mirror_percent > 0

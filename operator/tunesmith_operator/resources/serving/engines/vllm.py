@@ -32,7 +32,7 @@ def plan_vllm(template: RevisionTemplate, model: str, serving: ServingConfig) ->
     engine = template.engine
     is_adapter = template.delivery is Delivery.ADAPTER
     files, env = (
-        (_adapter(template, model), {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"})
+        (_adapter(template, model), {})
         if is_adapter
         else ([FILES_PATH, f"--served-model-name={model}"], {"HF_HUB_OFFLINE": "1"})
     )
