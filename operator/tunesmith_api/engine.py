@@ -60,6 +60,10 @@ class Engine(Spec):
                 "engine.port is for engine.type Custom: the others' ports are known",
             ),
             Rule(
+                "self.type != 'VLLM' || self.gpus > 0 || size(self.image) > 0",
+                "engine.type VLLM needs engine.gpus above 0, or an engine.image that does without",
+            ),
+            Rule(
                 "self.gpus > 0 || size(self.gpuType) == 0",
                 "engine.gpuType needs engine.gpus above 0",
             ),

@@ -1,8 +1,8 @@
 """ModelDeployment: serve a model, move traffic to a new one step by step, go back by itself.
 
 The description of each field is what `kubectl explain` prints. Nothing here is immutable: a
-change of source, delivery, engine or s3 is a new revision and is rolled out; other changes are
-followed in place.
+change of source, delivery, engine, access, conversationLog or s3 is a new revision and is rolled
+out; other changes are followed in place.
 """
 
 from enum import StrEnum
@@ -14,6 +14,7 @@ from tunesmith_api.deploymentstatus import ModelDeploymentStatus
 from tunesmith_api.engine import Engine, Routing
 from tunesmith_api.meta import Digest, Name, ObjectMeta, Rule, S3Uri, Spec, Status, cel, section
 from tunesmith_api.rollout import Rollout
+from tunesmith_api.sidecar import Access, ConversationLog
 from tunesmith_api.training import S3Options, exactly_one
 
 ChannelName = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
@@ -99,6 +100,12 @@ _RULES = (
         "rollout.rollback.fastTrackRevisions must be at most revisionHistoryLimit: a revision that"
         " is forgotten cannot be gone back to",
     ),
+    Rule(
+        "!has(self.conversationLog) || self.routing.router == 'HAProxy'"
+        " || !self.rollout.steps.exists(s, s.mirrorPercent > 0)",
+        "mirrorPercent with conversationLog needs routing.router HAProxy: a Gateway does not mark"
+        " its copies, so answers that no client got would be written down",
+    ),
 )
 
 
@@ -119,6 +126,10 @@ class ModelDeploymentSpec(Spec):
     has pods of its own, with GPUs of their own, and rollout.capacity says where they come from."""
     engine: Engine = Field(default_factory=Engine, json_schema_extra=section())
     """What answers requests."""
+    access: Access | None = None
+    """Who may ask. Absent: everybody who reaches the pods or their router."""
+    conversation_log: ConversationLog | None = None
+    """Where conversations are written down. Absent: nowhere."""
     replicas: Annotated[int, Field(ge=1, le=1000)] = 1
     """Pods that carry all of the traffic. kubectl scale and the autoscaler set it."""
     autoscaling: Autoscaling | None = None

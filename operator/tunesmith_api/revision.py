@@ -11,6 +11,7 @@ from pydantic import Field
 from tunesmith_api.engine import Engine
 from tunesmith_api.meta import Digest, S3Uri, ShortText, Spec
 from tunesmith_api.modeldeployment import Delivery
+from tunesmith_api.sidecar import Access, ConversationLog
 from tunesmith_api.training import S3Options
 
 REVISION_VERSION: Literal["tunesmith.dev/revision.v1"] = "tunesmith.dev/revision.v1"
@@ -42,5 +43,9 @@ class RevisionTemplate(Spec):
     """How it reaches the pods."""
     engine: Engine
     """What answers requests."""
+    access: Access | None = None
+    """Who may ask."""
+    conversation_log: ConversationLog | None = None
+    """Where conversations are written down."""
     s3: S3Options | None = None
     """How to reach S3."""

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, cast
 
 import kopf
@@ -45,6 +46,7 @@ from tunesmith_operator.reconcile.modelversion import reconcile_modelversion
 from tunesmith_operator.reconcile.queue import WorkQueue
 from tunesmith_operator.reconcile.world import Reconcile, ServingWorld, World
 from tunesmith_operator.routing.agents import RouterAgents
+from tunesmith_operator.routing.tokens import analysis_token
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +71,7 @@ class Operator:
     interceptors: Sequence[Interceptor] = ()
     reconcilers: Mapping[str, Reconcile] = field(default_factory=_reconcilers)
     router_key: str = ""
-    """What the tokens of router agents are derived from."""
+    """What the tokens of router agents and of the analysis are derived from."""
     identity: str = field(default_factory=lambda: f"{socket.gethostname()}_{uuid.uuid4()}")
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     probe_port: int = 0
@@ -104,7 +106,9 @@ class Operator:
             poll_progress=self.trainers.poll_progress,
             now=_now,
             config=self.config,
-            serving=ServingWorld(self.routers, self.sampler, notify),
+            serving=ServingWorld(
+                self.routers, self.sampler, notify, partial(analysis_token, self.router_key)
+            ),
             wake=self.queue.add,
         )
 

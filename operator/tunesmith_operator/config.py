@@ -121,7 +121,7 @@ class RouterConfig(Section):
     """Namespace whose pods alone may reach the agents; a NetworkPolicy says so. Empty: no policy,
     the agents' token is all that guards them."""
     key_file: str = ""
-    """File with the secret that the tokens of agents are derived from."""
+    """File with the secret that the tokens of agents and of the analysis are derived from."""
 
 
 class ServingConfig(Section):

@@ -39,12 +39,13 @@ async def run(
 
 
 def read_router_key(path: str) -> str:
-    """Read the secret that the tokens of router agents are derived from.
+    """Read the secret that the tokens of router agents and of the analysis are derived from.
 
-    Without a file it is made up, which restarts all routers with each start of the operator.
+    Without a file it is made up: then each start of the operator restarts all routers, and serving
+    pods from before it answer no golden prompts.
     """
     if not path:
-        log.warning("serving.router.keyFile is not set: routers get new tokens at every start")
+        log.warning("serving.router.keyFile is not set: pods get new tokens at every start")
         return secrets.token_hex(32)
     return Path(path).read_text().strip()
 

@@ -1,8 +1,9 @@
-"""Who may come in: compares a client's key with the accepted ones, in constant time.
+"""Who may come in: compares a client's key, or the operator's token, in constant time.
 
 Reads the key file again when it changes, at most once a second. Called by ``guard``.
 """
 
+import hashlib
 import hmac
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ _LOOK_AGAIN_SECONDS = 1.0
 
 
 class Keys:
-    """The accepted API keys; none are asked for when none are configured."""
+    """The accepted API keys; none are asked for when none are configured. And whose analysis is."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         """Read the keys. Raises SettingsError when the file has none."""
@@ -24,6 +25,7 @@ class Keys:
         self._looked = clock()
         self._stamp = 0
         self._keys: tuple[bytes, ...] = ()
+        self._analysis = settings.analysis_token_digest
         if settings.api_key is not None:
             self._keys = (settings.api_key.get_secret_value().strip().encode(),)
         elif self._file is not None:
@@ -39,6 +41,11 @@ class Keys:
         # All keys are compared, so the time does not tell which one was nearly right.
         matches = [hmac.compare_digest(given, key) for key in self._keys]
         return scheme.lower() == "bearer" and any(matches)
+
+    def is_analysis(self, token: str) -> bool:
+        """Tell whether the token is that of the operator's analysis; never without one."""
+        given = hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+        return self._analysis is not None and hmac.compare_digest(f"sha256:{given}", self._analysis)
 
     def _look_again(self) -> None:
         now = self._clock()

@@ -23,8 +23,12 @@ from tunesmith_sidecar.settings import Settings
 REQUEST_ID = "x-request-id"
 REVISION = "x-tunesmith-revision"
 ANALYSIS = "x-tunesmith-analysis"
-"""A question of the operator's analysis says 1 here. It is answered like any other, but neither
-counted nor logged: it must not dilute what clients see, nor be trained on."""
+"""A question of the operator's analysis has its token here. It needs no key and is answered like
+any other, but neither counted nor logged: it must not dilute what clients see, nor be trained on.
+A wrong token is refused, so that nobody hides from the counts and no such question is logged."""
+MIRROR = "x-tunesmith-mirror"
+"""The router's copy of a question says 1 here. It is load like any other and counted, but its
+answer reached nobody, so it is not logged. Routers take the header off clients' requests."""
 _CLIENT_GONE = 499
 _LAST_WORDS_SECONDS = 1.0
 # Unlike any other process's, and without asking the kernel at each request.
@@ -43,6 +47,7 @@ class Exchange:
         "_timeout",
         "is_abandoned",
         "is_analysis",
+        "is_logged",
         "metrics",
         "request_id",
         "session",
@@ -58,8 +63,10 @@ class Exchange:
         self._deadline = asyncio.timeout_at(self.started + self._timeout)
         given = request.headers.get(REQUEST_ID, "")
         self.request_id = given if _PLAIN.fullmatch(given) else f"{_PROCESS}-{next(_NUMBERS):x}"
-        self.is_analysis = request.headers.get(ANALYSIS) == "1"
+        self.is_analysis = guard.keys.is_analysis(request.headers.get(ANALYSIS, ""))
         """Whether the operator asks and no client."""
+        self.is_logged = not self.is_analysis and request.headers.get(MIRROR) != "1"
+        """Whether it is a conversation with a client."""
         self.metrics = guard.unseen if self.is_analysis else guard.metrics
         """Where it is counted."""
         self.is_abandoned = False
@@ -109,7 +116,7 @@ class Guard:
     def __init__(self, settings: Settings, gate: Gate, keys: Keys, metrics: Metrics) -> None:
         self.settings = settings
         self.gate = gate
-        self._keys = keys
+        self.keys = keys
         self.metrics = metrics
         self.unseen = Metrics(settings.revision)
         """Takes what is not to be counted; nobody reads it."""
@@ -150,7 +157,10 @@ class Guard:
 
     def _refuse(self, request: web.Request, exchange: Exchange) -> web.Response | None:
         """Return why the request may not come in; None when it has taken a place."""
-        if not self._keys.allow(request.headers.get("Authorization")):
+        if not exchange.is_analysis and ANALYSIS in request.headers:
+            exchange.metrics.failed(Failure.UNAUTHORIZED)
+            return error_answer(401, "The analysis' token is wrong.", "invalid_analysis_token")
+        if not exchange.is_analysis and not self.keys.allow(request.headers.get("Authorization")):
             exchange.metrics.failed(Failure.UNAUTHORIZED)
             return error_answer(
                 401, "A valid API key is needed.", "invalid_api_key", WWW_Authenticate="Bearer"

@@ -152,7 +152,7 @@ class Predictions:
                     exchange.metrics.failed(Failure.ENGINE_ERROR)
                 return _engine_error(answer.status, content, client_headers(answer.headers))
         exchange.metrics.used(said.usage, exchange.seconds)
-        if self._conversations is not None and not exchange.is_analysis:
+        if self._conversations is not None and exchange.is_logged:
             self._conversations.add(
                 Exchanged(exchange.request_id, exchange.session, body, content, is_stream=False)
             )
@@ -166,9 +166,8 @@ class Predictions:
             return error_answer(400, str(error), "invalid_body")
         exchange.metrics.rated(given.rating)
         feedback = Feedback(given.rating, given.comment, given.correction)
-        stored = self._conversations is not None and self._conversations.add_feedback(
-            given.request_id, exchange.session, feedback
-        )
+        log = self._conversations if exchange.is_logged else None
+        stored = log is not None and log.add_feedback(given.request_id, exchange.session, feedback)
         return json_answer(FeedbackResponse(stored=stored).model_dump(by_alias=True), 202)
 
     def _chat_request(self, asked: PredictRequest) -> dict[str, Any]:

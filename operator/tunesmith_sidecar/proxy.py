@@ -133,7 +133,7 @@ class Proxy:
             self._engine.note_alive()
 
     def _log(self, exchange: Exchange, body: bytes, answer: bytes, *, is_stream: bool) -> None:
-        if self._conversations is not None and not exchange.is_analysis:
+        if self._conversations is not None and exchange.is_logged:
             self._conversations.add(
                 Exchanged(exchange.request_id, exchange.session, body, answer, is_stream)
             )

@@ -46,7 +46,7 @@ class Patience(NamedTuple):
 
 def make_client(endpoint: Endpoint, patience: Patience) -> "S3Client":
     """Make a client; no request is made yet. Raises CredentialsError without keys."""
-    keys = _read_keys(endpoint.credentials_dir) if endpoint.credentials_dir else {}
+    keys = read_keys(endpoint.credentials_dir)
     return boto3.session.Session().client(
         "s3",
         endpoint_url=endpoint.url or None,
@@ -69,7 +69,10 @@ def make_client(endpoint: Endpoint, patience: Patience) -> "S3Client":
     )
 
 
-def _read_keys(folder: Path) -> dict[str, str]:
+def read_keys(folder: Path | None) -> dict[str, str]:
+    """Read the keys of a mounted Secret; none without a folder. Raises CredentialsError."""
+    if folder is None:
+        return {}
     try:
         found = {
             option: (folder / name).read_text(encoding="utf-8").strip()

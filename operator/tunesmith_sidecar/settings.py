@@ -61,6 +61,9 @@ class Settings(BaseModel):
     """Key that clients must send as a Bearer token. Prefer a file."""
     api_key_file: Path | None = None
     """File with one accepted key a line; read again when it changes, so that keys can rotate."""
+    analysis_token_digest: Digest | None = None
+    """sha256 of the token that the operator's analysis sends instead of a key. None: it is refused.
+    The token itself is not here: who may read pods must not get past the keys."""
     session_header: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9-]+$")] = (
         "x-conversation-id"
     )

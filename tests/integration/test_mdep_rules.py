@@ -24,6 +24,7 @@ ERRORS = {"name": "errors", "builtin": "ErrorRate", "max": "0.01"}
 QUERY = {"name": "custom", "query": "sum(x)", "max": "0.05"}
 PROMETHEUS = {"type": "Prometheus", "prometheus": {"url": "http://prometheus.monitoring:9090"}}
 GOLDEN = {"name": "quality", "goldenPrompts": {"configMapRef": {"name": "golden"}}, "min": "0.9"}
+KEYS = {"apiKeySecretRef": {"name": "keys", "key": "clients"}}
 EVERYTHING = {
     "paused": True,
     "source": {"model": "support", "channel": "production"},
@@ -40,6 +41,8 @@ EVERYTHING = {
         "gpus": 1,
         "gpuType": "A100",
     },
+    "access": KEYS,
+    "conversationLog": {"uri": "s3://acme/logs/"},
     "replicas": 2,
     "autoscaling": {"minReplicas": 2, "maxReplicas": 8, "targetInFlightRequests": 40},
     "routing": {
@@ -49,7 +52,7 @@ EVERYTHING = {
     "rollout": {
         "capacity": {"mode": "NoSurge"},
         "steps": [
-            {"weight": 0, "mirrorPercent": 5, "holdSeconds": 300},
+            {"weight": 0, "holdSeconds": 300},
             {"weight": 10, "holdSeconds": 600},
             {"weight": 50, "holdSeconds": 600},
         ],
@@ -80,6 +83,11 @@ ACCEPTED = [
     pytest.param("spec.source", {"model": "support", "channel": "beta"}, id="a channel"),
     pytest.param("spec.source", {"uri": "s3://acme/m/", "digest": DIGEST}, id="files by digest"),
     pytest.param("spec.engine", {"type": "Custom", "image": "me/x:1", "port": 80}, id="own engine"),
+    pytest.param(
+        "spec.engine", {"type": "VLLM", "image": "me/vllm-cpu:1"}, id="vLLM without a GPU"
+    ),
+    pytest.param("spec.access", KEYS, id="clients with keys"),
+    pytest.param("spec.conversationLog", {"uri": "s3://acme/logs/", "flushSeconds": 1}, id="a log"),
     pytest.param(STEPS, [{"weight": 0, "mirrorPercent": 100}], id="only a dark launch"),
     pytest.param(STEPS, [{"weight": w} for w in range(1, 17)], id="sixteen steps"),
     pytest.param(METRICS, [ERRORS, GOLDEN], id="errors and golden prompts"),
@@ -128,6 +136,21 @@ REFUSED = [
         "spec.engine", {"env": [{"name": "A"}]}, "exactly one", id="a variable without value"
     ),
     pytest.param("spec.engine", {"requestTimeoutSeconds": 0}, "requestTimeout", id="no time"),
+    pytest.param("spec.engine", {"type": "VLLM"}, "needs engine.gpus", id="vLLM without a GPU"),
+    pytest.param("spec.access", {}, "apiKeySecretRef", id="keys from nowhere"),
+    pytest.param(
+        "spec.access", {"apiKeySecretRef": {"name": "keys"}}, "key", id="all keys of a Secret"
+    ),
+    pytest.param("spec.conversationLog", {}, "conversationLog.uri", id="a log nowhere"),
+    pytest.param(
+        "spec.conversationLog", {"uri": "file:///logs"}, "conversationLog.uri", id="a log on disk"
+    ),
+    pytest.param(
+        "spec.conversationLog",
+        {"uri": "s3://acme/logs/", "flushSeconds": 0},
+        "flushSeconds",
+        id="a log without rest",
+    ),
     pytest.param("spec.delivery", "Adapter", "needs engine.type VLLM", id="adapters in llama.cpp"),
     pytest.param("spec.replicas", 0, "spec.replicas", id="nobody to serve"),
     pytest.param(
@@ -273,6 +296,17 @@ def test_contradictions_between_sections_are_refused(control_plane: ControlPlane
     files = changed(adapter, "spec.source", {"uri": "s3://acme/a/", "digest": DIGEST})
     with pytest.raises(StepError, match="needs a ModelVersion"):
         create(control_plane, files)
+    single = changed(changed(adapter, "spec.replicas", 1), "spec.autoscaling", None)
+    with pytest.raises(StepError, match=r"NoSurge needs replicas of at least 2"):
+        create(control_plane, single)
+    lone = changed(adapter, "spec.autoscaling.minReplicas", 1)
+    with pytest.raises(StepError, match=r"autoscaling\.minReplicas of at least 2"):
+        create(control_plane, lone)
+    copied = changed(adapter, STEPS, [{"weight": 0, "mirrorPercent": 5}])
+    with pytest.raises(StepError, match="a Gateway does not mark its copies"):
+        create(control_plane, copied)
+    assert "created" in create(control_plane, changed(copied, "spec.routing", {}))
+    assert "created" in create(control_plane, changed(copied, "spec.conversationLog", None))
     scaled = changed(
         changed(changed(MDEP, "spec.replicas", 2), "spec.rollout.capacity", {"mode": "NoSurge"}),
         "spec.autoscaling",

@@ -50,12 +50,18 @@ def built(engine: dict[str, Any], autoscaling: dict[str, Any]) -> list[dict[str,
     router = SERVING.serving.router.model_copy(update={"agent_namespace": "system"})
     serving = SERVING.serving.model_copy(update={"router": router})
     config = SERVING.model_copy(update={"serving": serving})
-    deployment = make_deployment("m" * 45, engine=engine, autoscaling=autoscaling)
+    deployment = make_deployment(
+        "m" * 45,
+        engine=engine,
+        autoscaling=autoscaling,
+        access={"apiKeySecretRef": {"name": "keys", "key": "clients"}},
+        conversationLog={"uri": "s3://acme/logs/"},
+    )
     assert deployment.spec.autoscaling is not None
     revision = make_revision(deployment)
     return [
         build_record(deployment, revision),
-        build_workload(deployment, revision, 2, "record-uid", config),
+        build_workload(deployment, revision, 2, "record-uid", config, analysis_token="t"),
         build_service(deployment, revision, "record-uid"),
         *build_router(deployment, config, "t0ken"),
         build_autoscaler(deployment, deployment.spec.autoscaling),

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from tests.sidecar.conftest import Serving, Start, listening, start  # noqa: F401
+from tests.sidecar.conftest import ANALYSIS, TOKEN, Serving, Start, listening, start  # noqa: F401
 from tests.sidecar.standin import Standin
 from tunesmith_api.analysis import Analysis
 from tunesmith_operator.metrics.sampling import Measured, Sampler, ServingPod
@@ -83,7 +83,7 @@ def pod(url: str, uid: str = "pod-1") -> ServingPod:
 
 
 def measured(*pods: ServingPod, name: str = CANARY, restarts: int = 0, **more: Any) -> Measured:
-    return Measured("default", name, DIGEST, pods, restarts, **more)
+    return Measured("default", name, DIGEST, pods, restarts, **{"token": TOKEN, **more})
 
 
 def analysis(*metrics: dict[str, Any], **more: Any) -> Analysis:
@@ -124,6 +124,6 @@ def begin(start: Start) -> Begin:  # noqa: F811
     """Start a sidecar of the canary, or of the revision that is named."""
 
     async def started(revision: str = CANARY, **settings: Any) -> Serving:
-        return await start(revision=revision, **settings)
+        return await start(revision=revision, **ANALYSIS, **settings)
 
     return started

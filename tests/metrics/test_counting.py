@@ -24,7 +24,7 @@ from tests.metrics.conftest import (
     pod,
     take,
 )
-from tests.sidecar.conftest import CHAT, chat
+from tests.sidecar.conftest import CHAT, TOKEN, chat
 from tunesmith_operator.metrics import exposed, scraping
 from tunesmith_operator.metrics.builtin import quantile
 from tunesmith_operator.metrics.ledger import Ledger
@@ -76,7 +76,7 @@ async def test_the_error_rate_holds_only_what_is_the_revisions_fault(
     assert (await serving.post(CHAT, good))[0] == 429
     await busy
     await serving.get("/v1/models")
-    await serving.post(CHAT, chat(status=503), x_tunesmith_analysis="1")
+    await serving.post(CHAT, chat(status=503), x_tunesmith_analysis=TOKEN)
     sample = await take(sampler, analysis(), measured(pod(serving.url)))
     # Good, 503, 400, 504, two broken streams, and the one that kept it busy.
     assert (sample.value, sample.requests) == (f"{4 / 7:.6g}", 7)

@@ -71,7 +71,7 @@ async def test_an_answer_is_right_or_not(
 async def test_what_is_asked(begin: Begin, sampler: Sampler, engine: Scholar) -> None:
     serving = await begin(api_key="secret")
     engine.answers |= {"Capital of France?": "Paris!", "2+2?": "5"}
-    canary = measured(pod(serving.url), model="chat", api_key="secret")
+    canary = measured(pod(serving.url), model="chat")
     assert (await take(sampler, asking("Contains"), canary, m0=QUESTIONS)).value == "0.5"
     bodies = [json.loads(body) for path, _, body in engine.requests if path.endswith("completions")]
     assert bodies[0] == {
@@ -83,10 +83,13 @@ async def test_what_is_asked(begin: Begin, sampler: Sampler, engine: Scholar) ->
     assert len(bodies) == 2
     # Clients' metrics know nothing of it.
     assert (await take(sampler, analysis(), canary)).requests == 0
-    assert "secret" not in repr(canary)
-    # Without the key it is nobody's wrong answer.
-    refused = await take(sampler, asking("Contains"), measured(pod(serving.url)), m0=QUESTIONS)
+    assert canary.token
+    assert canary.token not in repr(canary)
+    # With another installation's token it is nobody's wrong answer.
+    stranger = measured(pod(serving.url), token="another")
+    refused = await take(sampler, asking("Contains"), stranger, m0=QUESTIONS)
     assert "HTTP 401" in refused.error
+    assert refused.value == ""
 
 
 async def test_only_the_first_prompts_are_asked(
@@ -327,7 +330,7 @@ async def test_a_judge_scores(
     serving = await begin(api_key="secret")
     engine.answers |= {"Capital of France?": "It's Paris", "2+2?": "four"}
     judge = {"url": await serve(grade) + "/v1/", "model": "wise"}
-    canary = measured(pod(serving.url), api_key="secret")
+    canary = measured(pod(serving.url))
     sample = await take(sampler, asking("Judge", judge=judge), canary, m0=QUESTIONS)
     assert sample.value == value
     assert error in sample.error
@@ -338,8 +341,9 @@ async def test_a_judge_scores(
         "reference_answer": "Paris",
         "given_answer": "It's Paris",
     }
-    # The revision's key is no matter of the judge's.
-    assert "Authorization" not in headers
+    # The revision's token is no matter of the judge's.
+    names = {name.lower() for name in headers}
+    assert not {"authorization", "x-tunesmith-analysis"} & names
 
 
 async def test_golden_prompts_ask_no_metrics(serve: Serve, sampler: Sampler) -> None:

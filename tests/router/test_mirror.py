@@ -16,7 +16,8 @@ async def test_copies_arrive_and_are_marked(pod: Pod) -> None:
         await pod.told(state("r1", "r2", mirror=100, of={"r1": [a], "r2": [b]}))
         text = "Grüße " * 1000
         body = json.dumps({"messages": text, "test": {}}).encode()
-        headers = {"Authorization": "Bearer key", "x-tunesmith-mirror": "1"}
+        headers = {"Authorization": "Bearer key", "X-Tunesmith-Mirror": "1"}
+        headers["X-Tunesmith-Analysis"] = "a token"
         async with pod.client.post(pod.url + CHAT + "?a=b", data=body, headers=headers) as answer:
             assert await answer.text() == "a"
         await eventually(lambda: b.requests)
@@ -24,6 +25,8 @@ async def test_copies_arrive_and_are_marked(pod: Pod) -> None:
         assert sent == copied == body
         # No client can pass itself off as a copy.
         assert "x-tunesmith-mirror" not in original
+        # Nor for the operator, who asks past the router.
+        assert not {"x-tunesmith-analysis"} & (set(original) | set(copy))
         assert copy["x-tunesmith-mirror"] == "1"
         assert "x-tunesmith-target" not in copy
         assert copy["authorization"] == "Bearer key"

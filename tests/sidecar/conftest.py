@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,6 +30,9 @@ from tunesmith_sidecar.metrics import Metrics
 from tunesmith_sidecar.settings import Settings
 
 CHAT = "/v1/chat/completions"
+TOKEN = "of-the-analysis"
+ANALYSIS = {"analysis_token_digest": "sha256:" + hashlib.sha256(TOKEN.encode()).hexdigest()}
+"""Settings of a sidecar that knows the operator."""
 
 
 def chat(text: str = "Hi", **test: Any) -> dict[str, Any]:

@@ -143,6 +143,7 @@ def test_settings_come_from_variables_and_options_win() -> None:
         ({"MODEL_DIGEST": DIGEST}, "model_digest and model_digest_file"),
         ({"API_KEY": " "}, "api_key is empty"),
         ({"API_KEY": "secret", "API_KEY_FILE": "/x"}, "not both"),
+        ({"ANALYSIS_TOKEN_DIGEST": "secret"}, "TUNESMITH_SIDECAR_ANALYSIS_TOKEN_DIGEST"),
         ({"LOG_URI": "file:///x"}, "TUNESMITH_SIDECAR_LOG_URI"),
         ({"LOG_FLUSH_BYTES": "20", "LOG_BUFFER_BYTES": "10"}, "log_buffer_bytes"),
     ],

@@ -16,7 +16,8 @@ from tests.trainer.conftest import REGION, STRANGER_KEYS, Bucket, S3Server, new_
 from tunesmith_api.training import Columns, DataFormat
 from tunesmith_sidecar.conversations.bucket import Bucket as LogBucket
 from tunesmith_sidecar.conversations.lines import Exchanged, build_conversation
-from tunesmith_sidecar.settings import Settings, SettingsError
+from tunesmith_sidecar.s3 import CredentialsError
+from tunesmith_sidecar.settings import Settings
 from tunesmith_trainer.data.formats import Reader
 
 LINES = "tunesmith_serving_log_lines_total"
@@ -273,7 +274,26 @@ def test_parts_of_text_are_joined() -> None:
     assert json.loads(line)["messages"][0] == {"role": "user", "content": "[EMAIL] yes"}
 
 
-def test_a_secret_without_keys_says_so(tmp_path: Path) -> None:
-    settings = Settings(revision="7", log_uri="s3://acme/logs", log_credentials_dir=tmp_path)
-    with pytest.raises(SettingsError, match="AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
-        LogBucket("s3://acme/logs", settings)
+async def test_keys_that_come_late_or_change_are_used(
+    start: Start, own_server: S3Server, tmp_path: Path
+) -> None:
+    bucket = new_bucket(own_server, tmp_path / "keys")
+    right = tmp_path / "keys" / "output"
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    given = log_settings(bucket) | {"log_credentials_dir": mounted}
+    parsed = Settings.model_validate({"revision": "7"} | given)
+    store = LogBucket(given["log_uri"], parsed)
+    with pytest.raises(CredentialsError, match="AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
+        store.put("x", b"")
+    serving = await start(store, **given)
+    assert (await serving.post(CHAT, chat("Hi")))[0] == 200
+    assert not await flushed(serving)
+    wrong = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "x" * 20)
+    for name, text in wrong.items():
+        (mounted / name).write_text(text)
+    assert not await flushed(serving)
+    for name in wrong:
+        (mounted / name).write_bytes((right / name).read_bytes())
+    assert await flushed(serving)
+    assert len(bucket.keys("logs/conversations/")) == 1

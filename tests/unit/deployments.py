@@ -36,6 +36,8 @@ def make_revision(deployment: ModelDeployment, **template: Any) -> Revision:
         model=ModelFiles(uri="s3://acme/models/support/gguf/attempt-2/", digest=MODEL_DIGEST),
         delivery=deployment.spec.delivery,
         engine=deployment.spec.engine,
+        access=deployment.spec.access,
+        conversation_log=deployment.spec.conversation_log,
         s3=deployment.spec.s3,
     ).model_copy(update=template)
     return Revision(f"{deployment.metadata.name}-{'a' * 10}", 7, DIGEST, made)

@@ -188,10 +188,33 @@ def template(**fields: Any) -> RevisionTemplate:
 
 def test_a_revision_is_what_its_pods_are_made_from() -> None:
     first = revision_digest(template())
+    # As it was before access and conversationLog: a field that is not used changes no revision.
+    assert first == "sha256:dab597d676751fb85d2ecac6a5afc19b4e5d44608e043f5e55187a8d58187a1f"
     assert revision_digest(template(version="renamed")) == first
     assert revision_digest(template(engine={"type": "LlamaCpp"})) == first, "a default, spelled out"
     assert revision_digest(template(engine={"args": ["-c", "1"]})) != first
     assert revision_digest(template(model={"uri": "s3://models/v1/", "digest": OTHER})) != first
+    keys = [{"apiKeySecretRef": {"name": "keys", "key": key}} for key in ("a", "b")]
+    locked = [revision_digest(template(access=access)) for access in keys]
+    logged = revision_digest(template(conversationLog={"uri": "s3://logs/"}))
+    assert len({first, logged, *locked}) == 4, "pods mount other Secrets, or write elsewhere"
+    spelled_out = {"uri": "s3://logs/", "flushSeconds": 60}
+    assert revision_digest(template(conversationLog=spelled_out)) == logged
+
+
+def test_all_that_pods_are_made_from_reaches_the_revision() -> None:
+    asked = {
+        "source": {"uri": "s3://models/x/", "digest": OTHER},
+        "access": {"apiKeySecretRef": {"name": "keys", "key": "k"}},
+        "conversationLog": {"uri": "s3://logs/"},
+        "s3": {"region": "eu"},
+        "engine": {"args": ["-c", "1"]},
+    }
+    spec = ModelDeploymentSpec.model_validate(asked)
+    got = resolve(spec, [])
+    assert isinstance(got, RevisionTemplate)
+    assert (got.access, got.conversation_log) == (spec.access, spec.conversation_log)
+    assert (got.s3, got.engine, got.delivery) == (spec.s3, spec.engine, spec.delivery)
 
 
 def test_a_plan_is_what_a_canary_is_judged_by() -> None:

@@ -27,11 +27,13 @@ from tunesmith_operator.resources.serving.record import (
 )
 from tunesmith_operator.resources.serving.router import TOKEN_VARIABLE, build_router
 from tunesmith_operator.resources.serving.workload import build_service, build_workload
+from tunesmith_sidecar.access import Keys
 from tunesmith_sidecar.fetch.settings import parse_fetch_settings
 from tunesmith_sidecar.settings import parse_settings
 
 RECORD_UID = "99999999-cccc"
 LONGEST = "m" * 45
+TOKEN = "of-the-analysis"
 ENGINES: list[dict[str, Any]] = [
     {"type": "LlamaCpp"},
     {"type": "VLLM", "gpus": 2, "gpuType": "L4"},
@@ -43,7 +45,7 @@ ENGINES: list[dict[str, Any]] = [
 def workload(engine: dict[str, Any], **more: Any) -> dict[str, Any]:
     deployment = make_deployment(engine=engine, **more)
     revision = make_revision(deployment)
-    return build_workload(deployment, revision, 3, RECORD_UID, SERVING)
+    return build_workload(deployment, revision, 3, RECORD_UID, SERVING, analysis_token=TOKEN)
 
 
 def pod_of(engine: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -93,6 +95,8 @@ def test_the_sidecar_understands_what_it_is_told(engine: dict[str, Any]) -> None
     assert settings.request_timeout_seconds == 40
     assert settings.drain_timeout_seconds == 60
     assert settings.log_uri is None
+    assert settings.api_key_file is None
+    assert Keys(settings).is_analysis(TOKEN)
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=engine_id)
@@ -129,7 +133,9 @@ def test_the_fetcher_understands_what_it_is_told(engine: dict[str, Any]) -> None
 def test_without_a_secret_the_pods_own_identity_is_used() -> None:
     config = SERVING.model_copy(update={"s3": SERVING.s3.model_copy(update={"secret_name": ""})})
     deployment = make_deployment(engine={"serviceAccountName": "reader"})
-    built = build_workload(deployment, make_revision(deployment), 1, RECORD_UID, config)
+    built = build_workload(
+        deployment, make_revision(deployment), 1, RECORD_UID, config, analysis_token=TOKEN
+    )
     pod = built["spec"]["template"]["spec"]
     assert pod["serviceAccountName"] == "reader"
     assert parse_fetch_settings(variables(container(pod, "fetch"))).credentials_dir is None
@@ -140,7 +146,7 @@ def test_without_a_secret_the_pods_own_identity_is_used() -> None:
 def test_requests_reach_the_sidecar_and_the_sidecar_the_engine(engine: dict[str, Any]) -> None:
     deployment = make_deployment(engine=engine)
     revision = make_revision(deployment)
-    built = build_workload(deployment, revision, 1, RECORD_UID, SERVING)
+    built = build_workload(deployment, revision, 1, RECORD_UID, SERVING, analysis_token=TOKEN)
     pod = built["spec"]["template"]["spec"]
     sidecar = container(pod, "sidecar")
     port = sidecar["ports"][0]["containerPort"]
@@ -213,6 +219,77 @@ def test_what_the_user_says_comes_last_and_wins(engine: dict[str, Any]) -> None:
         assert part["args"][-2:] == ["--of-mine", "7"]
 
 
+# --- keys and the conversation log ----------------------------------------------------------
+
+
+def secret_volume(pod: dict[str, Any], part: str, folder: Path | None) -> dict[str, Any]:
+    """Give the Secret that a container finds in a folder."""
+    mounts = container(pod, part)["volumeMounts"]
+    (mount,) = [m for m in mounts if m["mountPath"] == str(folder)]
+    assert mount["readOnly"] is True
+    # A file that is mounted alone never changes.
+    assert "subPath" not in mount
+    (volume,) = [v for v in pod["volumes"] if v["name"] == mount["name"]]
+    return dict(volume["secret"])
+
+
+def test_the_sidecar_alone_gets_the_clients_keys() -> None:
+    access = {"apiKeySecretRef": {"name": "keys", "key": "clients"}}
+    pod = pod_of({"type": "LlamaCpp"}, access=access)
+    file = parse_settings(variables(container(pod, "sidecar")), []).api_key_file
+    assert file is not None
+    source = secret_volume(pod, "sidecar", file.parent)
+    items = [{"key": "clients", "path": file.name}]
+    assert source == {"secretName": "keys", "items": items, "optional": True}
+    for other in ("fetch", "engine"):
+        assert "api-keys" not in [m["name"] for m in container(pod, other)["volumeMounts"]]
+    assert_restricted(pod)
+
+
+def test_the_log_is_written_where_and_as_the_model_is_read() -> None:
+    pod = pod_of(
+        {"type": "LlamaCpp"},
+        conversationLog={"uri": "s3://acme/logs/", "flushSeconds": 5},
+        s3={"region": "eu", "secretRef": {"name": "own-s3"}},
+    )
+    settings = parse_settings(variables(container(pod, "sidecar")), [])
+    fetch = parse_fetch_settings(variables(container(pod, "fetch")))
+    assert (settings.log_uri, settings.log_flush_seconds) == ("s3://acme/logs/", 5)
+    assert (settings.log_endpoint, settings.log_region) == (fetch.endpoint, fetch.region)
+    assert settings.log_path_style is fetch.path_style is True
+    assert settings.log_credentials_dir == fetch.credentials_dir
+    source = secret_volume(pod, "sidecar", settings.log_credentials_dir)
+    assert source["secretName"] == "own-s3"
+    assert len(pod["volumes"]) == len({v["name"] for v in pod["volumes"]})
+    assert "credentials" not in [m["name"] for m in container(pod, "engine")["volumeMounts"]]
+
+
+def test_a_log_without_a_secret_uses_the_pods_own_identity() -> None:
+    config = SERVING.model_copy(update={"s3": SERVING.s3.model_copy(update={"secret_name": ""})})
+    deployment = make_deployment(conversationLog={"uri": "s3://acme/logs/"})
+    revision = make_revision(deployment)
+    built = build_workload(deployment, revision, 1, RECORD_UID, config, analysis_token=TOKEN)
+    sidecar = container(built["spec"]["template"]["spec"], "sidecar")
+    settings = parse_settings(variables(sidecar), [])
+    assert (settings.log_uri, settings.log_credentials_dir) == ("s3://acme/logs/", None)
+    assert settings.log_flush_seconds == 60
+
+
+def test_who_reads_a_pod_learns_no_token() -> None:
+    assert TOKEN not in json.dumps(workload({"type": "LlamaCpp"}))
+    without = build_workload(
+        make_deployment(),
+        make_revision(make_deployment()),
+        1,
+        RECORD_UID,
+        SERVING,
+        analysis_token="",
+    )
+    sidecar = container(without["spec"]["template"]["spec"], "sidecar")
+    settings = parse_settings(variables(sidecar), [])
+    assert not Keys(settings).is_analysis("")
+
+
 # --- one by one -----------------------------------------------------------------------------
 
 
@@ -238,6 +315,8 @@ def test_llama_cpp_alone_gets_the_whole_context_and_with_gpus_another_image() ->
     assert (option(one, "--parallel"), option(one, "--ctx-size")) == ("1", "8192")
     assert "--threads" not in one["args"]
     assert "cuda" not in one["image"]
+    # Its cache of old prompts would grow beyond any limit that was sized for model and context.
+    assert option(one, "--cache-ram") == "0"
     gpu = engine_of({"gpus": 1})
     assert "cuda" in gpu["image"]
     assert option(gpu, "--n-gpu-layers") == "999"
@@ -271,7 +350,7 @@ def test_vllm_uses_all_gpus_shared_memory_and_no_network() -> None:
 def test_vllm_serves_an_adapter_on_its_base_model_under_the_models_name() -> None:
     deployment = make_deployment(engine={"type": "VLLM", "gpus": 1}, delivery="Adapter")
     revision = make_adapter(deployment, "hf://org/base")
-    built = build_workload(deployment, revision, 1, RECORD_UID, SERVING)
+    built = build_workload(deployment, revision, 1, RECORD_UID, SERVING, analysis_token=TOKEN)
     part = container(built["spec"]["template"]["spec"], "engine")
     assert part["args"][:2] == ["org/base", "--revision=abc"]
     assert {
@@ -288,7 +367,9 @@ def test_vllm_serves_an_adapter_on_its_base_model_under_the_models_name() -> Non
 def test_a_base_model_that_pods_cannot_reach_is_told(base: str) -> None:
     deployment = make_deployment(engine={"type": "VLLM", "gpus": 1}, delivery="Adapter")
     with pytest.raises(UnservableError, match="Use Merged"):
-        build_workload(deployment, make_adapter(deployment, base), 1, RECORD_UID, SERVING)
+        build_workload(
+            deployment, make_adapter(deployment, base), 1, RECORD_UID, SERVING, analysis_token=TOKEN
+        )
 
 
 def test_a_gpu_type_that_the_chart_does_not_know_is_told() -> None:
@@ -390,7 +471,7 @@ def test_a_configmap_that_is_no_record_is_told(key: str, value: str | None) -> N
 def test_all_of_a_revision_goes_with_its_record() -> None:
     deployment = make_deployment()
     revision = make_revision(deployment)
-    built = build_workload(deployment, revision, 3, RECORD_UID, SERVING)
+    built = build_workload(deployment, revision, 3, RECORD_UID, SERVING, analysis_token=TOKEN)
     for manifest in (built, build_service(deployment, revision, RECORD_UID)):
         assert manifest["metadata"]["name"] == revision.name
         (owner,) = manifest["metadata"]["ownerReferences"]
@@ -414,9 +495,9 @@ def test_only_the_template_decides_about_pods() -> None:
     one = make_deployment(replicas=1, engine={"type": "VLLM"})
     other = make_deployment(replicas=9, paused=True)
     revision = make_revision(one)
-    assert build_workload(one, revision, 2, RECORD_UID, SERVING) == build_workload(
-        other, revision, 2, RECORD_UID, SERVING
-    )
+    assert build_workload(
+        one, revision, 2, RECORD_UID, SERVING, analysis_token=TOKEN
+    ) == build_workload(other, revision, 2, RECORD_UID, SERVING, analysis_token=TOKEN)
 
 
 # --- router, route, autoscaler ----------------------------------------------------------------
@@ -429,7 +510,7 @@ def everything(config: Any = SERVING, **spec: Any) -> list[dict[str, Any]]:
     autoscaling = deployment.spec.autoscaling
     return [
         build_record(deployment, revision),
-        build_workload(deployment, revision, 1, RECORD_UID, config),
+        build_workload(deployment, revision, 1, RECORD_UID, config, analysis_token=TOKEN),
         build_service(deployment, revision, RECORD_UID),
         *build_router(deployment, config, "t0ken"),
         *([build_autoscaler(deployment, autoscaling)] if autoscaling else []),
@@ -512,31 +593,40 @@ def route(split: RouterSplit) -> dict[str, Any]:
     return spec
 
 
+OURS = {
+    "type": "RequestHeaderModifier",
+    "requestHeaderModifier": {"remove": ["x-tunesmith-analysis", "x-tunesmith-mirror"]},
+}
+
+
 def test_a_route_has_both_weights() -> None:
     spec = route(RouterSplit(main="a-1", canary="a-2", weight=10))
     assert spec["parentRefs"] == [{"name": "public", "sectionName": "web"}]
     assert spec["hostnames"] == ["m.example"]
     (rule,) = spec["rules"]
     assert rule == {
+        "filters": [OURS],
         "backendRefs": [
             {"name": "a-1", "port": 80, "weight": 90},
             {"name": "a-2", "port": 80, "weight": 10},
-        ]
+        ],
     }
 
 
 def test_a_route_without_a_canary_has_one_backend() -> None:
     (rule,) = route(RouterSplit(main="a-1"))["rules"]
-    assert rule == {"backendRefs": [{"name": "a-1", "port": 80, "weight": 100}]}
+    backend = {"name": "a-1", "port": 80, "weight": 100}
+    assert rule == {"filters": [OURS], "backendRefs": [backend]}
 
 
 def test_a_dark_canary_gets_copies() -> None:
     (rule,) = route(RouterSplit(main="a-1", canary="a-2", mirror_percent=5))["rules"]
     assert rule["filters"] == [
+        OURS,
         {
             "type": "RequestMirror",
             "requestMirror": {"backendRef": {"name": "a-2", "port": 80}, "percent": 5},
-        }
+        },
     ]
     assert [b["weight"] for b in rule["backendRefs"]] == [100, 0]
 

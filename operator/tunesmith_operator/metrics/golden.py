@@ -1,8 +1,8 @@
 """Golden prompts: asks a revision questions with known answers, and says how right it was.
 
-Asked are the pods' own sidecars, marked so that they count among no client's requests. A wrong
-answer is the revision's; one that could not be had is nobody's, and gives no value. Called by
-``sampling``.
+Asked are the pods' own sidecars, with a token that stands for a client's key and keeps the
+questions out of what is counted. A wrong answer is the revision's; one that could not be had is
+nobody's, and gives no value. Called by ``sampling``.
 """
 
 import asyncio
@@ -43,7 +43,8 @@ class Asked:
     pods: Sequence[ServingPod]
     model: str
     """Model to name to the engine; empty for engines with just one."""
-    api_key: str = field(repr=False)
+    token: str = field(repr=False)
+    """What the sidecars know the questions by."""
 
 
 def parse_prompts(text: str, limit: int) -> list[Question]:
@@ -113,9 +114,7 @@ async def _answer(
     session: aiohttp.ClientSession, pod: ServingPod, asked: Asked, prompt: str, seconds: float
 ) -> str:
     """Ask one question; gives nothing where the engine was asked and failed."""
-    headers = {ANALYSIS_HEADER: "1"}
-    if asked.api_key:
-        headers["Authorization"] = f"Bearer {asked.api_key}"
+    headers = {ANALYSIS_HEADER: asked.token}
     messages = [{"role": "user", "content": prompt}]
     url = address_of(pod) + "/v1"
     while True:

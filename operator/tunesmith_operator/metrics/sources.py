@@ -39,8 +39,8 @@ class Measured:
     restarts: int
     model: str = ""
     """Model that golden prompts name to the engine; empty for engines with just one."""
-    api_key: str = field(default="", repr=False)
-    """Key that its sidecars ask for."""
+    token: str = field(default="", repr=False)
+    """What its sidecars know golden prompts by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Sources:
         seconds = golden.time_for(task.analysis.interval_seconds)
 
         async def ask(revision: Measured) -> str:
-            asked = golden.Asked(revision.pods, revision.model, revision.api_key)
+            asked = golden.Asked(revision.pods, revision.model, revision.token)
             found = await golden.examine(self._session, prompts, questions, asked, seconds)
             return f"{found:.6g}"
 

@@ -68,7 +68,14 @@ def resolve(
 
 
 def _template(spec: ModelDeploymentSpec, files: ModelFiles) -> RevisionTemplate:
-    return RevisionTemplate(model=files, delivery=spec.delivery, engine=spec.engine, s3=spec.s3)
+    return RevisionTemplate(
+        model=files,
+        delivery=spec.delivery,
+        engine=spec.engine,
+        access=spec.access,
+        conversation_log=spec.conversation_log,
+        s3=spec.s3,
+    )
 
 
 def _find(spec: ModelDeploymentSpec, versions: Sequence[ModelVersion]) -> ModelVersion | None:

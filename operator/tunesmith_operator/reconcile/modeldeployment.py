@@ -209,7 +209,9 @@ def _why_unservable(deployment: ModelDeployment, reading: Reading, config: Confi
     if not isinstance(template, RevisionTemplate):
         return ""
     try:
-        build_workload(deployment, Revision("trial", 1, "", template), 1, "", config)
+        build_workload(
+            deployment, Revision("trial", 1, "", template), 1, "", config, analysis_token=""
+        )
     except UnservableError as error:
         return str(error)
     return ""
@@ -224,7 +226,10 @@ async def _ensure_revision(
     record = await kube.create_or_adopt(build_record(deployment, revision), deployment.metadata.uid)
     uid = record["metadata"]["uid"]
     await kube.create_or_adopt(build_service(deployment, revision, uid), uid)
-    workload = build_workload(deployment, revision, action.replicas, uid, world.config)
+    token = world.serving.analysis_token(deployment.metadata.uid)
+    workload = build_workload(
+        deployment, revision, action.replicas, uid, world.config, analysis_token=token
+    )
     await kube.create_or_adopt(workload, uid)
 
 

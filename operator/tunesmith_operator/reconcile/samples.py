@@ -20,40 +20,41 @@ async def remember(
     world: World, deployment: ModelDeployment, reading: Reading, status: ModelDeploymentStatus
 ) -> None:
     """Begin to count, from the time at which the canary gets traffic."""
-    canary = _measured(deployment, reading, status.canary)
+    canary = _measured(world, deployment, reading, status.canary)
     if canary is not None:
-        await world.serving.sampler.remember(canary, _compared(deployment, reading, status))
+        stable = _compared(world, deployment, reading, status)
+        await world.serving.sampler.remember(canary, stable)
 
 
 async def take_samples(
     world: World, deployment: ModelDeployment, reading: Reading, status: ModelDeploymentStatus
 ) -> Sampling:
     """Measure the canary, and stable beside it."""
-    canary = _measured(deployment, reading, status.canary)
+    canary = _measured(world, deployment, reading, status.canary)
     if canary is None:
         return Sampling("", world.now(), ())
     return await world.serving.sampler.take(
         deployment.spec.rollout.analysis,
         canary,
-        _compared(deployment, reading, status),
+        _compared(world, deployment, reading, status),
         await _prompts(world, deployment),
         world.now(),
     )
 
 
 def _compared(
-    deployment: ModelDeployment, reading: Reading, status: ModelDeploymentStatus
+    world: World, deployment: ModelDeployment, reading: Reading, status: ModelDeploymentStatus
 ) -> Measured | None:
     """Give stable, or whatever stands in for it: what answers beside the canary compares."""
     traffic = reading.router.traffic if reading.router else Traffic(main="")
     roles = (status.stable, status.previous)
     main = traffic.main if traffic else ""
     serving = next((role for role in roles if role and role.name == main), status.stable)
-    return _measured(deployment, reading, serving)
+    return _measured(world, deployment, reading, serving)
 
 
 def _measured(
-    deployment: ModelDeployment, reading: Reading, role: RevisionStatus | None
+    world: World, deployment: ModelDeployment, reading: Reading, role: RevisionStatus | None
 ) -> Measured | None:
     if role is None:
         return None
@@ -66,6 +67,7 @@ def _measured(
         pods=tuple(ScrapedPod(pod.uid, pod.address, reading.ports[role.name]) for pod in pods),
         restarts=seen.restarts if seen else 0,
         model=served_model(deployment),
+        token=world.serving.analysis_token(deployment.metadata.uid),
     )
 
 

@@ -137,6 +137,8 @@ class ServingWorld:
     routers: Routers
     sampler: Samples
     notify: Tell
+    analysis_token: Callable[[str], str]
+    """uid of a deployment -> the token that its golden prompts are asked with."""
 
 
 @dataclass(frozen=True, slots=True)

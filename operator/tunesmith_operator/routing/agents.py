@@ -6,9 +6,7 @@ by reconcile/ through ``world.routers``.
 """
 
 import asyncio
-import hmac
 from collections.abc import Callable, Sequence
-from hashlib import sha256
 
 import aiohttp
 import structlog
@@ -18,6 +16,7 @@ from yarl import URL
 from tunesmith_api.router import AGENT_PORT, ROUTER_STATE_PATH, RouterReport, RouterState
 from tunesmith_operator.planning.routing import RouterAnswer
 from tunesmith_operator.planning.serving import ServingPod
+from tunesmith_operator.routing.tokens import router_token
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +36,7 @@ class RouterAgents:
 
         ``fence`` raises LostLeadershipError: an operator that no longer leads tells nobody.
         """
-        self._key = key.encode()
+        self._key = key
         self._fence = fence
         self._port = port
         self._session = aiohttp.ClientSession(
@@ -48,7 +47,7 @@ class RouterAgents:
 
     def token(self, deployment_uid: str) -> str:
         """Give the token of a deployment's agents."""
-        return hmac.new(self._key, deployment_uid.encode(), sha256).hexdigest()
+        return router_token(self._key, deployment_uid)
 
     async def ask(self, deployment_uid: str, pods: Sequence[ServingPod]) -> list[RouterAnswer]:
         """Ask all pods side by side what they do."""

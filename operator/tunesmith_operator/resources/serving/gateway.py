@@ -1,7 +1,7 @@
 """The router GatewayAPI: an HTTPRoute with weights, for a Gateway that is there.
 
-Weights and RequestMirror as in gateway.networking.k8s.io/v1; ``percent`` of a mirror is there since
-Gateway API 1.3 (GEP-3171).
+Weights, RequestMirror and RequestHeaderModifier as in gateway.networking.k8s.io/v1; ``percent`` of
+a mirror is there since Gateway API 1.3 (GEP-3171).
 """
 
 from tunesmith_api.engine import GatewayOptions, ParentRef
@@ -9,6 +9,12 @@ from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_api.router import RouterSplit
 from tunesmith_operator.resources.metadata import Manifest, deployment_labels, owned_metadata
 from tunesmith_operator.resources.serving.workload import SERVICE_PORT
+
+# No client may say that it is the operator, or a copy.
+_OURS: Manifest = {
+    "type": "RequestHeaderModifier",
+    "requestHeaderModifier": {"remove": ["x-tunesmith-analysis", "x-tunesmith-mirror"]},
+}
 
 
 def build_route(
@@ -33,18 +39,19 @@ def build_route(
 
 def _rule(split: RouterSplit) -> Manifest:
     if split.canary is None:
-        return {"backendRefs": [_backend(split.main) | {"weight": 100}]}
+        return {"filters": [_OURS], "backendRefs": [_backend(split.main) | {"weight": 100}]}
     rule: Manifest = {
+        "filters": [_OURS],
         # A canary with weight 0 stays in the route: the gateway knows its endpoints already when
         # it gets its first share.
         "backendRefs": [
             _backend(split.main) | {"weight": 100 - split.weight},
             _backend(split.canary) | {"weight": split.weight},
-        ]
+        ],
     }
     if split.mirror_percent:
         mirror = {"backendRef": _backend(split.canary), "percent": split.mirror_percent}
-        rule["filters"] = [{"type": "RequestMirror", "requestMirror": mirror}]
+        rule["filters"] = [_OURS, {"type": "RequestMirror", "requestMirror": mirror}]
     return rule
 
 

@@ -3,6 +3,8 @@
 Settings as in tunesmith_sidecar/settings.py; a test holds the two together.
 """
 
+from hashlib import sha256
+
 from tunesmith_api.engine import EngineType
 from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.config import Config
@@ -13,8 +15,10 @@ from tunesmith_operator.resources.serving.engines.plan import DIGEST_PATH, Engin
 from tunesmith_operator.resources.serving.fetching import models_mount
 from tunesmith_operator.resources.serving.record import Revision
 from tunesmith_operator.resources.serving.security import container_basis, variables
+from tunesmith_operator.resources.serving.storage import resolve_storage
 
 CONTAINER = "sidecar"
+_KEYS_VOLUME, _KEYS_FOLDER, _KEYS_FILE = "api-keys", "/etc/tunesmith/access", "keys"
 _PREFIX = "TUNESMITH_SIDECAR_"
 _PORT, _OTHER_PORT = 8000, 8001
 _END_SECONDS = 15
@@ -39,11 +43,22 @@ def grace_seconds(template: RevisionTemplate, config: Config) -> int:
     return serving.pre_stop_seconds + drain_seconds(template, config) + _END_SECONDS
 
 
-def build_sidecar(revision: Revision, plan: EnginePlan, config: Config) -> Manifest:
-    """Give the container."""
+def build_sidecar(
+    revision: Revision, plan: EnginePlan, config: Config, analysis_token: str
+) -> tuple[Manifest, list[Manifest]]:
+    """Give the container, and the pod's volumes that it needs besides the fetcher's.
+
+    ``analysis_token`` is what golden prompts are asked with; empty: none are answered.
+    """
     port = sidecar_port(revision.template)
-    settings = _settings(revision, plan, config) | {"PORT": str(port)}
-    return container_basis(CONTAINER, config.serving.image, config.serving) | {
+    settings = _settings(revision, plan, config) | _access_settings(revision.template)
+    settings |= _log_settings(revision.template, config) | {"PORT": str(port)}
+    if analysis_token:
+        # Not the token: whoever may read pods could use it.
+        digest = sha256(analysis_token.encode()).hexdigest()
+        settings["ANALYSIS_TOKEN_DIGEST"] = f"sha256:{digest}"
+    volumes, mounts = _secrets(revision.template, config)
+    container = container_basis(CONTAINER, config.serving.image, config.serving) | {
         "command": ["python", "-m", "tunesmith_sidecar"],
         "env": variables({_PREFIX + name: value for name, value in settings.items()}),
         "ports": [{"name": "http", "containerPort": port}],
@@ -61,8 +76,9 @@ def build_sidecar(revision: Revision, plan: EnginePlan, config: Config) -> Manif
             "failureThreshold": 3,
         },
         "resources": container_resources(config.serving.sidecar_resources, 0, config),
-        "volumeMounts": [models_mount()],
+        "volumeMounts": [models_mount(), *mounts],
     }
+    return container, volumes
 
 
 def _settings(revision: Revision, plan: EnginePlan, config: Config) -> dict[str, str]:
@@ -80,3 +96,33 @@ def _settings(revision: Revision, plan: EnginePlan, config: Config) -> dict[str,
         "PRE_STOP_SECONDS": str(config.serving.pre_stop_seconds),
         "DRAIN_TIMEOUT_SECONDS": str(drain_seconds(template, config)),
     }
+
+
+def _access_settings(template: RevisionTemplate) -> dict[str, str]:
+    return {"API_KEY_FILE": f"{_KEYS_FOLDER}/{_KEYS_FILE}"} if template.access else {}
+
+
+def _log_settings(template: RevisionTemplate, config: Config) -> dict[str, str]:
+    """Settings of the conversation log; it is in the S3 that the model comes from."""
+    log = template.conversation_log
+    if log is None:
+        return {}
+    storage = resolve_storage(template, config).settings
+    told = {"URI": log.uri, "FLUSH_SECONDS": str(log.flush_seconds), **storage}
+    return {f"LOG_{name}": value for name, value in told.items()}
+
+
+def _secrets(template: RevisionTemplate, config: Config) -> tuple[list[Manifest], list[Manifest]]:
+    """Volumes that the fetcher does not bring along, and all mounts of Secrets."""
+    log, access = template.conversation_log, template.access
+    mounts = resolve_storage(template, config).mounts if log else []
+    if access is None:
+        return [], mounts
+    reference = access.api_key_secret_ref
+    items = [{"key": reference.key, "path": _KEYS_FILE}]
+    # Optional, because a pod that waits for a Secret waits in silence: the sidecar ends and says
+    # what is missing. It never serves without keys.
+    source = {"secretName": reference.name, "items": items, "optional": True}
+    # All of the folder: a file that is mounted alone never changes.
+    mount = {"name": _KEYS_VOLUME, "mountPath": _KEYS_FOLDER, "readOnly": True}
+    return [{"name": _KEYS_VOLUME, "secret": source}], [*mounts, mount]

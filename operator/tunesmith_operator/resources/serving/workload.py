@@ -1,8 +1,8 @@
 """A revision's Deployment and Service: fetcher, engine and sidecar in each pod.
 
-Everything comes from the revision's template and the configuration, nothing from the rest of the
-spec: the pods of a revision never change, they only become more or fewer. Both are owned by the
-revision's record.
+Everything comes from the revision's template and the configuration, and the analysis' token from
+the deployment's uid; nothing from the rest of the spec: the pods of a revision never change, they
+only become more or fewer. Both are owned by the revision's record.
 """
 
 from tunesmith_api.engine import Engine, EnvVar
@@ -45,13 +45,17 @@ def build_workload(
     replicas: int,
     record_uid: str,
     config: Config,
+    *,
+    analysis_token: str,
 ) -> Manifest:
     """Give the Deployment of a revision's pods.
 
+    ``analysis_token`` is what golden prompts are asked with; the same for all of a deployment.
     Raises UnservableError (engines.plan) with a sentence for the condition.
     """
     selector = revision_selector(deployment, revision.number)
     labels = revision_labels(deployment, revision.number)
+    pod = _pod(revision, selector, served_model(deployment), config, analysis_token)
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -70,7 +74,7 @@ def build_workload(
                     "labels": labels,
                     "annotations": {"kubectl.kubernetes.io/default-container": ENGINE_CONTAINER},
                 },
-                "spec": _pod(revision, selector, served_model(deployment), config),
+                "spec": pod,
             },
         },
     }
@@ -97,11 +101,18 @@ def build_service(deployment: ModelDeployment, revision: Revision, record_uid: s
     }
 
 
-def _pod(revision: Revision, selector: dict[str, str], model: str, config: Config) -> Manifest:
+def _pod(
+    revision: Revision,
+    selector: dict[str, str],
+    model: str,
+    config: Config,
+    analysis_token: str,
+) -> Manifest:
     template = revision.template
     engine = template.engine
     plan = plan_engine(template, model, config.serving)
     fetcher, volumes = build_fetcher(revision, plan, config)
+    sidecar, more = build_sidecar(revision, plan, config, analysis_token)
     pairs = _engine_storage(plan, config)
     spread = {
         "maxSkew": 1,
@@ -125,9 +136,9 @@ def _pod(revision: Revision, selector: dict[str, str], model: str, config: Confi
         "initContainers": [fetcher],
         "containers": [
             _engine(revision, plan, [mount for _, mount in pairs], config),
-            build_sidecar(revision, plan, config),
+            sidecar,
         ],
-        "volumes": [*volumes, *(volume for volume, _ in pairs)],
+        "volumes": [*volumes, *more, *(volume for volume, _ in pairs)],
     }
 
 

@@ -44,13 +44,14 @@ def _arguments(engine: Engine, model: str) -> list[str]:
         f"--alias={model}",
         "--host=127.0.0.1",
         f"--port={PORT}",
-        "--no-webui",
         f"--parallel={slots}",
         # One buffer for all slots: a long conversation may use what others leave. A slot never
         # gets more than the model was trained for.
         "--kv-unified",
         f"--ctx-size={tokens}",
         f"--threads-http={http_threads}",
+        # Up to 8 GiB of old prompts by default, which no memory limit was sized for.
+        "--cache-ram=0",
     ]
     if engine.gpus:
         arguments.append("--n-gpu-layers=999")

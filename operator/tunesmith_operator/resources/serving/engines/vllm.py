@@ -24,7 +24,8 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 _LORA_RANK = 64
-"""Ranks up to this one are taken; vLLM's own default is 16. It costs memory, so not 512."""
+"""Ranks up to this one are taken; vLLM's own default is 16. It costs memory, so not 512, which is
+the highest of the values that it knows; whoever needs it says so in engine.args."""
 
 
 def plan_vllm(template: RevisionTemplate, model: str, serving: ServingConfig) -> EnginePlan:
