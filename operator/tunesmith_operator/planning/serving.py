@@ -103,6 +103,10 @@ class SeenRouter:
     """None before it was first told."""
     is_settled: bool = True
     """Whether every router pod has it, or the route is Accepted."""
+    since: datetime | None = None
+    """When the last of them said so, where that is known better than by the time of this look."""
+    since: datetime | None = None
+    """When the last of them said so, where that is known better than by the time of this look."""
     counts: tuple[RevisionCounts, ...] = ()
 
     def counted(self, name: str) -> RevisionCounts:
