@@ -60,7 +60,6 @@ def finish_rollback(draft: ServingDraft, seen: ServingObservation) -> None:
     abort = rollout.abort
     since = rollout.exposed_time or rollout.start_time
     restored = (seen.router.since if seen.router else None) or draft.now
-    restored = (seen.router.since if seen.router else None) or draft.now
     _record(
         draft,
         seen,

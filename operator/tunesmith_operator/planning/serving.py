@@ -103,11 +103,9 @@ class SeenRouter:
     """None before it was first told."""
     is_settled: bool = True
     """Whether every router pod has it, or the route is Accepted."""
-    since: datetime | None = None
-    """When the last of them said so, where that is known better than by the time of this look."""
-    since: datetime | None = None
-    """When the last of them said so, where that is known better than by the time of this look."""
     counts: tuple[RevisionCounts, ...] = ()
+    since: datetime | None = None
+    """When all router pods had confirmed this traffic, where that is known: before this look."""
 
     def counted(self, name: str) -> RevisionCounts:
         """Give the counts of a revision."""

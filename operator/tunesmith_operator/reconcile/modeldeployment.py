@@ -62,8 +62,6 @@ class ModelDeploymentReconciler:
     """uid of each router pod -> the state that it took last."""
     _confirmed: dict[Key, tuple[Traffic, datetime]] = field(default_factory=dict)
     """What all router pods have confirmed, and when: a look comes a moment later."""
-    _confirmed: dict[Key, tuple[Traffic, datetime]] = field(default_factory=dict)
-    """What all router pods have confirmed, and when: a look comes a moment later."""
     _notifications: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def __call__(self, world: World, namespace: str, name: str) -> timedelta | None:
@@ -181,8 +179,6 @@ class ModelDeploymentReconciler:
         for answer in await world.serving.routers.tell(deployment.metadata.uid, behind, state):
             is_done = answer.report is not None and answer.report.split == state.split
             told = told | {answer.pod.uid: text if is_done else ""}
-        if all(told.get(pod.uid) == text for pod in reading.router_pods):
-            self._confirmed[key] = (traffic, world.now())
         if all(told.get(pod.uid) == text for pod in reading.router_pods):
             self._confirmed[key] = (traffic, world.now())
         self._told[key] = {pod.uid: told.get(pod.uid, "") for pod in reading.router_pods}
