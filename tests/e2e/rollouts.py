@@ -19,7 +19,7 @@ from tunesmith_api.deploymentstatus import ModelDeploymentStatus
 from tunesmith_api.meta import Condition
 
 ENGINE = Path(__file__).parent / "engine"
-FEW = {"requests": {"cpu": "20m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}}
+FEW = {"requests": {"cpu": "100m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}}
 # As the peer of the benchmark has it: 25 %, a look every 5 s, the third failed one ends it.
 ROLLOUT: Manifest = {
     "readyTimeoutSeconds": 90,
