@@ -59,7 +59,7 @@ verify: .venv/.stamp-dev ## Fail when a generated file is not what operator/tune
 
 .PHONY: binaries
 binaries: .venv/.stamp-dev # What tests need besides Python; built once, kept in the cache
-	@$(PY) -c "from deploy.native.binaries import ensure_binaries as ensure; ensure('$(BINARIES)'.split())"
+	@$(PY) -m deploy test-tools $(BINARIES)
 
 unit: binaries ## Unit tests and the simulation
 	$(PY) -m pytest tests/unit tests/simulation -q

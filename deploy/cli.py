@@ -14,9 +14,11 @@ from deploy import demo, release
 from deploy.cluster import KINDS, Cluster, choose_cluster, forget_choice
 from deploy.display import console
 from deploy.native.apiserver import ControlPlane
+from deploy.native.binaries import ensure_binaries
+from deploy.native.host import install_test_packages
 from deploy.removal import remove_caches
 from deploy.settings import Settings, read_settings
-from deploy.shell import StepError
+from deploy.shell import Log, StepError
 from deploy.steps import Step
 
 
@@ -44,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace, settings: Settings) -> bool:
     if options.command == "apiserver":
         return _run_apiserver(options)
+    if options.command == "test-tools":
+        install_test_packages(Log(settings.logs / "test-packages.log"))
+        ensure_binaries(options.names)
+        return True
     cluster, why = choose_cluster(settings)
     if options.command == "demo":
         demo.introduce(cluster, why, settings)
@@ -107,6 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("down", "clean-demo"):
         down = command(name, "remove the cluster and all that is in it")
         down.add_argument("--caches", action="store_true", help="also what only takes time to make")
+    tools = commands.add_parser("test-tools", help="what the tests run beside Python")
+    tools.add_argument("names", nargs="*", help="programs to build unless the cache has them")
     alone = commands.add_parser("apiserver", help="only etcd and the API server, until Ctrl-C")
     alone.add_argument("--dir", type=Path, required=True, help="folder of its data and kubeconfig")
     alone.add_argument("--port", type=int, default=0, help="default: any free port")
