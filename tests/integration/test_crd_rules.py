@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from deploy.native.apiserver import ControlPlane
 from deploy.shell import StepError
 
 pytestmark = pytest.mark.integration
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 
 JOB: dict[str, Any] = {
     "apiVersion": "tunesmith.dev/v1alpha1",
@@ -205,6 +208,18 @@ REFUSED = [
     pytest.param("metadata.name", "a.b", "no dots", id="a dotted name"),
     pytest.param("metadata.name", "7b", "begin with a letter", id="a name with a digit first"),
 ]
+
+
+@pytest.fixture(scope="module")
+def demo(control_plane: ControlPlane) -> ControlPlane:
+    control_plane.kubectl("create", "namespace", "tunesmith-demo")
+    return control_plane
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.name)
+def test_the_api_server_takes_the_example(demo: ControlPlane, path: Path) -> None:
+    told = demo.kubectl("create", "--dry-run=server", "--validate=strict", "-f", str(path))
+    assert "created" in told
 
 
 @pytest.mark.parametrize(("path", "value"), ACCEPTED)

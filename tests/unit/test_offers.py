@@ -107,7 +107,12 @@ def test_tags_need_no_deployment() -> None:
             OTHER, OTHER, "False", "OtherModelFollowed", "follows model sales", id="another model"
         ),
         pytest.param(
-            NOBODY, STABLE, "False", "OfferMissed", "source.modelVersion support-v1", id="too late"
+            NOBODY,
+            STABLE,
+            "False",
+            "OfferMissed",
+            "nothing but modelVersion support-v1",
+            id="too late",
         ),
     ],
 )

@@ -61,7 +61,7 @@ def say_offer(draft: JobDraft, seen: Observation, version: SeenVersion) -> None:
 def _objection(name: str, target: SeenTarget, version: SeenVersion) -> Objection:
     """Say why nobody took the version, as far as that can still be seen."""
     model = version.model
-    serve = f"To serve it, set source.modelVersion {version.name} there"
+    serve = f"To serve it, let its source hold nothing but modelVersion {version.name}"
     if not target.exists:
         return Objection(
             Reason.DEPLOYMENT_NOT_FOUND,
