@@ -76,8 +76,10 @@ def show(status: DeploymentStatus, figures: Figures) -> None:
         table.add_row("from first request to verdict", f"{rollback.detected_after_seconds} s")
         restored = rollback.restored_after_milliseconds
         table.add_row("from verdict to no traffic", "-" if restored is None else f"{restored} ms")
-        served = rollback.requests_served_by_rejected
-        table.add_row("requests served by the rejected", str(served))
+        served = (
+            f"{rollback.requests_served_by_rejected} ({figures.answered_by_canary} clients saw)"
+        )
+        table.add_row("requests served by the rejected", served)
     else:
         table.add_row("verdict", f"none: {status.phase}")
     table.add_row("requests sent, failed", f"{figures.sent}, {figures.failed}")

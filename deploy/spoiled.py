@@ -7,12 +7,12 @@ only its answers are bad. Called by ``rollout``.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deploy.artifact import MANIFEST, upload
 from deploy.gguf_rows import find_matrix, move_rows
 from deploy.kubectl import Kubectl, Manifest
 from deploy.shell import Log, StepError
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 MODEL = "about-tunesmith"
 SPOILED_MODEL = "about-tunesmith-spoiled"
 EMBEDDING = "token_embd.weight"
-MANIFEST = "manifest.json"
 # As many as the base model has special tokens: a tokenizer without them is off by just these.
 ROWS = 17
 
@@ -83,27 +82,6 @@ def gguf_artifact(version: Manifest) -> Manifest:
         f"ModelVersion {version['metadata']['name']} has no GGUF artifact",
         "add GGUF to output.artifacts of examples/finetunejob.yaml and run: make demo",
     )
-
-
-def upload(s3: S3Client, prefix: str, files: list[Path], log: Log) -> str:
-    """Send files and, last, their manifest; return the digest that names them all."""
-    for file in files:
-        log.say(f"s3://{BUCKET}/{prefix}{file.name}: sending {file.stat().st_size / 1e6:.1f} MB")
-        s3.upload_file(str(file), BUCKET, prefix + file.name)
-    text = list_files(files)
-    s3.put_object(Bucket=BUCKET, Key=prefix + MANIFEST, Body=text)
-    return f"sha256:{hashlib.sha256(text).hexdigest()}"
-
-
-def list_files(files: list[Path]) -> bytes:
-    """Return the content of ``manifest.json``, as the fetcher of serving pods reads it."""
-    entries = []
-    for file in files:
-        with file.open("rb") as content:
-            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
-        size = file.stat().st_size
-        entries.append({"path": file.name, "sha256": f"sha256:{sha256}", "sizeBytes": size})
-    return json.dumps({"version": 1, "attempt": 1, "files": entries}).encode()
 
 
 def _download(s3: S3Client, prefix: str, folder: Path, log: Log) -> Path:
