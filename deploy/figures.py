@@ -77,7 +77,7 @@ def show(status: DeploymentStatus, figures: Figures) -> None:
         restored = rollback.restored_after_milliseconds
         table.add_row("from verdict to no traffic", "-" if restored is None else f"{restored} ms")
         served = (
-            f"{rollback.requests_served_by_rejected} ({figures.answered_by_canary} clients saw)"
+            f"{rollback.requests_served_by_rejected} (clients saw {figures.answered_by_canary})"
         )
         table.add_row("requests served by the rejected", served)
     else:
