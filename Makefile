@@ -33,7 +33,7 @@ help: ## List the commands
 
 include deploy/deploy.mk
 
-.PHONY: setup format lint verify generate test unit simulate integration e2e bench-operator bench-fleet bench-sidecar bench-router lock clean
+.PHONY: setup format lint verify generate test unit simulate integration e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean
 setup: .venv/.stamp-dev ## Make the development environment
 
 format: .venv/.stamp-dev ## Format the code
@@ -87,6 +87,9 @@ bench-sidecar: .venv/.stamp-dev ## What the sidecar costs: direct against throug
 
 bench-router: .venv/.stamp-dev ## What the router costs, and how fast a new split takes effect (needs haproxy)
 	PYTHONPATH=operator $(PY) -m benchmarks.bench_router
+
+bench-rollback: .venv/.stamp-dev ## What a canary costs that fails every request (needs the native cluster)
+	$(PY) -m benchmarks.bench_rollback
 
 lock: .venv/bin/uv ## Pin the dependencies again
 	PATH="$(CURDIR)/.venv/bin:$$PATH" requirements/compile.sh

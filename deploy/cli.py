@@ -1,4 +1,4 @@
-"""The commands: ``python -m deploy up | down | images | demo | clean-demo | apiserver``."""
+"""The commands: ``python -m deploy up | down | images | demo | demo-rollout | clean-demo | …``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from deploy import demo, release
+from deploy import demo, release, rollout
 from deploy.cluster import KINDS, Cluster, choose_cluster, forget_choice
 from deploy.display import console
 from deploy.native.apiserver import ControlPlane
@@ -53,8 +53,14 @@ def _run(options: argparse.Namespace, settings: Settings) -> bool:
     cluster, why = choose_cluster(settings)
     if options.command == "demo":
         demo.introduce(cluster, why, settings)
-        return demo.prepare(cluster, settings, operator=True) and demo.tune(cluster, settings)
+        return (
+            demo.prepare(cluster, settings, operator=True)
+            and demo.tune(cluster, settings)
+            and rollout.roll_out(cluster, settings)
+        )
     console.print(f"cluster: {cluster.name} ({why})")
+    if options.command == "demo-rollout":
+        return rollout.roll_out(cluster, settings)
     if options.command == "up":
         worked = demo.prepare(cluster, settings, operator=options.operator)
         if worked and cluster.kubeconfig:
@@ -109,7 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     up = command("up", "bring up a throw-away cluster")
     up.add_argument("--operator", action="store_true", help="with S3, images and the operator")
     command("images", "build the images and push them to the cluster's registry")
-    command("demo", "all of it: cluster, images, S3, operator, a fine-tuned model")
+    command("demo", "all of it: cluster, images, S3, operator, a fine-tuned model, a roll-out")
+    command("demo-rollout", "the demo's second half, on a demo that is up")
     for name in ("down", "clean-demo"):
         down = command(name, "remove the cluster and all that is in it")
         down.add_argument("--caches", action="store_true", help="also what only takes time to make")

@@ -113,10 +113,11 @@ def introduce(cluster: Cluster, why: str, settings: Settings) -> None:
     console.print(f"[bold]Tunesmith demo[/] on a {cluster.name} cluster ({why})")
     console.print(
         "It brings up a throw-away Kubernetes and an S3 server, builds the operator's and the\n"
-        "trainer's images, installs the operator, and lets it fine-tune a small language model."
+        "trainer's images, installs the operator, and lets it fine-tune a small language model.\n"
+        "Then the tuned model serves, and a spoiled one is offered under load and refused."
     )
     unbuilt = missing_binaries() if cluster.name == "native" else []
-    about = "15 minutes (the first time builds Kubernetes)" if unbuilt else "4 minutes"
+    about = "15 minutes (the first time builds Kubernetes)" if unbuilt else "6 minutes"
     console.print(f"About {about}. Logs of the steps: {settings.logs}\n")
 
 
