@@ -33,7 +33,7 @@ help: ## List the commands
 
 include deploy/deploy.mk
 
-.PHONY: setup format lint verify generate test unit simulate integration e2e bench-operator bench-fleet bench-sidecar bench-router lock clean
+.PHONY: setup format lint verify generate test unit simulate integration e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean
 setup: .venv/.stamp-dev ## Make the development environment
 
 format: .venv/.stamp-dev ## Format the code
@@ -59,7 +59,7 @@ verify: .venv/.stamp-dev ## Fail when a generated file is not what operator/tune
 
 .PHONY: binaries
 binaries: .venv/.stamp-dev # What tests need besides Python; built once, kept in the cache
-	@$(PY) -c "from deploy.native.binaries import ensure_binaries as ensure; ensure('$(BINARIES)'.split())"
+	@$(PY) -m deploy test-tools $(BINARIES)
 
 unit: binaries ## Unit tests and the simulation
 	$(PY) -m pytest tests/unit tests/simulation -q
@@ -87,6 +87,9 @@ bench-sidecar: .venv/.stamp-dev ## What the sidecar costs: direct against throug
 
 bench-router: .venv/.stamp-dev ## What the router costs, and how fast a new split takes effect (needs haproxy)
 	PYTHONPATH=operator $(PY) -m benchmarks.bench_router
+
+bench-rollback: .venv/.stamp-dev ## What a canary costs that fails every request (needs the native cluster)
+	$(PY) -m benchmarks.bench_rollback
 
 lock: .venv/bin/uv ## Pin the dependencies again
 	PATH="$(CURDIR)/.venv/bin:$$PATH" requirements/compile.sh

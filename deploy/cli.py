@@ -1,4 +1,4 @@
-"""The commands: ``python -m deploy up | down | images | demo | clean-demo | apiserver``."""
+"""The commands: ``python -m deploy up | down | images | demo | demo-rollout | clean-demo | …``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from deploy import demo, release
+from deploy import demo, release, rollout
 from deploy.cluster import KINDS, Cluster, choose_cluster, forget_choice
 from deploy.display import console
 from deploy.native.apiserver import ControlPlane
+from deploy.native.binaries import ensure_binaries
+from deploy.native.host import install_test_packages
 from deploy.removal import remove_caches
 from deploy.settings import Settings, read_settings
-from deploy.shell import StepError
+from deploy.shell import Log, StepError
 from deploy.steps import Step
 
 
@@ -44,11 +46,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace, settings: Settings) -> bool:
     if options.command == "apiserver":
         return _run_apiserver(options)
+    if options.command == "test-tools":
+        install_test_packages(Log(settings.logs / "test-packages.log"))
+        ensure_binaries(options.names)
+        return True
     cluster, why = choose_cluster(settings)
     if options.command == "demo":
         demo.introduce(cluster, why, settings)
-        return demo.prepare(cluster, settings, operator=True) and demo.tune(cluster, settings)
+        return (
+            demo.prepare(cluster, settings, operator=True)
+            and demo.tune(cluster, settings)
+            and rollout.roll_out(cluster, settings)
+        )
     console.print(f"cluster: {cluster.name} ({why})")
+    if options.command == "demo-rollout":
+        return rollout.roll_out(cluster, settings)
     if options.command == "up":
         worked = demo.prepare(cluster, settings, operator=options.operator)
         if worked and cluster.kubeconfig:
@@ -103,10 +115,13 @@ def _parser() -> argparse.ArgumentParser:
     up = command("up", "bring up a throw-away cluster")
     up.add_argument("--operator", action="store_true", help="with S3, images and the operator")
     command("images", "build the images and push them to the cluster's registry")
-    command("demo", "all of it: cluster, images, S3, operator, a fine-tuned model")
+    command("demo", "all of it: cluster, images, S3, operator, a fine-tuned model, a roll-out")
+    command("demo-rollout", "the demo's second half, on a demo that is up")
     for name in ("down", "clean-demo"):
         down = command(name, "remove the cluster and all that is in it")
         down.add_argument("--caches", action="store_true", help="also what only takes time to make")
+    tools = commands.add_parser("test-tools", help="what the tests run beside Python")
+    tools.add_argument("names", nargs="*", help="programs to build unless the cache has them")
     alone = commands.add_parser("apiserver", help="only etcd and the API server, until Ctrl-C")
     alone.add_argument("--dir", type=Path, required=True, help="folder of its data and kubeconfig")
     alone.add_argument("--port", type=int, default=0, help="default: any free port")

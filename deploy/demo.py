@@ -26,6 +26,7 @@ from deploy.storage import DEMO_NAMESPACE, Storage
 from deploy.watch import watch
 
 EXAMPLE = REPOSITORY / "examples" / "finetunejob.yaml"
+DEPLOYMENT = REPOSITORY / "examples" / "modeldeployment.yaml"
 
 
 def prepare(cluster: Cluster, settings: Settings, *, operator: bool) -> bool:
@@ -91,14 +92,16 @@ def tune(cluster: Cluster, settings: Settings) -> bool:
     """Run the example job and show what came of it; say whether it got a version.
 
     A job of the same name from an earlier run is deleted first: its inputs cannot be changed, and
-    a fresh run is what the person wants to see. Its ModelVersion stays, the new one counts on.
+    a fresh run is what the person wants to see. Its ModelVersion stays, the new one counts on. The
+    deployment has no pods until there is a version; a later run's is rolled out in steps.
     """
     log = Log(settings.logs / "example-job.log")
     kubectl = Kubectl(cluster, log)
     name = str(yaml.safe_load(EXAMPLE.read_text())["metadata"]["name"])
     kubectl.run("delete", "finetunejob", name, "-n", DEMO_NAMESPACE, "--ignore-not-found", "--wait")
-    console.print(f"\n[bold]kubectl apply -f {EXAMPLE.relative_to(REPOSITORY)}[/]")
-    kubectl.run("apply", "-f", str(EXAMPLE))
+    for file in (DEPLOYMENT, EXAMPLE):
+        console.print(f"\n[bold]kubectl apply -f {file.relative_to(REPOSITORY)}[/]")
+        kubectl.run("apply", "-f", str(file))
     applied = time.monotonic()
     timeline = watch(kubectl, name, DEMO_NAMESPACE, applied)
     show_results(kubectl, Storage(cluster), timeline, name, DEMO_NAMESPACE)
@@ -110,10 +113,11 @@ def introduce(cluster: Cluster, why: str, settings: Settings) -> None:
     console.print(f"[bold]Tunesmith demo[/] on a {cluster.name} cluster ({why})")
     console.print(
         "It brings up a throw-away Kubernetes and an S3 server, builds the operator's and the\n"
-        "trainer's images, installs the operator, and lets it fine-tune a small language model."
+        "trainer's images, installs the operator, and lets it fine-tune a small language model.\n"
+        "Then the tuned model serves, and a spoiled one is offered under load and refused."
     )
     unbuilt = missing_binaries() if cluster.name == "native" else []
-    about = "15 minutes (the first time builds Kubernetes)" if unbuilt else "4 minutes"
+    about = "15 minutes (the first time builds Kubernetes)" if unbuilt else "6 minutes"
     console.print(f"About {about}. Logs of the steps: {settings.logs}\n")
 
 

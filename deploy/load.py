@@ -81,6 +81,7 @@ class Load:
         self._rate = rate
         self._body = body
         self._answers: list[Answer] = []
+        self._newest: dict[str, bytes] = {}
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="load")
         self._clock = threading.Thread(target=self._send_all, name="load")
@@ -110,6 +111,10 @@ class Load:
         """Give the answers to what was sent after ``start``."""
         return [answer for answer in self.answers if answer.sent >= start]
 
+    def newest(self, revision: str) -> bytes:
+        """Give what a revision answered last, or nothing."""
+        return self._newest.get(revision, b"")
+
     def _send_all(self) -> None:
         began, number = time.monotonic(), 0
         while not self._stop.wait(max(0.0, began + number / self._rate - time.monotonic())):
@@ -117,7 +122,8 @@ class Load:
             number += 1
 
     def _send(self, number: int) -> None:
-        answer, _ = ask(self._url, self._body(number))
+        answer, text = ask(self._url, self._body(number))
+        self._newest[answer.revision] = text
         self._answers.append(answer)
 
 

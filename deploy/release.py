@@ -63,8 +63,8 @@ def install_operator(cluster: Cluster, log: Log) -> None:
 
 
 def _serving(cluster: Cluster) -> dict[str, Any]:
-    """Return values for what serves, small enough for a machine of two cores."""
-    little = {"requests": {"cpu": "10m", "memory": "64Mi"}}
+    """Return values for what serves: small enough for two cores, and enough beside a trainer."""
+    little = {"requests": {"cpu": "50m", "memory": "64Mi"}}
     images = {name: _image(full) for name, full in cluster.serving_images().items()}
     router: dict[str, Any] = {"resources": little, "agentResources": little}
     if "haproxy" in images:

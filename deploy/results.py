@@ -14,7 +14,7 @@ from deploy.kubectl import Kubectl, Manifest
 from deploy.release import NAMESPACE as OPERATOR_NAMESPACE
 from deploy.shell import StepError
 from deploy.storage import BUCKET, Storage
-from deploy.watch import Timeline
+from deploy.watch import Timeline, condition
 
 MEBIBYTE = 1024 * 1024
 
@@ -28,6 +28,7 @@ def show_results(
     _show_conditions(status)
     _show_measurements(status)
     _show_version(kubectl, status, namespace)
+    _show_offer(job, namespace)
     report = _read_report(kubectl, storage, status)
     _show_answers(report)
     _show_numbers(kubectl, timeline, report)
@@ -69,6 +70,13 @@ def _show_version(kubectl: Kubectl, status: Manifest, namespace: str) -> None:
         console.print(
             f"  {artifact['format']}: {artifact['uri']} ({size:.1f} MiB)\n    {artifact['digest']}"
         )
+
+
+def _show_offer(job: Manifest, namespace: str) -> None:
+    if condition(job, "Offered").get("status") == "True":
+        name = job["spec"]["deployTo"]["name"]
+        console.print(f"\n[bold]ModelDeployment {name}[/] rolls it out. Look on with:")
+        console.print(f"  kubectl get modeldeployment {name} -n {namespace} --watch")
 
 
 def _read_report(kubectl: Kubectl, storage: Storage, status: Manifest) -> Manifest:

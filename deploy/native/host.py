@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,8 @@ PACKAGES = {
     "openssl": "openssl",
     "mount": "mount",
 }
+# What tests run beside Kubernetes; those that need one are skipped where it cannot be had.
+TEST_PACKAGES = {"haproxy": "haproxy", "prometheus": "prometheus"}
 POLICY = Path("/usr/sbin/policy-rc.d")
 
 
@@ -68,8 +70,7 @@ def inspect_host() -> Host:
 
 def missing_packages() -> list[str]:
     """Return the Debian packages whose programs are not here."""
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    missing = [package for name, package in PACKAGES.items() if not shutil.which(name, path=path)]
+    missing = _missing(PACKAGES)
     if not _cni_folder():
         missing.append("containernetworking-plugins")
     return missing
@@ -81,14 +82,37 @@ def install_packages(log: Log) -> None:
     if not missing:
         log.say("nothing to install")
         return
-    env = {"DEBIAN_FRONTEND": "noninteractive"}
-    hint = f"try by hand: apt-get install {' '.join(missing)}"
-    with _no_services():
-        log.run(["apt-get", "update"], env=env, hint=hint)
-        install = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
-        log.run(install, env=env, hint=hint)
+    hint = _apt_get(missing, log)
     if missing_packages():
         raise StepError(f"still missing: {' '.join(missing_packages())}", hint)
+
+
+def install_test_packages(log: Log) -> None:
+    """Install what only tests need, where that can be done; say what stays away."""
+    missing = _missing(TEST_PACKAGES)
+    if not missing:
+        return
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        print(f"installing {' '.join(missing)}, log: {log.path}", file=sys.stderr)
+        _apt_get(missing, log)
+    else:
+        print(f"some tests are skipped without {' '.join(missing)}", file=sys.stderr)
+
+
+def _missing(packages: Mapping[str, str]) -> list[str]:
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    return [package for name, package in packages.items() if not shutil.which(name, path=path)]
+
+
+def _apt_get(packages: list[str], log: Log) -> str:
+    """Install packages without their services; return the hint for what is still missing."""
+    env = {"DEBIAN_FRONTEND": "noninteractive"}
+    hint = f"try by hand: apt-get install {' '.join(packages)}"
+    with _no_services():
+        log.run(["apt-get", "update"], env=env, hint=hint)
+        install = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
+        log.run(install, env=env, hint=hint)
+    return hint
 
 
 @contextmanager

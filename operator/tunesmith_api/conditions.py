@@ -21,6 +21,7 @@ class ConditionType(StrEnum):
     TRAINED = "Trained"
     EVALUATED = "Evaluated"
     EXPORTED = "Exported"
+    OFFERED = "Offered"
     SUSPENDED = "Suspended"
     COMPLETE = "Complete"
     FAILED = "Failed"
@@ -93,6 +94,11 @@ class Reason(StrEnum):
     WAITING_FOR_QUOTA = "WaitingForQuota"
     ADMITTED = "Admitted"
     VERSION_CREATED = "VersionCreated"
+    CHANNEL_TAGGED = "ChannelTagged"
+    DEPLOYMENT_NOT_FOUND = "DeploymentNotFound"
+    NO_CHANNEL_FOLLOWED = "NoChannelFollowed"
+    OTHER_MODEL_FOLLOWED = "OtherModelFollowed"
+    OFFER_MISSED = "OfferMissed"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     DISRUPTION_LIMIT_EXCEEDED = "DisruptionLimitExceeded"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
@@ -109,6 +115,10 @@ CONDITION_MEANINGS: dict[ConditionType, str] = {
     "waits for.",
     ConditionType.EVALUATED: "The gates have been judged; the reason is the verdict.",
     ConditionType.EXPORTED: "The artifacts are in S3, each with a manifest and its digest.",
+    ConditionType.OFFERED: "The ModelVersion was made with the tag of the channel that the "
+    "ModelDeployment of spec.deployTo follows. False says what to change; the version exists all "
+    "the same. Only where deployTo is set and the gates have passed. Says nothing of the roll-out: "
+    "that is the deployment's status.",
     ConditionType.SUSPENDED: "spec.suspend holds the job. Its pods are gone, its checkpoint stays.",
     ConditionType.COMPLETE: "The gates have passed and the ModelVersion exists. Never changes "
     "back.",
@@ -210,6 +220,14 @@ REASON_MEANINGS: dict[Reason, str] = {
     Reason.WAITING_FOR_QUOTA: "Kueue has not admitted the training pods yet.",
     Reason.ADMITTED: "Kueue has admitted the training pods.",
     Reason.VERSION_CREATED: "The ModelVersion exists.",
+    Reason.CHANNEL_TAGGED: "The ModelVersion has the tag of the channel that the ModelDeployment "
+    "followed when it was made.",
+    Reason.DEPLOYMENT_NOT_FOUND: "There is no ModelDeployment of the name in deployTo.",
+    Reason.NO_CHANNEL_FOLLOWED: "The ModelDeployment names fixed files: source.modelVersion or "
+    "source.uri. The operator never writes its spec.",
+    Reason.OTHER_MODEL_FOLLOWED: "The ModelDeployment follows another model than the version's.",
+    Reason.OFFER_MISSED: "The ModelDeployment follows the model now, but did not when the version "
+    "was made, and versions never change.",
     Reason.BACKOFF_LIMIT_EXCEEDED: "More attempts have failed than runPolicy.backoffLimit allows.",
     Reason.DISRUPTION_LIMIT_EXCEEDED: "More attempts were disrupted than "
     "runPolicy.disruptionLimit allows.",

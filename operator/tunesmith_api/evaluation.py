@@ -8,7 +8,16 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from tunesmith_api.meta import DecimalText, Rule, S3Uri, SecretRef, Spec, cel, section
+from tunesmith_api.meta import (
+    ChannelName,
+    DecimalText,
+    Rule,
+    S3Uri,
+    SecretRef,
+    Spec,
+    cel,
+    section,
+)
 from tunesmith_api.training import HELD_OUT_SUITE, exactly_one
 
 OptionalModel = Annotated[str, Field(max_length=50, pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$")]
@@ -145,7 +154,7 @@ _GGUF_WANTED = Rule(
 
 
 class ModelVersionRequest(Spec):
-    """How the ModelVersion is called."""
+    """How the ModelVersion is called, and which channels it is put into."""
 
     model: OptionalModel = ""
     """Name of the model the version belongs to. Empty: the name of the job."""
@@ -153,6 +162,11 @@ class ModelVersionRequest(Spec):
         str, Field(max_length=32, pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$")
     ] = ""
     """Version within the model. Empty: the next whole number."""
+    tags: Annotated[tuple[ChannelName, ...], Field(max_length=8)] = Field(
+        default=(), json_schema_extra={"x-kubernetes-list-type": "set"}
+    )
+    """Channels that the version is put into: a ModelDeployment that follows the model and one of
+    them rolls it out. deployTo adds the channel of the deployment it names. Default: none."""
 
 
 class Output(Spec):
@@ -175,6 +189,6 @@ class Output(Spec):
     model_version: ModelVersionRequest = Field(
         default_factory=ModelVersionRequest, json_schema_extra=section()
     )
-    """How the ModelVersion is called."""
+    """How the ModelVersion is called, and which channels it is put into."""
     secret_ref: SecretRef | None = None
     """S3 credentials for the result. Default: spec.s3.secretRef."""

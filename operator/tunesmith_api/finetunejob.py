@@ -13,6 +13,7 @@ from tunesmith_api.evaluation import Evaluation, Output
 from tunesmith_api.jobstatus import FineTuneJobStatus
 from tunesmith_api.meta import (
     IMMUTABLE,
+    Name,
     ObjectMeta,
     OptionalName,
     Quantity,
@@ -140,11 +141,22 @@ class RunPolicy(Spec):
     """Priority class of the pods; a change counts from the next attempt."""
 
 
+class DeploymentRef(Spec):
+    """A ModelDeployment in the namespace of the job."""
+
+    name: Name
+    """Name of the ModelDeployment."""
+
+
 _JOB_RULES = (
     Rule("self.model == oldSelf.model", f"spec.model {IMMUTABLE.message}"),
-    Rule(
-        "has(self.s3) == has(oldSelf.s3) && (!has(self.s3) || self.s3 == oldSelf.s3)",
-        f"spec.s3 {IMMUTABLE.message}",
+    *(
+        Rule(
+            f"has(self.{name}) == has(oldSelf.{name})"
+            f" && (!has(self.{name}) || self.{name} == oldSelf.{name})",
+            f"spec.{name} {IMMUTABLE.message}",
+        )
+        for name in ("s3", "deployTo")
     ),
     *(
         Rule(f"self.{name} == oldSelf.{name}", f"spec.{name} {IMMUTABLE.message}")
@@ -214,6 +226,11 @@ class FineTuneJobSpec(Spec):
     """How the result is judged."""
     output: Output
     """Where the result goes."""
+    deploy_to: DeploymentRef | None = None
+    """The ModelDeployment that the version is offered to once the gates have passed. It must follow
+    output.modelVersion.model through a channel (source.model and source.channel): the version gets
+    that tag, and the deployment rolls it out by itself. Where it does not, the version is made all
+    the same and the condition Offered says what to change. Absent: offered to nobody."""
     run_policy: RunPolicy = Field(default_factory=RunPolicy, json_schema_extra=section())
     """How often, how long, and what stays. May be changed at any time."""
 

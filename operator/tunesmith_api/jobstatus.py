@@ -324,8 +324,8 @@ class FineTuneJobStatus(Status):
             "x-kubernetes-list-map-keys": ["type"],
         },
     )
-    """Accepted, DataReady, QuotaReserved, Trained, Evaluated, Exported, Suspended, Complete,
-    Failed."""
+    """Accepted, DataReady, QuotaReserved, Trained, Evaluated, Exported, Offered, Suspended,
+    Complete, Failed."""
     start_time: datetime | None = None
     """When the job was accepted."""
     completion_time: datetime | None = None

@@ -12,12 +12,22 @@ from pydantic import ConfigDict, Field
 
 from tunesmith_api.deploymentstatus import ModelDeploymentStatus
 from tunesmith_api.engine import Engine, Routing
-from tunesmith_api.meta import Digest, Name, ObjectMeta, Rule, S3Uri, Spec, Status, cel, section
+from tunesmith_api.meta import (
+    ChannelName,
+    Digest,
+    Name,
+    ObjectMeta,
+    Rule,
+    S3Uri,
+    Spec,
+    Status,
+    cel,
+    section,
+)
 from tunesmith_api.rollout import Rollout
 from tunesmith_api.sidecar import Access, ConversationLog
 from tunesmith_api.training import S3Options, exactly_one
 
-ChannelName = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 ModelName = Annotated[str, Field(max_length=50, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 
 

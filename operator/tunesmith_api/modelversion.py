@@ -8,8 +8,10 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field
 
 from tunesmith_api.meta import (
+    ChannelName,
     Condition,
     Digest,
+    Name,
     ObjectMeta,
     Rule,
     S3Uri,
@@ -88,6 +90,15 @@ class ModelArchitecture(Spec):
     """Number of tokens."""
 
 
+class Offer(Spec):
+    """The ModelDeployment that a job offered the version to when it made it."""
+
+    deployment: Name
+    """Name of the ModelDeployment."""
+    channel: ChannelName
+    """The channel that it followed then; one of tags."""
+
+
 class ModelVersionSpec(Spec):
     """A model, by digest."""
 
@@ -96,7 +107,11 @@ class ModelVersionSpec(Spec):
             Rule(
                 "self == oldSelf",
                 "a ModelVersion is immutable: create another one with a new version",
-            )
+            ),
+            Rule(
+                "!has(self.offeredTo) || self.tags.exists(t, t == self.offeredTo.channel)",
+                "offeredTo.channel must be among tags: the tag is what a ModelDeployment follows",
+            ),
         )
     )
 
@@ -134,7 +149,11 @@ class ModelVersionSpec(Spec):
     tags: Annotated[tuple[Annotated[str, Field(max_length=63)], ...], Field(max_length=32)] = Field(
         default=(), json_schema_extra={"x-kubernetes-list-type": "set"}
     )
-    """For people and tools."""
+    """For people and tools. A ModelDeployment with source.channel follows the newest version of the
+    model that has the channel among its tags."""
+    offered_to: Offer | None = None
+    """Where the job offered it, by the tag it got for that. Absent: nowhere. What the deployment
+    follows later changes nothing here."""
     license: ShortText = ""
     """SPDX identifier."""
 

@@ -1,6 +1,5 @@
 """What the e2e tests do to a cluster, in the words of the tests."""
 
-import copy
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,8 @@ from deploy.kubectl import Kubectl
 from deploy.release import NAMESPACE as OPERATOR_NAMESPACE
 from deploy.release import RELEASE
 from deploy.shell import Log
-from deploy.storage import BUCKET, CREDENTIALS, DEMO_NAMESPACE, Storage
+from deploy.standin.fleet import make_namespace, merged
+from deploy.storage import BUCKET, Storage
 from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.jobstatus import FineTuneJobStatus
 from tunesmith_api.meta import Condition
@@ -39,18 +39,6 @@ TINY: Manifest = {
 }
 
 
-def merged(base: Manifest, change: Manifest) -> Manifest:
-    """Give ``base`` with ``change`` laid over it, all the way down."""
-    result = copy.deepcopy(base)
-    for key, value in change.items():
-        old = result.get(key)
-        if isinstance(old, dict) and isinstance(value, dict):
-            result[key] = merged(old, value)
-        else:
-            result[key] = value
-    return result
-
-
 @dataclass
 class Lab:
     cluster: Cluster
@@ -59,14 +47,7 @@ class Lab:
     log: Log
 
     def make_namespace(self, name: str) -> None:
-        self.kubectl.run("create", "namespace", name)
-        # Every pod of ours must do under the strictest Pod Security Standard.
-        level = "pod-security.kubernetes.io/enforce=restricted"
-        self.kubectl.run("label", "namespace", name, level)
-        secret = self.kubectl.get("secret", CREDENTIALS, DEMO_NAMESPACE)
-        assert secret is not None
-        kept = {"name": CREDENTIALS, "namespace": name}
-        self.create({**secret, "metadata": kept})
+        make_namespace(self.kubectl, name)
 
     def create(self, manifest: Manifest) -> None:
         self.kubectl.run("create", "-f", "-", stdin=json.dumps(manifest))

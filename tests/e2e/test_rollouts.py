@@ -1,7 +1,7 @@
 """Roll-outs under constant load on a real cluster: what a bad canary costs, and who notices.
 
-The engine is a stand-in that misbehaves on request (rollouts.py); one test serves a trained model
-with the real llama-server. Stable must not fail a single request in any of them.
+The engine is a stand-in that misbehaves on request (deploy/standin); one test serves a trained
+model with the real llama-server. Stable must not fail a single request in any of them.
 """
 
 import time
@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import pytest
 
 from deploy.load import Answer, Load, by_revision, failures
+from deploy.standin.fleet import ensure_engine
 from tests.e2e.lab import Lab, Manifest, until
-from tests.e2e.rollouts import Deployments, ensure_engine
+from tests.e2e.rollouts import Deployments
 from tunesmith_api.deploymentstatus import ModelDeploymentStatus, RollbackReason
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -36,7 +37,8 @@ def source(lab: Lab) -> Iterator[Manifest]:
 
 @pytest.fixture(scope="module")
 def fleet(lab: Lab, source: Manifest) -> Deployments:
-    return Deployments(lab, NAMESPACE, ensure_engine(lab), source["Merged"])
+    image = ensure_engine(lab.cluster, lab.log)
+    return Deployments(lab.kubectl, NAMESPACE, image, source["Merged"])
 
 
 @pytest.fixture(scope="module")

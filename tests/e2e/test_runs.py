@@ -51,7 +51,8 @@ def test_the_example_job_teaches_a_real_model(lab: Lab, example: Example) -> Non
     report = lab.report(*where)
     assert len(report.samples) == 3
     assert all(s.base != s.tuned for s in report.samples)
-    assert {a.name for a in report.artifacts} == {"Adapter", "Merged"}
+    assert {a.name for a in report.artifacts} == {"Adapter", "Merged", "GGUF"}
+    assert lab.condition(*where, "Offered") is not None, "it names a deployment"
 
 
 def test_two_ranks_train_together(lab: Lab, namespace: str) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from deploy.native.apiserver import ControlPlane
 from deploy.shell import StepError
 
 pytestmark = pytest.mark.integration
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 
 JOB: dict[str, Any] = {
     "apiVersion": "tunesmith.dev/v1alpha1",
@@ -86,6 +89,8 @@ ACCEPTED = [
         {"uri": "s3://acme/m/", "artifacts": ["GGUF"], "gguf": {"quantization": "Q4_0"}},
         id="GGUF in four bits",
     ),
+    pytest.param("spec.deployTo", {"name": "support"}, id="offered to a deployment"),
+    pytest.param("spec.output.modelVersion", {"tags": ["stable", "next-2"]}, id="two channels"),
     pytest.param("spec.s3", {"endpoint": "http://minio:9000", "pathStyle": True}, id="own S3"),
     pytest.param("spec.runPolicy.ttlSecondsAfterFinished", 0, id="deleted at once"),
     pytest.param("metadata.name", "a" * 45, id="the longest name"),
@@ -117,6 +122,30 @@ REFUSED = [
         {"uri": "s3://acme/m/", "artifacts": ["GGUF"], "gguf": {"quantization": "Q2_K"}},
         "gguf.quantization",
         id="an unknown quantization",
+    ),
+    pytest.param("spec.deployTo", {}, "deployTo.name", id="offered to nobody by name"),
+    pytest.param("spec.deployTo", {"name": "Support!"}, "deployTo.name", id="a name that is none"),
+    pytest.param("spec.deployTo", {"name": "a" * 64}, "63", id="an endless name"),
+    pytest.param(
+        "spec.deployTo", {"name": "a", "namespace": "b"}, "unknown field", id="another namespace"
+    ),
+    pytest.param(
+        "spec.output.modelVersion.tags", ["Stable"], "modelVersion.tags", id="a channel in capitals"
+    ),
+    pytest.param(
+        "spec.output.modelVersion.tags", ["a", "a"], "Duplicate", id="the same channel twice"
+    ),
+    pytest.param(
+        "spec.output.modelVersion.tags",
+        [f"c{i}" for i in range(9)],
+        "at most 8",
+        id="too many channels",
+    ),
+    pytest.param(
+        "spec",
+        {**JOB["spec"], "deployTo": {"name": "support"}, "evaluation": {"gates": []}},
+        "allowUngated",
+        id="offered without any gate",
     ),
     pytest.param("spec.method", {}, "exactly one", id="no method"),
     pytest.param("spec.method", {"lora": {}, "full": {}}, "exactly one", id="two methods"),
@@ -181,6 +210,18 @@ REFUSED = [
 ]
 
 
+@pytest.fixture(scope="module")
+def demo(control_plane: ControlPlane) -> ControlPlane:
+    control_plane.kubectl("create", "namespace", "tunesmith-demo")
+    return control_plane
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.name)
+def test_the_api_server_takes_the_example(demo: ControlPlane, path: Path) -> None:
+    told = demo.kubectl("create", "--dry-run=server", "--validate=strict", "-f", str(path))
+    assert "created" in told
+
+
 @pytest.mark.parametrize(("path", "value"), ACCEPTED)
 def test_the_api_server_takes(control_plane: ControlPlane, path: str, value: object) -> None:
     assert "created" in create(control_plane, changed(JOB, path, value))
@@ -243,6 +284,8 @@ INPUTS = [
     ("checkpoint", {"everySteps": 5}),
     ("evaluation", {"allowUngated": True}),
     ("output", {"uri": "s3://acme/elsewhere/"}),
+    ("output", {"modelVersion": {"tags": ["stable"]}}),
+    ("deployTo", {"name": "another"}),
 ]
 
 
@@ -262,6 +305,17 @@ def test_inputs_of_a_run_never_change(kept: ControlPlane, section: str, change: 
         patch(kept, "ftj rules", {section: change})
 
 
+def test_an_offer_is_neither_changed_nor_taken_back(kept: ControlPlane) -> None:
+    job = changed(JOB, "metadata.name", "offering")
+    kept.kubectl(
+        "apply", "-f", "-", stdin=json.dumps(changed(job, "spec.deployTo", {"name": "support"}))
+    )
+    for change in ({"name": "another"}, None):
+        with pytest.raises(StepError, match=r"spec\.deployTo is immutable"):
+            patch(kept, "ftj offering", {"deployTo": change})
+    assert "patched" in patch(kept, "ftj offering", {"suspend": True})
+
+
 def test_a_version_never_changes(kept: ControlPlane) -> None:
     with pytest.raises(StepError, match="immutable"):
         patch(kept, "mv support-v1", {"description": "better"})
@@ -278,6 +332,17 @@ BAD_VERSIONS = [
         id="with another digest",
     ),
 ]
+
+
+OFFER = {"deployment": "support", "channel": "stable"}
+
+
+def test_a_version_that_is_offered_has_the_tag(control_plane: ControlPlane) -> None:
+    offered = changed(changed(VERSION, "metadata.name", "offered"), "spec.offeredTo", OFFER)
+    assert "created" in create(control_plane, changed(offered, "spec.tags", ["a", "stable"]))
+    for tags in ([], ["a"]):
+        with pytest.raises(StepError, match="must be among tags"):
+            create(control_plane, changed(offered, "spec.tags", tags))
 
 
 @pytest.mark.parametrize(("path", "value", "words"), BAD_VERSIONS)

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.simulation.world import SPEC, STEPS, Faults, World
+from tests.simulation.world import DEPLOYMENTS, SPEC, STEPS, Faults, World
 from tunesmith_api.conditions import ConditionType
 from tunesmith_api.jobstatus import AttemptReason, DisplayStage
 from tunesmith_operator.planning.conditions import find, is_true
@@ -172,6 +172,68 @@ def test_a_deleted_job_waits_for_its_old_pod() -> None:
     world = World(seed=12, faults=Faults(job_deleted=0.2))
     for _ in range(200):
         world.turn()  # check() holds that two attempts never run at once
+    world.faults = Faults()
+    play(world)
+
+
+OFFERED = {**SPEC, "deployTo": {"name": "demo"}}
+
+
+def test_a_version_is_offered_by_the_tag_of_the_channel_that_the_deployment_follows() -> None:
+    world = World(seed=14, spec=OFFERED)
+    world.deployment = DEPLOYMENTS[3]
+    play(world)
+    (made,) = world.made
+    assert made.tags == ("stable",)
+    assert world.transcript[-1] == "MakeVersion "
+    assert [(e.type, e.reason) for e in world.events[-2:]] == [
+        ("Normal", "Offered"),
+        ("Normal", "Complete"),
+    ]
+
+
+def test_an_operator_that_died_after_the_version_says_what_was_offered_not_what_is_followed() -> (
+    None
+):
+    world = World(seed=15, spec=OFFERED)
+    world.deployment = DEPLOYMENTS[3]
+    while not world.made:
+        before = world.job
+        world.turn(seconds=1)
+    world.job = before  # the status was never written
+    world.deployment = DEPLOYMENTS[4]
+    play(world)
+    assert world.job is not None
+    said = find(world.job.status.conditions, ConditionType.OFFERED)
+    assert said is not None
+    assert (said.status, said.reason) == ("True", "ChannelTagged")
+    assert "the tag stable" in said.message
+    assert len(world.made) == 1
+
+
+def test_a_version_that_nobody_took_stays_so_when_the_deployment_appears_too_late() -> None:
+    world = World(seed=16, spec=OFFERED)
+    while not world.made:
+        before = world.job
+        world.turn(seconds=1)
+    world.job = before
+    world.deployment = DEPLOYMENTS[3]
+    play(world)
+    assert world.job is not None
+    said = find(world.job.status.conditions, ConditionType.OFFERED)
+    assert said is not None
+    assert (said.status, said.reason) == ("False", "OfferMissed")
+    assert world.made[0].tags == ()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_offered_is_what_was_followed_whoever_dies_and_edits(seed: int) -> None:
+    faults = Faults(
+        evict=0.02, operator_dies=0.2, answer_lost=0.1, worse_than_base=0.1, deployment_edited=0.3
+    )
+    world = World(seed=seed, spec=OFFERED, faults=faults)
+    for _ in range(60):
+        world.turn()  # make_version and check_offer hold it
     world.faults = Faults()
     play(world)
 

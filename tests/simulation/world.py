@@ -39,8 +39,15 @@ from tunesmith_operator.planning.actions import (
     StartAttempt,
     StopAttempt,
 )
-from tunesmith_operator.planning.conditions import is_true
-from tunesmith_operator.planning.observed import Observation, SeenJob, SeenPod, SeenVersion
+from tunesmith_operator.planning.conditions import find, is_true
+from tunesmith_operator.planning.observed import (
+    Observation,
+    SeenJob,
+    SeenPod,
+    SeenTarget,
+    SeenVersion,
+)
+from tunesmith_operator.planning.offers import target_name
 from tunesmith_operator.planning.training import decide
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -75,6 +82,16 @@ class Faults:
     image_missing: float = 0.0
     worse_than_base: float = 0.0
     prepared_lost: float = 0.0
+    deployment_edited: float = 0.0
+
+
+DEPLOYMENTS = (
+    SeenTarget(exists=False),
+    SeenTarget(exists=True),
+    SeenTarget(True, "another", "stable"),
+    SeenTarget(True, "demo", "stable"),
+    SeenTarget(True, "demo", "next"),
+)
 
 
 @dataclass
@@ -120,6 +137,8 @@ class World:
         self.attempts: dict[str, Attempt] = {}
         self.strays: list[Attempt] = []
         self.versions: list[SeenVersion] = []
+        self.made: list[ModelVersionSpec] = []
+        self.deployment = DEPLOYMENTS[0]
         self.events: list[Emit] = []
         self.created: list[str] = []
         self.deleted_by_hand: set[str] = set()
@@ -147,6 +166,7 @@ class World:
             attempts=tuple(a.job for a in self.attempts.values()),
             stray_pods=tuple(a.pod for a in self.strays),
             versions=tuple(self.versions),
+            target=self.deployment if target_name(self.job) else None,
             progress=self.progress(live) if live else None,
         )
 
@@ -254,7 +274,16 @@ class World:
         if any(v.name == name for v in self.versions):
             return
         assert not any(v.job_uid == uid for v in self.versions), "two versions of one job"
-        self.versions.append(SeenVersion(name, spec.model, spec.version, uid))
+        follows = self.deployment.model == spec.model and self.wants_offer()
+        channel = spec.offered_to.channel if spec.offered_to else ""
+        assert channel == (self.deployment.channel if follows else ""), "offered to nobody's wish"
+        offer = spec.offered_to
+        offered = (offer.deployment, offer.channel) if offer else ("", "")
+        self.versions.append(SeenVersion(name, spec.model, spec.version, uid, *offered))
+        self.made.append(spec)
+
+    def wants_offer(self) -> bool:
+        return self.job is not None and self.job.spec.deploy_to is not None
 
     # -- the cluster -------------------------------------------------------------------------
 
@@ -273,6 +302,8 @@ class World:
             return
         if self.chance(self.faults.toggle_suspend):
             self.set_suspend(not self.job.spec.suspend)
+        if self.faults.deployment_edited and self.chance(self.faults.deployment_edited):
+            self.deployment = self.rng.choice(DEPLOYMENTS)
         for name, attempt in list(self.attempts.items()):
             if attempt.is_alive and self.chance(self.faults.job_deleted):
                 # kubectl delete job: the pod goes on for its grace period, without its Job.
@@ -468,9 +499,21 @@ class World:
         assert not (complete and is_true(status.conditions, ConditionType.FAILED))
         assert not complete or len(self.versions) == 1
         assert not self.versions or not self.is_worse, "a version of a model that failed its gate"
+        self.check_offer(status)
         for attempt in status.attempts:
             if attempt.reason is AttemptReason.EVICTED:
                 assert attempt.lost_steps <= self.job.spec.checkpoint.every_steps
+
+    def check_offer(self, status: FineTuneJobStatus) -> None:
+        """Hold what is said of the offer against the version that was made."""
+        assert self.job is not None
+        said = find(status.conditions, ConditionType.OFFERED)
+        is_due = self.wants_offer() and is_true(status.conditions, ConditionType.COMPLETE)
+        assert (said is not None) == is_due
+        if said is not None:
+            (made,) = self.made
+            assert (said.status == "True") == (made.offered_to is not None)
+            assert made.offered_to is None or made.offered_to.channel in made.tags
 
     def check_status(self, old: FineTuneJobStatus, new: FineTuneJobStatus) -> None:
         assert self.job is not None

@@ -299,6 +299,12 @@ def test_the_operator_may_write_this_and_nothing_else() -> None:
     assert granted == WRITES
 
 
+@pytest.mark.parametrize("sets", [(), ('watchNamespaces=["team-a"]',)], ids=["all", "one"])
+def test_a_job_may_look_at_the_deployment_it_is_offered_to(sets: tuple[str, ...]) -> None:
+    granted = [r for r in rules(render(*sets), "Role", "ClusterRole") if "get" in r["verbs"]]
+    assert any("modeldeployments" in rule["resources"] for rule in granted)
+
+
 def test_watched_namespaces_need_no_cluster_role() -> None:
     documents = render('watchNamespaces=["team-a","team-b"]')
     assert not [d for d in documents if d["kind"].startswith("ClusterRole")]

@@ -11,20 +11,33 @@ import yaml
 
 from tunesmith_api import API_VERSION
 from tunesmith_api.finetunejob import FineTuneJob
-from tunesmith_api.modelversion import ModelVersion
+from tunesmith_api.modeldeployment import ModelDeployment
+from tunesmith_api.modelversion import Artifact, ModelVersion, ModelVersionSpec
+from tunesmith_operator.metrics.golden import parse_prompts
+from tunesmith_operator.planning.names import model_name
+from tunesmith_operator.planning.observed import Observation, SeenTarget
+from tunesmith_operator.planning.offers import make_offer, tags_of
+from tunesmith_operator.planning.sources import SourceObjection, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 DATA = EXAMPLES / "data"
 FILES = sorted(EXAMPLES.glob("*.yaml"))
-KINDS = {model.KIND: model for model in (FineTuneJob, ModelVersion)}
+KINDS = {model.KIND: model for model in (FineTuneJob, ModelVersion, ModelDeployment)}
 DEMO_BUCKET = "s3://tunesmith/data/"
 
 
+def load_all(path: Path) -> list[dict[str, Any]]:
+    documents = list(yaml.safe_load_all(path.read_text()))
+    assert all(isinstance(d, dict) for d in documents)
+    return documents
+
+
 def load(path: Path) -> dict[str, Any]:
-    (document,) = yaml.safe_load_all(path.read_text())
-    assert isinstance(document, dict)
-    return document
+    """Give the one document of ours; only ConfigMaps may be beside it."""
+    documents = load_all(path)
+    assert {d["kind"] for d in documents[1:]} <= {"ConfigMap"}
+    return documents[0]
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -39,7 +52,13 @@ each_example = pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
 
 
 def test_there_are_examples() -> None:
-    assert {p.stem for p in FILES} >= {"finetunejob", "tiny", "gpu-qlora", "multi-node"}
+    assert {p.stem for p in FILES} >= {
+        "finetunejob",
+        "modeldeployment",
+        "tiny",
+        "gpu-qlora",
+        "multi-node",
+    }
 
 
 @each_example
@@ -72,6 +91,48 @@ def test_data_of_the_demo_bucket_is_in_the_repository(path: Path) -> None:
     for uri in uris:
         if uri.startswith(DEMO_BUCKET):
             assert (DATA / uri.removeprefix(DEMO_BUCKET)).is_file()
+
+
+def job_and_deployment() -> tuple[FineTuneJob, ModelDeployment]:
+    job = FineTuneJob.model_validate(load(EXAMPLES / "finetunejob.yaml"))
+    deployment = ModelDeployment.model_validate(load(EXAMPLES / "modeldeployment.yaml"))
+    return job, deployment
+
+
+def test_the_deployment_rolls_out_what_the_job_offers_it() -> None:
+    job, deployment = job_and_deployment()
+    assert job.spec.deploy_to is not None
+    assert (job.spec.deploy_to.name, job.metadata.namespace) == (
+        deployment.metadata.name,
+        deployment.metadata.namespace,
+    )
+    source = deployment.spec.source
+    assert source.model is not None
+    assert source.channel is not None
+    seen = Observation(job, target=SeenTarget(True, source.model, source.channel))
+    artifacts = tuple(
+        Artifact(format=name, uri="s3://tunesmith/m/", digest="sha256:" + "a" * 64, size_bytes=1)
+        for name in job.spec.output.artifacts
+    )
+    offered = ModelVersionSpec(
+        model=model_name(job), version="1", artifacts=artifacts, tags=tags_of(job, make_offer(seen))
+    )
+    version = ModelVersion.model_validate({"metadata": {"name": "v1"}, "spec": offered})
+    assert not isinstance(resolve(deployment.spec, [version]), SourceObjection)
+
+
+def test_golden_prompts_are_beside_the_deployment_and_were_not_trained_on() -> None:
+    _, deployment = job_and_deployment()
+    maps = {d["metadata"]["name"]: d for d in load_all(EXAMPLES / "modeldeployment.yaml")[1:]}
+    metrics = deployment.spec.rollout.analysis.metrics
+    (golden,) = [m.golden_prompts for m in metrics if m.golden_prompts is not None]
+    found = maps[golden.config_map_ref.name]
+    assert found["metadata"]["namespace"] == deployment.metadata.namespace
+    text = found["data"][golden.config_map_ref.key]
+    questions = parse_prompts(text, golden.max_prompts)
+    assert len(questions) == len(text.splitlines())
+    held_out = {row["prompt"]: row["response"] for row in rows("about-tunesmith-heldout.jsonl")}
+    assert {q.prompt: q.answer for q in questions}.items() <= held_out.items()
 
 
 @pytest.mark.parametrize("path", sorted(DATA.glob("*.jsonl")), ids=lambda p: p.name)

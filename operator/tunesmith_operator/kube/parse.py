@@ -11,7 +11,7 @@ from typing import Any
 from tunesmith_api.jobstatus import StageName
 from tunesmith_api.labels import LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_STAGE
 from tunesmith_operator.kube.kinds import Object
-from tunesmith_operator.planning.observed import SeenJob, SeenPod, SeenVersion
+from tunesmith_operator.planning.observed import SeenJob, SeenPod, SeenTarget, SeenVersion
 
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -88,14 +88,25 @@ def parse_pod(body: Object) -> SeenPod:
 
 
 def parse_version(body: Object) -> SeenVersion:
-    """Extract what the next version's name depends on."""
+    """Extract what the next version's name depends on, and where it was offered."""
     meta, spec = body["metadata"], body.get("spec") or {}
+    offered = spec.get("offeredTo") or {}
     return SeenVersion(
         name=meta["name"],
         model=spec.get("model", ""),
         version=spec.get("version", ""),
         job_uid=(meta.get("labels") or {}).get(LABEL_JOB_UID, ""),
+        deployment=offered.get("deployment", ""),
+        channel=offered.get("channel", ""),
     )
+
+
+def parse_target(body: Object | None) -> SeenTarget:
+    """Extract what a ModelDeployment follows; None is one that does not exist."""
+    if body is None or body["metadata"].get("deletionTimestamp"):
+        return SeenTarget(exists=False)
+    source = (body.get("spec") or {}).get("source") or {}
+    return SeenTarget(True, source.get("model", ""), source.get("channel", ""))
 
 
 def _true_conditions(status: Object) -> dict[str, Object]:

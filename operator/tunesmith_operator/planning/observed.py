@@ -92,6 +92,22 @@ class SeenVersion:
     version: str
     job_uid: str
     """Label tunesmith.dev/job-uid; empty where it was made by hand."""
+    deployment: str = ""
+    """spec.offeredTo.deployment; empty where it was offered to nobody."""
+    channel: str = ""
+    """spec.offeredTo.channel; likewise."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenTarget:
+    """The ModelDeployment that spec.deployTo names, by its source."""
+
+    exists: bool
+    """Whether it is there and stays: one that is being deleted takes nothing any more."""
+    model: str = ""
+    """source.model; empty where fixed files are named."""
+    channel: str = ""
+    """source.channel; likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +121,8 @@ class Observation:
     """Pods of this FineTuneJob, not gone, whose Job does not exist any more."""
     versions: tuple[SeenVersion, ...] = ()
     """All versions of the model this job makes a version of."""
+    target: SeenTarget | None = None
+    """None: spec.deployTo is not set, or there was nothing to offer yet."""
     progress: TrainerProgress | None = field(default=None)
     """What the trainer of the live attempt last answered, if it did just now."""
     unanswered: timedelta = timedelta()

@@ -11,6 +11,7 @@ from tunesmith_api.modelversion import (
     Lineage,
     ModelArchitecture,
     ModelVersionSpec,
+    Offer,
     VersionMetric,
 )
 from tunesmith_api.run import TrainerResult
@@ -21,6 +22,7 @@ from tunesmith_operator.planning.endings import complete, fail
 from tunesmith_operator.planning.gates import judge, parse_number
 from tunesmith_operator.planning.names import model_name, version_name
 from tunesmith_operator.planning.observed import Observation, SeenVersion
+from tunesmith_operator.planning.offers import make_offer, say_offer, tags_of
 
 
 def prepared(draft: JobDraft, result: TrainerResult) -> None:
@@ -110,8 +112,13 @@ def _say_verdict(draft: JobDraft, job: FineTuneJob) -> None:
 
 def finish(draft: JobDraft, seen: Observation, job: FineTuneJob) -> None:
     """The gates have passed: make the version, or end the job where it exists."""
+    if job.spec.deploy_to is not None and seen.target is None:
+        # It is looked at once the status says that there is something to offer.
+        draft.look_again_in(timedelta())
+        return
     mine = next((v for v in seen.versions if v.job_uid == job.metadata.uid), None)
     if mine is not None:
+        say_offer(draft, seen, mine)
         draft.update(model_version_ref=NamedRef(name=mine.name))
         complete(draft, f"ModelVersion {mine.name} was made")
         return
@@ -121,7 +128,7 @@ def finish(draft: JobDraft, seen: Observation, job: FineTuneJob) -> None:
         return
     model = model_name(job)
     version = job.spec.output.model_version.version or _next_number(seen.versions, model)
-    spec = _version_spec(draft, job, model, version)
+    spec = _version_spec(draft, job, model, version, make_offer(seen))
     draft.act(MakeVersion(version_name(model, version), spec, job.metadata.uid))
     draft.look_again_in(timedelta())
 
@@ -136,7 +143,9 @@ def _or_none(number: str) -> str | None:
     return number if parse_number(number) is not None else None
 
 
-def _version_spec(draft: JobDraft, job: FineTuneJob, model: str, version: str) -> ModelVersionSpec:
+def _version_spec(
+    draft: JobDraft, job: FineTuneJob, model: str, version: str, offer: Offer | None
+) -> ModelVersionSpec:
     status, meta = draft.status, job.metadata
     measurements = status.evaluation.measurements if status.evaluation else ()
     report, kind = status.report, status.architecture or Architecture()
@@ -170,4 +179,6 @@ def _version_spec(draft: JobDraft, job: FineTuneJob, model: str, version: str) -
             vocabulary_size=kind.vocabulary_size,
         ),
         description=f"Fine-tuned by FineTuneJob {meta.namespace}/{meta.name}",
+        tags=tags_of(job, offer),
+        offered_to=offer,
     )

@@ -59,6 +59,7 @@ def finish_rollback(draft: ServingDraft, seen: ServingObservation) -> None:
         return
     abort = rollout.abort
     since = rollout.exposed_time or rollout.start_time
+    restored = (seen.router.since if seen.router else None) or draft.now
     _record(
         draft,
         seen,
@@ -72,7 +73,7 @@ def finish_rollback(draft: ServingDraft, seen: ServingObservation) -> None:
             message=abort.message,
             time=abort.time,
             detected_after_seconds=max(0, int((abort.time - since).total_seconds())),
-            restored_after_milliseconds=_milliseconds(draft.now - abort.time) if is_gone else None,
+            restored_after_milliseconds=_milliseconds(restored - abort.time) if is_gone else None,
         ),
         rollout,
     )

@@ -47,13 +47,17 @@ def build_state(
     ports: Mapping[str, int],
     sticky_header: str,
 ) -> RouterState:
-    """Give the whole wanted state of a router; pods and ports are those of revisions, by name."""
+    """Give the whole wanted state of a router; pods and ports are those of revisions, by name.
+
+    Revisions without traffic are in it too, as long as they have pods: a canary's endpoints are
+    known to be good before its first request, and a rejected one's counts can still be read.
+    """
     return RouterState(
         split=build_split(traffic),
         revisions=tuple(
             RouterRevision(name=name, endpoints=_endpoints(found, ports[name]))
             for name, found in sorted(pods.items())
-            if traffic.touches(name)
+            if found or traffic.touches(name)
         ),
         sticky_header=sticky_header,
     )

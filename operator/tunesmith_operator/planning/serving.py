@@ -104,6 +104,8 @@ class SeenRouter:
     is_settled: bool = True
     """Whether every router pod has it, or the route is Accepted."""
     counts: tuple[RevisionCounts, ...] = ()
+    since: datetime | None = None
+    """When all router pods had confirmed this traffic, where that is known: before this look."""
 
     def counted(self, name: str) -> RevisionCounts:
         """Give the counts of a revision."""

@@ -14,9 +14,11 @@ from pydantic import ValidationError
 from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.jobstatus import AttemptReason, FineTuneJobStatus
 from tunesmith_api.labels import LABEL_JOB_UID
+from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_api.run import PROGRESS_PORT, TrainerProgress
 from tunesmith_operator.kube.errors import AlreadyExists, NotOurs, Refused
 from tunesmith_operator.kube.kinds import Object
+from tunesmith_operator.kube.parse import parse_target
 from tunesmith_operator.planning.acceptance import refused, unreadable
 from tunesmith_operator.planning.actions import (
     Action,
@@ -29,7 +31,8 @@ from tunesmith_operator.planning.actions import (
     StopAttempt,
 )
 from tunesmith_operator.planning.names import model_name
-from tunesmith_operator.planning.observed import Observation, SeenJob
+from tunesmith_operator.planning.observed import Observation, SeenJob, SeenTarget
+from tunesmith_operator.planning.offers import target_name
 from tunesmith_operator.planning.training import decide
 from tunesmith_operator.reconcile.world import World
 from tunesmith_operator.resources.attempt import build_job, build_service
@@ -95,6 +98,7 @@ class FineTuneJobReconciler:
             attempts=attempts,
             stray_pods=world.cache.stray_pods_of(meta.uid),
             versions=world.cache.versions_of(meta.namespace, model_name(job)),
+            target=await _look_at_target(world, job),
             progress=progress,
             unanswered=unanswered,
         )
@@ -160,6 +164,14 @@ class FineTuneJobReconciler:
                 resource_version=meta["resourceVersion"],
             )
         return None
+
+
+async def _look_at_target(world: World, job: FineTuneJob) -> SeenTarget | None:
+    """Read the deployment that a version is offered to, live: the answer is given only once."""
+    name = target_name(job)
+    if name is None:
+        return None
+    return parse_target(await world.kube.get(ModelDeployment.KIND, job.metadata.namespace, name))
 
 
 def _count(old: FineTuneJobStatus, new: FineTuneJobStatus) -> None:

@@ -7,8 +7,8 @@ queue, never twice at a time for one object.
 """
 
 import asyncio
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import assert_never
 
 import structlog
@@ -60,6 +60,8 @@ class ModelDeploymentReconciler:
     _objects: ServingObjects = field(default_factory=ServingObjects)
     _told: dict[Key, dict[str, str]] = field(default_factory=dict)
     """uid of each router pod -> the state that it took last."""
+    _confirmed: dict[Key, tuple[Traffic, datetime]] = field(default_factory=dict)
+    """What all router pods have confirmed, and when: a look comes a moment later."""
     _notifications: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def __call__(self, world: World, namespace: str, name: str) -> timedelta | None:
@@ -71,6 +73,7 @@ class ModelDeploymentReconciler:
             self._measuring.forget(key)
             self._objects.forget(key)
             self._told.pop(key, None)
+            self._confirmed.pop(key, None)
             return None
         try:
             deployment = ModelDeployment.model_validate(body)
@@ -95,11 +98,15 @@ class ModelDeploymentReconciler:
     ) -> ServingObservation:
         rollout = deployment.status.rollout
         digest = rollout.digest if rollout else None
+        router = reading.router
+        traffic, since = self._confirmed.get(key, (None, None))
+        if router is not None and router.is_settled and router.traffic == traffic:
+            router = replace(router, since=since)
         return ServingObservation(
             deployment=deployment,
             versions=reading.versions,
             revisions=reading.revisions,
-            router=reading.router,
+            router=router,
             unservable=_why_unservable(deployment, reading, world.config),
             sampling=self._measuring.result(key, digest),
         )
@@ -172,6 +179,8 @@ class ModelDeploymentReconciler:
         for answer in await world.serving.routers.tell(deployment.metadata.uid, behind, state):
             is_done = answer.report is not None and answer.report.split == state.split
             told = told | {answer.pod.uid: text if is_done else ""}
+        if all(told.get(pod.uid) == text for pod in reading.router_pods):
+            self._confirmed[key] = (traffic, world.now())
         self._told[key] = {pod.uid: told.get(pod.uid, "") for pod in reading.router_pods}
 
     async def _measure(

@@ -24,16 +24,21 @@ _numbers = itertools.count()
 
 
 def is_loaded() -> bool:
+    """Whether it is ready to answer."""
     return LOAD_SECONDS != "NEVER" and time.monotonic() - STARTED >= float(LOAD_SECONDS)
 
 
 class Handler(BaseHTTPRequestHandler):
+    """Answers everything, well or badly."""
+
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
+        """List the one model, once it is loaded."""
         self._send(200 if is_loaded() else 503, {"object": "list", "data": [{"id": "standin"}]})
 
     def do_POST(self) -> None:
+        """Answer a question."""
         asked = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
         time.sleep(DELAY_SECONDS)
         # Spread evenly, so that a share of a small number of requests is that share.
@@ -72,6 +77,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def port() -> int:
+    """Give the port that the command line asks for, or a Custom engine's."""
     flags = sys.argv[1:]
     return int(flags[flags.index("--port") + 1]) if "--port" in flags else 8000
 

@@ -1,0 +1,1 @@
+"""The stand-in's image: ``engine.py`` alone, on Python."""
