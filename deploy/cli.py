@@ -47,29 +47,37 @@ def _run(options: argparse.Namespace, settings: Settings) -> bool:
     if options.command == "apiserver":
         return _run_apiserver(options)
     if options.command == "test-tools":
-        install_test_packages(Log(settings.logs / "test-packages.log"))
-        ensure_binaries(options.names)
-        return True
+        return _get_test_tools(options, settings)
     cluster, why = choose_cluster(settings)
-    if options.command == "demo":
-        demo.introduce(cluster, why, settings)
-        return (
-            demo.prepare(cluster, settings, operator=True)
-            and demo.tune(cluster, settings)
-            and rollout.roll_out(cluster, settings)
-        )
-    console.print(f"cluster: {cluster.name} ({why})")
-    if options.command == "demo-rollout":
-        return rollout.roll_out(cluster, settings)
-    if options.command == "up":
-        worked = demo.prepare(cluster, settings, operator=options.operator)
-        if worked and cluster.kubeconfig:
-            console.print(f"export KUBECONFIG={cluster.kubeconfig}")
-        return worked
-    if options.command == "images":
-        steps = [*cluster.steps(), *demo.image_steps(cluster, settings)]
-        return demo.run_shown(_needed(steps, "operator image", "trainer image"), settings)
-    return _remove(cluster, settings, options)
+    if options.command != "demo":
+        console.print(f"cluster: {cluster.name} ({why})")
+    match options.command:
+        case "demo":
+            demo.introduce(cluster, why, settings)
+            ready = demo.prepare(cluster, settings, operator=True)
+            return ready and demo.tune(cluster, settings) and rollout.roll_out(cluster, settings)
+        case "demo-rollout":
+            return rollout.roll_out(cluster, settings)
+        case "up":
+            return _bring_up(cluster, settings, options)
+        case "images":
+            steps = [*cluster.steps(), *demo.image_steps(cluster, settings)]
+            return demo.run_shown(_needed(steps, "operator image", "trainer image"), settings)
+        case _:
+            return _remove(cluster, settings, options)
+
+
+def _bring_up(cluster: Cluster, settings: Settings, options: argparse.Namespace) -> bool:
+    worked = demo.prepare(cluster, settings, operator=options.operator)
+    if worked and cluster.kubeconfig:
+        console.print(f"export KUBECONFIG={cluster.kubeconfig}")
+    return worked
+
+
+def _get_test_tools(options: argparse.Namespace, settings: Settings) -> bool:
+    install_test_packages(Log(settings.logs / "test-packages.log"))
+    ensure_binaries(options.names)
+    return True
 
 
 def _remove(cluster: Cluster, settings: Settings, options: argparse.Namespace) -> bool:
