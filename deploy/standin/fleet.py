@@ -24,7 +24,7 @@ from deploy.storage import CREDENTIALS, DEMO_NAMESPACE
 ENGINE = Path(__file__).parent / "engine"
 SETTLING_SECONDS = 1.0
 # Thousandths of a core, or a deployment of several pods would not fit on two cores.
-FEW = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}}
+FEW = {"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}}
 ROLLOUT: Manifest = {
     "readyTimeoutSeconds": 90,
     "steps": [{"weight": 25, "holdSeconds": 10}],
