@@ -48,6 +48,10 @@ def _run(options: argparse.Namespace, settings: Settings) -> bool:
         return _run_apiserver(options)
     if options.command == "test-tools":
         return _get_test_tools(options, settings)
+    return _run_on_cluster(options, settings)
+
+
+def _run_on_cluster(options: argparse.Namespace, settings: Settings) -> bool:
     cluster, why = choose_cluster(settings)
     if options.command != "demo":
         console.print(f"cluster: {cluster.name} ({why})")
