@@ -14,11 +14,12 @@ from gguf.quants import dequantize, quantize
 from deploy.artifact import list_files
 from deploy.gguf_rows import find_matrix, move_rows
 from deploy.shell import StepError
-from deploy.spoiled import EMBEDDING, ROWS, find_tuned, gguf_artifact
+from deploy.spoiled import EMBEDDING, find_tuned, gguf_artifact
 from tunesmith_api.artifacts import Manifest
 
 KINDS = [GGMLQuantizationType[name] for name in ("F32", "F16", "BF16", "Q8_0", "Q4_0")]
 VOCABULARY, WIDTH = 100, 64
+FIRST, ROWS = 10, 17
 
 
 def write_model(path: Path, kind: GGMLQuantizationType, alignment: int = 32) -> None:
@@ -64,10 +65,12 @@ def test_rows_move_and_nothing_else_changes(
     before, size = tensors(path), path.stat().st_size
     matrix = find_matrix(path, EMBEDDING)
     assert matrix.rows == VOCABULARY
-    move_rows(path, matrix, ROWS)
+    move_rows(path, matrix, ROWS, FIRST)
     after = tensors(path)
-    np.testing.assert_array_equal(after[EMBEDDING][ROWS:], before[EMBEDDING][:-ROWS])
-    np.testing.assert_array_equal(after[EMBEDDING][:ROWS], before[EMBEDDING][-ROWS:])
+    old, new = before[EMBEDDING], after[EMBEDDING]
+    np.testing.assert_array_equal(new[:FIRST], old[:FIRST])
+    np.testing.assert_array_equal(new[FIRST + ROWS :], old[FIRST:-ROWS])
+    np.testing.assert_array_equal(new[FIRST : FIRST + ROWS], old[-ROWS:])
     for name in ("first.weight", "x.weight"):
         np.testing.assert_array_equal(after[name], before[name])
     assert path.stat().st_size == size
