@@ -60,8 +60,8 @@ def roll_out(cluster: Cluster, settings: Settings) -> bool:
         url = f"http://127.0.0.1:{port}"
         ask_aloud(url, golden_prompts())
         console.print(
-            f"\n[bold]Offering {spoiled}[/]: the same model with words that are not its tokenizer's,"
-            f"\nunder {REQUESTS_A_SECOND:g} requests/s. It crashes nothing; only its answers are bad."
+            f"\n[bold]Offering {spoiled}[/] under {REQUESTS_A_SECOND:g} requests/s: the same model"
+            "\nwith words that are not its tokenizer's. Nothing crashes; only its answers are bad."
         )
         return _offer(served, spoiled, url)
 

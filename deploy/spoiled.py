@@ -1,7 +1,8 @@
 """A ModelVersion that looks like the tuned one and talks nonsense, for a roll-out to refuse.
 
-What went wrong with it happens: its words are not those of its tokenizer, as if it had been packed
-with another model's. It loads, is as fast as ever and fails no request; only its answers are bad. Called by ``rollout``.
+What went wrong with it happens: its words are not those of its tokenizer, as if it had been
+packed with another model's. It loads, is as fast as ever and fails no request; only its answers
+are bad. Called by ``rollout``.
 """
 
 from __future__ import annotations

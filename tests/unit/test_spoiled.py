@@ -1,7 +1,6 @@
 """Spoiling a GGUF file: the rows of one matrix move, every other byte stays."""
 
 import hashlib
-import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -133,7 +132,7 @@ class Kubectl:
         self._versions = versions
 
     def list_all(self, kind: str, namespace: str, selector: str = "") -> list[dict[str, Any]]:
-        return json.loads(json.dumps(self._versions))
+        return list(self._versions)
 
 
 def version(name: str, created: str, model: str = "about-tunesmith") -> dict[str, Any]:
