@@ -53,25 +53,25 @@ def ensure_spoiled(kubectl: Kubectl, storage: Storage, tuned: Manifest, log: Log
         file = _download(s3, _key(str(source["uri"])), Path(folder), log)
         move_rows(file, find_matrix(file, EMBEDDING), ROWS, FIRST_ROW)
         digest = upload(s3, prefix, [file], log)
-        artifact = {
-            "format": "GGUF",
-            "uri": f"s3://{BUCKET}/{prefix}",
-            "digest": digest,
-            "sizeBytes": file.stat().st_size,
-        }
-    manifest = {
+        size = file.stat().st_size
+    version = spoiled_version(name, tuned, f"s3://{BUCKET}/{prefix}", digest, size)
+    kubectl.run("create", "-f", "-", stdin=json.dumps(version))
+    return name
+
+
+def spoiled_version(name: str, tuned: Manifest, uri: str, digest: str, size: int) -> Manifest:
+    """Return the ModelVersion of a spoiled file, as one makes it by hand."""
+    return {
         "apiVersion": "tunesmith.dev/v1alpha1",
         "kind": "ModelVersion",
         "metadata": {"name": name, "namespace": DEMO_NAMESPACE},
         "spec": {
             "model": SPOILED_MODEL,
             "version": tuned["spec"]["version"],
-            "artifacts": [artifact],
+            "artifacts": [{"format": "GGUF", "uri": uri, "digest": digest, "sizeBytes": size}],
             "description": f"Made by the demo: its words are {ROWS} rows off in the embedding.",
         },
     }
-    kubectl.run("create", "-f", "-", stdin=json.dumps(manifest))
-    return name
 
 
 def gguf_artifact(version: Manifest) -> Manifest:
