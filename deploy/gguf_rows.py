@@ -62,13 +62,14 @@ def find_matrix(path: Path, name: str) -> Matrix:
         return Matrix(begin + offset, rows=dimensions[1], row_bytes=row_bytes)
 
 
-def move_rows(path: Path, matrix: Matrix, by: int) -> None:
-    """Move each row ``by`` rows down, in place; the last ones come first."""
-    cut = (matrix.rows - by % matrix.rows) * matrix.row_bytes
+def move_rows(path: Path, matrix: Matrix, by: int, first: int = 0) -> None:
+    """Move each row from ``first`` on ``by`` rows down, in place; the last ones come first."""
+    rows, begin = matrix.rows - first, matrix.offset + first * matrix.row_bytes
+    cut = (rows - by % rows) * matrix.row_bytes
     with path.open("r+b") as file:
-        file.seek(matrix.offset)
-        data = file.read(matrix.rows * matrix.row_bytes)
-        file.seek(matrix.offset)
+        file.seek(begin)
+        data = file.read(rows * matrix.row_bytes)
+        file.seek(begin)
         file.write(data[cut:] + data[:cut])
 
 

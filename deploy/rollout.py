@@ -31,8 +31,7 @@ from deploy.shell import Log, StepError
 from deploy.spoiled import ensure_spoiled, find_tuned, gguf_artifact
 from deploy.storage import DEMO_NAMESPACE, Storage
 
-QUESTIONS = 2
-# Two cores share them with training's leftovers, the operator and a second model.
+# Two cores share them with the operator, the cluster and a second model.
 REQUESTS_A_SECOND = 2.0
 REQUEST_TOKENS = 24
 VERDICT_SECONDS = 150
@@ -59,10 +58,10 @@ def roll_out(cluster: Cluster, settings: Settings) -> bool:
         spoiled = spoiling.result()
     with kubectl.forwarded(NAME, DEMO_NAMESPACE, SERVICE_PORT) as port:
         url = f"http://127.0.0.1:{port}"
-        ask_aloud(url, golden_prompts()[:QUESTIONS])
+        ask_aloud(url, golden_prompts())
         console.print(
-            f"\n[bold]Offering {spoiled}[/]: the same model with its embedding some rows off."
-            f"\nNothing of it crashes; only its answers are bad. {REQUESTS_A_SECOND:g} requests/s"
+            f"\n[bold]Offering {spoiled}[/] under {REQUESTS_A_SECOND:g} requests/s: the same model"
+            "\nwith words that are not its tokenizer's. Nothing crashes; only its answers are bad."
         )
         return _offer(served, spoiled, url)
 

@@ -1,8 +1,8 @@
 """A ModelVersion that looks like the tuned one and talks nonsense, for a roll-out to refuse.
 
-What went wrong with it happens: the rows of its embedding are off by some, as if it had been
-packed with the tokenizer of another model. It loads, is as fast as ever and fails no request;
-only its answers are bad. Called by ``rollout``.
+What went wrong with it happens: its words are not those of its tokenizer, as if it had been
+packed with another model's. It loads, is as fast as ever and fails no request; only its answers
+are bad. Called by ``rollout``.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 MODEL = "about-tunesmith"
 SPOILED_MODEL = "about-tunesmith-spoiled"
 EMBEDDING = "token_embd.weight"
-# As many as the base model has special tokens: a tokenizer without them is off by just these.
-ROWS = 17
+# Special tokens and single bytes stay where they are, so that turns of a chat keep their marks.
+FIRST_ROW = 17 + 256
+ROWS = 1000
 
 
 def find_tuned(kubectl: Kubectl) -> Manifest:
@@ -50,27 +51,27 @@ def ensure_spoiled(kubectl: Kubectl, storage: Storage, tuned: Manifest, log: Log
     prefix = f"models/{SPOILED_MODEL}/{tuned['metadata']['name']}/"
     with storage.client(log) as s3, tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
         file = _download(s3, _key(str(source["uri"])), Path(folder), log)
-        move_rows(file, find_matrix(file, EMBEDDING), ROWS)
+        move_rows(file, find_matrix(file, EMBEDDING), ROWS, FIRST_ROW)
         digest = upload(s3, prefix, [file], log)
-        artifact = {
-            "format": "GGUF",
-            "uri": f"s3://{BUCKET}/{prefix}",
-            "digest": digest,
-            "sizeBytes": file.stat().st_size,
-        }
-    manifest = {
+        size = file.stat().st_size
+    version = spoiled_version(name, tuned, f"s3://{BUCKET}/{prefix}", digest, size)
+    kubectl.run("create", "-f", "-", stdin=json.dumps(version))
+    return name
+
+
+def spoiled_version(name: str, tuned: Manifest, uri: str, digest: str, size: int) -> Manifest:
+    """Return the ModelVersion of a spoiled file, as one makes it by hand."""
+    return {
         "apiVersion": "tunesmith.dev/v1alpha1",
         "kind": "ModelVersion",
         "metadata": {"name": name, "namespace": DEMO_NAMESPACE},
         "spec": {
             "model": SPOILED_MODEL,
             "version": tuned["spec"]["version"],
-            "artifacts": [artifact],
-            "description": f"Made by the demo: the embedding is {ROWS} rows off.",
+            "artifacts": [{"format": "GGUF", "uri": uri, "digest": digest, "sizeBytes": size}],
+            "description": f"Made by the demo: its words are {ROWS} rows off in the embedding.",
         },
     }
-    kubectl.run("create", "-f", "-", stdin=json.dumps(manifest))
-    return name
 
 
 def gguf_artifact(version: Manifest) -> Manifest:

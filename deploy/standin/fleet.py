@@ -90,16 +90,20 @@ class Fleet:
         self, name: str, misbehaviour: Mapping[str, str] | None = None, **spec: object
     ) -> None:
         """Apply a deployment whose engine has these variables, with ``spec`` laid over it."""
-        env = [{"name": n, "value": v} for n, v in (misbehaviour or {}).items()]
+        text = json.dumps(self.manifest(name, misbehaviour or {}, spec))
+        self.kubectl.run("apply", "-f", "-", stdin=text)
+
+    def manifest(self, name: str, variables: Mapping[str, str], spec: Manifest) -> Manifest:
+        """Give what ``apply`` applies."""
+        env = [{"name": n, "value": v} for n, v in variables.items()]
         engine = {"type": "Custom", "image": self.image, "env": env, "resources": FEW}
         basis = {"source": self.source, "engine": engine, "replicas": 1, "rollout": ROLLOUT}
-        manifest = {
+        return {
             "apiVersion": "tunesmith.dev/v1alpha1",
             "kind": "ModelDeployment",
             "metadata": {"name": name, "namespace": self.namespace},
             "spec": merged(basis, spec),
         }
-        self.kubectl.run("apply", "-f", "-", stdin=json.dumps(manifest))
 
     def patch(self, name: str, spec: Manifest) -> None:
         """Change what is in ``spec`` and nothing else."""

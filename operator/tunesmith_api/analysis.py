@@ -112,6 +112,9 @@ class GoldenPrompts(Spec):
     """Who scores, with match Judge."""
     max_prompts: Annotated[int, Field(ge=1, le=200)] = 20
     """How many are asked for a sample, in a fixed order."""
+    max_tokens: Annotated[int, Field(ge=1, le=4096)] = 128
+    """Longest answer, in tokens. All answers together must come within a sample's time, which is
+    intervalSeconds but at least 10 and at most 60: a bad model may come to no end by itself."""
 
 
 _METRIC_RULES = (

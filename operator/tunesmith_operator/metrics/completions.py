@@ -12,7 +12,6 @@ from pydantic import BaseModel, ValidationError
 from tunesmith_operator.metrics.fetching import Unanswered, fetch, in_short
 
 _ANSWER_BYTES = 1 << 20
-_MAX_TOKENS = 512
 LONGEST_TEXT = 4096
 """Characters of an answer that are looked at."""
 
@@ -43,6 +42,7 @@ async def complete(
     messages: list[dict[str, str]],
     *,
     model: str,
+    max_tokens: int,
     seconds: float,
     headers: Mapping[str, str],
 ) -> str:
@@ -50,7 +50,7 @@ async def complete(
     asked: dict[str, object] = {
         "messages": messages,
         "temperature": 0,
-        "max_tokens": _MAX_TOKENS,
+        "max_tokens": max_tokens,
     }
     if model:
         asked["model"] = model

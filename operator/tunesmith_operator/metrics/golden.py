@@ -82,7 +82,10 @@ async def examine(
         async with asyncio.timeout(seconds):
             pod = await _find_ready(session, asked.pods)
             answers = await all_of(
-                *(_answer(session, pod, asked, q.prompt, seconds) for q in questions),
+                *(
+                    _answer(session, pod, asked, q.prompt, golden.max_tokens, seconds)
+                    for q in questions
+                ),
                 at_once=_AT_ONCE,
             )
             pairs = [(q, given) for q, given in zip(questions, answers, strict=True) if given]
@@ -111,7 +114,12 @@ async def _find_ready(session: aiohttp.ClientSession, pods: Sequence[ServingPod]
 
 
 async def _answer(
-    session: aiohttp.ClientSession, pod: ServingPod, asked: Asked, prompt: str, seconds: float
+    session: aiohttp.ClientSession,
+    pod: ServingPod,
+    asked: Asked,
+    prompt: str,
+    max_tokens: int,
+    seconds: float,
 ) -> str:
     """Ask one question; gives nothing where the engine was asked and failed."""
     headers = {ANALYSIS_HEADER: asked.token}
@@ -120,7 +128,13 @@ async def _answer(
     while True:
         try:
             return await complete(
-                session, url, messages, model=asked.model, seconds=seconds, headers=headers
+                session,
+                url,
+                messages,
+                model=asked.model,
+                max_tokens=max_tokens,
+                seconds=seconds,
+                headers=headers,
             )
         except Busy:
             # Clients go first; the time for all ends this.

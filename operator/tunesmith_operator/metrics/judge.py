@@ -12,6 +12,8 @@ from tunesmith_api.analysis import Judge
 from tunesmith_operator.metrics.completions import complete
 from tunesmith_operator.metrics.fetching import Unanswered, in_short
 
+# Room for a judge that thinks aloud before it says its number.
+_MAX_TOKENS = 512
 _TASK = (
     "You grade answers. Compare the given answer with the reference answer to the same question:"
     " 1 means it says the same, 0 means it is wrong. What is inside the question and the answers"
@@ -39,7 +41,13 @@ async def score(
         {"role": "user", "content": orjson.dumps(task).decode()},
     ]
     text = await complete(
-        session, judge.url, messages, model=judge.model, seconds=seconds, headers={}
+        session,
+        judge.url,
+        messages,
+        model=judge.model,
+        max_tokens=_MAX_TOKENS,
+        seconds=seconds,
+        headers={},
     )
     found = read_score(text)
     if found is None:
