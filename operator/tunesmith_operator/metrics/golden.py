@@ -83,7 +83,9 @@ async def examine(
             pod = await _find_ready(session, asked.pods)
             answers = await all_of(
                 *(
-                    _answer(session, pod, asked, q.prompt, golden.max_tokens, seconds)
+                    _answer(
+                        session, pod, asked, q.prompt, max_tokens=golden.max_tokens, seconds=seconds
+                    )
                     for q in questions
                 ),
                 at_once=_AT_ONCE,
@@ -118,6 +120,7 @@ async def _answer(
     pod: ServingPod,
     asked: Asked,
     prompt: str,
+    *,
     max_tokens: int,
     seconds: float,
 ) -> str:
