@@ -62,6 +62,8 @@ class Cost:
     bad: int
     failed_by_stable: int = 0
     """Failures that the canary did not answer."""
+    example: str = ""
+    """What the first of those was."""
     reason: str = ""
 
 
@@ -75,6 +77,7 @@ def cost(answers: Sequence[Answer], canary: str, verdict: float, reason: str = "
     Raises ``StepError`` when no client got a bad answer: then there was nothing to detect.
     """
     bad = [a for a in failures(answers) if a.revision == canary]
+    others = [a for a in failures(answers) if a.revision != canary]
     if not bad:
         raise StepError(f"{canary} gave no bad answer", "look at: kubectl get mdep -A")
     came = [a.sent + a.seconds for a in bad]
@@ -82,7 +85,10 @@ def cost(answers: Sequence[Answer], canary: str, verdict: float, reason: str = "
         detected=verdict - min(came),
         restored=max(0.0, max(came) - verdict),
         bad=len(bad),
-        failed_by_stable=len(failures(answers)) - len(bad),
+        failed_by_stable=len(others),
+        example=f"{others[0].code} after {others[0].seconds:.2f} s {others[0].trouble}"
+        if others
+        else "",
         reason=reason,
     )
 
@@ -102,7 +108,7 @@ def misses(sampled: Cost, fast: Cost) -> list[str]:
     ]
     for name, run in (("by samples", sampled), ("with failFast", fast)):
         if run.failed_by_stable:
-            found.append(f"{run.failed_by_stable} requests failed on stable, {name}")
+            found.append(f"{run.failed_by_stable} requests failed on stable, {name}: {run.example}")
     return found
 
 

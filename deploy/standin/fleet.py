@@ -17,11 +17,12 @@ from pathlib import Path
 from deploy.cluster import Cluster
 from deploy.images import content_digest, is_pushed
 from deploy.kubectl import Kubectl, Manifest
-from deploy.load import Load, question
+from deploy.load import Load, ask, question
 from deploy.shell import Log, StepError
 from deploy.storage import CREDENTIALS, DEMO_NAMESPACE
 
 ENGINE = Path(__file__).parent / "engine"
+REACHABLE_SECONDS = 20
 SETTLING_SECONDS = 1.0
 # Thousandths of a core, or a deployment of several pods would not fit on two cores.
 FEW = {"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}}
@@ -126,6 +127,11 @@ class Fleet:
         service = self.kubectl.get("service", name, self.namespace)
         if service is None:
             raise StepError(f"modeldeployment/{name} has no Service")
-        with Load(f"http://{service['spec']['clusterIP']}", rate, lambda _: question("Hi?")) as it:
+        url = f"http://{service['spec']['clusterIP']}"
+        # The node learns of a Service's first endpoints a moment after everybody else.
+        deadline = time.monotonic() + REACHABLE_SECONDS
+        while not ask(url, question("Hi?"))[0].is_good and time.monotonic() < deadline:
+            time.sleep(0.1)
+        with Load(url, rate, lambda _: question("Hi?")) as it:
             time.sleep(SETTLING_SECONDS)
             yield it

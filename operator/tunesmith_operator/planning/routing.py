@@ -71,7 +71,8 @@ def _endpoints(pods: Sequence[ServingPod], port: int) -> tuple[RouterEndpoint, .
 def read_answers(answers: Sequence[RouterAnswer]) -> SeenRouter | None:
     """Say what the router does; None while nobody can say it.
 
-    A pod that is not ready gets no requests, so it counts only once it answers.
+    A pod that is not ready gets no requests, so it counts only once it answers; and while none is
+    ready nothing reaches anybody, whatever they were told.
     """
     splits = [a.report.split for a in answers if a.report is not None]
     is_silent = any(a.pod.is_ready and a.report is None for a in answers)
@@ -80,7 +81,7 @@ def read_answers(answers: Sequence[RouterAnswer]) -> SeenRouter | None:
         return None
     return SeenRouter(
         traffic=_traffic(told[0]) if told else None,
-        is_settled=not is_silent and len(set(splits)) == 1,
+        is_settled=not is_silent and len(set(splits)) == 1 and any(a.pod.is_ready for a in answers),
         counts=_sum([c for a in answers if a.report is not None for c in a.report.counts]),
     )
 
