@@ -1,10 +1,11 @@
 """ModelDeployments for integration tests, what is waited for, and what is compared at the end."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from tests.integration.operators import until, without_times
 from tests.integration.serving import Network
+from tunesmith_operator.assembly import Operator
 from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.kinds import KINDS, Object
 from tunesmith_operator.kube.transport import Request
@@ -107,6 +108,13 @@ async def until_rolled_back(kube: KubeClient, namespace: str) -> Object:
     return await until_status(kube, namespace, holds, "the rollback")
 
 
+async def until_pods(kube: KubeClient, namespace: str, number: int) -> Object:
+    """Wait until the status says that so many pods are asked for."""
+    return await until_status(
+        kube, namespace, lambda s: s.get("replicas") == number, f"{number} pods"
+    )
+
+
 def condition_of(status: Object, kind: str) -> tuple[str, str, str]:
     """Give status, reason and message of a condition."""
     found = next((c for c in status.get("conditions") or () if c["type"] == kind), {})
@@ -168,4 +176,23 @@ async def until_events(kube: KubeClient, namespace: str, reason: str) -> list[Ob
     return found
 
 
-Look = Callable[[], Awaitable[Any]]
+async def passes(running: Operator, number: int) -> None:
+    """Have an operator look at everything that often."""
+    for _ in range(number):
+        for own in running.cache.all_own(KIND):
+            running.queue.add(own.key)
+        await running._resync()
+
+        async def is_idle() -> bool:
+            return running.queue.is_idle
+
+        await until(is_idle, what="the passes to end")
+
+
+async def until_told(network: Network, puts: int) -> None:
+    """Wait until routers have taken so many states."""
+
+    async def are_told() -> bool:
+        return len(network.puts) >= puts
+
+    await until(are_told, what=f"put {puts} of a state to a router")

@@ -27,7 +27,7 @@ from tunesmith_api.router import (
     RouterState,
 )
 from tunesmith_operator.kube.client import KubeClient
-from tunesmith_operator.kube.errors import AlreadyExists, KubeError
+from tunesmith_operator.kube.errors import AlreadyExists, Gone
 from tunesmith_operator.kube.kinds import Object
 from tunesmith_sidecar.metrics import Failure, Metrics, Route
 
@@ -59,6 +59,7 @@ class Put:
     """A state that a router pod took."""
 
     time: float
+    """Seconds since 1970."""
     pod: str
     operator: str
     """Header X-Operator, for tests with two of them."""
@@ -203,7 +204,7 @@ class Network:
             self._check(state)
             router.take(state)
             sender = request.headers.get("X-Operator", "")
-            self.puts.append(Put(time.monotonic(), router.name, sender, state))
+            self.puts.append(Put(time.time(), router.name, sender, state))
         return web.Response(body=router.report().model_dump_json(by_alias=True))
 
     def _check(self, state: RouterState) -> None:
@@ -289,7 +290,8 @@ class ServingCluster:
 
     async def _delete(self, pod: Object) -> None:
         meta = pod["metadata"]
-        await self._kube.delete("Pod", meta["namespace"], meta["name"], uid=meta["uid"])
+        where = ("Pod", meta["namespace"], meta["name"])
+        await self._kube.delete(*where, uid=meta["uid"], propagation="Background")
         address = self._addresses.pop(meta["uid"], "")
         await self.network.close(address)
 
@@ -307,9 +309,9 @@ class ServingCluster:
             await self._start(pod, address)
         status = self._status(pod, address)
         if self._said.get(uid) != status:
-            self._said[uid] = status
-            with contextlib.suppress(KubeError):
+            with contextlib.suppress(Gone):
                 await patch_status(self._kube, "Pod", meta["namespace"], meta["name"], status)
+            self._said[uid] = status
 
     async def _start(self, pod: Object, address: str) -> None:
         network, number = self.network, _number(pod)
@@ -363,9 +365,10 @@ async def serving_cluster(kube: KubeClient, *namespaces: str) -> AsyncIterator[S
     task = asyncio.create_task(cluster.run())
     try:
         yield cluster
-        assert not task.done(), task.exception()
         assert cluster.network.complaints == []
     finally:
+        if task.done():
+            task.result()
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
