@@ -70,6 +70,7 @@ async def operator(
     namespace: str,
     interceptors: Sequence[Interceptor] = (),
     election: LeaderElection = NO_ELECTION,
+    **settings: Any,
 ) -> AsyncIterator[Operator]:
     """Run an operator in this process, over one namespace."""
     config = Config(
@@ -78,8 +79,9 @@ async def operator(
         probe_port=0,
         leader_election=election.model_copy(update={"namespace": namespace}),
         progress_seconds=0.5,
+        **settings,
     )
-    running = Operator(config, await connect(plane.kubeconfig), interceptors)
+    running = Operator(config, await connect(plane.kubeconfig), interceptors, router_key="key")
     task = asyncio.create_task(running.run())
     try:
         yield running

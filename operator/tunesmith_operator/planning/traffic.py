@@ -5,6 +5,7 @@ Pure; called by decide_rollout. Each row says where the traffic ends:
     stable can serve                  stable, and the canary its granted share if it has pods
     it cannot, the former stable can  the same with the former stable, while that is warm
     neither can                       all to the best revision whose pods are all ready
+    nothing is sent to anybody        all to stable, as far as it has pods that are ready
     nobody is ready                   as it is: moving it would help nobody
 """
 
@@ -25,8 +26,8 @@ def choose_traffic(
         proven = _of(seen, role)
         if proven is not None and _can_serve(proven, seen, leaves_rejected=is_rejected):
             return _split(proven, canary, granted, 0 if is_rejected else mirror_percent)
-    stand_in = _stand_in(seen, status, is_rejected=is_rejected)
-    return Traffic(main=stand_in.name) if stand_in else seen.traffic
+    serves = _stand_in(seen, status, is_rejected=is_rejected) or _remnant(seen, status)
+    return Traffic(main=serves.name) if serves else seen.traffic
 
 
 def _grant(seen: ServingObservation, status: ModelDeploymentStatus) -> int:
@@ -84,3 +85,13 @@ def _stand_in(
     # goes on while it grows to the size that this asks for.
     able = [r for r in seen.revisions if r.is_fully_ready or (r.name == main and r.ready_replicas)]
     return max(able, key=rank, default=None)
+
+
+def _remnant(seen: ServingObservation, status: ModelDeploymentStatus) -> SeenRevision | None:
+    """Give stable with the pods it has left, where the router sends requests to no revision.
+
+    Such as routers that are new because the node was lost that some of stable's pods were on, too.
+    """
+    stable, traffic = _of(seen, status.stable), seen.traffic
+    is_lost = traffic is None or not any(traffic.share(r.name) for r in seen.revisions)
+    return stable if stable is not None and stable.ready_replicas > 0 and is_lost else None

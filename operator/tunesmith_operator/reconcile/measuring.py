@@ -15,6 +15,8 @@ from tunesmith_operator.planning.serving import Sampling
 
 log = structlog.get_logger(__name__)
 
+FAILED_SECONDS = 2.0
+
 
 @dataclass(slots=True)
 class Measuring:
@@ -30,7 +32,12 @@ class Measuring:
             return
 
         async def measure() -> Sampling:
-            return await take()
+            try:
+                return await take()
+            except Exception:
+                # The pass that hears of it begins anew; at once it would fail at once, for ever.
+                await asyncio.sleep(FAILED_SECONDS)
+                raise
 
         task = asyncio.create_task(measure(), name=f"measure {key}")
         task.add_done_callback(lambda _: done())

@@ -7,8 +7,10 @@ queue, never twice at a time for one object.
 """
 
 import asyncio
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+import contextlib
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import assert_never
 
 import structlog
@@ -19,13 +21,12 @@ from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.config import Config
 from tunesmith_operator.kube.cache import Key
-from tunesmith_operator.kube.errors import NotOurs, Refused
+from tunesmith_operator.kube.errors import Gone, NotOurs, Refused
 from tunesmith_operator.kube.kinds import Object
 from tunesmith_operator.planning.actions import Emit
 from tunesmith_operator.planning.analysis import is_sample_due
 from tunesmith_operator.planning.rollout import decide_rollout
-from tunesmith_operator.planning.routing import build_split, build_state
-from tunesmith_operator.planning.serving import ServingObservation, Traffic
+from tunesmith_operator.planning.serving import ServingObservation
 from tunesmith_operator.planning.serving_actions import (
     DeleteRevision,
     EnsureRevision,
@@ -41,9 +42,9 @@ from tunesmith_operator.reconcile.measuring import Measuring
 from tunesmith_operator.reconcile.samples import remember, take_samples
 from tunesmith_operator.reconcile.serving_objects import ServingObjects
 from tunesmith_operator.reconcile.serving_reading import Reading, read
+from tunesmith_operator.reconcile.serving_routing import Routing
 from tunesmith_operator.reconcile.world import World
 from tunesmith_operator.resources.serving.engines.plan import UnservableError
-from tunesmith_operator.resources.serving.gateway import build_route
 from tunesmith_operator.resources.serving.record import Revision, build_record
 from tunesmith_operator.resources.serving.workload import build_service, build_workload
 
@@ -58,10 +59,7 @@ class ModelDeploymentReconciler:
 
     _measuring: Measuring = field(default_factory=Measuring)
     _objects: ServingObjects = field(default_factory=ServingObjects)
-    _told: dict[Key, dict[str, str]] = field(default_factory=dict)
-    """uid of each router pod -> the state that it took last."""
-    _confirmed: dict[Key, tuple[Traffic, datetime]] = field(default_factory=dict)
-    """What all router pods have confirmed, and when: a look comes a moment later."""
+    _routing: Routing = field(default_factory=Routing)
     _notifications: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def __call__(self, world: World, namespace: str, name: str) -> timedelta | None:
@@ -72,8 +70,7 @@ class ModelDeploymentReconciler:
             # The garbage collector takes all children.
             self._measuring.forget(key)
             self._objects.forget(key)
-            self._told.pop(key, None)
-            self._confirmed.pop(key, None)
+            self._routing.forget(key)
             return None
         try:
             deployment = ModelDeployment.model_validate(body)
@@ -84,29 +81,22 @@ class ModelDeploymentReconciler:
         seen = self._observe(world, key, deployment, reading)
         decision = decide_rollout(seen, world.now())
         await _write_status(world, deployment, decision.status)
-        try:
-            await self._act(world, key, deployment, reading, decision)
-            await self._objects.ensure(world, deployment)
-        except (NotOurs, Refused) as error:
-            _record(world, deployment, Emit("Warning", "ChildRefused", str(error)))
-            return _REFUSED_RETRY
+        behind = await self._act(world, key, deployment, reading, decision)
         await self._measure(world, key, deployment, reading, decision.status)
-        return decision.look_again
+        # Nobody watches what is around the pods.
+        looks = (decision.look_again, behind, world.config.resync_interval)
+        return min(look for look in looks if look is not None)
 
     def _observe(
         self, world: World, key: Key, deployment: ModelDeployment, reading: Reading
     ) -> ServingObservation:
         rollout = deployment.status.rollout
         digest = rollout.digest if rollout else None
-        router = reading.router
-        traffic, since = self._confirmed.get(key, (None, None))
-        if router is not None and router.is_settled and router.traffic == traffic:
-            router = replace(router, since=since)
         return ServingObservation(
             deployment=deployment,
             versions=reading.versions,
             revisions=reading.revisions,
-            router=router,
+            router=self._routing.dated(key, reading.router),
             unservable=_why_unservable(deployment, reading, world.config),
             sampling=self._measuring.result(key, digest),
         )
@@ -118,16 +108,27 @@ class ModelDeploymentReconciler:
         deployment: ModelDeployment,
         reading: Reading,
         decision: ServingDecision,
-    ) -> None:
-        """Traffic first: what the pods do next can wait for it, a bad answer cannot."""
+    ) -> timedelta | None:
+        """Do all that was decided. Return when to look again where something could not be done.
+
+        Traffic first: what the pods do next can wait for it, a bad answer cannot. What the cluster
+        refuses holds up nothing else, because each action is safe by itself.
+        """
         traffic = reading.router.traffic if reading.router else None
         for action in decision.actions:
             if isinstance(action, SetTraffic):
                 traffic = action.traffic
-        if traffic is not None:
-            await self._route(world, key, deployment, reading, traffic)
+        looks = []
+        # A route that somebody edited may send to nobody that we know.
+        if traffic is not None and traffic.main:
+            told = self._routing.direct(world, key, deployment, reading, traffic)
+            looks.append(await _unless_refused(world, deployment, told))
         for action in decision.actions:
-            await self._carry_out(world, deployment, action)
+            done = self._carry_out(world, deployment, action)
+            looks.append(await _unless_refused(world, deployment, done))
+        kept = self._objects.ensure(world, deployment, has_router=bool(reading.router_pods))
+        looks.append(await _unless_refused(world, deployment, kept))
+        return min((look for look in looks if look is not None), default=None)
 
     async def _carry_out(
         self, world: World, deployment: ModelDeployment, action: ServingAction
@@ -154,35 +155,6 @@ class ModelDeploymentReconciler:
             case _:
                 assert_never(action)
 
-    async def _route(
-        self,
-        world: World,
-        key: Key,
-        deployment: ModelDeployment,
-        reading: Reading,
-        traffic: Traffic,
-    ) -> None:
-        """Tell the router, but only where it does not know: endpoints change without weights."""
-        routing = deployment.spec.routing
-        if routing.gateway is not None:
-            if reading.router is None or traffic != reading.router.traffic:
-                route = build_route(deployment, routing.gateway, build_split(traffic))
-                await world.kube.apply(route)
-            return
-        state = build_state(traffic, reading.pods, reading.ports, routing.sticky_header)
-        text = state.model_dump_json()
-        router, told = reading.router, self._told.get(key, {})
-        is_known = router is not None and router.is_settled and router.traffic == traffic
-        behind = [p for p in reading.router_pods if not is_known or told.get(p.uid) != text]
-        if not behind:
-            return
-        for answer in await world.serving.routers.tell(deployment.metadata.uid, behind, state):
-            is_done = answer.report is not None and answer.report.split == state.split
-            told = told | {answer.pod.uid: text if is_done else ""}
-        if all(told.get(pod.uid) == text for pod in reading.router_pods):
-            self._confirmed[key] = (traffic, world.now())
-        self._told[key] = {pod.uid: told.get(pod.uid, "") for pod in reading.router_pods}
-
     async def _measure(
         self,
         world: World,
@@ -192,7 +164,13 @@ class ModelDeploymentReconciler:
         status: ModelDeploymentStatus,
     ) -> None:
         """Start what is due; the values come with a later pass."""
-        rollout = status.rollout
+        before, rollout = deployment.status, status.rollout
+        is_other = rollout is None or rollout.start_time != (
+            before.rollout.start_time if before.rollout else None
+        )
+        if is_other and before.canary is not None:
+            # Another try of the same revision is not measured by what this one counted.
+            world.serving.sampler.forget(key.namespace, before.canary.name)
         if rollout is None or rollout.abort is not None:
             return
         if is_sample_due(rollout, deployment.spec.rollout.analysis, world.now()):
@@ -226,6 +204,17 @@ def _why_unservable(deployment: ModelDeployment, reading: Reading, config: Confi
     return ""
 
 
+async def _unless_refused(
+    world: World, deployment: ModelDeployment, work: Awaitable[timedelta | None]
+) -> timedelta | None:
+    """Do it, and return when to look again; what the cluster refuses is said."""
+    try:
+        return await work
+    except (NotOurs, Refused, Gone) as error:
+        _record(world, deployment, Emit("Warning", "ChildRefused", str(error)))
+        return _REFUSED_RETRY
+
+
 async def _ensure_revision(
     world: World, deployment: ModelDeployment, action: EnsureRevision
 ) -> None:
@@ -248,7 +237,9 @@ async def _scale(world: World, namespace: str, name: str, record_uid: str, repli
     owners = (body or {"metadata": {}})["metadata"].get("ownerReferences") or ()
     if body is None or all(owner["uid"] != record_uid for owner in owners):
         return  # gone, or a namesake; the next pass sees it
-    await world.kube.scale("Deployment", namespace, name, replicas, uid=body["metadata"]["uid"])
+    uid = body["metadata"]["uid"]
+    with contextlib.suppress(Gone):
+        await world.kube.scale("Deployment", namespace, name, replicas, uid=uid)
 
 
 async def _write_status(

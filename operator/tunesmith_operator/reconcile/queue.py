@@ -19,7 +19,7 @@ import structlog
 
 from tunesmith_operator import telemetry
 from tunesmith_operator.kube.cache import Key
-from tunesmith_operator.kube.errors import Conflict, LostLeadershipError, Unavailable
+from tunesmith_operator.kube.errors import Conflict, Gone, LostLeadershipError, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -200,9 +200,9 @@ class WorkQueue:
         except LostLeadershipError:
             log.info("stopped before a write: not the leader any more")
             return "fenced", None
-        except (Conflict, Unavailable) as error:
+        except (Conflict, Gone, Unavailable) as error:
             wait = self._back_off(key)
-            # A conflict is an object that changed meanwhile: the next pass sees it as it is.
+            # The object changed meanwhile, or is gone: the next pass sees it as it is.
             log.warning("the API server did not do it", error=str(error), again_seconds=wait)
             return "error", wait
         except Exception:

@@ -1,12 +1,12 @@
 """Keeps the objects around the revisions as they should be: the router, and the autoscaler.
 
 They follow the spec in place and take no part in a roll-out. Server-side apply puts right what
-others changed; it is repeated when the manifest changes and once in each resync interval, because
-nobody watches these objects. Called by ``modeldeployment``.
+others changed; it is repeated when the manifest changes, while there are no router pods, and once
+in each resync interval, because nobody watches these objects. Called by ``modeldeployment``.
 """
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import orjson
 
@@ -20,6 +20,9 @@ from tunesmith_operator.reconcile.world import World
 from tunesmith_operator.resources.serving.autoscaling import build_autoscaler
 from tunesmith_operator.resources.serving.router import build_router
 
+# Somebody may have deleted the router: nothing is served until it is made again.
+_LOST_INTERVAL = timedelta(seconds=5)
+
 
 @dataclass(slots=True)
 class ServingObjects:
@@ -28,8 +31,10 @@ class ServingObjects:
     _applied: dict[Key, tuple[bytes, datetime]] = field(default_factory=dict)
     """ModelDeployment -> all manifests as they were applied, and when."""
 
-    async def ensure(self, world: World, deployment: ModelDeployment) -> None:
+    async def ensure(self, world: World, deployment: ModelDeployment, *, has_router: bool) -> None:
         """Apply what is wanted and delete what is not, unless that was done just now.
+
+        ``has_router`` says whether there are pods of the router.
 
         Raises ``NotOurs`` where somebody else's object has the name.
         """
@@ -38,7 +43,9 @@ class ServingObjects:
         wanted = _wanted(world, deployment)
         content = orjson.dumps(list(wanted))
         known, at = self._applied.get(key, (b"", None))
-        if known == content and at is not None and world.now() - at < world.config.resync_interval:
+        is_lost = not has_router and deployment.spec.routing.router is RouterType.HAPROXY
+        interval = _LOST_INTERVAL if is_lost else world.config.resync_interval
+        if known == content and at is not None and world.now() - at < interval:
             return
         for manifest in wanted:
             await _apply(world, deployment, manifest)

@@ -21,7 +21,7 @@ from tunesmith_operator.kube.parse_serving import (
     parse_workload,
 )
 from tunesmith_operator.planning.gathering import gather_revisions, pods_of
-from tunesmith_operator.planning.routing import read_answers
+from tunesmith_operator.planning.routing import RouterAnswer, read_answers
 from tunesmith_operator.planning.serving import (
     SeenRevision,
     SeenRouter,
@@ -42,18 +42,23 @@ class Reading:
     ports: Mapping[str, int]
     """Port of the sidecar in them."""
     router_pods: tuple[ServingPod, ...]
+    answers: tuple[RouterAnswer, ...]
+    """What those that could be asked said."""
     router: SeenRouter | None
+    route: Object | None
+    """The HTTPRoute, with router GatewayAPI."""
 
 
 async def read(world: World, deployment: ModelDeployment) -> Reading:
     """Read all that belongs to ``deployment``."""
     meta = deployment.metadata
     selector = f"{LABEL_DEPLOYMENT_UID}={meta.uid}"
-    records, workloads, bodies, versions = await asyncio.gather(
+    records, workloads, bodies, versions, route = await asyncio.gather(
         world.kube.list("ConfigMap", meta.namespace, selector),
         world.kube.list("Deployment", meta.namespace, selector),
         world.kube.list("Pod", meta.namespace, selector),
         _versions(world, deployment),
+        _route(world, deployment),
     )
     pods = [parse_serving_pod(body) for body in bodies]
     router_pods = tuple(p for p in pods if p.revision == 0 and not p.is_terminating)
@@ -63,13 +68,16 @@ async def read(world: World, deployment: ModelDeployment) -> Reading:
         [parse_workload(body) for body in workloads],
         pods,
     )
+    answers = await world.serving.routers.ask(meta.uid, router_pods)
     return Reading(
         versions=versions,
         revisions=revisions,
         pods={r.name: pods_of(r.number, pods) for r in revisions},
         ports={r.name: sidecar_port(r.template) for r in revisions},
         router_pods=router_pods,
-        router=await _look_at_router(world, deployment, router_pods),
+        answers=tuple(answers),
+        router=_router(deployment, answers, route),
+        route=route,
     )
 
 
@@ -86,13 +94,18 @@ async def _versions(world: World, deployment: ModelDeployment) -> tuple[ModelVer
     return tuple(v for v in versions if source.model is None or v.spec.model == source.model)
 
 
-async def _look_at_router(
-    world: World, deployment: ModelDeployment, pods: Sequence[ServingPod]
-) -> SeenRouter | None:
+async def _route(world: World, deployment: ModelDeployment) -> Object | None:
+    if deployment.spec.routing.router is not RouterType.GATEWAY_API:
+        return None
     meta = deployment.metadata
+    return await world.kube.get("HTTPRoute", meta.namespace, meta.name)
+
+
+def _router(
+    deployment: ModelDeployment, answers: Sequence[RouterAnswer], route: Object | None
+) -> SeenRouter | None:
     match deployment.spec.routing.router:
         case RouterType.HAPROXY:
-            return read_answers(await world.serving.routers.ask(meta.uid, pods))
+            return read_answers(answers)
         case RouterType.GATEWAY_API:
-            body = await world.kube.get("HTTPRoute", meta.namespace, meta.name)
-            return parse_route(body) if body else SeenRouter(traffic=None)
+            return parse_route(route) if route else SeenRouter(traffic=None)

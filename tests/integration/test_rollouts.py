@@ -1,0 +1,175 @@
+"""Roll-outs against a real API server, real measuring, and routers that answer over HTTP."""
+
+from datetime import datetime
+
+import pytest
+
+from deploy.native.apiserver import ControlPlane
+from tests.integration.operators import Recorder, client_of, make_namespace, operator
+from tests.integration.rollouts import (
+    ANALYSIS,
+    ROLLOUT,
+    change,
+    condition_of,
+    deployment,
+    passes,
+    read,
+    source,
+    until_pods,
+    until_rolled_back,
+    until_stable,
+    until_status,
+    until_told,
+    weights,
+)
+from tests.integration.serving import Behaviour, serving_cluster
+from tunesmith_operator.kube.kinds import KINDS, Object
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+
+async def test_a_canary_goes_through_its_steps_and_takes_over(control_plane: ControlPlane) -> None:
+    namespace = make_namespace(control_plane)
+    async with client_of(control_plane) as kube, serving_cluster(kube, namespace) as cluster:
+        await kube.create(deployment(namespace))
+        async with operator(control_plane, namespace):
+            first = await until_stable(kube, namespace, 1)
+            await change(kube, namespace, source=source("b"))
+            second = await until_stable(kube, namespace, 2)
+    old, new = (body["status"]["stable"]["name"] for body in (first, second))
+    for pod in {put.pod for put in cluster.network.puts}:
+        assert weights(cluster.network, pod) == [
+            (old, "", 0),
+            (old, new, 20),
+            (old, new, 50),
+            (new, "", 0),
+        ]
+    assert cluster.network.lost == 0
+
+
+async def test_a_bad_canary_goes_at_once_and_is_not_tried_again(
+    control_plane: ControlPlane,
+) -> None:
+    namespace = make_namespace(control_plane)
+    async with client_of(control_plane) as kube, serving_cluster(kube, namespace) as cluster:
+        cluster.behaviour[namespace, 2] = Behaviour(error_share=0.8)
+        await kube.create(deployment(namespace))
+        async with operator(control_plane, namespace):
+            first = await until_stable(kube, namespace, 1)
+            await change(kube, namespace, source=source("b"))
+            back = await until_rolled_back(kube, namespace)
+            back = await until_pods(kube, namespace, 1)
+        stable, last = first["status"]["stable"]["name"], back["status"]["lastRollback"]
+        assert last["reason"] == "AnalysisFailed"
+        assert (last["metric"], last["fromRevision"], last["toRevision"]) == ("error-rate", 2, 1)
+        assert last["requestsServedByRejected"] > 0
+        decided = datetime.fromisoformat(last["time"]).timestamp()
+        told = [p.time for p in cluster.network.puts if p.time > decided]
+        assert len(told) == 2, "each router once"
+        assert max(told) - decided < 0.5
+        assert last["restoredAfterMilliseconds"] < 1000
+        assert weights(cluster.network)[-1] == (stable, "", 0)
+        recorder = Recorder()
+        async with operator(control_plane, namespace, [recorder]) as running:
+            await until_told(cluster.network, len(cluster.network.puts) + 2)
+            await passes(running, 3)
+        # A new operator cannot know what its routers' endpoints are; all else is in the status.
+        after = await read(kube, namespace)
+        assert after["status"] == back["status"]
+        assert weights(cluster.network)[-1] == (stable, "", 0)
+        assert [w for w in recorder.writes if not w.startswith("apply")] == []
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        pytest.param(Behaviour(refusal="ModelRefused: other files"), "ModelRefused", id="refused"),
+        pytest.param(Behaviour(is_ready=False, restarts=2), "CrashLooping", id="crash-looping"),
+        pytest.param(Behaviour(error_share=1), "ConsecutiveErrors", id="only errors"),
+    ],
+)
+async def test_what_ends_a_canary_without_a_sample(
+    control_plane: ControlPlane, behaviour: Behaviour, reason: str
+) -> None:
+    namespace = make_namespace(control_plane)
+    rollout = ROLLOUT | {"analysis": ANALYSIS | {"intervalSeconds": 50}}
+    async with client_of(control_plane) as kube, serving_cluster(kube, namespace) as cluster:
+        cluster.behaviour[namespace, 2] = behaviour
+        await kube.create(deployment(namespace, rollout=rollout))
+        async with operator(control_plane, namespace):
+            await until_stable(kube, namespace, 1)
+            await change(kube, namespace, source=source("b"))
+            back = await until_rolled_back(kube, namespace)
+    assert back["status"]["lastRollback"]["reason"] == reason
+    splits = weights(cluster.network)
+    assert splits[-1] == (back["status"]["stable"]["name"], "", 0)
+    assert (len(splits) > 1) == bool(behaviour.error_share), "no request to what is not ready"
+
+
+async def test_a_canary_that_loses_its_pods_begins_again(control_plane: ControlPlane) -> None:
+    namespace = make_namespace(control_plane)
+    async with client_of(control_plane) as kube, serving_cluster(kube, namespace) as cluster:
+        await kube.create(deployment(namespace))
+        async with operator(control_plane, namespace):
+            await until_stable(kube, namespace, 1)
+            await change(kube, namespace, source=source("b"))
+            await until_status(kube, namespace, lambda s: weight_of(s) == 50, "the second step")
+            cluster.behaviour[namespace, 2].is_ready = False
+            await cluster.lose_pods(namespace, 2)
+            begun = await until_status(
+                kube, namespace, lambda s: s["rollout"].get("interruptions"), "the new beginning"
+            )
+            cluster.behaviour[namespace, 2].is_ready = True
+            done = await until_stable(kube, namespace, 2)
+    assert begun["status"]["rollout"]["step"] == 0
+    assert [w for _, _, w in weights(cluster.network, cluster.routers()[0].name)] == [
+        0,
+        20,
+        50,
+        0,
+        20,
+        50,
+        0,
+    ]
+    assert "lastRollback" not in done["status"]
+
+
+async def test_a_version_in_the_channel_is_rolled_out_by_itself(
+    control_plane: ControlPlane,
+) -> None:
+    namespace = make_namespace(control_plane)
+    async with client_of(control_plane) as kube, serving_cluster(kube, namespace):
+        follows = {"model": "support", "channel": "prod"}
+        await kube.create(deployment(namespace, source=follows))
+        async with operator(control_plane, namespace):
+            await until_status(
+                kube,
+                namespace,
+                lambda s: condition_of(s, "Stalled")[1] == "VersionNotFound",
+                "the objection",
+            )
+            await kube.create(version(namespace, "support-v1", "a", "prod"))
+            await until_stable(kube, namespace, 1)
+            await kube.create(version(namespace, "support-v2", "b"))
+            await kube.create(version(namespace, "support-v3", "c", "prod"))
+            done = await until_stable(kube, namespace, 2)
+    assert done["status"]["stable"]["version"] == "support-v3"
+
+
+def version(namespace: str, name: str, letter: str, *tags: str) -> Object:
+    return {
+        "apiVersion": KINDS["ModelVersion"].api_version,
+        "kind": "ModelVersion",
+        "metadata": {"namespace": namespace, "name": name},
+        "spec": {
+            "model": "support",
+            "version": name.removeprefix("support-"),
+            "tags": list(tags),
+            "artifacts": [{"format": "GGUF", "sizeBytes": 1, **source(letter)}],
+        },
+    }
+
+
+def weight_of(status: Object) -> int:
+    """Give the percentage that the canary was seen with."""
+    return int((status.get("canary") or {}).get("weight", 0))
