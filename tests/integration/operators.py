@@ -91,7 +91,10 @@ async def operator(
 
 
 async def until(
-    condition: Callable[[], Awaitable[Any]], seconds: float = 20, what: str = "it"
+    condition: Callable[[], Awaitable[Any]],
+    seconds: float = 20,
+    what: str = "it",
+    every: float = 0.05,
 ) -> Any:
     """Wait until ``condition`` gives something true and return that."""
     deadline = time.monotonic() + seconds
@@ -99,7 +102,7 @@ async def until(
         result = await condition()
         if result:
             return result
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(every)
     raise AssertionError(f"{what} did not happen in {seconds} s")
 
 

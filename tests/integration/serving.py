@@ -32,7 +32,7 @@ from tunesmith_operator.kube.kinds import Object
 from tunesmith_sidecar.metrics import Failure, Metrics, Route
 
 ENGINE_PORT = 8000
-TURN_SECONDS = 0.08
+TURN_SECONDS = 0.1
 REQUESTS_PER_TURN = 10
 _SELECTOR = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
 # Processes of tests run side by side on this machine.
@@ -237,7 +237,7 @@ class ServingCluster:
 
     async def run(self) -> None:
         while True:
-            for namespace in self.namespaces:
+            for namespace in sorted(self.namespaces):
                 await self._turn(namespace)
             self.network.serve(REQUESTS_PER_TURN)
             await asyncio.sleep(TURN_SECONDS)
