@@ -49,10 +49,13 @@ def stable(fleet: Deployments) -> str:
     return NAME
 
 
-def offer(fleet: Deployments, load: Load, misbehaviour: dict[str, str]) -> ModelDeploymentStatus:
+def offer(
+    fleet: Deployments, misbehaviour: dict[str, str], ready_seconds: int
+) -> ModelDeploymentStatus:
     """Offer a canary and wait until it is rolled back and the answers are all stable's again."""
     before = fleet.status(NAME).last_revision
-    fleet.apply(NAME, {"ANSWER": "good", **misbehaviour})
+    rules = {"readyTimeoutSeconds": ready_seconds}
+    fleet.apply(NAME, {"ANSWER": "good", **misbehaviour}, rollout=rules)
     until(lambda: fleet.status(NAME).last_revision > before or None, 30, "the roll-out", 0.1)
     fleet.wait_for_phase(NAME, "RolledBack", seconds=180)
     time.sleep(1)
@@ -99,10 +102,9 @@ def test_a_bad_canary_is_rolled_back_and_stable_fails_nobody(
     reasons: set[RollbackReason],
     most_bad: int,
 ) -> None:
-    if "LOAD_SECONDS" in misbehaviour:
-        fleet.patch(stable, {"rollout": {"readyTimeoutSeconds": 15}})
+    ready_seconds = 15 if "LOAD_SECONDS" in misbehaviour else 90
     with fleet.load(stable) as load:
-        status = offer(fleet, load, misbehaviour)
+        status = offer(fleet, misbehaviour, ready_seconds)
         told = time.monotonic()
         time.sleep(2)
         after = load.since(told)
