@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from deploy.load import Answer, Load, by_revision, failures
+from deploy.load import Answer, by_revision, failures
 from deploy.standin.fleet import ensure_engine
 from tests.e2e.lab import Lab, Manifest, until
 from tests.e2e.rollouts import Deployments
