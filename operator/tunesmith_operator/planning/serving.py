@@ -104,6 +104,8 @@ class SeenRouter:
     is_settled: bool = True
     """Whether every router pod has it, or the route is Accepted."""
     counts: tuple[RevisionCounts, ...] = ()
+    refusal: str = ""
+    """Why no Gateway does what the route says, in its controller's words."""
 
     def counted(self, name: str) -> RevisionCounts:
         """Give the counts of a revision."""
