@@ -188,15 +188,24 @@ class Operator:
     async def _start_kopf(self) -> list[asyncio.Task[Any]]:
         registry = build_registry(self.cache, self.watches, self.queue.add, self._login)
         # Not kopf.operator(): at its end that cancels every task of the loop, ours too.
-        tasks = await kopf.spawn_tasks(
-            # Found out by kopf it takes a user name, which the image's user does not have.
-            identity=cast("Any", self.identity),
-            registry=registry,
-            settings=build_settings(),
-            standalone=True,
-            clusterwide=not self.config.namespaces,
-            namespaces=self.config.namespaces,
+        spawning = asyncio.ensure_future(
+            kopf.spawn_tasks(
+                # Found out by kopf it takes a user name, which the image's user does not have.
+                identity=cast("Any", self.identity),
+                registry=registry,
+                settings=build_settings(),
+                standalone=True,
+                clusterwide=not self.config.namespaces,
+                namespaces=self.config.namespaces,
+            )
         )
+        try:
+            tasks = await asyncio.shield(spawning)
+        except asyncio.CancelledError:
+            # Stopped just now: what has been started must be ended as well.
+            for task in await spawning:
+                task.cancel()
+            raise
         install_signals(self.stop)
         return list(tasks)
 

@@ -120,6 +120,7 @@ class RouterPod:
 class EnginePod:
     """An engine and its sidecar."""
 
+    revision: str
     metrics: Metrics
     behaviour: Behaviour
     _owed: float = 0.0
@@ -251,13 +252,25 @@ class ServingCluster:
             if _number(pod) == number:
                 await self._delete(pod)
 
+    async def evict(self, pod: Object) -> None:
+        """End a pod as a node does that is short of memory: it stays, as Failed."""
+        meta = pod["metadata"]
+        await self.network.close(self._addresses.pop(meta["uid"], ""))
+        status = {"phase": "Failed", "reason": "Evicted", "conditions": []}
+        await patch_status(self._kube, "Pod", meta["namespace"], meta["name"], status)
+
     async def _turn(self, namespace: str) -> None:
         """Do what a Deployment controller and a kubelet would do next."""
         workloads = await self._kube.list("Deployment", namespace, _SELECTOR)
         pods = await self._kube.list("Pod", namespace, _SELECTOR)
         for workload in workloads:
             uid = workload["metadata"]["uid"]
-            mine = [p for p in pods if p["metadata"]["ownerReferences"][0]["uid"] == uid]
+            mine = [
+                p
+                for p in pods
+                if p["metadata"]["ownerReferences"][0]["uid"] == uid
+                and p["status"]["phase"] != "Failed"
+            ]
             wanted = workload["spec"]["replicas"]
             for _ in range(wanted - len(mine)):
                 await self._create(workload)
@@ -322,7 +335,7 @@ class ServingCluster:
         if number:
             name = pod["metadata"]["ownerReferences"][0]["name"]
             behaviour = self.behaviour[pod["metadata"]["namespace"], number]
-            network.engines[address] = EnginePod(Metrics(name), behaviour)
+            network.engines[address] = EnginePod(name, Metrics(name), behaviour)
             await network.open(address, ENGINE_PORT)
         elif self.agents_come:
             network.routers[address] = RouterPod(pod["metadata"]["name"], _token(pod))

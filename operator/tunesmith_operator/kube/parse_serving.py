@@ -44,7 +44,9 @@ def parse_serving_pod(body: Object) -> ServingPod:
         revision=_number(meta),
         address=status.get("podIP", ""),
         is_ready=conditions.get("Ready", {}).get("status") == "True",
-        is_terminating=bool(meta.get("deletionTimestamp")),
+        # One that was evicted stays as Failed until somebody clears up, address and all.
+        is_terminating=bool(meta.get("deletionTimestamp"))
+        or status.get("phase") in ("Failed", "Succeeded"),
         restarts=sum(c.get("restartCount", 0) for c in status.get("containerStatuses") or ()),
         waiting=_waiting(conditions.get("PodScheduled", {}), containers),
         refusal=_refusal(init),
@@ -59,10 +61,14 @@ def parse_route(body: Object) -> SeenRouter:
     mirrors = [f["requestMirror"] for f in rule.get("filters") or () if "requestMirror" in f]
     parents = (body.get("status") or {}).get("parents") or ()
     wanted = len((body.get("spec") or {}).get("parentRefs") or ())
-    accepted = sum(_is_accepted(parent, meta.get("generation", 0)) for parent in parents)
+    generation = meta.get("generation", 0)
+    accepted = sum(_is_accepted(parent, generation) for parent in parents)
+    refusals = (_refused(parent, generation) for parent in parents)
+    nobody = "" if parents else "no Gateway of routing.gateway.parentRefs has taken notice of it"
     return SeenRouter(
         traffic=_split(backends, mirrors) if backends else None,
         is_settled=len(rules) == 1 and 0 < wanted <= accepted,
+        refusal=next((refusal for refusal in refusals if refusal), nobody),
     )
 
 
@@ -78,12 +84,22 @@ def _split(backends: dict[str, int], mirrors: list[Object]) -> Traffic:
 
 
 def _is_accepted(parent: Object, generation: int) -> bool:
-    return any(
-        condition.get("type") == "Accepted"
-        and condition.get("status") == "True"
-        and condition.get("observedGeneration", 0) >= generation
-        for condition in parent.get("conditions") or ()
-    )
+    said = _said(parent, generation)
+    return said.get("Accepted", {}).get("status") == "True" and not _refused(parent, generation)
+
+
+def _refused(parent: Object, generation: int) -> str:
+    """Give why a Gateway does not do it; one that cannot find a Service answers 500 instead."""
+    for condition in _said(parent, generation).values():
+        if condition.get("type") in ("Accepted", "ResolvedRefs") and condition["status"] == "False":
+            return f"{condition.get('reason', '')}: {condition.get('message', '')}"
+    return ""
+
+
+def _said(parent: Object, generation: int) -> dict[str, Object]:
+    """Give what is said of this generation, by type."""
+    conditions = parent.get("conditions") or ()
+    return {c["type"]: c for c in conditions if c.get("observedGeneration", 0) >= generation}
 
 
 def _number(meta: Object) -> int:

@@ -110,7 +110,7 @@ def _route(draft: ServingDraft, seen: ServingObservation, chosen: Traffic | None
         # The router's own change wakes nobody.
         draft.look_again_in(_ROUTER_ANSWERS)
     elif not seen.router.is_settled:
-        draft.look_again_in(_ROUTER_SETTLES)
+        draft.look_again_in(_ROUTER_SILENT if seen.router.refusal else _ROUTER_SETTLES)
 
 
 def _retire(draft: ServingDraft, seen: ServingObservation, chosen: Traffic | None) -> None:

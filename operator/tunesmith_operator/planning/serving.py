@@ -106,6 +106,8 @@ class SeenRouter:
     counts: tuple[RevisionCounts, ...] = ()
     since: datetime | None = None
     """When all router pods had confirmed this traffic, where that is known: before this look."""
+    refusal: str = ""
+    """Why no Gateway does what the route says, in its controller's words."""
 
     def counted(self, name: str) -> RevisionCounts:
         """Give the counts of a revision."""

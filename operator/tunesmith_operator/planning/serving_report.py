@@ -106,6 +106,9 @@ def _available(seen: ServingObservation) -> Saying:
         return Saying(_UNKNOWN, DeploymentReason.ROUTER_UNAVAILABLE, "The router cannot be asked")
     if seen.traffic is None:
         return Saying(_FALSE, DeploymentReason.NO_REVISION, "No revision has been ready yet")
+    if seen.router.refusal:
+        message = f"The HTTPRoute is not in effect: {seen.router.refusal}"
+        return Saying(_FALSE, DeploymentReason.ROUTER_UNAVAILABLE, message)
     main = seen.revision(seen.traffic.main)
     if main is None or main.ready_replicas == 0:
         message = f"Revision {main.number if main else seen.traffic.main} has no ready pods"
@@ -156,6 +159,9 @@ def _progressing(
         return Saying(_TRUE, DeploymentReason.PAUSED, f"Paused at {_place(draft, rollout)}")
     if rollout.unready_time is not None:
         return _waiting(draft, seen, rollout)
+    if seen.router is not None and seen.router.refusal:
+        message = f"The HTTPRoute does not go to {_place(draft, rollout)}: {seen.router.refusal}"
+        return Saying(_TRUE, DeploymentReason.WAITING_FOR_ROUTER, message)
     return _stepping(draft, rollout)
 
 

@@ -7,17 +7,22 @@ a decision that leaves work for later must ask for it here.
 from datetime import timedelta
 
 from tunesmith_api.analysis import Verdict
+from tunesmith_api.engine import RouterType
 from tunesmith_operator.planning.analysis import next_sample_time
 from tunesmith_operator.planning.rejection import data_deadline, hold_end, ready_deadline
 from tunesmith_operator.planning.serving_draft import ServingDraft
 
 # How long a burst of errors may go unseen; failFast is judged at every look.
 _FAST_LOOK = timedelta(seconds=1)
+# Nobody watches routes: whoever edits one, or refuses it later, is noticed at the next look.
+_ROUTE_LOOK = timedelta(seconds=15)
 
 
 def ask_to_be_woken(draft: ServingDraft) -> None:
     """Ask for a look at the earliest time at which the decision may be another one."""
     rollout, spec = draft.status.rollout, draft.spec.rollout
+    if draft.spec.routing.router is RouterType.GATEWAY_API:
+        draft.look_again_in(_ROUTE_LOOK)
     if rollout is None:
         return
     if rollout.abort is not None or (rollout.exposed_time and spec.fail_fast.consecutive_errors):

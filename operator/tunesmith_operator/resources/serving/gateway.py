@@ -23,10 +23,10 @@ def build_route(
     """Give the HTTPRoute that sends requests to the revisions' Services as ``split`` says."""
     spec: Manifest = {
         "parentRefs": [_parent(parent) for parent in options.parent_refs],
+        # Said where there is none, too: server-side apply leaves alone what it is not told of.
+        "hostnames": [options.hostname] if options.hostname else [],
         "rules": [_rule(split)],
     }
-    if options.hostname:
-        spec["hostnames"] = [options.hostname]
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "HTTPRoute",
