@@ -32,7 +32,7 @@ from tunesmith_operator.kube.kinds import Object
 from tunesmith_sidecar.metrics import Failure, Metrics, Route
 
 ENGINE_PORT = 8000
-TURN_SECONDS = 0.1
+TURN_SECONDS = 0.15
 REQUESTS_PER_TURN = 10
 _SELECTOR = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
 # Processes of tests run side by side on this machine.

@@ -8,6 +8,8 @@ import pytest
 from deploy.native.apiserver import ControlPlane
 from tests.integration.operators import Recorder, client_of, make_namespace, operator, until
 from tests.integration.rollouts import (
+    ANALYSIS,
+    ROLLOUT,
     change,
     condition_of,
     deployment,
@@ -24,6 +26,7 @@ from tests.integration.serving import ServingCluster, serving_cluster
 from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.kube.kinds import KINDS, Object
+from tunesmith_operator.kube.transport import Request, Response, Send
 from tunesmith_operator.planning.revisions import revision_digest, revision_name
 from tunesmith_operator.planning.sources import resolve
 from tunesmith_operator.reconcile import modeldeployment as shell
@@ -73,7 +76,7 @@ async def test_routers_that_come_late_or_forget_are_told(control_plane: ControlP
             one = next(
                 p for p in await kube.list("Pod", namespace) if "router" in p["metadata"]["name"]
             )
-            await cluster._delete(one)
+            await cluster.evict(one)
             await asyncio.sleep(1.5)
             cluster.agents_come = True
             await until_all_told(cluster)
@@ -248,6 +251,36 @@ async def test_a_router_that_somebody_deleted_comes_back(control_plane: ControlP
             await until(is_back, what="the router's Deployment")
             await until_all_told(cluster)
             await until_stable(kube, namespace, 1)
+
+
+async def test_a_measurement_that_cannot_be_made_is_no_hot_loop(
+    control_plane: ControlPlane,
+) -> None:
+    """The operator may not read the ConfigMap with the golden prompts."""
+    asked = 0
+
+    async def forbid(request: Request, send: Send) -> Response:
+        nonlocal asked
+        if request.verb == "get" and request.path.endswith("/configmaps/golden"):
+            asked += 1
+            return Response(403, b"{}")
+        return await send(request)
+
+    golden = {"name": "golden", "goldenPrompts": {"configMapRef": {"name": "golden"}}, "min": "1"}
+    rollout = ROLLOUT | {"analysis": ANALYSIS | {"metrics": [golden]}}
+    namespace = make_namespace(control_plane)
+    async with client_of(control_plane) as kube, serving_cluster(kube, namespace):
+        await kube.create(deployment(namespace, rollout=rollout))
+        async with operator(control_plane, namespace, [forbid]):
+            await until_stable(kube, namespace, 1)
+            await change(kube, namespace, source=source("b"))
+            await until_status(
+                kube, namespace, lambda s: "stepStartTime" in s.get("rollout", {}), "the step"
+            )
+            await asyncio.sleep(5)
+            held = await read(kube, namespace)
+    assert 1 <= asked <= 4
+    assert held["status"]["rollout"]["step"] == 0
 
 
 async def until_all_told(cluster: ServingCluster, number: int = 2) -> None:
