@@ -136,8 +136,11 @@ def test_a_rejected_canary_is_not_tried_again_and_a_good_one_is_promoted(
     fleet.patch(stable, {"revisionHistoryLimit": 9})  # no change of the revision or its plan
     time.sleep(5)
     assert fleet.status(stable).last_revision == before.last_revision
+    # In the dark step the canary answers nobody, so only copies can be what it is judged by.
+    dark = {"weight": 0, "mirrorPercent": 50, "holdSeconds": 5}
+    steps = [dark, {"weight": 25, "holdSeconds": 5}]
     with fleet.load(stable) as load:
-        fleet.apply(stable, {"ANSWER": "better"})
+        fleet.apply(stable, {"ANSWER": "better"}, rollout={"steps": steps})
         fleet.wait_until_stable(stable, before.last_revision + 1, seconds=180)
         time.sleep(2)
         answers = list(load.answers)
@@ -207,6 +210,27 @@ def test_a_trained_model_is_served_by_llama_cpp(
         90,
         "all of it to go",
     )
+
+
+def test_vllm_is_started_and_drained_as_it_documents(fleet: Deployments, lab: Lab) -> None:
+    """No GPU here: the stand-in takes vLLM's command line and speaks its API."""
+    fleet.apply("vllm", engine={"type": "VLLM"})
+    fleet.wait_until_stable("vllm", 1)
+    (pod,) = lab.kubectl.list_all(
+        "pods",
+        NAMESPACE,
+        "tunesmith.dev/deployment=vllm,app.kubernetes.io/component=engine",
+    )
+    engine = next(c for c in pod["spec"]["containers"] if c["name"] == "engine")
+    assert engine["command"] == ["vllm", "serve"]
+    assert "--served-model-name=vllm" in engine["args"]
+    with fleet.load("vllm", rate=20) as load:
+        lab.kubectl.run("delete", "pod", pod["metadata"]["name"], "-n", NAMESPACE, "--wait")
+        fleet.wait_for_ready("vllm")
+        told = time.monotonic()
+        time.sleep(2)
+    assert failures(load.since(told)) == []
+    lab.kubectl.run("delete", "mdep", "vllm", "-n", NAMESPACE, "--wait")
 
 
 def test_a_model_that_is_not_what_was_asked_for_is_refused(

@@ -77,9 +77,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def port() -> int:
-    """Give the port that the command line asks for, or a Custom engine's."""
-    flags = sys.argv[1:]
-    return int(flags[flags.index("--port") + 1]) if "--port" in flags else 8000
+    """Read the flag as vLLM takes it: --port N or --port=N."""
+    words = " ".join(sys.argv[1:]).replace("--port=", "--port ").split()
+    return int(words[words.index("--port") + 1]) if "--port" in words else 8000
 
 
 if __name__ == "__main__":
