@@ -47,6 +47,7 @@ PYTHON = Root(
     "python:3.11-slim-bookworm", "bookworm", "python3,python3-venv,ca-certificates", edition=2
 )
 HAPROXY = Root("haproxy:2.6-bookworm", "bookworm", "haproxy")
+PROMETHEUS = Root("prometheus:2.42-bookworm", "bookworm", "prometheus")
 # bookworm has no llama.cpp.
 LLAMA_CPP = Root(
     "llama.cpp:sid", "sid", "llama.cpp,ca-certificates", entrypoint="llama-server", edition=2

@@ -6,10 +6,12 @@ model with the real llama-server. Stable must not fail a single request in any o
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from deploy.load import Answer, by_revision, failures
+from deploy.native.buildah import PROMETHEUS, Buildah
 from deploy.standin.fleet import ensure_engine
 from tests.e2e.lab import Lab, Manifest, until
 from tests.e2e.rollouts import Deployments
@@ -210,6 +212,45 @@ def test_a_trained_model_is_served_by_llama_cpp(
         90,
         "all of it to go",
     )
+
+
+@pytest.fixture
+def prometheus(lab: Lab, fleet: Deployments) -> str:
+    """Run a real Prometheus beside the pods that serve, and give its address."""
+    builder = lab.cluster.builder
+    assert isinstance(builder, Buildah), "its image is made of Debian's packages"
+    builder.ensure_root(PROMETHEUS, lab.log)
+    text = (Path(__file__).parent / "prometheus.yaml").read_text()
+    lab.kubectl.apply(text, NAMESPACE=NAMESPACE, IMAGE=builder.full_name(PROMETHEUS))
+    lab.kubectl.wait_for_rollout("prometheus", NAMESPACE, 120)
+    return f"http://prometheus.{NAMESPACE}.svc.cluster.local:9090"
+
+
+def test_prometheus_judges_a_canary(fleet: Deployments, stable: str, prometheus: str) -> None:
+    before = fleet.status(stable)
+    asked = 'sum(increase(tunesmith_serving_errors_total{revision="{{revision}}"}[10s]))'
+    analysis = {
+        "intervalSeconds": 10,
+        "failureLimit": 1,
+        "provider": {"type": "Prometheus", "prometheus": {"url": prometheus}},
+        "metrics": [
+            {"name": "latency", "builtin": "LatencyP95", "max": "5"},
+            {"name": "errors", "query": asked, "max": "10"},
+        ],
+    }
+    with fleet.load(stable) as load:
+        rules = {"analysis": analysis, "failFast": {"consecutiveErrors": 0}}
+        fleet.apply(stable, {"ANSWER": "p", "ERROR_PERCENT": "60"}, rollout=rules)
+        until(
+            lambda: fleet.status(stable).last_revision > before.last_revision or None,
+            30,
+            "the roll-out",
+        )
+        fleet.wait_for_phase(stable, "RolledBack", seconds=120)
+    rollback = fleet.status(stable).last_rollback
+    assert rollback is not None
+    assert (rollback.reason, rollback.metric) == (RollbackReason.ANALYSIS_FAILED, "errors")
+    assert failures(of_stable(fleet, list(load.answers))) == []
 
 
 def test_vllm_is_started_and_drained_as_it_documents(fleet: Deployments, lab: Lab) -> None:
