@@ -34,6 +34,7 @@ from tunesmith_operator.planning.names import model_name
 from tunesmith_operator.planning.observed import Observation, SeenJob, SeenTarget
 from tunesmith_operator.planning.offers import target_name
 from tunesmith_operator.planning.training import decide
+from tunesmith_operator.reconcile.emitting import emit
 from tunesmith_operator.reconcile.world import World
 from tunesmith_operator.resources.attempt import build_job, build_service
 from tunesmith_operator.resources.version import build_version
@@ -210,15 +211,7 @@ async def carry_out(world: World, job: FineTuneJob, action: Action) -> None:
                 FineTuneJob.KIND, meta.namespace, meta.name, uid=uid, propagation="Background"
             )
         case Emit():
-            world.record(
-                FineTuneJob.KIND,
-                meta.namespace,
-                meta.name,
-                meta.uid,
-                type=action.type,
-                reason=action.reason,
-                message=action.message,
-            )
+            emit(world, FineTuneJob.KIND, meta, action)
         case _:
             assert_never(action)
 

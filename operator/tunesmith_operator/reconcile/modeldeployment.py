@@ -23,6 +23,7 @@ from tunesmith_operator.config import Config
 from tunesmith_operator.kube.cache import Key
 from tunesmith_operator.kube.errors import Gone, NotOurs, Refused
 from tunesmith_operator.kube.kinds import Object
+from tunesmith_operator.kube.parse import controller_uid
 from tunesmith_operator.planning.actions import Emit
 from tunesmith_operator.planning.analysis import is_sample_due
 from tunesmith_operator.planning.rollout import decide_rollout
@@ -38,6 +39,7 @@ from tunesmith_operator.planning.serving_actions import (
     SetTraffic,
 )
 from tunesmith_operator.planning.sources import resolve
+from tunesmith_operator.reconcile.emitting import emit
 from tunesmith_operator.reconcile.measuring import Measuring
 from tunesmith_operator.reconcile.samples import remember, take_samples
 from tunesmith_operator.reconcile.serving_objects import ServingObjects
@@ -151,7 +153,7 @@ class ModelDeploymentReconciler:
             case Notify():
                 self._notify(world, deployment, action)
             case Emit():
-                _record(world, deployment, action)
+                emit(world, ModelDeployment.KIND, deployment.metadata, action)
             case _:
                 assert_never(action)
 
@@ -211,7 +213,12 @@ async def _unless_refused(
     try:
         return await work
     except (NotOurs, Refused, Gone) as error:
-        _record(world, deployment, Emit("Warning", "ChildRefused", str(error)))
+        emit(
+            world,
+            ModelDeployment.KIND,
+            deployment.metadata,
+            Emit("Warning", "ChildRefused", str(error)),
+        )
         return _REFUSED_RETRY
 
 
@@ -234,8 +241,7 @@ async def _ensure_revision(
 async def _scale(world: World, namespace: str, name: str, record_uid: str, replicas: int) -> None:
     """Scale the revision's Deployment, if its record still controls it."""
     body = await world.kube.get("Deployment", namespace, name)
-    owners = (body or {"metadata": {}})["metadata"].get("ownerReferences") or ()
-    if body is None or all(owner["uid"] != record_uid for owner in owners):
+    if body is None or controller_uid(body["metadata"], "ConfigMap") != record_uid:
         return  # gone, or a namesake; the next pass sees it
     uid = body["metadata"]["uid"]
     with contextlib.suppress(Gone):
@@ -254,19 +260,6 @@ async def _write_status(
         status.model_dump(mode="json", by_alias=True, exclude_none=True),
         resource_version=deployment.metadata.resource_version,
         is_urgent=True,
-    )
-
-
-def _record(world: World, deployment: ModelDeployment, event: Emit) -> None:
-    meta = deployment.metadata
-    world.record(
-        ModelDeployment.KIND,
-        meta.namespace,
-        meta.name,
-        meta.uid,
-        type=event.type,
-        reason=event.reason,
-        message=event.message,
     )
 
 
