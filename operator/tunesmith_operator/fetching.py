@@ -1,7 +1,8 @@
-"""How metrics/ talks HTTP: bounded in time and size, no redirects, to no metadata service.
+"""How the operator asks pods and users' endpoints: bounded, no redirects, no metadata service.
 
 Whoever is asked is not trusted: an address comes from a user's spec, an answer from a user's pod.
-Decides nothing about what an answer means. Called by the other modules of metrics/.
+Decides nothing about what an answer means. Called by metrics/ and
+routing/.
 """
 
 import asyncio

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from tests.metrics.conftest import Serve
-from tunesmith_operator.metrics.fetching import (
+from tunesmith_operator.fetching import (
     Unanswered,
     Unreachable,
     fetch,

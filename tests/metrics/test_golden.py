@@ -12,8 +12,8 @@ from aiohttp import web
 
 from tests.metrics.conftest import NOW, STABLE, Begin, Scholar, Serve, analysis, measured, pod, take
 from tests.sidecar.conftest import eventually
+from tunesmith_operator.fetching import Unanswered
 from tunesmith_operator.metrics import golden, patterns
-from tunesmith_operator.metrics.fetching import Unanswered
 from tunesmith_operator.metrics.judge import read_score
 from tunesmith_operator.metrics.matching import contains, is_equal, similarity
 from tunesmith_operator.metrics.patterns import search_all

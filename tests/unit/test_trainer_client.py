@@ -60,7 +60,7 @@ async def hang(_: web.Request) -> web.Response:
     ],
 )
 async def test_poll(handler, result, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "TIMEOUT", trainer.aiohttp.ClientTimeout(total=0.3))
+    monkeypatch.setattr(trainer, "SECONDS", 0.3)
     app = web.Application()
     app.router.add_get("/progress", handler)
     app.router.add_get("/elsewhere", answer_well)

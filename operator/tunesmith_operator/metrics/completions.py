@@ -9,7 +9,7 @@ import aiohttp
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from tunesmith_operator.metrics.fetching import Unanswered, fetch, in_short
+from tunesmith_operator.fetching import Unanswered, fetch, in_short
 
 _ANSWER_BYTES = 1 << 20
 LONGEST_TEXT = 4096

@@ -14,9 +14,9 @@ import aiohttp
 from pydantic import BaseModel, Field, ValidationError
 
 from tunesmith_api.analysis import GoldenPrompts, PromptMatch
+from tunesmith_operator.fetching import Unanswered, fetch
 from tunesmith_operator.metrics import judge, matching
 from tunesmith_operator.metrics.completions import Broken, Busy, complete
-from tunesmith_operator.metrics.fetching import Unanswered, fetch
 from tunesmith_operator.metrics.patterns import search_all
 from tunesmith_operator.metrics.scraping import ServingPod, address_of
 from tunesmith_operator.metrics.together import all_of

@@ -9,8 +9,8 @@ import aiohttp
 import orjson
 
 from tunesmith_api.analysis import Judge
+from tunesmith_operator.fetching import Unanswered, in_short
 from tunesmith_operator.metrics.completions import complete
-from tunesmith_operator.metrics.fetching import Unanswered, in_short
 
 # Room for a judge that thinks aloud before it says its number.
 _MAX_TOKENS = 512

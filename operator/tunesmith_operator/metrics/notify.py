@@ -8,7 +8,7 @@ import orjson
 import structlog
 
 from tunesmith_api.deploymentstatus import RollbackStatus
-from tunesmith_operator.metrics.fetching import Unanswered, fetch, open_session
+from tunesmith_operator.fetching import Unanswered, fetch, open_session
 
 log = structlog.get_logger(__name__)
 

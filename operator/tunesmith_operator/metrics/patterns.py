@@ -13,7 +13,7 @@ from pathlib import Path
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from tunesmith_operator.metrics.fetching import Unanswered
+from tunesmith_operator.fetching import Unanswered
 
 _PROGRAM = Path(__file__).with_name("pattern_process.py")
 # The process stops itself earlier; this is for one that cannot.

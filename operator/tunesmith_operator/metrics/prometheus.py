@@ -14,6 +14,7 @@ import structlog
 from pydantic import BaseModel, Field, ValidationError
 
 from tunesmith_api.analysis import BuiltinMetric, Endpoint
+from tunesmith_operator.fetching import Unanswered, fetch, in_short
 from tunesmith_operator.metrics.builtin import QUANTILES, Value
 from tunesmith_operator.metrics.exposed import (
     ERRORS,
@@ -25,7 +26,6 @@ from tunesmith_operator.metrics.exposed import (
     ROUTES,
     TOKENS_PER_SECOND,
 )
-from tunesmith_operator.metrics.fetching import Unanswered, fetch, in_short
 from tunesmith_operator.metrics.together import all_of
 
 log = structlog.get_logger(__name__)

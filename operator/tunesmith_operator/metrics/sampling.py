@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from tunesmith_api.analysis import Analysis
-from tunesmith_operator.metrics.fetching import Unanswered, open_session
+from tunesmith_operator.fetching import Unanswered, open_session
 from tunesmith_operator.metrics.ledger import Baseline, Ledger, Watched
 from tunesmith_operator.metrics.scraping import Scrape, ServingPod, scrape
 from tunesmith_operator.metrics.sources import Measured, PromptsError, Sources, Task, needs_pods

@@ -13,6 +13,7 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from tunesmith_operator.fetching import Unanswered, fetch
 from tunesmith_operator.metrics.exposed import (
     ERRORS,
     EXCUSED_CODES,
@@ -24,7 +25,6 @@ from tunesmith_operator.metrics.exposed import (
     STARTED,
     TOKENS_PER_SECOND,
 )
-from tunesmith_operator.metrics.fetching import Unanswered, fetch
 
 _SECONDS = 2.0
 _PAGE_BYTES = 1 << 20

@@ -12,9 +12,9 @@ import aiohttp
 import structlog
 
 from tunesmith_api.analysis import Analysis, AnalysisMetric, BuiltinMetric, Endpoint, GoldenPrompts
+from tunesmith_operator.fetching import Unanswered
 from tunesmith_operator.metrics import builtin, golden
 from tunesmith_operator.metrics.builtin import Value
-from tunesmith_operator.metrics.fetching import Unanswered
 from tunesmith_operator.metrics.ledger import Watched
 from tunesmith_operator.metrics.prometheus import Prometheus
 from tunesmith_operator.metrics.scraping import ServingPod

@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from tunesmith_api.analysis import AnalysisMetric, Endpoint
-from tunesmith_operator.metrics.fetching import Unanswered, fetch, in_short
+from tunesmith_operator.fetching import Unanswered, fetch, in_short
 
 _ANSWER_BYTES = 64 << 10
 _LONGEST_VALUE = 64

@@ -14,15 +14,16 @@ from pydantic import ValidationError
 from yarl import URL
 
 from tunesmith_api.router import AGENT_PORT, ROUTER_STATE_PATH, RouterReport, RouterState
+from tunesmith_operator.fetching import Unanswered, Unreachable, fetch, in_short
 from tunesmith_operator.planning.routing import RouterAnswer
 from tunesmith_operator.planning.serving import ServingPod
 from tunesmith_operator.routing.tokens import router_token
 
 log = structlog.get_logger(__name__)
 
-ASK_TIMEOUT = aiohttp.ClientTimeout(total=2)
+ASK_SECONDS = 2.0
 # The agent answers once new endpoints have passed a health check, for which it waits seconds.
-TELL_TIMEOUT = aiohttp.ClientTimeout(total=10)
+TELL_SECONDS = 10.0
 MAX_BODY_BYTES = 256 * 1024
 
 
@@ -84,20 +85,20 @@ class RouterAgents:
     ) -> RouterReport | None:
         url = URL.build(scheme="http", host=pod.address, port=self._port, path=ROUTER_STATE_PATH)
         try:
-            async with self._session.request(
+            answer = await fetch(
+                self._session,
                 method,
-                url,
+                str(url),
+                body=body,
                 headers=headers,
-                data=body,
-                allow_redirects=False,
-                timeout=ASK_TIMEOUT if body is None else TELL_TIMEOUT,
-            ) as answer:
-                text = await answer.content.read(MAX_BODY_BYTES)
-                if answer.status != 200:
-                    raise ValueError(f"HTTP {answer.status}: {text[:200]!r}")
-                return RouterReport.model_validate_json(text)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            log.info("a router pod does not answer", pod=pod.name, error=repr(error))
-        except (ValidationError, ValueError) as error:
+                seconds=ASK_SECONDS if body is None else TELL_SECONDS,
+                limit_bytes=MAX_BODY_BYTES,
+            )
+            if answer.status != 200:
+                raise Unanswered(f"HTTP {answer.status}: {in_short(answer.body)}")
+            return RouterReport.model_validate_json(answer.body)
+        except Unreachable as error:
+            log.info("a router pod does not answer", pod=pod.name, error=str(error))
+        except (Unanswered, ValidationError) as error:
             log.warning("a router pod refuses", pod=pod.name, error=str(error))
         return None
