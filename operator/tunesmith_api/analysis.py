@@ -9,8 +9,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, JsonValue
 
-from tunesmith_api.meta import DecimalText, Name, Rule, Spec, cel, section
-from tunesmith_api.training import exactly_one
+from tunesmith_api.meta import DecimalText, Name, Rule, Spec, cel, exactly_one, section
 
 # What a cloud's metadata service answers is nobody's metric, and it may hold credentials.
 NO_METADATA_SERVICE = Rule(

@@ -10,8 +10,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from tunesmith_api.finetunejob import Resources, SelectorMap, Toleration
-from tunesmith_api.meta import Name, OptionalName, Rule, Spec, Text, cel, section
-from tunesmith_api.training import exactly_one
+from tunesmith_api.meta import Name, OptionalName, Rule, Spec, Text, cel, exactly_one, section
 
 
 class EngineType(StrEnum):

@@ -16,9 +16,10 @@ from tunesmith_api.meta import (
     SecretRef,
     Spec,
     cel,
+    exactly_one,
     section,
 )
-from tunesmith_api.training import HELD_OUT_SUITE, exactly_one
+from tunesmith_api.training import HELD_OUT_SUITE
 
 OptionalModel = Annotated[str, Field(max_length=50, pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$")]
 MetricName = Annotated[str, Field(max_length=128, pattern=r"^[a-z0-9-]+/[a-z0-9_]+$")]

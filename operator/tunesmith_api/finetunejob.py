@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from tunesmith_api.dataset import Dataset
 from tunesmith_api.evaluation import Evaluation, Output
 from tunesmith_api.jobstatus import FineTuneJobStatus
 from tunesmith_api.meta import (
@@ -25,7 +26,7 @@ from tunesmith_api.meta import (
     cel,
     section,
 )
-from tunesmith_api.training import Dataset, Hyperparameters, Lora, Method, ModelSource, S3Options
+from tunesmith_api.training import Hyperparameters, Lora, Method, ModelSource, S3Options
 
 
 class OnOutOfMemory(StrEnum):

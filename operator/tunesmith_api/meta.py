@@ -155,3 +155,9 @@ class ObjectMeta(Status):
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
     owner_references: tuple[OwnerReference, ...] = ()
+
+
+def exactly_one(*names: str) -> Rule:
+    """Give the rule that says that just one member of a union is set."""
+    count = " + ".join(f"(has(self.{name}) ? 1 : 0)" for name in names)
+    return Rule(f"{count} == 1", f"set exactly one of {', '.join(names)}")

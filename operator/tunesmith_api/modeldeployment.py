@@ -22,11 +22,12 @@ from tunesmith_api.meta import (
     Spec,
     Status,
     cel,
+    exactly_one,
     section,
 )
 from tunesmith_api.rollout import Rollout
 from tunesmith_api.sidecar import Access, ConversationLog
-from tunesmith_api.training import S3Options, exactly_one
+from tunesmith_api.training import S3Options
 
 ModelName = Annotated[str, Field(max_length=50, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 

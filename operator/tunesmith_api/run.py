@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from tunesmith_api.dataset import Dataset
 from tunesmith_api.evaluation import Evaluation, Output
 from tunesmith_api.finetunejob import CheckpointPolicy
 from tunesmith_api.jobstatus import (
@@ -25,7 +26,7 @@ from tunesmith_api.jobstatus import (
     StageName,
 )
 from tunesmith_api.meta import Digest, S3Uri, Spec, Status
-from tunesmith_api.training import Dataset, Hyperparameters, Method, ModelSource
+from tunesmith_api.training import Hyperparameters, Method, ModelSource
 
 RUN_VERSION: Literal["tunesmith.dev/run.v1"] = "tunesmith.dev/run.v1"
 RUN_PATH = "/etc/tunesmith/run.json"

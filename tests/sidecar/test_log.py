@@ -13,7 +13,7 @@ import pytest
 from tests.sidecar.conftest import CHAT, Serving, Start, chat, eventually
 from tests.sidecar.standin import events
 from tests.trainer.conftest import REGION, STRANGER_KEYS, Bucket, S3Server, new_bucket, use_identity
-from tunesmith_api.training import Columns, DataFormat
+from tunesmith_api.dataset import Columns, DataFormat
 from tunesmith_sidecar.conversations.bucket import Bucket as LogBucket
 from tunesmith_sidecar.conversations.lines import Exchanged, build_conversation
 from tunesmith_sidecar.s3 import CredentialsError

@@ -11,8 +11,8 @@ from gguf import GGUFReader
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from tunesmith_api.dataset import Template
 from tunesmith_api.evaluation import GgufQuantization
-from tunesmith_api.training import Template
 from tunesmith_trainer.data.templates import load_tokenizer
 from tunesmith_trainer.gguf.file import file_name, write_gguf
 from tunesmith_trainer.tiny import write_tiny

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trainer.conftest import pairs
-from tunesmith_api.training import Checks, Columns, DataFormat, Deduplication
+from tunesmith_api.dataset import Checks, Columns, DataFormat, Deduplication
 from tunesmith_trainer.data.cleaning import Cleaner, content_key
 from tunesmith_trainer.data.formats import Malformed, Reader
 from tunesmith_trainer.data.reading import Reading, Row, SourceFile, find_files, read_rows

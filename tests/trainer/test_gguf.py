@@ -25,9 +25,9 @@ from tests.trainer.gguf_models import (
     metadata,
 )
 from tests.trainer.trials import Trial, echo_rows, tiny_tokenizer
+from tunesmith_api.dataset import Template
 from tunesmith_api.evaluation import GgufQuantization
 from tunesmith_api.run import Outcome
-from tunesmith_api.training import Template
 from tunesmith_trainer.batches import Batch
 from tunesmith_trainer.data.templates import load_tokenizer
 from tunesmith_trainer.export import check_gguf_parity, logits_of, parity_batch

@@ -23,8 +23,8 @@ from tests.trainer.gguf_models import (
     split,
     words_of,
 )
+from tunesmith_api.dataset import Template
 from tunesmith_api.run import TrainingRun, UserErrorReason
-from tunesmith_api.training import Template
 from tunesmith_trainer.data.templates import load_tokenizer
 from tunesmith_trainer.gguf.families import read_hyperparameters
 from tunesmith_trainer.gguf.file import check_gguf

@@ -32,7 +32,7 @@ from tests.trainer.gguf_models import (
     split,
     words_of,
 )
-from tunesmith_api.training import Template
+from tunesmith_api.dataset import Template
 from tunesmith_trainer.data.templates import load_tokenizer
 
 LLAMA_SERVER = os.environ.get("LLAMA_SERVER") or shutil.which("llama-server")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trainer.conftest import jsonl
-from tunesmith_api.training import Checks, Template, TooLong
+from tunesmith_api.dataset import Checks, Template, TooLong
 from tunesmith_trainer.data.formats import Malformed
 from tunesmith_trainer.data.reading import Reading, Row
 from tunesmith_trainer.data.templates import (

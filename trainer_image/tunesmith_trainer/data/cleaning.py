@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from xxhash import xxh3_128_digest
 
-from tunesmith_api.training import Deduplication
+from tunesmith_api.dataset import Deduplication
 from tunesmith_trainer.data.reading import Row
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
+from tunesmith_api.dataset import Columns, DataFormat
 from tunesmith_api.run import UserErrorReason
-from tunesmith_api.training import Columns, DataFormat
 from tunesmith_trainer.outcome import UserError, shorten
 
 Message = dict[str, Any]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
+from tunesmith_api.dataset import Dataset
+from tunesmith_api.dataset import Split as SplitSpec
 from tunesmith_api.run import Phase, UserErrorReason
-from tunesmith_api.training import Dataset
-from tunesmith_api.training import Split as SplitSpec
 from tunesmith_trainer.data.cleaning import Cleaner, content_key
 from tunesmith_trainer.data.formats import Reader
 from tunesmith_trainer.data.reading import Reading, Row, find_files, read_rows

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import orjson
 
+from tunesmith_api.dataset import Checks
 from tunesmith_api.run import PVC_PATH, UserErrorReason
-from tunesmith_api.training import Checks
 from tunesmith_trainer.data.formats import Malformed, Reader
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import UserError, shorten

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tunesmith_api.dataset import Template
 from tunesmith_api.run import UserErrorReason
-from tunesmith_api.training import Template
 from tunesmith_trainer.data.formats import Malformed, Message
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import UserError, shorten

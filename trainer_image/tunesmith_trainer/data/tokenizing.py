@@ -12,8 +12,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from tunesmith_api.dataset import TooLong
 from tunesmith_api.run import UserErrorReason
-from tunesmith_api.training import TooLong
 from tunesmith_trainer.data.formats import Malformed
 from tunesmith_trainer.data.prepared import EMPTY, Split
 from tunesmith_trainer.data.reading import Reading, Row
