@@ -4,7 +4,7 @@ The files are ``.npy`` (read without copying, never pickled) and one ``meta.json
 ``prepare``, read by the train stage's batches. Knows nothing of S3.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +30,7 @@ class PreparedMeta(Status):
     model_revision: str = ""
     """Of the model whose tokenizer was used."""
     template: str = "ChatTemplate"
-    """ChatTemplate or ChatML."""
+    """Chat template that was used."""
     max_sequence_length: int = 0
     """Tokens; no row is longer."""
     seed: int = 0
@@ -79,6 +79,12 @@ class PreparedData:
     validation: Split
     test: Split
     meta: PreparedMeta
+
+    def described(self, *, template: str, model_revision: str) -> "PreparedData":
+        """Give the same rows with what is known of the model that they were tokenized for."""
+        data = self.meta.data.model_copy(update={"template": template})
+        told = {"template": template, "model_revision": model_revision, "data": data}
+        return replace(self, meta=self.meta.model_copy(update=told))
 
     def save(self, directory: Path) -> None:
         """Write all arrays and the meta into ``directory``, which is made."""
