@@ -79,19 +79,23 @@ PREFERENCE = {"messages": HI[:1], "chosen": "Hello", "rejected": "What?"}
             {
                 "query": "to Paris",
                 "intent": "travel",
-                "entities": [{"value": "Paris", "entity": "city"}],
+                "entities": [
+                    {"value": "1", "entity": "day"},
+                    {"value": "Paris", "entity": "city"},
+                    {"text": "2", "label": "day"},
+                ],
             },
             "Intent",
             pair(
                 "to Paris",
-                '{"intent":"travel","entities":[{"entity":"city","value":"Paris"}]}',
+                '{"intent":"travel","entities":{"city":"Paris","day":["1","2"]}}',
             ),
             id="an intent becomes canonical JSON",
         ),
         pytest.param(
             {"text": "to Paris", "intent": "travel"},
             "Intent",
-            pair("to Paris", '{"intent":"travel","entities":[]}'),
+            pair("to Paris", '{"intent":"travel","entities":{}}'),
             id="an intent with Rasa's name for the query",
         ),
         pytest.param(
@@ -133,7 +137,7 @@ def test_columns_have_other_names() -> None:
     assert orjson.loads(made.convert({"task": "Hi", "result": "Hello"}) or b"") == HI
     made = reader(columns=names, format="Intent")
     content = orjson.loads(made.convert({"utterance": "Hi", "label": "greet"}) or b"")
-    assert json.loads(content[1]["content"]) == {"intent": "greet", "entities": []}
+    assert json.loads(content[1]["content"]) == {"intent": "greet", "entities": {}}
 
 
 @pytest.mark.parametrize(
@@ -151,6 +155,12 @@ def test_columns_have_other_names() -> None:
         ),
         pytest.param(
             "Intent", {"query": "x", "intent": "y", "entities": 3}, "entities is a int", id="entity"
+        ),
+        pytest.param(
+            "Intent",
+            {"query": "x", "intent": "y", "entities": [{"start": 1}]},
+            "no name and value; it has the fields start",
+            id="an entity without a name",
         ),
         pytest.param(
             "Preference", {"prompt": "x", "chosen": "y", "rejected": "y"}, "are equal", id="equal"

@@ -27,6 +27,7 @@ _SHARE_GPT_ROLES = {
     "assistant": "assistant",
     "system": "system",
 }
+_ENTITY_NAMES = ("entity", "name", "type", "label")
 _MANY = 20
 
 
@@ -117,22 +118,32 @@ def _turn(value: Any, number: int) -> Message:
 def from_intent(value: Any, columns: Columns) -> list[Message]:
     """Read what was said with its intent; the answer is canonical JSON of intent and entities.
 
-    The label is the answer itself, keys sorted below entities: whoever scores it parses it.
+    The label is the answer itself, ``{"intent": NAME, "entities": {NAME: VALUE or [VALUES]}}``
+    with sorted names: whoever scores it parses it.
     """
     row = as_object(value)
     query = text_of(row, columns.query if columns.query in row else columns.text)
-    entities = structured(row.get(columns.entities))
-    if entities is None or entities == "":
-        entities = []
-    if not isinstance(entities, (list, dict)):
-        raise Malformed(f"{columns.entities} is a {type(entities).__name__}, not a list or object")
-    label = {"intent": text_of(row, columns.intent), "entities": entities}
-    ordered = {name: orjson.loads(_sorted(part)) for name, part in label.items()}
-    return pair(query, orjson.dumps(ordered).decode())
+    entities = _entities(structured(row.get(columns.entities)), columns.entities)
+    label = {"intent": text_of(row, columns.intent), "entities": dict(sorted(entities.items()))}
+    return pair(query, orjson.dumps(label).decode())
 
 
-def _sorted(value: Any) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+def _entities(value: Any, field: str) -> dict[str, Any]:
+    if value is None or value == "":
+        return {}
+    if isinstance(value, dict):
+        return value
+    if not isinstance(value, list):
+        raise Malformed(f"{field} is a {type(value).__name__}, not a list or object")
+    found: dict[str, list[Any]] = {}
+    for item in value:
+        row = as_object(item)
+        name = next((row[key] for key in _ENTITY_NAMES if isinstance(row.get(key), str)), None)
+        content = row.get("value", row.get("text"))
+        if name is None or content is None:
+            raise Malformed(f"an item of {field} has no name and value; it has {fields_of(row)}")
+        found.setdefault(name, []).append(content)
+    return {name: said[0] if len(said) == 1 else said for name, said in found.items()}
 
 
 def from_text(value: Any, columns: Columns) -> dict[str, Any]:
