@@ -25,7 +25,7 @@ from tunesmith_api.jobstatus import (
     Metric,
     StageName,
 )
-from tunesmith_api.meta import Digest, S3Uri, Spec, Status
+from tunesmith_api.meta import Digest, Spec, Status
 from tunesmith_api.training import Hyperparameters, Method, ModelSource
 
 RUN_VERSION: Literal["tunesmith.dev/run.v1"] = "tunesmith.dev/run.v1"
@@ -154,7 +154,7 @@ class TrainingRun(Spec):
     stage: StageName
     attempt: Annotated[int, Field(ge=1)]
     """Rises over all attempts of the job, so it fences late writes of an earlier one."""
-    run_uri: S3Uri
+    run_uri: Annotated[str, Field(max_length=1024, pattern=r"^(s3|file)://.+$")]
     """Everything the run writes is below this prefix: prepared/, checkpoints/, adapter/, merged/,
     gguf/, report.json."""
     trainer_image: str = ""

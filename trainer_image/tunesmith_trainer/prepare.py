@@ -26,7 +26,7 @@ from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.progress import Progress
 from tunesmith_trainer.sources import FetchedModel, fetch_tokenizer
 from tunesmith_trainer.stopping import StopSignal
-from tunesmith_trainer.storage import Storage
+from tunesmith_trainer.storage import Storage, Store, open_store
 from tunesmith_trainer.storage.fence import Fence
 from tunesmith_trainer.storage.locations import as_prefix
 from tunesmith_trainer.storage.manifest import (
@@ -42,7 +42,7 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
 
     Raises TrainerError in all its kinds.
     """
-    output = Storage.open(run.s3, "output", stop=stop)
+    output = open_store(run.run_uri, run.s3, "output", stop)
     output.check_writable(run.run_uri)
     fence = Fence(output, run.run_uri, run.attempt)
     fence.claim()
@@ -118,7 +118,7 @@ def _extra(run: TrainingRun, meta: PreparedMeta) -> dict[str, str]:
     return {"inputs": inputs_digest(run), "meta": meta.model_dump_json(by_alias=True)}
 
 
-def _earlier(output: Storage, run: TrainingRun) -> PreparedMeta | None:
+def _earlier(output: Store, run: TrainingRun) -> PreparedMeta | None:
     try:
         found = read_manifest(output, prepared_uri(run))
         if found is None or found.manifest.extra.get("inputs") != inputs_digest(run):
