@@ -37,6 +37,8 @@ class PreparedMeta(Status):
     """Seed of the split."""
     unsupervised: int = Field(default=0, ge=0)
     """Rows left out because no token of theirs would have been trained on."""
+    estimated_gpu_memory_bytes: int | None = None
+    """Peak of a training step on each GPU; None where training is on CPUs."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,10 @@ class PreparedData:
     test: Split
     meta: PreparedMeta
 
-    def described(self, *, template: str, model_revision: str) -> "PreparedData":
-        """Give the same rows with what is known of the model that they were tokenized for."""
+    def described(self, template: str) -> "PreparedData":
+        """Give the same rows with the name of the chat template that they were made with."""
         data = self.meta.data.model_copy(update={"template": template})
-        told = {"template": template, "model_revision": model_revision, "data": data}
-        return replace(self, meta=self.meta.model_copy(update=told))
+        return replace(self, meta=self.meta.model_copy(update={"template": template, "data": data}))
 
     def save(self, directory: Path) -> None:
         """Write all arrays and the meta into ``directory``, which is made."""
