@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
 from tunesmith_api.dataset import Speakers
+from tunesmith_trainer.data.containers import LONGEST_LINE_BYTES
 from tunesmith_trainer.data.formats import Malformed, Message, closed
 
 _GAP = timedelta(minutes=30)
@@ -79,12 +80,14 @@ class _Part:
 
     def __init__(self) -> None:
         self._lines: list[str] = []
-        self._first = 0
+        self._first = self._size = 0
         self._after_blank = self._is_spaced = self._has_answer = False
         self._time: datetime | None = None
 
     def ends_before(self, role: str, time: datetime | None) -> bool:
         """Say whether a turn of ``role`` at ``time`` begins another conversation."""
+        if self._size > LONGEST_LINE_BYTES:
+            return True
         if role == "assistant" or not (role and self._has_answer):
             return False
         if time and self._time and abs(time - self._time) >= _GAP:
@@ -97,6 +100,7 @@ class _Part:
         if blank and not self._lines:
             return
         self._first = self._first or number
+        self._size += len(line)
         self._lines.append(line.rstrip("\r\n"))
         if role == "assistant":
             self._is_spaced = self._is_spaced or self._after_blank

@@ -15,6 +15,7 @@ from email.utils import parseaddr
 from typing import NamedTuple
 
 from tunesmith_trainer.data.chatlog import joined
+from tunesmith_trainer.data.containers import LONGEST_LINE_BYTES
 from tunesmith_trainer.data.formats import Malformed, Message, closed
 
 _MBOX = re.compile(rb"From \S.*\d{4}")
@@ -24,6 +25,7 @@ _QUOTES = re.compile(
     r"^(?:On .{5,200} wrote:|Am .{5,200} schrieb.{0,200}:|-+ ?Original Message ?-+)\s*$"
 )
 _IDS = re.compile(r"<[^<>\s]+>")
+_RULE = re.compile(rb"\s*([-=*_])\1{2,}\s*$")
 _OPEN_THREADS = 4096
 
 
@@ -137,29 +139,33 @@ def _own_words(text: str) -> str:
 
 
 def _mails(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
-    first, mail, is_mbox = 0, b"", False
+    first, mail, is_mbox = 0, bytearray(), False
     for number, paragraph in _paragraphs(lines):
         mbox_line = bool(_MBOX.match(paragraph[0]))
         is_mbox = is_mbox or (mbox_line and not first)
         if mbox_line if is_mbox else begins_mail(paragraph):
             if first:
-                yield first, mail
-            first, mail = number, b""
+                yield first, bytes(mail)
+            first, mail = number, bytearray()
         text = paragraph[1:] if mbox_line else paragraph
-        mail += b"\n".join(line.rstrip(b"\r\n") for line in text) + b"\n\n"
+        # What comes after this is attachments, which are not read.
+        if len(mail) < LONGEST_LINE_BYTES:
+            mail += b"\n".join(line.rstrip(b"\r\n") for line in text) + b"\n\n"
         first = first or number
     if first:
-        yield first, mail
+        yield first, bytes(mail)
 
 
 def _paragraphs(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, list[bytes]]]:
-    first, paragraph = 0, []
+    first, size, paragraph = 0, 0, list[bytes]()
     for number, line in lines:
-        if line.strip() and not re.match(rb"\s*([-=*_])\1{2,}\s*$", line):
+        is_part = bool(line.strip()) and not _RULE.match(line)
+        if is_part:
             first = first or number
+            size += len(line)
             paragraph.append(line)
-        elif paragraph:
+        if paragraph and (not is_part or size > LONGEST_LINE_BYTES):
             yield first, paragraph
-            first, paragraph = 0, []
+            first, size, paragraph = 0, 0, []
     if paragraph:
         yield first, paragraph
