@@ -167,6 +167,7 @@ async def test_a_step_counts_once_the_gateway_has_accepted_it(crds: ControlPlane
     assert condition_of(held, "Available")[0] == "True", "it goes on with what it has"
     assert gateway.taken == [
         [(old, 100)],
+        [(old, 100), (new, 0)],
         [(old, 80), (new, 20)],
         [(old, 50), (new, 50)],
         [(new, 100)],
