@@ -72,7 +72,7 @@ def fuse(model: nn.Module) -> int:
     """
     layers = [m for m in model.modules() if isinstance(m, Linear) and _is_plain(m)]
     for layer in layers:
-        layer.forward = partial(_forward, layer, layer.forward)  # type: ignore[method-assign]
+        layer.forward = partial(_forward, layer, layer.forward)
     return len(layers)
 
 

@@ -10,7 +10,7 @@ not see each other.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -47,10 +47,10 @@ class PackedRows:
 
     def to(self, device: torch.device) -> "PackedRows":
         """Give the same on `device`."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return PackedRows(
-            **{k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in moved.items()}
-        )
+        moved = {
+            f.name: getattr(self, f.name).to(device) for f in fields(self) if f.type is torch.Tensor
+        }
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
