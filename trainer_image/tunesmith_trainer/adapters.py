@@ -23,7 +23,10 @@ _CHANCES = 1 << 16
 
 
 class _LoraLinear(torch.autograd.Function):
-    """x W^T + bias + scaling (x * mask) A^T B^T, for a frozen W (Hu et al. 2021)."""
+    """x W^T + bias + scaling (x * mask) A^T B^T, for a frozen W (Hu et al. 2021).
+
+    Keeps x, which its neighbours keep too, and of dropout a byte a value.
+    """
 
     @staticmethod
     def forward(  # noqa: PLR0917 - apply() takes no names
@@ -40,27 +43,26 @@ class _LoraLinear(torch.autograd.Function):
         x = x.reshape(-1, x.shape[-1]).to(weight.dtype)
         a, b = a.to(weight.dtype), b.to(weight.dtype)
         result = functional.linear(x, weight, bias)
-        kept = x if mask is None else x * mask
-        low = kept @ a.t()
+        low = (x if mask is None else x * mask) @ a.t()
         result.addmm_(low, b.t(), alpha=scaling)
-        ctx.save_for_backward(kept, weight, a, b, low, mask)
+        ctx.save_for_backward(x, weight, a, b, low, mask)
         return result.view(*ctx.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        kept, weight, a, b, low, mask = ctx.saved_tensors
+        x, weight, a, b, low, mask = ctx.saved_tensors
         of_x, of_a, of_b = ctx.types
         g = gradients[0].reshape(-1, weight.shape[0]).to(weight.dtype)
         g_low = (g @ b).mul_(ctx.scaling)
         g_b = (g.t() @ low).mul_(ctx.scaling)
-        g_a = g_low.t() @ kept
+        g_a = g_low.t() @ (x if mask is None else x * mask)
         g_x = None
         if ctx.needs_input_grad[0]:
             g_x = g @ weight
             if mask is None:
                 g_x.addmm_(g_low, a)
             else:
-                g_x.addcmul_(g_low @ a, mask)
+                g_x.add_((g_low @ a).mul_(mask))
             g_x = g_x.view(ctx.shape).to(of_x)
         return g_x, None, None, g_a.to(of_a), g_b.to(of_b), None, None
 
@@ -103,21 +105,20 @@ def _forward(
         base.bias,
         layer.lora_A[ADAPTER].weight,
         layer.lora_B[ADAPTER].weight,
-        layer.scaling[ADAPTER],
-        dropout_mask(x, share, base.weight.dtype) if share else None,
+        layer.scaling[ADAPTER] / (1 - share),
+        dropout_mask(x, share) if share else None,
     )
 
 
-def dropout_mask(x: torch.Tensor, share: float, dtype: torch.dtype) -> torch.Tensor:
-    """Give [tokens, width] of 0, with the chance `share`, and 1 / (1 - share).
+def dropout_mask(x: torch.Tensor, share: float) -> torch.Tensor:
+    """Give bool[tokens, width], False with the chance `share`.
 
     torch's own takes a random number of 64 bits for each value; on a CPU that is a good part of
     a step. Sixteen bits tell chances well enough.
     """
     size = (x.numel() // x.shape[-1], x.shape[-1])
     if x.device.type != "cpu":
-        return functional.dropout(torch.ones(size, dtype=dtype, device=x.device), share)
+        return torch.rand(size, device=x.device) >= share
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     limit = round(share * _CHANCES) - _CHANCES // 2
-    kept = words.view(torch.int16)[: x.numel()].view(size) >= limit
-    return kept.to(dtype).mul_(1 / (1 - share))
+    return words.view(torch.int16)[: x.numel()].view(size) >= limit
