@@ -105,6 +105,19 @@ ACCEPTED = [
     ),
     pytest.param("spec.hyperparameters.learningRate", "2e-4", id="a learning rate with exponent"),
     pytest.param("spec.hyperparameters.epochs", "0.5", id="half an epoch"),
+    pytest.param(
+        "spec.method", {"lora": {"variant": "DoRA", "rank": 8}}, id="LoRA by length and direction"
+    ),
+    pytest.param(
+        "spec.hyperparameters",
+        {"packing": "Disabled", "scheduler": "WarmupStableDecay", "finalLearningRateShare": "0.1"},
+        id="padded, with a schedule that ends above zero",
+    ),
+    pytest.param(
+        "spec.hyperparameters",
+        {"neftuneAlpha": "5", "labelSmoothing": "0.1", "optimizer": "Adafactor"},
+        id="noise and smoothing",
+    ),
     pytest.param("spec.compute", {"gpusPerNode": 8, "nodes": 4, "gpuType": "A100-80GB"}, id="GPUs"),
     pytest.param("spec.evaluation", {"gates": [GATE]}, id="an absolute gate"),
     pytest.param("spec.evaluation", {"gates": [], "allowUngated": True}, id="no gate, said so"),
@@ -243,6 +256,16 @@ REFUSED = [
     pytest.param("spec.hyperparameters.epochs", "-1", "above 0", id="negative epochs"),
     pytest.param("spec.hyperparameters.perDeviceBatchSize", 0, "perDeviceBatchSize", id="no batch"),
     pytest.param("spec.hyperparameters.maxSequenceLength", 4, "maxSequenceLength", id="no context"),
+    pytest.param("spec.hyperparameters.packing", "Maybe", "Unsupported value", id="no switch"),
+    pytest.param("spec.hyperparameters.labelSmoothing", "1", "below 1", id="nothing but smoothing"),
+    pytest.param(
+        "spec",
+        JOB["spec"]
+        | {"compute": {"gpusPerNode": 0}, "hyperparameters": {"optimizer": "AdamW8bit"}},
+        "needs a GPU",
+        id="8-bit state on a CPU",
+    ),
+    pytest.param("spec.method", {"lora": {"variant": "Dora"}}, "DoRA", id="an unknown variant"),
     pytest.param("spec.hyperparameters.warmup", 4, "unknown field", id="a field that is not"),
     pytest.param(
         "spec.hyperparameters.earlyStopping",
