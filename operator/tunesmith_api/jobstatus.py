@@ -50,7 +50,9 @@ class RowCounts(Status):
     malformed: Annotated[int, Field(ge=0)] = 0
     """Rows that could not be read."""
     duplicates: Annotated[int, Field(ge=0)] = 0
-    """Rows dropped as repeated."""
+    """Rows dropped as repeated, or as repeating a held-out row."""
+    cleaned: Annotated[int, Field(ge=0)] = 0
+    """Rows dropped by other rules of dataset.clean."""
     too_long: Annotated[int, Field(ge=0)] = 0
     """Rows dropped or cut because of their length."""
     train: Annotated[int, Field(ge=0)] = 0
@@ -72,6 +74,24 @@ class TokenCounts(Status):
     """Tokens of the longest row."""
 
 
+class DroppedRows(Status):
+    """Rows that cleaning dropped for one reason."""
+
+    reason: ShortText
+    """One CamelCase word; docs/cleaning.md lists them."""
+    rows: Annotated[int, Field(ge=0)]
+    """How many."""
+
+
+class MaskedPieces(Status):
+    """Pieces of text of one kind that were masked or removed."""
+
+    kind: ShortText
+    """Such as EMAIL; docs/cleaning.md lists them."""
+    pieces: Annotated[int, Field(ge=0)]
+    """How many."""
+
+
 class DataStatus(Status):
     """What preparation found."""
 
@@ -81,6 +101,10 @@ class DataStatus(Status):
     """Rows by what became of them."""
     tokens: TokenCounts = Field(default_factory=TokenCounts)
     """Tokens of the training rows."""
+    dropped: Annotated[tuple[DroppedRows, ...], Field(max_length=24)] = ()
+    """Rows that cleaning dropped, by reason."""
+    masked: Annotated[tuple[MaskedPieces, ...], Field(max_length=16)] = ()
+    """What was masked or removed, by kind."""
 
 
 class ProgressStatus(Status):

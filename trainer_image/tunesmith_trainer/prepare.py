@@ -141,6 +141,7 @@ def _tokenize(
         max_sequence_length=limit,
         seed=run.hyperparameters.seed,
         unsupervised=rows.counts.unsupervised,
+        dropped=tuple(gathered.tally.samples),
     )
     return PreparedData(meta=meta, **splits)
 
@@ -171,7 +172,8 @@ def _data_status(gathered: Gathered, splits: dict[str, Split], counts: Tokenizin
         rows=RowCounts(
             read=gathered.reading.rows,
             malformed=gathered.reading.malformed,
-            duplicates=gathered.duplicates,
+            duplicates=gathered.tally.duplicates,
+            cleaned=gathered.tally.cleaned,
             too_long=counts.too_long,
             **{name: len(split) for name, split in splits.items()},
         ),
@@ -180,6 +182,8 @@ def _data_status(gathered: Gathered, splits: dict[str, Split], counts: Tokenizin
             supervised=int(train.supervised.sum()),
             longest=int(train.lengths.max()),
         ),
+        dropped=gathered.tally.dropped(),
+        masked=gathered.tally.masked_pieces(),
     )
 
 

@@ -1,7 +1,7 @@
 """All sources of a data set, read, cleaned and split: what comes before the tokenizer.
 
-Held-out sources are read first, so that their rows can be kept out of the training rows. Called
-by ``prepare``.
+Held-out sources come first: a row that repeats one of theirs is kept out of the training rows.
+Called by ``prepare``.
 """
 
 from collections.abc import Callable
@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from tunesmith_api.dataset import Dataset
+from tunesmith_api.dataset import Dataset, Overlap
 from tunesmith_api.dataset import Split as SplitSpec
 from tunesmith_api.run import Phase, UserErrorReason
-from tunesmith_trainer.data.cleaning import Cleaner, content_key
+from tunesmith_trainer.data.cleaning import Cleaner
 from tunesmith_trainer.data.formats import Reader
 from tunesmith_trainer.data.reading import Reading, Row, find_files, read_rows
+from tunesmith_trainer.data.repeats import Part, Repeated, Repeats
 from tunesmith_trainer.data.splitting import Sides, split_rows
+from tunesmith_trainer.data.tally import Tally
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.progress import Progress
@@ -31,7 +33,8 @@ class Gathered:
 
     sides: Sides
     reading: Reading
-    duplicates: int
+    tally: Tally
+    """What cleaning dropped and masked."""
     format: str
     """Shape of the training rows."""
 
@@ -53,27 +56,50 @@ class Gatherer:
         self._storage, self._directory = storage, directory
         self._progress, self._stop = progress, stop
         self._reading = Reading(dataset.checks)
-        self._duplicates = 0
+        self._tally = Tally()
         self._format = ""
 
     def gather(self) -> Gathered:
         """Read, clean and split. Raises UserError as the parts of ``data`` do."""
         dataset = self._dataset
-        test = self._held_out("test", dataset.test, [])
-        validation = self._held_out("validation", dataset.validation, test)
-        train = self._read("train", dataset.train.uri, [*test, *validation])
+        read = {
+            "test": self._held_out("test", dataset.test),
+            "validation": self._held_out("validation", dataset.validation),
+            "train": self._read("train", dataset.train.uri),
+        }
         self._reading.finish()
-        self._check_count(train)
         self._progress.enter(Phase.CLEANING)
-        split = split_rows(train, self._seed, _percent(dataset.validation), _percent(dataset.test))
-        sides = Sides(split.train, validation or split.validation, test or split.test)
+        test, validation, train = self._without_repeats(read)
+        self._check_count(train.rows)
+        split = split_rows(
+            train.rows,
+            train.clusters,
+            self._seed,
+            validation=_percent(dataset.validation),
+            test=_percent(dataset.test),
+        )
+        sides = Sides(split.train, validation.rows or split.validation, test.rows or split.test)
         log.info("split", **{name: len(rows) for name, rows in sides._asdict().items()})
-        return Gathered(sides, self._reading, self._duplicates, self._format)
+        return Gathered(sides, self._reading, self._tally, self._format)
 
-    def _held_out(self, name: str, spec: SplitSpec, others: list[Row]) -> list[Row]:
+    def _without_repeats(self, read: dict[str, list[Row]]) -> list[Part]:
+        repeats = Repeats(self._dataset.clean, self._tally)
+        parts = repeats.resolve(list(read.values()), self._on_rows)
+        if repeats.overlap and self._dataset.checks.on_overlap is Overlap.FAIL:
+            raise _overlapping(repeats.overlap, repeats.overlapping)
+        for (name, rows), part in zip(read.items(), parts, strict=True):
+            if rows and not part.rows and name != "train":
+                raise UserError(
+                    UserErrorReason.DATASET_EMPTY,
+                    f"All {len(rows)} rows of dataset.{name} repeat those of dataset.test. Give it"
+                    " rows that are in no other part, or set its percent.",
+                )
+        return parts
+
+    def _held_out(self, name: str, spec: SplitSpec) -> list[Row]:
         if spec.uri is None:
             return []
-        rows = self._read(name, spec.uri, others)
+        rows = self._read(name, spec.uri)
         if not rows:
             raise UserError(
                 UserErrorReason.DATASET_EMPTY,
@@ -82,13 +108,12 @@ class Gatherer:
             )
         return rows
 
-    def _read(self, name: str, uri: str, held_out: list[Row]) -> list[Row]:
+    def _read(self, name: str, uri: str) -> list[Row]:
         reader = Reader(self._dataset.format, self._dataset.columns)
-        cleaner = Cleaner(self._dataset.clean.deduplicate, map(content_key, held_out))
+        cleaner = Cleaner(self._dataset.clean, self._tally)
         directory = self._directory / name
         files = find_files(uri, self._storage, directory, self._progress.touch)
         rows = list(cleaner.clean(read_rows(files, reader, self._reading, self._on_row)))
-        self._duplicates += cleaner.duplicates
         self._format = reader.format.value if reader.format else ""
         log.info(
             "read",
@@ -96,7 +121,8 @@ class Gatherer:
             uri=uri,
             files=len(files),
             rows=len(rows),
-            duplicates=cleaner.duplicates,
+            duplicates=self._tally.duplicates,
+            cleaned=self._tally.cleaned,
             format=self._format,
         )
         return rows
@@ -106,12 +132,17 @@ class Gatherer:
             self._stop.check()
             self._progress.touch()
 
+    def _on_rows(self, count: int) -> None:
+        self._stop.check()
+        self._progress.touch(count)
+
     def _check_count(self, train: list[Row]) -> None:
         uri, fewest = self._dataset.train.uri, self._dataset.checks.min_rows
         if not train:
             why = (
                 f"none of the {self._reading.rows} rows read can be used"
-                f" ({self._reading.malformed} malformed, {self._duplicates} duplicates or held out)"
+                f" ({self._reading.malformed} malformed, {self._tally.duplicates} duplicates or"
+                f" held out, {self._tally.cleaned} dropped by dataset.clean)"
                 if self._reading.rows
                 else "it has no rows"
             )
@@ -123,11 +154,21 @@ class Gatherer:
         if len(train) < fewest:
             raise UserError(
                 UserErrorReason.DATASET_TOO_SMALL,
-                f"{uri} has {len(train)} usable rows ({self._duplicates} duplicates and"
-                f" {self._reading.malformed} malformed ones left out), dataset.checks.minRows asks"
+                f"{uri} has {len(train)} usable rows ({self._tally.duplicates} duplicates,"
+                f" {self._tally.cleaned} dropped by dataset.clean and {self._reading.malformed}"
+                " malformed ones left out), dataset.checks.minRows asks"
                 f" for {fewest}. Give more rows or lower it.",
             )
 
 
 def _percent(spec: SplitSpec) -> Decimal:
     return Decimal(spec.percent or 0)
+
+
+def _overlapping(first: Repeated, count: int) -> UserError:
+    return UserError(
+        UserErrorReason.DATASET_OVERLAPS,
+        f"{count} rows repeat held-out ones; the first: {first.row.file} line {first.row.line} is"
+        f" {first.similarity:.0%} like {first.other.file} line {first.other.line}. Take them out of"
+        " one of the two, or set dataset.checks.onOverlap to Drop.",
+    )

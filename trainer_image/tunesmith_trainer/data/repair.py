@@ -1,0 +1,77 @@
+"""Repairs a text: HTML to plain text, characters, white space. Each a pure function.
+
+Called by ``cleaning``.
+"""
+
+import html
+import re
+import unicodedata
+
+import ftfy
+
+# Only what is a tag of HTML is taken for one: a parser would eat List<T> and a<b too.
+_NAMES = (
+    "a|abbr|article|aside|b|blockquote|body|br|button|center|cite|code|dd|del|details|div|dl|dt|em"
+    "|figcaption|figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|ins|label|li"
+    "|link|main|mark|meta|nav|ol|option|p|pre|q|s|section|select|small|span|strike|strong|sub"
+    "|summary|sup|table|tbody|td|textarea|tfoot|th|thead|title|tr|u|ul|video"
+)
+_TAG = re.compile(rf"</?({_NAMES})(?:\s[^<>]*|/)?>", re.IGNORECASE)
+_INLINE = re.compile(
+    r"a|abbr|b|button|cite|code|del|em|font|i|img|input|ins|label|mark|q|s|small|span|strike|strong"
+    r"|sub|sup|u",
+    re.IGNORECASE,
+)
+_CELLS = frozenset({"td", "th"})
+_UNSEEN = re.compile(
+    r"<(script|style)\b[^<>]*>(?:[^<]|<(?!/\1))*</\1\s*>|<!--(?:[^-]|-(?!->))*-->", re.I
+)
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z][a-z0-9]{1,30});", re.IGNORECASE)
+_DOCTYPE = re.compile(r"<!doctype\b[^<>]*>", re.IGNORECASE)
+
+_LINE_ENDS = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+_SPACES = re.compile(r"[^\S\n\t ]")
+_INSIDE = re.compile(r"(?<=[^\s])[ \t]{2,}|(?<=[^\s])\t")
+_TRAILING = re.compile(r"(?<=\S)[ \t]+(?=\n|\Z)|^[ \t]+$", re.MULTILINE)
+_EMPTY_LINES = re.compile(r"\n{3,}")
+_INVISIBLE = re.compile(r"[\u200b\u2060\ufeff\u00ad]")
+
+# As ftfy's default, but for typographic quotes and ligatures: they are no errors.
+_REPAIRS = ftfy.TextFixerConfig(
+    unescape_html=False, uncurl_quotes=False, fix_latin_ligatures=False, explain=False
+)
+
+
+def without_html(text: str) -> str:
+    """Give the text that a browser would show, with blocks on lines of their own."""
+    if "<" in text:
+        text = _DOCTYPE.sub("", _UNSEEN.sub("", text))
+        text = _TAG.sub(_in_place_of, text)
+    return _ENTITY.sub(lambda match: html.unescape(match[0]), text) if "&" in text else text
+
+
+def composed(text: str) -> str:
+    """Give the text in Unicode's normal form C."""
+    return unicodedata.normalize("NFC", text)
+
+
+def repaired(text: str) -> str:
+    """Undo decoding in a wrong encoding and the like (ftfy), and compose (NFC)."""
+    # ftfy takes a millisecond a row; it has nothing to do where all characters are ASCII.
+    if text.isascii() and text.isprintable():
+        return text
+    return ftfy.fix_text(text, _REPAIRS)
+
+
+def evenly_spaced(text: str) -> str:
+    """Give the text with one kind of line end and of space, none repeated but in an indentation."""
+    text = _SPACES.sub(" ", _LINE_ENDS.sub("\n", _INVISIBLE.sub("", text)))
+    text = _TRAILING.sub("", _INSIDE.sub(" ", text))
+    return _EMPTY_LINES.sub("\n\n", text).strip()
+
+
+def _in_place_of(match: re.Match[str]) -> str:
+    name = match[1].lower()
+    if name in _CELLS:
+        return " "
+    return "" if _INLINE.fullmatch(name) else "\n"
