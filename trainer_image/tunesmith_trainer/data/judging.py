@@ -76,7 +76,7 @@ class ProfanityFilter:
         return found
 
     def _length_at(self, words: list[str], at: int) -> int:
-        for length in range(_LONGEST_PHRASE, 0, -1):
+        for length in range(min(_LONGEST_PHRASE, len(words) - at), 0, -1):
             if tuple(words[at : at + length]) in self._phrases:
                 return length
         return 0

@@ -16,16 +16,19 @@ _NAMES = (
     "|link|main|mark|meta|nav|ol|option|p|pre|q|s|section|select|small|span|strike|strong|sub"
     "|summary|sup|table|tbody|td|textarea|tfoot|th|thead|title|tr|u|ul|video"
 )
-_TAG = re.compile(rf"</?({_NAMES})(?:\s[^<>]*|/)?>", re.IGNORECASE)
+_TAG = re.compile(rf"</?({_NAMES})(?:[\s/]([^<>]*))?>", re.IGNORECASE)
 _INLINE = re.compile(
     r"a|abbr|b|button|cite|code|del|em|font|i|img|input|ins|label|mark|q|s|small|span|strike|strong"
     r"|sub|sup|u",
     re.IGNORECASE,
 )
 _CELLS = frozenset({"td", "th"})
-_UNSEEN = re.compile(
-    r"<(script|style)\b[^<>]*>(?:[^<]|<(?!/\1))*</\1\s*>|<!--(?:[^-]|-(?!->))*-->", re.I
-)
+_UNSEEN = re.compile(r"<(script|style)(?:\s[^<>]*)?>|<!--", re.IGNORECASE)
+_UNSEEN_ENDS = {
+    "script": re.compile(r"</script[^<>]*>", re.IGNORECASE),
+    "style": re.compile(r"</style[^<>]*>", re.IGNORECASE),
+    "comment": re.compile(r"-->"),
+}
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z][a-z0-9]{1,30});", re.IGNORECASE)
 _DOCTYPE = re.compile(r"<!doctype\b[^<>]*>", re.IGNORECASE)
 
@@ -45,7 +48,7 @@ _REPAIRS = ftfy.TextFixerConfig(
 def without_html(text: str) -> str:
     """Give the text that a browser would show, with blocks on lines of their own."""
     if "<" in text:
-        text = _DOCTYPE.sub("", _UNSEEN.sub("", text))
+        text = _DOCTYPE.sub("", _without_unseen(text))
         text = _TAG.sub(_in_place_of, text)
     return _ENTITY.sub(lambda match: html.unescape(match[0]), text) if "&" in text else text
 
@@ -70,8 +73,28 @@ def evenly_spaced(text: str) -> str:
     return _EMPTY_LINES.sub("\n\n", text).strip()
 
 
+def _without_unseen(text: str) -> str:
+    """Take scripts, styles and comments out, in linear time: one expression would not do that."""
+    kept, position = [], 0
+    endless: set[str] = set()
+    for begin in _UNSEEN.finditer(text):
+        kind = (begin[1] or "comment").lower()
+        if begin.start() < position or kind in endless:
+            continue
+        end = _UNSEEN_ENDS[kind].search(text, begin.end())
+        if end is None:
+            endless.add(kind)
+            continue
+        kept.append(text[position : begin.start()])
+        position = end.end()
+    return "".join(kept) + text[position:]
+
+
 def _in_place_of(match: re.Match[str]) -> str:
-    name = match[1].lower()
+    name, attributes = match[1].lower(), (match[2] or "").strip("/ \t\n")
+    # As in "a <b and c> d".
+    if attributes and "=" not in attributes:
+        return match[0]
     if name in _CELLS:
         return " "
     return "" if _INLINE.fullmatch(name) else "\n"
