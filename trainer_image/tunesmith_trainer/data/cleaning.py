@@ -86,10 +86,10 @@ class _Editor:
         if not self._changes and not self._masker and self._profanity is None:
             return row, None
         found: Counter[Kind] = Counter()
-        profane = 0
+        profane, is_emptied = 0, False
 
         def change(text: str) -> str:
-            nonlocal profane
+            nonlocal profane, is_emptied
             for step in self._changes:
                 text = step(text)
             if self._masker:
@@ -97,12 +97,13 @@ class _Editor:
             if self._profanity:
                 text, count = _masked(text, self._profanity.find(text))
                 profane += count
+            is_emptied |= not text or text.isspace()
             return text
 
         row = row._replace(content=change_texts(row.content, change))
         if reason := self._masker.reason_to_drop(found):
             return row, reason
-        if not all(text.strip() for text in row_texts(row.content)):
+        if is_emptied:
             return row, Reason.EMPTIED
         masked.update({kind.value: count for kind, count in found.items()})
         if profane:

@@ -36,7 +36,8 @@ DROPPED_FOR = {Kind.URL: Reason.URL, Kind.EMAIL: Reason.EMAIL, Kind.PHONE: Reaso
 
 _URL = re.compile(r"\b(?:(?:https?|ftp)://|www\.(?=\w))[^\s<>\"'`\\]+", re.IGNORECASE)
 _AFTER_URL = ".,;:!?)]}*_"
-_EMAIL = re.compile(r"(?<![\w.%+-])[\w.%+-]+@[\w-]+(?:\.[\w-]+)+")
+# The last label has no digits (react@18.2.0), and no path follows (git@host.org:path).
+_EMAIL = re.compile(r"(?<![\w.%+-])[\w.%+-]+@(?:[\w-]+\.)+[^\W\d_]{2,}(?![\w-]|:[\w/])")
 _IBAN = re.compile(r"\b[A-Z]{2}\d\d(?:[ -]?[A-Z0-9]){11,30}(?![A-Z0-9])", re.IGNORECASE)
 _CARD = re.compile(
     r"(?<![\w.,+-])(?:"
@@ -124,9 +125,14 @@ def _url(text: str) -> str:
 def _iban(text: str) -> str:
     """Give the stretch from the start that is an IBAN; words behind may look like more of it."""
     for end in range(len(text), 14, -1):
-        if (end == len(text) or not text[end].isalnum()) and iban.is_valid(text[:end]):
+        if (end == len(text) or not text[end].isalnum()) and _is_iban(text[:end]):
             return text[:end]
     return ""
+
+
+def _is_iban(text: str) -> bool:
+    # Length and mod 97; countries' own rules know only the banks of when they were written.
+    return bool(iban.is_valid(text, check_country=False))
 
 
 def _card(text: str) -> str:
@@ -171,6 +177,7 @@ _FINDERS: dict[Kind, tuple[tuple[re.Pattern[str], Callable[[str], str]], ...]] =
     Kind.IBAN: ((_IBAN, _iban),),
     Kind.CREDIT_CARD: ((_CARD, _card),),
     Kind.SSN: ((_SSN, _ssn),),
-    Kind.IP: ((_IPV4, _address), (_IPV6, _address)),
+    # IPv6 first: an IPv4 address may be its end.
+    Kind.IP: ((_IPV6, _address), (_IPV4, _address)),
     Kind.PHONE: ((_PHONE, _phone),),
 }

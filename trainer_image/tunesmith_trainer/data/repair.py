@@ -32,10 +32,6 @@ _UNSEEN_ENDS = {
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z][a-z0-9]{1,30});", re.IGNORECASE)
 _DOCTYPE = re.compile(r"<!doctype\b[^<>]*>", re.IGNORECASE)
 
-_LINE_ENDS = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
-_SPACES = re.compile(r"[^\S\n\t ]")
-_INSIDE = re.compile(r"(?<=[^\s])[ \t]{2,}|(?<=[^\s])\t")
-_TRAILING = re.compile(r"(?<=\S)[ \t]+(?=\n|\Z)|^[ \t]+$", re.MULTILINE)
 _EMPTY_LINES = re.compile(r"\n{3,}")
 _INVISIBLE = re.compile(r"[\u200b\u2060\ufeff\u00ad]")
 
@@ -68,9 +64,17 @@ def repaired(text: str) -> str:
 
 def evenly_spaced(text: str) -> str:
     """Give the text with one kind of line end and of space, none repeated but in an indentation."""
-    text = _SPACES.sub(" ", _LINE_ENDS.sub("\n", _INVISIBLE.sub("", text)))
-    text = _TRAILING.sub("", _INSIDE.sub(" ", text))
+    if not text.isascii():
+        text = _INVISIBLE.sub("", text)
+    text = "\n".join(map(_evened, text.splitlines()))
     return _EMPTY_LINES.sub("\n\n", text).strip()
+
+
+def _evened(line: str) -> str:
+    body = line.lstrip()
+    # A tab stays a tab here; a no-break space in front of a line is no indentation.
+    indentation = line[: len(line) - len(body)].replace("\u00a0", " ")
+    return indentation + " ".join(body.split()) if body else ""
 
 
 def _without_unseen(text: str) -> str:
