@@ -171,7 +171,8 @@ def test_an_overlap_with_a_test_file_is_refused_if_asked(
     bucket: Bucket, make_run: MakeRun, tmp_path: Path
 ) -> None:
     bucket.put("data/train.jsonl", jsonl(*pairs(20), {"prompt": LONG, "response": "Yes."}))
-    bucket.put("data/test.jsonl", jsonl({"prompt": LONG.replace(" ", ", ") + " x", "response": "Yes."}))
+    likewise = {"prompt": LONG.replace(" ", ", ") + " x", "response": "Yes."}
+    bucket.put("data/test.jsonl", jsonl(likewise))
     dataset = {
         "train": {"uri": bucket.uri("data/train.jsonl")},
         "test": {"uri": bucket.uri("data/test.jsonl")},

@@ -40,6 +40,8 @@ class PreparedMeta(Status):
     """Rows left out because no token of theirs would have been trained on."""
     dropped: tuple[DroppedSample, ...] = ()
     """A few rows a reason that cleaning dropped."""
+    estimated_gpu_memory_bytes: int | None = None
+    """Peak of a training step on each GPU; None where training is on CPUs."""
 
 
 @dataclass(frozen=True)
