@@ -35,7 +35,7 @@ help: ## List the commands
 
 include deploy/deploy.mk
 
-.PHONY: setup format lint verify generate test unit simulate integration test-gateway e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean bench-training
+.PHONY: setup format lint verify generate test unit simulate integration test-gateway e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean bench-training bench-data
 setup: .venv/.stamp-dev ## Make the development environment
 
 format: .venv/.stamp-dev ## Format the code
@@ -99,6 +99,8 @@ bench-rollback: .venv/.stamp-dev ## What a canary costs that fails every request
 
 bench-training: .venv/.stamp-dev ## Training speed on the CPU against TRL, in turns (STEPS=57; installs TRL into the cache)
 	PYTHONPATH=operator $(PY) -m benchmarks.bench_training --steps $(or $(STEPS),57)
+bench-data: .venv/.stamp-dev ## How fast data is cleaned and deduplicated, and what is found
+	PYTHONPATH=operator:trainer_image $(PY) -m benchmarks.bench_data
 
 lock: .venv/bin/uv ## Pin the dependencies again
 	PATH="$(CURDIR)/.venv/bin:$$PATH" requirements/compile.sh

@@ -247,6 +247,8 @@ USER_ERROR_MEANINGS: dict[UserErrorReason, str] = {
     "allows; the message gives line and content.",
     UserErrorReason.DATASET_TOO_SMALL: "Fewer rows than checks.minRows.",
     UserErrorReason.DATASET_TOO_LARGE: "More rows than checks.maxRows.",
+    UserErrorReason.DATASET_OVERLAPS: "Training rows repeat held-out ones, and checks.onOverlap is "
+    "Fail.",
     UserErrorReason.WRONG_COLUMNS: "The rows' fields have other names; set dataset.columns or "
     "dataset.format.",
     UserErrorReason.TEMPLATE_INVALID: "dataset.customTemplate or dataset.prompt.template cannot be "

@@ -74,6 +74,7 @@ class UserErrorReason(StrEnum):
     DATASET_MALFORMED = "DatasetMalformed"
     DATASET_TOO_SMALL = "DatasetTooSmall"
     DATASET_TOO_LARGE = "DatasetTooLarge"
+    DATASET_OVERLAPS = "DatasetOverlaps"
     WRONG_COLUMNS = "WrongColumns"
     TEMPLATE_INVALID = "TemplateInvalid"
     NOTHING_TO_TRAIN_ON = "NothingToTrainOn"
@@ -262,6 +263,17 @@ class SampleAnswer(Status):
     tuned: str
 
 
+class DroppedSample(Status):
+    """A row that cleaning dropped."""
+
+    reason: str
+    """As in the status's data.dropped."""
+    file: str
+    line: int
+    text: str
+    """Its beginning; what comes before the rule that dropped it is done: masked text is masked."""
+
+
 class LossPoint(Status):
     """A point of the learning curve. The loss is exact: repr of the float."""
 
@@ -294,6 +306,8 @@ class TrainingReport(Status):
     curve: tuple[LossPoint, ...] = ()
     measurements: tuple[Measurement, ...] = ()
     samples: tuple[SampleAnswer, ...] = ()
+    dropped: tuple[DroppedSample, ...] = ()
+    """A few rows a reason that cleaning dropped."""
     artifacts: tuple[ArtifactStatus, ...] = ()
     timing: dict[str, str] = Field(default_factory=dict)
     """Seconds by phase."""

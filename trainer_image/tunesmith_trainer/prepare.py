@@ -151,6 +151,7 @@ def _tokenize(
         max_sequence_length=run.hyperparameters.max_sequence_length,
         seed=run.hyperparameters.seed,
         unsupervised=rows.counts.unsupervised,
+        dropped=tuple(gathered.tally.samples),
         estimated_gpu_memory_bytes=_estimate(run, model.path, splits["train"]),
     )
     return PreparedData(meta=meta, **splits)
@@ -186,7 +187,8 @@ def _data_status(
         rows=RowCounts(
             read=gathered.reading.rows,
             malformed=gathered.reading.malformed,
-            duplicates=gathered.duplicates,
+            duplicates=gathered.tally.duplicates,
+            cleaned=gathered.tally.cleaned,
             filtered=gathered.reading.filtered,
             unsupervised=counts.unsupervised,
             too_long=counts.too_long,
@@ -197,6 +199,8 @@ def _data_status(
             supervised=int(train.supervised.sum()),
             longest=int(train.lengths.max()),
         ),
+        dropped=gathered.tally.dropped(),
+        masked=gathered.tally.masked_pieces(),
     )
 
 
