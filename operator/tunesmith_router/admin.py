@@ -76,6 +76,11 @@ class Admin:
     ) -> None:
         """Add a server; it gets requests when it has passed a check, a trusted one at once."""
         family = f"ipv6@[{address}]" if ":" in address else f"ipv4@{address}"
+        if not server.is_checked:
+            await self._order(
+                f"add server {server} {family}:{port}", f"set server {server} state ready"
+            )
+            return
         # Out of maintenance it would be taken for healthy at once, so it is draining till down.
         doubt = (f"set server {server} state drain", f"set server {server} health down")
         await self._order(

@@ -10,7 +10,7 @@ from math import ceil
 from pathlib import Path
 from string import Template
 
-from tunesmith_router.placement import SLOTS, slot_name
+from tunesmith_router.placement import SLOTS, UNCHECKED, slot_name
 from tunesmith_router.settings import Settings
 from tunesmith_router.split import NOTHING, SPLIT_KEY
 
@@ -58,7 +58,11 @@ def _values(settings: Settings) -> dict[str, object]:
             for status, said in _ERRORS.items()
         ),
         "not_found": _body("There is no such path.", "unknown_path", "invalid_request_error"),
-        "slots": "\n".join(f"backend {slot_name(n)} from slots" for n in range(SLOTS)),
+        "unchecked": UNCHECKED,
+        "slots": "\n".join(
+            f"backend {slot_name(n)} from slots\nbackend {slot_name(n)}{UNCHECKED} from unchecked"
+            for n in range(SLOTS)
+        ),
     }
 
 
