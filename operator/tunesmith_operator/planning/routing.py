@@ -5,7 +5,7 @@ router here: it is settled when all of them that take requests do the same.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tunesmith_api.router import (
     RouterCounts,
@@ -84,6 +84,22 @@ def read_answers(answers: Sequence[RouterAnswer]) -> SeenRouter | None:
         is_settled=not is_silent and len(set(splits)) == 1 and any(a.pod.is_ready for a in answers),
         counts=_sum([c for a in answers if a.report is not None for c in a.report.counts]),
     )
+
+
+def join_routers(wanted: SeenRouter | None, former: SeenRouter | None) -> SeenRouter | None:
+    """Say what the router does while there are two: that of the spec, and the one before.
+
+    Requests come through the former until the wanted one is in effect, and may do so until it is
+    gone. Only where both do the same is anything settled.
+    """
+    if wanted is not None and wanted.is_settled and wanted.traffic is not None:
+        agrees = former is not None and former.is_settled and former.traffic == wanted.traffic
+        return replace(wanted, is_settled=agrees)
+    serves = former or wanted
+    if serves is None:
+        return None
+    refusal = wanted.refusal if wanted else ""
+    return replace(serves, is_settled=False, is_moving=True, refusal=refusal)
 
 
 def _traffic(split: RouterSplit) -> Traffic:

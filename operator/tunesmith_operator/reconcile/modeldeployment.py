@@ -40,6 +40,7 @@ from tunesmith_operator.planning.serving_actions import (
 )
 from tunesmith_operator.planning.sources import resolve
 from tunesmith_operator.reconcile.emitting import emit
+from tunesmith_operator.reconcile.former_router import FormerRouters
 from tunesmith_operator.reconcile.measuring import Measuring
 from tunesmith_operator.reconcile.samples import remember, take_samples
 from tunesmith_operator.reconcile.serving_objects import ServingObjects
@@ -62,6 +63,7 @@ class ModelDeploymentReconciler:
     _measuring: Measuring = field(default_factory=Measuring)
     _objects: ServingObjects = field(default_factory=ServingObjects)
     _routing: Routing = field(default_factory=Routing)
+    _former: FormerRouters = field(default_factory=FormerRouters)
     _notifications: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def __call__(self, world: World, namespace: str, name: str) -> timedelta | None:
@@ -73,13 +75,15 @@ class ModelDeploymentReconciler:
             self._measuring.forget(key)
             self._objects.forget(key)
             self._routing.forget(key)
+            self._former.forget(key)
             return None
         try:
             deployment = ModelDeployment.model_validate(body)
         except ValidationError as error:
             _say_unreadable(world, body, error)
             return None
-        reading = await read(world, deployment)
+        may_have_former = self._former.may_exist(key, deployment)
+        reading = await read(world, deployment, may_have_former=may_have_former)
         seen = self._observe(world, key, deployment, reading)
         decision = decide_rollout(seen, world.now())
         await _write_status(world, deployment, decision.status)
@@ -125,6 +129,8 @@ class ModelDeploymentReconciler:
         if traffic is not None and traffic.main:
             told = self._routing.direct(world, key, deployment, reading, traffic)
             looks.append(await _unless_refused(world, deployment, told))
+        removed = self._former.remove(world, key, deployment, reading, traffic)
+        looks.append(await _unless_refused(world, deployment, removed))
         for action in decision.actions:
             done = self._carry_out(world, deployment, action)
             looks.append(await _unless_refused(world, deployment, done))

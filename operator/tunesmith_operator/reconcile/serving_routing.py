@@ -16,7 +16,7 @@ from tunesmith_operator.planning.routing import build_split, build_state
 from tunesmith_operator.planning.serving import SeenRouter, Traffic
 from tunesmith_operator.reconcile.serving_reading import Reading
 from tunesmith_operator.reconcile.world import World
-from tunesmith_operator.resources.serving.gateway import build_route
+from tunesmith_operator.resources.serving.gateway import build_route, redirect_route
 
 # An agent starts seconds after its pod's address is known, and nothing tells us when.
 _BEHIND = timedelta(seconds=1)
@@ -27,7 +27,9 @@ class Routing:
     """Remembers what was taken, to repeat it no more often than it helps."""
 
     _told: dict[Key, dict[str, str]] = field(default_factory=dict)
-    """uid of each router pod, or of the route -> what it took last."""
+    """uid of each router pod -> what it took last."""
+    _written: dict[Key, tuple[str, int, Object]] = field(default_factory=dict)
+    """uid and generation of the route as it was written last, and what was written."""
     _confirmed: dict[Key, tuple[Traffic, datetime]] = field(default_factory=dict)
     """What all router pods have confirmed, and when."""
 
@@ -48,18 +50,27 @@ class Routing:
     ) -> timedelta | None:
         """Make the router do it. Return when to look again if not all of it does.
 
+        A former router is made to do it too, and first: it is the one that serves.
+
         Raises ``NotOurs`` where somebody else's HTTPRoute has the name.
         """
-        gateway = deployment.spec.routing.gateway
+        gateway, split = deployment.spec.routing.gateway, build_split(traffic)
         if gateway is None:
+            if reading.has_former and reading.route is not None:
+                route = redirect_route(deployment, reading.route, split)
+                await self._write_route(world, key, route, reading.route)
             return await self._tell_pods(world, key, deployment, reading, traffic)
-        route = build_route(deployment, gateway, build_split(traffic))
+        behind = None
+        if reading.has_former:
+            behind = await self._tell_pods(world, key, deployment, reading, traffic)
+        route = build_route(deployment, gateway, split)
         await self._write_route(world, key, route, reading.route)
-        return None
+        return behind
 
     def forget(self, key: Key) -> None:
         """Forget a deployment that is gone."""
         self._told.pop(key, None)
+        self._written.pop(key, None)
         self._confirmed.pop(key, None)
 
     async def _tell_pods(
@@ -101,12 +112,12 @@ class Routing:
             if controller_uid(found["metadata"], ModelDeployment.KIND) != owner:
                 where = f"HTTPRoute {key.namespace}/{key.name}"
                 raise NotOurs(f"{where} exists and belongs to somebody else", 409)
-            if self._told.get(key) == _written(found, route):
+            if self._written.get(key) == _identify(found, route):
                 return
-        self._told[key] = _written(await world.kube.apply(route), route)
+        self._written[key] = _identify(await world.kube.apply(route), route)
 
 
-def _written(found: Object, route: Object) -> dict[str, str]:
+def _identify(found: Object, route: Object) -> tuple[str, int, Object]:
     """Say which route it is, and of what: the generation counts the changes of its spec."""
     meta = found["metadata"]
-    return {meta["uid"]: f"{meta.get('generation')} {route}"}
+    return meta["uid"], meta.get("generation", 0), route
