@@ -1,6 +1,7 @@
 """What a ModelDeployment needs beside its roll-outs: routers, their state, and objects by name."""
 
 import asyncio
+import time
 from datetime import timedelta
 
 import pytest
@@ -106,7 +107,7 @@ async def test_a_silent_router_holds_the_roll_out(control_plane: ControlPlane) -
     namespace = make_namespace(control_plane)
     async with client_of(control_plane) as kube, serving_cluster(kube, namespace) as cluster:
         await kube.create(deployment(namespace))
-        async with operator(control_plane, namespace):
+        async with operator(control_plane, namespace) as running:
             await until_stable(kube, namespace, 1)
             silent, other = cluster.routers()
             silent.is_silent = True
@@ -116,9 +117,15 @@ async def test_a_silent_router_holds_the_roll_out(control_plane: ControlPlane) -
             )
             await asyncio.sleep(3)
             held = await read(kube, namespace)
+            began = time.monotonic()
+            await passes(running, 3)
+            took = time.monotonic() - began
             silent.is_silent = False
             await until_stable(kube, namespace, 2)
     assert "stepStartTime" not in held["status"]["rollout"]
+    assert took < 2, "no pass waits for a pod that did not answer before"
+    for kind in ("Available", "Progressing"):
+        assert f"router pod {silent.name}: no answer" in condition_of(held["status"], kind)[2]
     assert condition_of(held["status"], "Progressing")[1] == "WaitingForRouter"
     steps = [w for _, _, w in weights(cluster.network, other.name)]
     assert steps == [0, 20, 50, 0]

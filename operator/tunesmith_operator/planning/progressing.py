@@ -54,6 +54,9 @@ def _of_the_router(
     if seen.router is not None and seen.router.refusal:
         message = f"The HTTPRoute does not go to {_place(draft, rollout)}: {seen.router.refusal}"
         return Saying(_TRUE, DeploymentReason.WAITING_FOR_ROUTER, message)
+    if seen.router is not None and seen.router.trouble and rollout.step_start_time is None:
+        message = f"Not all of the router goes to {_place(draft, rollout)}: {seen.router.trouble}"
+        return Saying(_TRUE, DeploymentReason.WAITING_FOR_ROUTER, message)
     return None
 
 

@@ -29,6 +29,8 @@ class RouterAnswer:
 
     pod: ServingPod
     report: RouterReport | None
+    trouble: str = ""
+    """Why there is none."""
 
 
 def build_split(traffic: Traffic) -> RouterSplit:
@@ -83,7 +85,13 @@ def read_answers(answers: Sequence[RouterAnswer]) -> SeenRouter | None:
         traffic=_traffic(told[0]) if told else None,
         is_settled=not is_silent and len(set(splits)) == 1 and any(a.pod.is_ready for a in answers),
         counts=_sum([c for a in answers if a.report is not None for c in a.report.counts]),
+        trouble=say_trouble([a for a in answers if a.pod.is_ready]),
     )
+
+
+def say_trouble(answers: Sequence[RouterAnswer]) -> str:
+    """Say which pods did not do what they were asked to; nothing if all did."""
+    return "; ".join(f"router pod {a.pod.name}: {a.trouble}" for a in answers if a.trouble)
 
 
 def join_routers(wanted: SeenRouter | None, former: SeenRouter | None) -> SeenRouter | None:

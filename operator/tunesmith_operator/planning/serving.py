@@ -108,6 +108,8 @@ class SeenRouter:
     """When all router pods had confirmed this traffic, where that is known: before this look."""
     refusal: str = ""
     """Why no Gateway does what the route says, in its controller's words."""
+    trouble: str = ""
+    """Which router pods do not answer or do not take what they are told, and why."""
     is_moving: bool = False
     """Whether the router of the spec is not in effect yet, and the former one serves meanwhile."""
 

@@ -103,7 +103,10 @@ def _available(seen: ServingObservation) -> Saying:
     if main is None or main.ready_replicas == 0:
         message = f"Revision {main.number if main else seen.traffic.main} has no ready pods"
         return Saying(_FALSE, DeploymentReason.REPLICAS_UNAVAILABLE, message)
-    return Saying(_TRUE, DeploymentReason.SERVING, f"Revision {main.number} serves")
+    # What a pod of the router has taken goes on there, whatever it does not take any more.
+    behind = f", but not all of the router follows: {seen.router.trouble}"
+    message = f"Revision {main.number} serves{behind if seen.router.trouble else ''}"
+    return Saying(_TRUE, DeploymentReason.SERVING, message)
 
 
 def _ready(draft: ServingDraft, seen: ServingObservation) -> Saying:

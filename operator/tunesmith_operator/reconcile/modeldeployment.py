@@ -102,7 +102,7 @@ class ModelDeploymentReconciler:
             deployment=deployment,
             versions=reading.versions,
             revisions=reading.revisions,
-            router=self._routing.dated(key, reading.router),
+            router=self._routing.complete(key, reading.router),
             unservable=_why_unservable(deployment, reading, world.config),
             sampling=self._measuring.result(key, digest),
         )

@@ -12,7 +12,7 @@ from tunesmith_operator.kube.cache import Key
 from tunesmith_operator.kube.errors import NotOurs
 from tunesmith_operator.kube.kinds import Object
 from tunesmith_operator.kube.parse import controller_uid
-from tunesmith_operator.planning.routing import build_split, build_state
+from tunesmith_operator.planning.routing import build_split, build_state, say_trouble
 from tunesmith_operator.planning.serving import SeenRouter, Traffic
 from tunesmith_operator.reconcile.serving_reading import Reading
 from tunesmith_operator.reconcile.world import World
@@ -32,11 +32,20 @@ class Routing:
     """uid and generation of the route as it was written last, and what was written."""
     _confirmed: dict[Key, tuple[Traffic, datetime]] = field(default_factory=dict)
     """What all router pods have confirmed, and when."""
+    _trouble: dict[Key, str] = field(default_factory=dict)
+    """Why router pods did not take what they were told last."""
 
-    def dated(self, key: Key, router: SeenRouter | None) -> SeenRouter | None:
-        """Add when the router's pods confirmed what they do: a look comes a moment later."""
+    def complete(self, key: Key, router: SeenRouter | None) -> SeenRouter | None:
+        """Add what a look does not show.
+
+        That is which pods did not take what they were told, and when the others confirmed what
+        they do: a look comes a moment later.
+        """
         traffic, since = self._confirmed.get(key, (None, None))
-        if router is None or not router.is_settled or router.traffic != traffic:
+        if router is None:
+            return None
+        router = replace(router, trouble=router.trouble or self._trouble.get(key, ""))
+        if not router.is_settled or router.traffic != traffic:
             return router
         return replace(router, since=since)
 
@@ -72,6 +81,7 @@ class Routing:
         self._told.pop(key, None)
         self._written.pop(key, None)
         self._confirmed.pop(key, None)
+        self._trouble.pop(key, None)
 
     async def _tell_pods(
         self,
@@ -92,8 +102,11 @@ class Routing:
         }
         # Who has just not answered would hold up the pass for long, and a rollback with it.
         behind = [a.pod for a in reading.answers if a.report and now[a.pod.uid] != text]
+        self._trouble.pop(key, None)
         if behind:
-            for answer in await world.serving.routers.tell(deployment.metadata.uid, behind, state):
+            told_now = await world.serving.routers.tell(deployment.metadata.uid, behind, state)
+            self._trouble[key] = say_trouble(told_now)
+            for answer in told_now:
                 is_done = answer.report is not None and answer.report.split == state.split
                 now[answer.pod.uid] = text if is_done else ""
         self._told[key] = now
