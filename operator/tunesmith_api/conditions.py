@@ -61,6 +61,7 @@ class DeploymentReason(StrEnum):
     ARTIFACT_NOT_FOUND = "ArtifactNotFound"
     BASE_MODEL_UNKNOWN = "BaseModelUnknown"
     UNSERVABLE = "Unservable"
+    CHILD_REFUSED = "ChildRefused"
     NOT_ROLLED_BACK = "NotRolledBack"
     NOT_STALLED = "NotStalled"
 
@@ -168,6 +169,8 @@ DEPLOYMENT_REASON_MEANINGS: dict[DeploymentReason, str] = {
     "serve.",
     DeploymentReason.UNSERVABLE: "No pods can be made of what the spec asks for; the message says "
     "what to change.",
+    DeploymentReason.CHILD_REFUSED: "The cluster refused an object of the deployment: a quota, an "
+    "admission policy, or an object of the same name that is not Tunesmith's. It is tried again.",
     DeploymentReason.BASE_MODEL_UNKNOWN: "The ModelVersion does not say which base model its "
     "adapter was trained for.",
     DeploymentReason.NOT_ROLLED_BACK: "The wanted revision was not rejected.",

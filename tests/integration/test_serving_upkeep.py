@@ -1,6 +1,7 @@
 """What a ModelDeployment needs beside its roll-outs: routers, their state, and objects by name."""
 
 import asyncio
+import json
 import time
 from datetime import timedelta
 
@@ -30,7 +31,7 @@ from tunesmith_operator.kube.kinds import KINDS, Object
 from tunesmith_operator.kube.transport import Request, Response, Send
 from tunesmith_operator.planning.revisions import revision_digest, revision_name
 from tunesmith_operator.planning.sources import resolve
-from tunesmith_operator.reconcile import modeldeployment as shell
+from tunesmith_operator.reconcile import refusals
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -162,7 +163,7 @@ async def test_an_operator_that_was_away_finds_other_pods(control_plane: Control
 async def test_somebody_elses_object_with_a_revisions_name_is_left_alone(
     control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shell, "_REFUSED_RETRY", timedelta(seconds=1))
+    monkeypatch.setattr(refusals, "_RETRY", timedelta(seconds=1))
     namespace = make_namespace(control_plane)
     async with client_of(control_plane) as kube, serving_cluster(kube, namespace):
         await kube.create(deployment(namespace))
@@ -179,12 +180,59 @@ async def test_somebody_elses_object_with_a_revisions_name_is_left_alone(
             )
             await change(kube, namespace, source=source("b"))
             (event,) = await until_events(kube, namespace, "ChildRefused")
+            stalled = await until_status(
+                kube,
+                namespace,
+                lambda s: condition_of(s, "Stalled")[1] == "ChildRefused",
+                "the condition",
+            )
+            assert "Delete or rename that object" in condition_of(stalled["status"], "Stalled")[2]
             assert f"ConfigMap {namespace}/{name}" in event["message"]
             left = await kube.get("ConfigMap", namespace, name)
             assert left == foreign
             uid = foreign["metadata"]["uid"]
             await kube.delete("ConfigMap", namespace, name, uid=uid, propagation="Background")
             await until_stable(kube, namespace, 2)
+
+
+async def test_what_a_quota_refuses_is_a_condition_and_stable_goes_on(
+    control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals, "_RETRY", timedelta(seconds=1))
+    namespace = make_namespace(control_plane)
+    async with client_of(control_plane) as kube, serving_cluster(kube, namespace) as cluster:
+        await kube.create(deployment(namespace))
+        async with operator(control_plane, namespace):
+            before = await until_stable(kube, namespace, 1)
+            quota = ["quota", "few", "-n", namespace]
+            control_plane.kubectl("create", *quota, "--hard=count/deployments.apps=2")
+            # Nobody plays its controller.
+            used = {key: {"count/deployments.apps": "2"} for key in ("hard", "used")}
+            said = ["--subresource=status", "--type=merge", "-p", json.dumps({"status": used})]
+            control_plane.kubectl("patch", *quota, *said)
+            await asyncio.sleep(1)
+            await change(kube, namespace, source=source("b"))
+            refused = await until_status(
+                kube,
+                namespace,
+                lambda s: condition_of(s, "Stalled")[:2] == ("True", "ChildRefused"),
+                "the refusal",
+            )
+        # Nobody knows at first what was refused before; it is not taken back for that.
+        async with operator(control_plane, namespace) as running:
+            await passes(running, 2)
+            again = await read(kube, namespace)
+            control_plane.kubectl("delete", *quota)
+            after = await until_stable(kube, namespace, 2)
+    message = condition_of(refused["status"], "Stalled")[2]
+    assert "few" in message
+    assert "Change the quota" in message
+    assert condition_of(refused["status"], "Ready")[0] == "True"
+    assert refused["status"]["stable"]["digest"] == before["status"]["stable"]["digest"]
+    stalled = [c for c in again["status"]["conditions"] if c["type"] == "Stalled"]
+    assert stalled == [c for c in refused["status"]["conditions"] if c["type"] == "Stalled"]
+    assert condition_of(after["status"], "Stalled")[0] == "False"
+    assert cluster.network.lost == 0
 
 
 async def test_somebody_elses_autoscaler_stands_in_nobodys_way(

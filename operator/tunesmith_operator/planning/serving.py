@@ -158,6 +158,9 @@ class ServingObservation:
     """Why no pods can be made of what the spec asks for, as the builder of their manifests says."""
     sampling: Sampling | None = None
     """Fresh values; the edge takes them when planning.analysis.is_sample_due says so."""
+    refused: str | None = None
+    """What the cluster refused in the pass before, with what to change: empty for nothing, None
+    where this process has made no pass yet."""
 
     def revision(self, name: str) -> SeenRevision | None:
         """Give a revision by its name."""

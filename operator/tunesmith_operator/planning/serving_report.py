@@ -10,6 +10,7 @@ from tunesmith_api.conditions import DeploymentCondition, DeploymentReason
 from tunesmith_api.deploymentstatus import RevisionStatus, RolloutPhase
 from tunesmith_api.labels import COMPONENT_ENGINE, LABEL_COMPONENT, LABEL_DEPLOYMENT_UID
 from tunesmith_api.meta import ConditionStatus
+from tunesmith_operator.planning.conditions import find
 from tunesmith_operator.planning.progressing import Saying, progressing
 from tunesmith_operator.planning.revisions import is_rejected
 from tunesmith_operator.planning.serving import ServingObservation
@@ -43,7 +44,7 @@ def report(
     """Say all there is to say."""
     _note_figures(draft, seen)
     goes_on = progressing(draft, seen, objection, standing)
-    stalled = _stalled(goes_on, objection, standing)
+    stalled = _stalled(goes_on, objection, standing, _refused(draft, seen))
     sayings = {
         DeploymentCondition.READY: _ready(draft, seen),
         DeploymentCondition.AVAILABLE: _available(seen),
@@ -136,7 +137,17 @@ def _ready(draft: ServingDraft, seen: ServingObservation) -> Saying:
     return available
 
 
-def _stalled(goes_on: Saying, objection: SourceObjection | None, standing: Standing) -> Saying:
+def _refused(draft: ServingDraft, seen: ServingObservation) -> str:
+    """Give what the cluster refuses; what an operator before said stands until it is tried."""
+    said = find(draft.status.conditions, DeploymentCondition.STALLED)
+    if seen.refused is None and said and said.reason == DeploymentReason.CHILD_REFUSED:
+        return said.message
+    return seen.refused or ""
+
+
+def _stalled(
+    goes_on: Saying, objection: SourceObjection | None, standing: Standing, refused: str
+) -> Saying:
     if objection is not None:
         return Saying(_TRUE, objection.reason, objection.message)
     if goes_on.reason in (
@@ -144,6 +155,8 @@ def _stalled(goes_on: Saying, objection: SourceObjection | None, standing: Stand
         DeploymentReason.ROLLBACK_DISABLED,
     ):
         return Saying(_TRUE, goes_on.reason, goes_on.message)
+    if refused:
+        return Saying(_TRUE, DeploymentReason.CHILD_REFUSED, refused)
     if standing.held_by is not None:
         # The first revision of all: there is nothing to go back to, so it is waited for.
         return Saying(_TRUE, DeploymentReason.NO_REVISION, standing.held_by.message)

@@ -8,9 +8,9 @@ queue, never twice at a time for one object.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import assert_never
 
 import structlog
@@ -21,7 +21,7 @@ from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.config import Config
 from tunesmith_operator.kube.cache import Key
-from tunesmith_operator.kube.errors import Gone, NotOurs, Refused
+from tunesmith_operator.kube.errors import Gone
 from tunesmith_operator.kube.kinds import Object
 from tunesmith_operator.kube.parse import controller_uid
 from tunesmith_operator.planning.actions import Emit
@@ -42,6 +42,7 @@ from tunesmith_operator.planning.sources import resolve
 from tunesmith_operator.reconcile.emitting import emit
 from tunesmith_operator.reconcile.former_router import FormerRouters
 from tunesmith_operator.reconcile.measuring import Measuring
+from tunesmith_operator.reconcile.refusals import Refusals
 from tunesmith_operator.reconcile.samples import remember, take_samples
 from tunesmith_operator.reconcile.serving_objects import ServingObjects
 from tunesmith_operator.reconcile.serving_reading import Reading, read
@@ -53,8 +54,6 @@ from tunesmith_operator.resources.serving.workload import build_service, build_w
 
 log = structlog.get_logger(__name__)
 
-_REFUSED_RETRY = timedelta(seconds=10)
-
 
 @dataclass(slots=True)
 class ModelDeploymentReconciler:
@@ -64,6 +63,7 @@ class ModelDeploymentReconciler:
     _objects: ServingObjects = field(default_factory=ServingObjects)
     _routing: Routing = field(default_factory=Routing)
     _former: FormerRouters = field(default_factory=FormerRouters)
+    _refusals: Refusals = field(default_factory=Refusals)
     _notifications: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def __call__(self, world: World, namespace: str, name: str) -> timedelta | None:
@@ -76,6 +76,7 @@ class ModelDeploymentReconciler:
             self._objects.forget(key)
             self._routing.forget(key)
             self._former.forget(key)
+            self._refusals.forget(key)
             return None
         try:
             deployment = ModelDeployment.model_validate(body)
@@ -105,6 +106,7 @@ class ModelDeploymentReconciler:
             router=self._routing.complete(key, reading.router),
             unservable=_why_unservable(deployment, reading, world.config),
             sampling=self._measuring.result(key, digest),
+            refused=self._refusals.of(key),
         )
 
     async def _act(
@@ -124,18 +126,19 @@ class ModelDeploymentReconciler:
         for action in decision.actions:
             if isinstance(action, SetTraffic):
                 traffic = action.traffic
+        attempt = partial(self._refusals.attempt, world, key, deployment)
         looks = []
         # A route that somebody edited may send to nobody that we know.
         if traffic is not None and traffic.main:
             told = self._routing.direct(world, key, deployment, reading, traffic)
-            looks.append(await _unless_refused(world, deployment, told))
+            looks.append(await attempt(told))
         removed = self._former.remove(world, key, deployment, reading, traffic)
-        looks.append(await _unless_refused(world, deployment, removed))
+        looks.append(await attempt(removed))
         for action in decision.actions:
             done = self._carry_out(world, deployment, action)
-            looks.append(await _unless_refused(world, deployment, done))
+            looks.append(await attempt(done))
         kept = self._objects.ensure(world, deployment, has_router=bool(reading.router_pods))
-        looks.append(await _unless_refused(world, deployment, kept))
+        looks += [await attempt(kept), self._refusals.close(key)]
         return min((look for look in looks if look is not None), default=None)
 
     async def _carry_out(
@@ -210,22 +213,6 @@ def _why_unservable(deployment: ModelDeployment, reading: Reading, config: Confi
     except UnservableError as error:
         return str(error)
     return ""
-
-
-async def _unless_refused(
-    world: World, deployment: ModelDeployment, work: Awaitable[timedelta | None]
-) -> timedelta | None:
-    """Do it, and return when to look again; what the cluster refuses is said."""
-    try:
-        return await work
-    except (NotOurs, Refused, Gone) as error:
-        emit(
-            world,
-            ModelDeployment.KIND,
-            deployment.metadata,
-            Emit("Warning", "ChildRefused", str(error)),
-        )
-        return _REFUSED_RETRY
 
 
 async def _ensure_revision(
