@@ -16,6 +16,7 @@ from tests.simulation.rollout_world import (
     TEXT,
     Faults,
     Model,
+    Pod,
     RolloutWorld,
 )
 from tunesmith_api.conditions import DeploymentCondition, DeploymentReason
@@ -125,6 +126,26 @@ def test_a_held_rollback_is_quiet_too() -> None:
         world.turn()
     assert world.passes - passes <= 2
     assert world.status.canary is None
+
+
+def test_a_canary_without_ready_pods_is_not_sampled() -> None:
+    world = at_weight(serving(), 25)
+    until(world, lambda w: w.samples > 0)
+    known, sampled = world.rollout.metrics, world.samples
+    world.models[2] = Model(never_ready="no node takes it")
+    revision = next(r for r in world.revisions.values() if r.number == 2)
+    revision.pods = [Pod() for _ in revision.pods]
+    for _ in range(30):
+        world.turn()
+    assert world.samples == sampled
+    assert [m.recent for m in world.rollout.metrics] == [m.recent for m in known]
+    assert reason(world, DeploymentCondition.PROGRESSING) == DeploymentReason.WAITING_FOR_REPLICAS
+    assert world.traffic is not None
+    assert world.traffic.weight == 0
+    world.models[2] = Model()
+    settle(world)
+    assert world.status.stable is not None
+    assert world.status.stable.revision == 2
 
 
 def test_the_first_revision_needs_only_to_be_ready() -> None:

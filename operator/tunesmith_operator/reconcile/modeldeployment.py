@@ -184,7 +184,8 @@ class ModelDeploymentReconciler:
             world.serving.sampler.forget(key.namespace, before.canary.name)
         if rollout is None or rollout.abort is not None:
             return
-        if is_sample_due(rollout, deployment.spec.rollout.analysis, world.now()):
+        canary = reading.revision(status.canary.name) if status.canary else None
+        if is_sample_due(rollout, deployment.spec.rollout.analysis, world.now(), canary):
             self._measuring.start(
                 key,
                 lambda: take_samples(world, deployment, reading, status),

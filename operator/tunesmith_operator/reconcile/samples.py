@@ -59,7 +59,7 @@ def _measured(
     if role is None:
         return None
     pods = [pod for pod in reading.pods.get(role.name, ()) if pod.is_ready and pod.address]
-    seen = next((r for r in reading.revisions if r.name == role.name), None)
+    seen = reading.revision(role.name)
     return Measured(
         namespace=deployment.metadata.namespace,
         name=role.name,

@@ -55,6 +55,10 @@ class Reading:
     route: Object | None
     """The HTTPRoute, with router GatewayAPI now or before."""
 
+    def revision(self, name: str) -> SeenRevision | None:
+        """Give a revision by its name."""
+        return next((r for r in self.revisions if r.name == name), None)
+
 
 async def read(
     world: World, deployment: ModelDeployment, *, may_have_former: bool = True
