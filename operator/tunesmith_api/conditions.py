@@ -100,6 +100,7 @@ class Reason(StrEnum):
     NO_CHANNEL_FOLLOWED = "NoChannelFollowed"
     OTHER_MODEL_FOLLOWED = "OtherModelFollowed"
     OFFER_MISSED = "OfferMissed"
+    ARTIFACT_MISSING = "ArtifactMissing"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     DISRUPTION_LIMIT_EXCEEDED = "DisruptionLimitExceeded"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
@@ -231,6 +232,8 @@ REASON_MEANINGS: dict[Reason, str] = {
     Reason.OTHER_MODEL_FOLLOWED: "The ModelDeployment follows another model than the version's.",
     Reason.OFFER_MISSED: "The ModelDeployment follows the model now, but did not when the version "
     "was made, and versions never change.",
+    Reason.ARTIFACT_MISSING: "The ModelVersion has no artifact that the ModelDeployment's engine "
+    "can serve; output.artifacts says which are made.",
     Reason.BACKOFF_LIMIT_EXCEEDED: "More attempts have failed than runPolicy.backoffLimit allows.",
     Reason.DISRUPTION_LIMIT_EXCEEDED: "More attempts were disrupted than "
     "runPolicy.disruptionLimit allows.",

@@ -20,6 +20,7 @@ from tests.integration.rollouts import (
     read,
     source,
     until_events,
+    until_rolled_back,
     until_stable,
     until_status,
     weights,
@@ -308,21 +309,23 @@ async def test_a_router_that_somebody_deleted_comes_back(control_plane: ControlP
             await until_stable(kube, namespace, 1)
 
 
-async def test_a_measurement_that_cannot_be_made_is_no_hot_loop(
-    control_plane: ControlPlane,
+@pytest.mark.parametrize("is_forbidden", [True, False], ids=["forbidden", "missing"])
+async def test_golden_prompts_that_cannot_be_read_are_a_providers_error(
+    control_plane: ControlPlane, is_forbidden: bool
 ) -> None:
-    """The operator may not read the ConfigMap with the golden prompts."""
     asked = 0
 
     async def forbid(request: Request, send: Send) -> Response:
         nonlocal asked
         if request.verb == "get" and request.path.endswith("/configmaps/golden"):
             asked += 1
-            return Response(403, b"{}")
+            if is_forbidden:
+                return Response(403, b'{"message": "may not"}')
         return await send(request)
 
     golden = {"name": "golden", "goldenPrompts": {"configMapRef": {"name": "golden"}}, "min": "1"}
-    rollout = ROLLOUT | {"analysis": ANALYSIS | {"metrics": [golden]}}
+    analysis = ANALYSIS | {"metrics": [golden], "dataTimeoutSeconds": 10}
+    rollout = ROLLOUT | {"analysis": analysis}
     namespace = make_namespace(control_plane)
     async with client_of(control_plane) as kube, serving_cluster(kube, namespace):
         await kube.create(deployment(namespace, rollout=rollout))
@@ -332,10 +335,19 @@ async def test_a_measurement_that_cannot_be_made_is_no_hot_loop(
             await until_status(
                 kube, namespace, lambda s: "stepStartTime" in s.get("rollout", {}), "the step"
             )
-            await asyncio.sleep(5)
-            held = await read(kube, namespace)
-    assert 1 <= asked <= 4
-    assert held["status"]["rollout"]["step"] == 0
+            held = await until_status(
+                kube,
+                namespace,
+                lambda s: condition_of(s, "Progressing")[1] == "ProviderUnavailable",
+                "the provider's error",
+            )
+            back = await until_rolled_back(kube, namespace)
+    (metric,) = held["status"]["rollout"]["metrics"]
+    assert metric["verdict"] == "ProviderError"
+    assert ("may not" if is_forbidden else "there is no ConfigMap golden") in metric["message"]
+    assert metric["failures"] == 0
+    assert back["status"]["lastRollback"]["reason"] == "ProviderError"
+    assert asked <= 15, "no more often than a sample is due"
 
 
 async def until_all_told(cluster: ServingCluster, number: int = 2) -> None:

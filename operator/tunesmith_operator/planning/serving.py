@@ -150,6 +150,8 @@ class ServingObservation:
     deployment: ModelDeployment
     versions: tuple[ModelVersion, ...] = ()
     """The ModelVersion that the source names, or all versions of its model."""
+    unreadable: tuple[str, ...] = ()
+    """Those of them that this operator cannot read, with why."""
     revisions: tuple[SeenRevision, ...] = ()
     """All revisions whose record the deployment controls, by uid."""
     router: SeenRouter | None = None

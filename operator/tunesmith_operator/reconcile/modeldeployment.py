@@ -22,7 +22,6 @@ from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.config import Config
 from tunesmith_operator.kube.cache import Key
 from tunesmith_operator.kube.errors import Gone
-from tunesmith_operator.kube.kinds import Object
 from tunesmith_operator.kube.parse import controller_uid
 from tunesmith_operator.planning.actions import Emit
 from tunesmith_operator.planning.analysis import is_sample_due
@@ -39,7 +38,7 @@ from tunesmith_operator.planning.serving_actions import (
     SetTraffic,
 )
 from tunesmith_operator.planning.sources import resolve
-from tunesmith_operator.reconcile.emitting import emit
+from tunesmith_operator.reconcile.emitting import emit, say_unreadable
 from tunesmith_operator.reconcile.former_router import FormerRouters
 from tunesmith_operator.reconcile.measuring import Measuring
 from tunesmith_operator.reconcile.refusals import Refusals
@@ -81,7 +80,7 @@ class ModelDeploymentReconciler:
         try:
             deployment = ModelDeployment.model_validate(body)
         except ValidationError as error:
-            _say_unreadable(world, body, error)
+            say_unreadable(world, ModelDeployment.KIND, body, error)
             return None
         may_have_former = self._former.may_exist(key, deployment)
         reading = await read(world, deployment, may_have_former=may_have_former)
@@ -102,6 +101,7 @@ class ModelDeploymentReconciler:
         return ServingObservation(
             deployment=deployment,
             versions=reading.versions,
+            unreadable=reading.unreadable,
             revisions=reading.revisions,
             router=self._routing.complete(key, reading.router),
             unservable=_why_unservable(deployment, reading, world.config),
@@ -254,20 +254,4 @@ async def _write_status(
         status.model_dump(mode="json", by_alias=True, exclude_none=True),
         resource_version=deployment.metadata.resource_version,
         is_urgent=True,
-    )
-
-
-def _say_unreadable(world: World, body: Object, error: ValidationError) -> None:
-    """The API server accepted what we cannot read: a CRD newer or older than the operator."""
-    meta = body["metadata"]
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    world.record(
-        ModelDeployment.KIND,
-        meta["namespace"],
-        meta["name"],
-        meta["uid"],
-        type="Warning",
-        reason="Unreadable",
-        message=f"{where}: {first['msg']}. The CRD and the operator are of different versions",
     )

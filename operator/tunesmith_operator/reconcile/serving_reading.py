@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from tunesmith_api.engine import RouterType
 from tunesmith_api.labels import LABEL_DEPLOYMENT_UID
 from tunesmith_api.modeldeployment import ModelDeployment
@@ -28,6 +30,7 @@ from tunesmith_operator.planning.serving import (
     SeenRouter,
     ServingPod,
 )
+from tunesmith_operator.reconcile.emitting import say_unreadable
 from tunesmith_operator.reconcile.world import World
 from tunesmith_operator.resources.serving.names import router_name
 from tunesmith_operator.resources.serving.sidecar import sidecar_port
@@ -38,6 +41,8 @@ class Reading:
     """What was read."""
 
     versions: tuple[ModelVersion, ...]
+    unreadable: tuple[str, ...]
+    """Other versions of the source, and why they cannot be read."""
     revisions: tuple[SeenRevision, ...]
     pods: Mapping[str, tuple[ServingPod, ...]]
     """Pods of each revision that are not on their way out, by its name."""
@@ -66,7 +71,7 @@ async def read(
     """Read all that belongs to ``deployment``, and to its former router if there may be one."""
     meta = deployment.metadata
     selector = f"{LABEL_DEPLOYMENT_UID}={meta.uid}"
-    records, workloads, bodies, versions, route = await asyncio.gather(
+    records, workloads, bodies, (versions, unreadable), route = await asyncio.gather(
         world.kube.list("ConfigMap", meta.namespace, selector),
         world.kube.list("Deployment", meta.namespace, selector),
         world.kube.list("Pod", meta.namespace, selector),
@@ -86,6 +91,7 @@ async def read(
     has_former = may_have_former and _has_former(deployment, workloads, route)
     return Reading(
         versions=versions,
+        unreadable=unreadable,
         revisions=revisions,
         pods={r.name: pods_of(r.number, pods) for r in revisions},
         ports={r.name: sidecar_port(r.template) for r in revisions},
@@ -98,8 +104,10 @@ async def read(
     )
 
 
-async def _versions(world: World, deployment: ModelDeployment) -> tuple[ModelVersion, ...]:
-    """Read the ModelVersion that the source names, or all of its model."""
+async def _versions(
+    world: World, deployment: ModelDeployment
+) -> tuple[tuple[ModelVersion, ...], tuple[str, ...]]:
+    """Read the ModelVersion that the source names, or all of its model; and why some cannot be."""
     source, namespace = deployment.spec.source, deployment.metadata.namespace
     bodies: Sequence[Object] = ()
     if source.model_version is not None:
@@ -107,8 +115,16 @@ async def _versions(world: World, deployment: ModelDeployment) -> tuple[ModelVer
         bodies = [body] if body is not None else []
     elif source.model is not None:
         bodies = await world.kube.list(ModelVersion.KIND, namespace)
-    versions = (ModelVersion.model_validate(body) for body in bodies)
-    return tuple(v for v in versions if source.model is None or v.spec.model == source.model)
+    versions, unreadable = [], []
+    for body in bodies:
+        if source.model is not None and (body.get("spec") or {}).get("model") != source.model:
+            continue
+        try:
+            versions.append(ModelVersion.model_validate(body))
+        except ValidationError as error:
+            why = say_unreadable(world, ModelVersion.KIND, body, error)
+            unreadable.append(f"ModelVersion {body['metadata']['name']}: {why}")
+    return tuple(versions), tuple(unreadable)
 
 
 async def _route(
