@@ -42,7 +42,7 @@ def write_configuration(settings: Settings) -> None:
 def _values(settings: Settings) -> dict[str, object]:
     copies = settings.max_mirrors * _CONNECTIONS_A_COPY
     address = settings.listen_address
-    return settings.model_dump(exclude={"token", "token_file"}) | {
+    return settings.model_dump(exclude={"token_digest"}) | {
         # A name with a family, as colons alone do not tell address from port.
         "listen_address": f"ipv6@[{address}]" if ":" in address else f"ipv4@{address}",
         "total_connections": settings.max_connections + copies + _SPARE_CONNECTIONS,
