@@ -12,13 +12,19 @@ from tunesmith_operator.kube.cache import Key
 from tunesmith_operator.kube.errors import NotOurs
 from tunesmith_operator.kube.kinds import Object
 from tunesmith_operator.kube.parse import controller_uid
-from tunesmith_operator.planning.routing import build_split, build_state, say_trouble
+from tunesmith_operator.kube.parse_serving import parse_route
+from tunesmith_operator.planning.routing import (
+    build_split,
+    build_state,
+    introduce,
+    say_trouble,
+)
 from tunesmith_operator.planning.serving import SeenRouter, Traffic
 from tunesmith_operator.reconcile.serving_reading import Reading
 from tunesmith_operator.reconcile.world import World
 from tunesmith_operator.resources.serving.gateway import build_route, redirect_route
 
-# An agent starts seconds after its pod's address is known, and nothing tells us when.
+# An agent starts seconds after its pod's address is known, and nobody watches routes.
 _BEHIND = timedelta(seconds=1)
 
 
@@ -63,18 +69,20 @@ class Routing:
 
         Raises ``NotOurs`` where somebody else's HTTPRoute has the name.
         """
-        gateway, split = deployment.spec.routing.gateway, build_split(traffic)
+        gateway, found = deployment.spec.routing.gateway, reading.route
+        now = introduce(traffic, parse_route(found) if found else None)
+        late = None if now == traffic else _BEHIND
         if gateway is None:
-            if reading.has_former and reading.route is not None:
-                route = redirect_route(deployment, reading.route, split)
-                await self._write_route(world, key, route, reading.route)
+            if reading.has_former and found is not None:
+                route = redirect_route(deployment, found, build_split(now))
+                await self._write_route(world, key, route, found)
             return await self._tell_pods(world, key, deployment, reading, traffic)
-        behind = None
         if reading.has_former:
-            behind = await self._tell_pods(world, key, deployment, reading, traffic)
-        route = build_route(deployment, gateway, split)
-        await self._write_route(world, key, route, reading.route)
-        return behind
+            late = await self._tell_pods(world, key, deployment, reading, traffic) or late
+        await self._write_route(
+            world, key, build_route(deployment, gateway, build_split(now)), found
+        )
+        return late
 
     def forget(self, key: Key) -> None:
         """Forget a deployment that is gone."""
