@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from aiohttp import web
 
@@ -72,7 +73,7 @@ class RouterPod:
     """HAProxy and its agent."""
 
     name: str
-    token: str
+    token_digest: str
     state: RouterState | None = None
     answered: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     failed_in_a_row: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -206,7 +207,7 @@ class Network:
         router = self.routers.get(_address_of(request))
         if router is None:
             raise web.HTTPNotFound
-        if request.headers.get("Authorization") != f"Bearer {router.token}":
+        if _digest(request.headers.get("Authorization", "")) != router.token_digest:
             raise web.HTTPUnauthorized
         while router.is_silent:  # noqa: ASYNC110 - a test says when
             await asyncio.sleep(0.05)
@@ -352,7 +353,7 @@ class ServingCluster:
             network.engines[address] = EnginePod(name, Metrics(name), behaviour)
             await network.open(address, ENGINE_PORT)
         elif self.agents_come:
-            network.routers[address] = RouterPod(pod["metadata"]["name"], _token(pod))
+            network.routers[address] = RouterPod(pod["metadata"]["name"], _token_digest(pod))
             await network.open(address, AGENT_PORT)
 
     def _status(self, pod: Object, address: str) -> Object:
@@ -382,9 +383,13 @@ def _number(pod: Object) -> int:
     return int(pod["metadata"]["labels"].get(LABEL_REVISION, 0))
 
 
-def _token(pod: Object) -> str:
+def _digest(authorization: str) -> str:
+    return f"sha256:{sha256(authorization.removeprefix('Bearer ').encode()).hexdigest()}"
+
+
+def _token_digest(pod: Object) -> str:
     agent = next(c for c in pod["spec"]["containers"] if c["name"] == "agent")
-    return str(next(e["value"] for e in agent["env"] if e["name"].endswith("_TOKEN")))
+    return str(next(e["value"] for e in agent["env"] if e["name"].endswith("_TOKEN_DIGEST")))
 
 
 @contextlib.asynccontextmanager

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -560,8 +561,8 @@ def test_haproxy_has_what_the_agent_wrote_and_the_agent_alone_the_token() -> Non
     assert init["command"] == ["python", "-m", "tunesmith_router", "init"]
     assert haproxy["command"] == ["haproxy", "-W", "-db", "-f", "/run/tunesmith-router/haproxy.cfg"]
     assert agent["command"] == ["python", "-m", "tunesmith_router"]
-    assert variables(agent) == {TOKEN_VARIABLE: "t0ken"}
-    assert "t0ken" not in json.dumps([init, haproxy])
+    assert variables(agent) == {TOKEN_VARIABLE: f"sha256:{sha256(b't0ken').hexdigest()}"}
+    assert "t0ken" not in json.dumps(pod), "whoever may read pods must not move traffic"
     assert agent["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": 8404}
     assert init["volumeMounts"] == haproxy["volumeMounts"] == agent["volumeMounts"]
     stop = haproxy["lifecycle"]["preStop"]["exec"]["command"][-1]

@@ -8,10 +8,13 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from tunesmith_api.engine import EngineType
 from tunesmith_api.jobstatus import StageName
 from tunesmith_api.labels import LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_STAGE
+from tunesmith_api.modeldeployment import Delivery
 from tunesmith_operator.kube.kinds import Object
 from tunesmith_operator.planning.observed import SeenJob, SeenPod, SeenTarget, SeenVersion
+from tunesmith_operator.planning.sources import servable_formats
 
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -105,8 +108,13 @@ def parse_target(body: Object | None) -> SeenTarget:
     """Extract what a ModelDeployment follows; None is one that does not exist."""
     if body is None or body["metadata"].get("deletionTimestamp"):
         return SeenTarget(exists=False)
-    source = (body.get("spec") or {}).get("source") or {}
-    return SeenTarget(True, source.get("model", ""), source.get("channel", ""))
+    spec = body.get("spec") or {}
+    source, engine = spec.get("source") or {}, (spec.get("engine") or {}).get("type", "")
+    try:
+        formats = servable_formats(Delivery(spec.get("delivery", "")), EngineType(engine))
+    except ValueError:
+        formats = ()
+    return SeenTarget(True, source.get("model", ""), source.get("channel", ""), engine, formats)
 
 
 def _true_conditions(status: Object) -> dict[str, Object]:

@@ -29,7 +29,15 @@ def parse_workload(body: Object) -> SeenWorkload:
     """Extract a revision's Deployment."""
     meta, spec = body["metadata"], body.get("spec") or {}
     owner = controller_uid(meta, "ConfigMap")
-    return SeenWorkload(meta["name"], meta["uid"], owner, spec.get("replicas", 1))
+    conditions = (body.get("status") or {}).get("conditions") or ()
+    failures = (
+        str(c.get("message", ""))
+        for c in conditions
+        if c["type"] == "ReplicaFailure" and c["status"] == "True"
+    )
+    return SeenWorkload(
+        meta["name"], meta["uid"], owner, spec.get("replicas", 1), next(failures, "")
+    )
 
 
 def parse_serving_pod(body: Object) -> ServingPod:

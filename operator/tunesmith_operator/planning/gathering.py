@@ -31,6 +31,8 @@ class SeenWorkload:
     uid: str
     owner_uid: str
     replicas: int
+    failure: str = ""
+    """Why the cluster makes no pods for it, such as a quota."""
 
 
 def gather_revisions(
@@ -53,6 +55,7 @@ def pods_of(number: int, pods: Sequence[ServingPod]) -> tuple[ServingPod, ...]:
 def _revision(
     record: SeenRecord, workload: SeenWorkload | None, pods: Sequence[ServingPod]
 ) -> SeenRevision:
+    waiting = next((pod.waiting for pod in pods if pod.waiting and not pod.is_ready), "")
     return SeenRevision(
         name=record.name,
         uid=record.uid,
@@ -63,6 +66,6 @@ def _revision(
         replicas=workload.replicas if workload else 0,
         ready_replicas=sum(pod.is_ready for pod in pods),
         restarts=sum(pod.restarts for pod in pods),
-        waiting=next((pod.waiting for pod in pods if pod.waiting and not pod.is_ready), ""),
+        waiting=waiting or (workload.failure if workload else ""),
         refusal=next((pod.refusal for pod in pods if pod.refusal), ""),
     )

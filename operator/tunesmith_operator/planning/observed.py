@@ -108,6 +108,10 @@ class SeenTarget:
     """source.model; empty where fixed files are named."""
     channel: str = ""
     """source.channel; likewise."""
+    engine: str = ""
+    """engine.type."""
+    formats: tuple[str, ...] = ()
+    """Artifacts of which that engine needs one; empty where this operator does not know it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,8 @@ def _route(draft: ServingDraft, seen: ServingObservation, chosen: Traffic | None
         # The router's own change wakes nobody.
         draft.look_again_in(_ROUTER_ANSWERS)
     elif not seen.router.is_settled:
-        draft.look_again_in(_ROUTER_SILENT if seen.router.refusal else _ROUTER_SETTLES)
+        is_stuck = seen.router.refusal or seen.router.trouble
+        draft.look_again_in(_ROUTER_SILENT if is_stuck else _ROUTER_SETTLES)
 
 
 def _retire(draft: ServingDraft, seen: ServingObservation, chosen: Traffic | None) -> None:

@@ -97,7 +97,8 @@ def _by_time(
     if seen.deployment.spec.paused:
         return None
     if rollout.unready_time and now >= ready_deadline(rollout, spec):
-        waits = f": {canary.waiting}" if canary and canary.waiting else ""
+        why = (canary.waiting if canary else "") or seen.refused
+        waits = f": {why}" if why else ""
         return Rejection(
             RollbackReason.READY_TIMEOUT,
             f"Its pods were not ready within {spec.ready_timeout_seconds} s{waits}",

@@ -42,7 +42,7 @@ def decide_rollout(seen: ServingObservation, now: datetime) -> ServingDecision:
     # Milliseconds are kept, because a rollback is measured in them.
     now = now.replace(microsecond=now.microsecond // 1000 * 1000)
     deployment = seen.deployment
-    source = resolve(deployment.spec, seen.versions)
+    source = resolve(deployment.spec, seen.versions, seen.unreadable)
     if seen.unservable and isinstance(source, RevisionTemplate):
         source = SourceObjection(DeploymentReason.UNSERVABLE, seen.unservable)
     template = source if isinstance(source, RevisionTemplate) else None

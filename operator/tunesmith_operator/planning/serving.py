@@ -108,6 +108,10 @@ class SeenRouter:
     """When all router pods had confirmed this traffic, where that is known: before this look."""
     refusal: str = ""
     """Why no Gateway does what the route says, in its controller's words."""
+    trouble: str = ""
+    """Which router pods do not answer or do not take what they are told, and why."""
+    is_moving: bool = False
+    """Whether the router of the spec is not in effect yet, and the former one serves meanwhile."""
 
     def counted(self, name: str) -> RevisionCounts:
         """Give the counts of a revision."""
@@ -146,6 +150,8 @@ class ServingObservation:
     deployment: ModelDeployment
     versions: tuple[ModelVersion, ...] = ()
     """The ModelVersion that the source names, or all versions of its model."""
+    unreadable: tuple[str, ...] = ()
+    """Those of them that this operator cannot read, with why."""
     revisions: tuple[SeenRevision, ...] = ()
     """All revisions whose record the deployment controls, by uid."""
     router: SeenRouter | None = None
@@ -154,6 +160,9 @@ class ServingObservation:
     """Why no pods can be made of what the spec asks for, as the builder of their manifests says."""
     sampling: Sampling | None = None
     """Fresh values; the edge takes them when planning.analysis.is_sample_due says so."""
+    refused: str | None = None
+    """What the cluster refused in the pass before, with what to change: empty for nothing, None
+    where this process has made no pass yet."""
 
     def revision(self, name: str) -> SeenRevision | None:
         """Give a revision by its name."""

@@ -115,7 +115,7 @@ def _sample(draft: ServingDraft, seen: ServingObservation) -> None:
     analysis = draft.spec.rollout.analysis
     if sampling is None or sampling.digest != rollout.digest:
         return
-    if not is_sample_due(rollout, analysis, sampling.taken):
+    if not is_sample_due(rollout, analysis, sampling.taken, _canary(draft, seen)):
         return
     stable = seen.revision(draft.status.stable.name) if draft.status.stable else None
     has_stable = stable is not None and stable.ready_replicas > 0

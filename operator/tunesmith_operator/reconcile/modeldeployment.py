@@ -8,9 +8,9 @@ queue, never twice at a time for one object.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import assert_never
 
 import structlog
@@ -21,8 +21,7 @@ from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.config import Config
 from tunesmith_operator.kube.cache import Key
-from tunesmith_operator.kube.errors import Gone, NotOurs, Refused
-from tunesmith_operator.kube.kinds import Object
+from tunesmith_operator.kube.errors import Gone
 from tunesmith_operator.kube.parse import controller_uid
 from tunesmith_operator.planning.actions import Emit
 from tunesmith_operator.planning.analysis import is_sample_due
@@ -39,8 +38,10 @@ from tunesmith_operator.planning.serving_actions import (
     SetTraffic,
 )
 from tunesmith_operator.planning.sources import resolve
-from tunesmith_operator.reconcile.emitting import emit
+from tunesmith_operator.reconcile.emitting import emit, say_unreadable
+from tunesmith_operator.reconcile.former_router import FormerRouters
 from tunesmith_operator.reconcile.measuring import Measuring
+from tunesmith_operator.reconcile.refusals import Refusals
 from tunesmith_operator.reconcile.samples import remember, take_samples
 from tunesmith_operator.reconcile.serving_objects import ServingObjects
 from tunesmith_operator.reconcile.serving_reading import Reading, read
@@ -52,8 +53,6 @@ from tunesmith_operator.resources.serving.workload import build_service, build_w
 
 log = structlog.get_logger(__name__)
 
-_REFUSED_RETRY = timedelta(seconds=10)
-
 
 @dataclass(slots=True)
 class ModelDeploymentReconciler:
@@ -62,6 +61,8 @@ class ModelDeploymentReconciler:
     _measuring: Measuring = field(default_factory=Measuring)
     _objects: ServingObjects = field(default_factory=ServingObjects)
     _routing: Routing = field(default_factory=Routing)
+    _former: FormerRouters = field(default_factory=FormerRouters)
+    _refusals: Refusals = field(default_factory=Refusals)
     _notifications: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def __call__(self, world: World, namespace: str, name: str) -> timedelta | None:
@@ -73,13 +74,16 @@ class ModelDeploymentReconciler:
             self._measuring.forget(key)
             self._objects.forget(key)
             self._routing.forget(key)
+            self._former.forget(key)
+            self._refusals.forget(key)
             return None
         try:
             deployment = ModelDeployment.model_validate(body)
         except ValidationError as error:
-            _say_unreadable(world, body, error)
+            say_unreadable(world, ModelDeployment.KIND, body, error)
             return None
-        reading = await read(world, deployment)
+        may_have_former = self._former.may_exist(key, deployment)
+        reading = await read(world, deployment, may_have_former=may_have_former)
         seen = self._observe(world, key, deployment, reading)
         decision = decide_rollout(seen, world.now())
         await _write_status(world, deployment, decision.status)
@@ -97,10 +101,12 @@ class ModelDeploymentReconciler:
         return ServingObservation(
             deployment=deployment,
             versions=reading.versions,
+            unreadable=reading.unreadable,
             revisions=reading.revisions,
-            router=self._routing.dated(key, reading.router),
+            router=self._routing.complete(key, reading.router),
             unservable=_why_unservable(deployment, reading, world.config),
             sampling=self._measuring.result(key, digest),
+            refused=self._refusals.of(key),
         )
 
     async def _act(
@@ -120,16 +126,19 @@ class ModelDeploymentReconciler:
         for action in decision.actions:
             if isinstance(action, SetTraffic):
                 traffic = action.traffic
+        attempt = partial(self._refusals.attempt, world, key, deployment)
         looks = []
         # A route that somebody edited may send to nobody that we know.
         if traffic is not None and traffic.main:
             told = self._routing.direct(world, key, deployment, reading, traffic)
-            looks.append(await _unless_refused(world, deployment, told))
+            looks.append(await attempt(told))
+        removed = self._former.remove(world, key, deployment, reading, traffic)
+        looks.append(await attempt(removed))
         for action in decision.actions:
             done = self._carry_out(world, deployment, action)
-            looks.append(await _unless_refused(world, deployment, done))
+            looks.append(await attempt(done))
         kept = self._objects.ensure(world, deployment, has_router=bool(reading.router_pods))
-        looks.append(await _unless_refused(world, deployment, kept))
+        looks += [await attempt(kept), self._refusals.close(key)]
         return min((look for look in looks if look is not None), default=None)
 
     async def _carry_out(
@@ -175,7 +184,8 @@ class ModelDeploymentReconciler:
             world.serving.sampler.forget(key.namespace, before.canary.name)
         if rollout is None or rollout.abort is not None:
             return
-        if is_sample_due(rollout, deployment.spec.rollout.analysis, world.now()):
+        canary = reading.revision(status.canary.name) if status.canary else None
+        if is_sample_due(rollout, deployment.spec.rollout.analysis, world.now(), canary):
             self._measuring.start(
                 key,
                 lambda: take_samples(world, deployment, reading, status),
@@ -204,22 +214,6 @@ def _why_unservable(deployment: ModelDeployment, reading: Reading, config: Confi
     except UnservableError as error:
         return str(error)
     return ""
-
-
-async def _unless_refused(
-    world: World, deployment: ModelDeployment, work: Awaitable[timedelta | None]
-) -> timedelta | None:
-    """Do it, and return when to look again; what the cluster refuses is said."""
-    try:
-        return await work
-    except (NotOurs, Refused, Gone) as error:
-        emit(
-            world,
-            ModelDeployment.KIND,
-            deployment.metadata,
-            Emit("Warning", "ChildRefused", str(error)),
-        )
-        return _REFUSED_RETRY
 
 
 async def _ensure_revision(
@@ -260,20 +254,4 @@ async def _write_status(
         status.model_dump(mode="json", by_alias=True, exclude_none=True),
         resource_version=deployment.metadata.resource_version,
         is_urgent=True,
-    )
-
-
-def _say_unreadable(world: World, body: Object, error: ValidationError) -> None:
-    """The API server accepted what we cannot read: a CRD newer or older than the operator."""
-    meta = body["metadata"]
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    world.record(
-        ModelDeployment.KIND,
-        meta["namespace"],
-        meta["name"],
-        meta["uid"],
-        type="Warning",
-        reason="Unreadable",
-        message=f"{where}: {first['msg']}. The CRD and the operator are of different versions",
     )
