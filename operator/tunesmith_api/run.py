@@ -75,6 +75,7 @@ class UserErrorReason(StrEnum):
     DATASET_TOO_SMALL = "DatasetTooSmall"
     DATASET_TOO_LARGE = "DatasetTooLarge"
     WRONG_COLUMNS = "WrongColumns"
+    TEMPLATE_INVALID = "TemplateInvalid"
     NOTHING_TO_TRAIN_ON = "NothingToTrainOn"
     SEQUENCE_TOO_LONG = "SequenceTooLong"
     CREDENTIALS_MISSING = "CredentialsMissing"

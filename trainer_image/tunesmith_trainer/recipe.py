@@ -59,7 +59,7 @@ def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal
     progress.enter(Phase.LOADING_MODEL)
     checkpoints = Checkpoints(attempt, inputs.digest)
     search = checkpoints.search()
-    tokenizer = load_tokenizer(inputs.base_path, run.dataset.template)
+    tokenizer = load_tokenizer(inputs.base_path, run.dataset)
     check_gguf(run, inputs.base_path, tokenizer)
     loss = load_model(attempt, inputs, precision)
     set_up_loss(attempt, inputs, loss, padding_id(tokenizer))
