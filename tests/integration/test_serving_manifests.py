@@ -14,6 +14,7 @@ from tests.unit.deployments import SERVING, make_deployment, make_revision
 from tunesmith_operator.resources.serving.autoscaling import build_autoscaler
 from tunesmith_operator.resources.serving.record import build_record
 from tunesmith_operator.resources.serving.router import build_router
+from tunesmith_operator.resources.serving.sidecar import Tokens
 from tunesmith_operator.resources.serving.workload import build_service, build_workload
 
 pytestmark = pytest.mark.integration
@@ -61,7 +62,7 @@ def built(engine: dict[str, Any], autoscaling: dict[str, Any]) -> list[dict[str,
     revision = make_revision(deployment)
     return [
         build_record(deployment, revision),
-        build_workload(deployment, revision, 2, "record-uid", config, analysis_token="t"),
+        build_workload(deployment, revision, 2, "record-uid", config, tokens=Tokens("t")),
         build_service(deployment, revision, "record-uid"),
         *build_router(deployment, config, "t0ken"),
         build_autoscaler(deployment, deployment.spec.autoscaling),

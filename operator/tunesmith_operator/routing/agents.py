@@ -8,23 +8,15 @@ by reconcile/ through ``world.routers``.
 import asyncio
 from collections.abc import Callable, Sequence
 
-import aiohttp
-import structlog
-from pydantic import ValidationError
-from yarl import URL
-
 from tunesmith_api.router import AGENT_PORT, ROUTER_STATE_PATH, RouterReport, RouterState
-from tunesmith_operator.fetching import Unanswered, Unreachable, fetch, in_short
 from tunesmith_operator.planning.routing import RouterAnswer
 from tunesmith_operator.planning.serving import ServingPod
+from tunesmith_operator.routing.calls import Call, call_pod, open_pod_session
 from tunesmith_operator.routing.tokens import router_token
-
-log = structlog.get_logger(__name__)
 
 ASK_SECONDS = 2.0
 # The agent answers once new endpoints have passed a health check, for which it waits seconds.
 TELL_SECONDS = 10.0
-MAX_BODY_BYTES = 256 * 1024
 
 
 class RouterAgents:
@@ -40,11 +32,7 @@ class RouterAgents:
         self._key = key
         self._fence = fence
         self._port = port
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=256, keepalive_timeout=15),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-        )
+        self._session = open_pod_session()
 
     def token(self, deployment_uid: str) -> str:
         """Give the token of a deployment's agents."""
@@ -83,22 +71,6 @@ class RouterAgents:
     async def _one(
         self, method: str, pod: ServingPod, headers: dict[str, str], body: bytes | None
     ) -> RouterReport | None:
-        url = URL.build(scheme="http", host=pod.address, port=self._port, path=ROUTER_STATE_PATH)
-        try:
-            answer = await fetch(
-                self._session,
-                method,
-                str(url),
-                body=body,
-                headers=headers,
-                seconds=ASK_SECONDS if body is None else TELL_SECONDS,
-                limit_bytes=MAX_BODY_BYTES,
-            )
-            if answer.status != 200:
-                raise Unanswered(f"HTTP {answer.status}: {in_short(answer.body)}")
-            return RouterReport.model_validate_json(answer.body)
-        except Unreachable as error:
-            log.info("a router pod does not answer", pod=pod.name, error=str(error))
-        except (Unanswered, ValidationError) as error:
-            log.warning("a router pod refuses", pod=pod.name, error=str(error))
-        return None
+        call = Call(method, self._port, ROUTER_STATE_PATH, body, headers)
+        seconds = ASK_SECONDS if body is None else TELL_SECONDS
+        return await call_pod(self._session, pod, call, RouterReport, seconds)
