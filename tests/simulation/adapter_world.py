@@ -214,7 +214,8 @@ class AdapterWorld(RolloutWorld):
                     if guest.host.name == name:
                         self.check_idle(guest.name)
                 self.transcript.append("delete the pods of a base model")
-                del self.hosts[name]
+                gone = self.hosts.pop(name)
+                gone.replicas, gone.pods = 0, []
             case ScaleRevision() | RetireRevision():
                 raise AssertionError(f"no adapter has pods of its own: {action}")
             case _:

@@ -45,7 +45,6 @@ def test_a_canary_comes_to_the_pods_that_are_there_and_the_old_one_leaves_them()
         "create 2",
         "hold 1, 2",
         "traffic 1: 75, 2: 25",
-        "hold 1, 2",
         "traffic 1: 50, 2: 50",
         "traffic 2: 100",
     ]
