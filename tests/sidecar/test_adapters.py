@@ -52,6 +52,7 @@ class Pod:
     engine_port: int
     engine: subprocess.Popen[bytes]
     options: list[str]
+    sidecar: subprocess.Popen[bytes] | None = None
     wanted: dict[str, WantedAdapter] = field(default_factory=dict)
 
     def want(self, name: str, rank: int, *, is_required: bool = True) -> None:
@@ -122,7 +123,9 @@ def options() -> list[str]:
 
 
 @pytest.fixture
-def running(bucket: Bucket, tmp_path: Path, options: list[str]) -> Iterator[tuple[str, int, Any]]:
+def running(
+    bucket: Bucket, tmp_path: Path, options: list[str]
+) -> Iterator[tuple[str, int, Any, Any]]:
     port = free_port()
     engine = start_engine(port, options)
     given = {
@@ -137,19 +140,19 @@ def running(bucket: Bucket, tmp_path: Path, options: list[str]) -> Iterator[tupl
         "pre_stop_seconds": 0,
     }
     try:
-        with sidecar(tmp_path / "log", **given) as (url, _):
-            yield url, port, engine
+        with sidecar(tmp_path / "log", **given) as (url, process):
+            yield url, port, engine, process
     finally:
         print((tmp_path / "log").read_text())
 
 
 @pytest.fixture
 async def pod(
-    running: tuple[str, int, Any], bucket: Bucket, options: list[str]
+    running: tuple[str, int, Any, Any], bucket: Bucket, options: list[str]
 ) -> AsyncIterator[Pod]:
-    url, port, engine = running
+    url, port, engine, process = running
     async with aiohttp.ClientSession() as session:
-        made = Pod(url, bucket, session, port, engine, options)
+        made = Pod(url, bucket, session, port, engine, options, process)
         for _ in range(100):
             with suppress(aiohttp.ClientError):
                 await made.report()
@@ -279,6 +282,20 @@ async def test_an_engine_that_was_restarted_gets_its_adapters_back(pod: Pod) -> 
     assert (await pod.ask("chat-a"))[0] == 200
 
 
+async def test_sigterm_lets_every_adapter_answer_to_the_end(pod: Pod) -> None:
+    pod.want("chat-a", 8)
+    await pod.tell()
+    await pod.until_loaded("chat-a")
+    assert pod.sidecar is not None
+    url = f"http://127.0.0.1:{pod.wanted['chat-a'].port}{CHAT}"
+    async with pod.session.post(url, json=QUESTION | {"stream": True}) as answer:
+        await answer.content.readline()
+        pod.sidecar.terminate()
+        rest = await answer.read()
+    assert rest.endswith(b"data: [DONE]\n\n")
+    assert await asyncio.to_thread(pod.sidecar.wait, 10) == 0
+
+
 @pytest.mark.parametrize("token", ["", "Bearer wrong", f"Basic {TOKEN}"])
 async def test_only_the_operator_says_what_is_served(pod: Pod, token: str) -> None:
     for method in ("GET", "PUT"):
@@ -315,7 +332,7 @@ async def test_a_sidecar_that_was_restarted_needs_nobody(bucket: Bucket, tmp_pat
                 await first.until_loaded("chat-a")
             bucket.put("chat-a/manifest.json", b"of another adapter")
             with sidecar(tmp_path / "log", **given) as (url, _):
-                second = Pod(url, bucket, session, port, engine, [], dict(first.wanted))
+                second = Pod(url, bucket, session, port, engine, [], None, dict(first.wanted))
                 await second.until_loaded("chat-a")
                 assert await second.readiness() == (200, "ok")
                 assert (await second.ask("chat-a"))[0] == 200

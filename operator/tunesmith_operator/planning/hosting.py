@@ -62,16 +62,17 @@ def place_adapters(
     pods: Iterable[tuple[RevisionStatus, int]],
 ) -> None:
     """Ask for the pods of every host and for what they should hold; let go of idle hosts."""
-    sizes: dict[str, int] = {}
-    for role, replicas in pods:
-        name = _host(draft, seen, role)
-        sizes[name] = max(sizes.get(name, 0), replicas)
+    wanted = {role.name: (_host(draft, seen, role), replicas) for role, replicas in pods}
     for host in seen.hosts:
         kept = _kept(draft, seen, chosen, host.name)
-        size = sizes.get(host.name, host.replicas)
-        if not kept and host.name not in sizes and _is_idle(seen, chosen, host.name):
+        sizes = [replicas for name, replicas in wanted.values() if name == host.name]
+        if not kept and not sizes and _is_idle(seen, chosen, host.name):
             draft.act(DeleteHost(host.name, host.uid))
             continue
+        if any(r.name not in wanted for r in kept) or not sizes:
+            # What has no part to play any more may still have the traffic of all these pods.
+            sizes.append(host.replicas)
+        size = max(sizes)
         # While the router is silent nobody knows what a pod serves, so none is taken away.
         if size > host.replicas or (size < host.replicas and seen.router is not None):
             draft.act(ScaleHost(host.name, host.uid, size))
