@@ -323,8 +323,8 @@ def test_a_canary_adapter_comes_and_goes_on_the_same_pods(adapters: Deployments,
     rollback = status.last_rollback
     assert rollback is not None
     print(
-        f"\nadapter: {rollback.reason}, detected after {rollback.detected_after_seconds} s, restored"
-        f" after {rollback.restored_after_milliseconds} ms; {len(answers)} sent,"
+        f"\nadapter: {rollback.reason}, detected after {rollback.detected_after_seconds} s,"
+        f" restored after {rollback.restored_after_milliseconds} ms; {len(answers)} sent,"
         f" {len(failures(answers))} failed, {by_revision(answers)}"
     )
     assert rollback.reason in {RollbackReason.CONSECUTIVE_ERRORS, RollbackReason.ANALYSIS_FAILED}

@@ -233,7 +233,10 @@ class AdapterWorld(RolloutWorld):
             self.transcript.append(f"create {action.number}")
             guest = Guest(action.name, action.number, action.digest, action.template, 0, host=host)
             self.revisions[action.name] = self.guests[action.name] = guest
-        self.guests[action.name].host = host
+        for guest in self.guests.values():
+            # A host that was deleted comes back under its name.
+            if guest.host.name == host.name:
+                guest.host = host
 
     def scale_host(self, name: str, replicas: int) -> None:
         host = self.hosts[name]

@@ -69,8 +69,10 @@ def place_adapters(
         if not kept and not sizes and _is_idle(seen, chosen, host.name):
             draft.act(DeleteHost(host.name, host.uid))
             continue
-        if any(r.name not in wanted for r in kept) or not sizes:
-            # What has no part to play any more may still have the traffic of all these pods.
+        is_awaited = any(r.name not in wanted or _arrives(seen, chosen, r.name) for r in kept)
+        if is_awaited or not sizes:
+            # What has no part to play any more may still have the traffic of all these pods; and
+            # of one that is about to have some, nobody but us knows which pods hold it.
             sizes.append(host.replicas)
         size = max(sizes)
         # While the router is silent nobody knows what a pod serves, so none is taken away.
@@ -129,6 +131,12 @@ def _orders(
             for revision in kept
         )
     )
+
+
+def _arrives(seen: ServingObservation, chosen: Traffic | None, name: str) -> bool:
+    """Whether a revision is about to have traffic and has none yet."""
+    has_some = seen.traffic is not None and seen.traffic.share(name) > 0
+    return not has_some and chosen is not None and chosen.share(name) > 0
 
 
 def _has_share(seen: ServingObservation, chosen: Traffic | None, name: str) -> bool:
