@@ -30,6 +30,9 @@ from tunesmith_api.adapters import (
     WantedAdapters,
 )
 
+# Each test starts two or three programs, on machines that do more than that.
+pytestmark = pytest.mark.timeout(240)
+
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ROOT / "deploy/standin/engine/engine.py"
 OPERATOR = {"Authorization": f"Bearer {TOKEN}"}
