@@ -35,7 +35,7 @@ help: ## List the commands
 
 include deploy/deploy.mk
 
-.PHONY: setup format lint verify generate test unit simulate integration test-gateway e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean
+.PHONY: setup format lint verify generate test unit simulate integration test-gateway e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean bench-training
 setup: .venv/.stamp-dev ## Make the development environment
 
 format: .venv/.stamp-dev ## Format the code
@@ -96,6 +96,9 @@ bench-router: .venv/.stamp-dev ## What the router costs, and how fast a new spli
 
 bench-rollback: .venv/.stamp-dev ## What a canary costs that fails every request (needs the native cluster)
 	$(PY) -m benchmarks.bench_rollback
+
+bench-training: .venv/.stamp-dev ## Training speed on the CPU against TRL, in turns (STEPS=57; installs TRL into the cache)
+	PYTHONPATH=operator $(PY) -m benchmarks.bench_training --steps $(or $(STEPS),57)
 
 lock: .venv/bin/uv ## Pin the dependencies again
 	PATH="$(CURDIR)/.venv/bin:$$PATH" requirements/compile.sh

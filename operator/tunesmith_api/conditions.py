@@ -249,6 +249,8 @@ USER_ERROR_MEANINGS: dict[UserErrorReason, str] = {
     UserErrorReason.DATASET_TOO_LARGE: "More rows than checks.maxRows.",
     UserErrorReason.WRONG_COLUMNS: "The rows' fields have other names; set dataset.columns or "
     "dataset.format.",
+    UserErrorReason.TEMPLATE_INVALID: "dataset.customTemplate or dataset.prompt.template cannot be "
+    "rendered; the message gives the line.",
     UserErrorReason.NOTHING_TO_TRAIN_ON: "No row has a response that fits the context.",
     UserErrorReason.SEQUENCE_TOO_LONG: "A row, or maxSequenceLength, is longer than allowed.",
     UserErrorReason.CREDENTIALS_MISSING: "The Secret or its keys do not exist.",
