@@ -31,7 +31,7 @@ from tests.integration.rollouts import (
     until_stable,
     until_status,
 )
-from tests.integration.serving import ENGINE_PORT, Network, RouterPod, serving_cluster
+from tests.integration.serving import Network, RouterPod, serving_cluster
 from tunesmith_api.router import RouterEndpoint, RouterRevision, RouterSplit, RouterState
 from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.kinds import KINDS, Object
@@ -109,8 +109,8 @@ class Gateway:
             RouterRevision(
                 name=name,
                 endpoints=tuple(
-                    RouterEndpoint(address=address, port=ENGINE_PORT)
-                    for address, engine in engines
+                    RouterEndpoint(address=address, port=port)
+                    for (address, port), engine in engines
                     if engine.revision == name
                 ),
             )

@@ -156,8 +156,8 @@ async def test_an_operator_that_was_away_finds_other_pods(control_plane: Control
         await until(are_new, what="other pods")
         async with operator(control_plane, namespace):
             await until_stable(kube, namespace, 2)
-    new = {r.name: set(r.addresses(r.state.split.main)) for r in cluster.routers() if r.state}
-    assert all(addresses <= set(cluster.network.engines) for addresses in new.values())
+    new = {r.name: set(r.endpoints(r.state.split.main)) for r in cluster.routers() if r.state}
+    assert all(endpoints <= set(cluster.network.engines) for endpoints in new.values())
     assert len(new) == 2
 
 

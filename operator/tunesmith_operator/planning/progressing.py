@@ -114,7 +114,7 @@ def _waiting(draft: ServingDraft, seen: ServingObservation, rollout: RolloutStat
     there = seen.revision(canary.name) if canary else None
     target = target_weight(draft, rollout)
     has_stable = draft.status.stable is not None
-    needed = canary_needs(sizing(draft), target, has_stable=has_stable)
+    needed = canary_needs(sizing(draft, seen), target, has_stable=has_stable)
     waits = f": {there.waiting}" if there and there.waiting else ""
     return Saying(
         _TRUE,

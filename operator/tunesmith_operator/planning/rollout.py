@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from tunesmith_api.conditions import DeploymentReason
 from tunesmith_api.deploymentstatus import Outcome, RolloutStatus
 from tunesmith_api.revision import RevisionTemplate
+from tunesmith_operator.planning.hosting import host_of
 from tunesmith_operator.planning.placement import place
 from tunesmith_operator.planning.revisions import (
     is_fast_track,
@@ -52,6 +53,7 @@ def decide_rollout(seen: ServingObservation, now: datetime) -> ServingDecision:
         generation=deployment.metadata.generation,
         now=now,
         wanted=revision_digest(template) if template else None,
+        wanted_host=host_of(deployment.metadata.name, template) if template else "",
         plan=plan_digest(deployment.spec.rollout),
     )
     if deployment.metadata.deletion_timestamp is not None:

@@ -64,7 +64,8 @@ def _note_figures(draft: ServingDraft, seen: ServingObservation) -> None:
         stable=_figures(status.stable, seen),
         canary=_figures(status.canary, seen),
         previous=_figures(status.previous, seen),
-        replicas=sum(r.replicas for r in seen.revisions),
+        replicas=sum(h.replicas for h in seen.hosts)
+        + sum(r.replicas for r in seen.revisions if not r.host),
         selector=(
             f"{LABEL_DEPLOYMENT_UID}={seen.deployment.metadata.uid},"
             f"{LABEL_COMPONENT}={COMPONENT_ENGINE}"
@@ -125,7 +126,7 @@ def _ready(draft: ServingDraft, seen: ServingObservation) -> Saying:
         )
     for revision in seen.revisions:
         share = traffic.share(revision.name)
-        spare = 1 if sizing(draft).hands_over else 0
+        spare = 1 if sizing(draft, seen).hands_over else 0
         needed = max(1, ceil(draft.spec.replicas * share / 100) - spare)
         if share and revision.ready_replicas < needed:
             return Saying(

@@ -45,7 +45,9 @@ def _grant(seen: ServingObservation, status: ModelDeploymentStatus) -> int:
     if rollout is None or canary is None:
         return 0
     spec = seen.deployment.spec
-    is_lean = spec.rollout.capacity.mode is CapacityMode.NO_SURGE
+    is_lean = spec.rollout.capacity.mode is CapacityMode.NO_SURGE and not seen.shares_host(
+        canary, status.stable
+    )
     # While it is paused nobody keeps since when pods are awaited, and nothing rises.
     is_whole = rollout.unready_time is None and not spec.paused
     if is_whole or traffic is None or is_lean:

@@ -7,11 +7,9 @@ queue, never twice at a time for one object.
 """
 
 import asyncio
-import contextlib
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from typing import assert_never
 
 import structlog
 from pydantic import ValidationError
@@ -21,18 +19,12 @@ from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.config import Config
 from tunesmith_operator.kube.cache import Key
-from tunesmith_operator.kube.errors import Gone
-from tunesmith_operator.kube.parse import controller_uid
 from tunesmith_operator.planning.actions import Emit
 from tunesmith_operator.planning.analysis import is_sample_due
 from tunesmith_operator.planning.rollout import decide_rollout
 from tunesmith_operator.planning.serving import ServingObservation
 from tunesmith_operator.planning.serving_actions import (
-    DeleteRevision,
-    EnsureRevision,
     Notify,
-    RetireRevision,
-    ScaleRevision,
     ServingAction,
     ServingDecision,
     SetTraffic,
@@ -44,12 +36,14 @@ from tunesmith_operator.reconcile.measuring import Measuring
 from tunesmith_operator.reconcile.refusals import Refusals
 from tunesmith_operator.reconcile.samples import remember, take_samples
 from tunesmith_operator.reconcile.serving_objects import ServingObjects
+from tunesmith_operator.reconcile.serving_pods import change_pods
 from tunesmith_operator.reconcile.serving_reading import Reading, read
 from tunesmith_operator.reconcile.serving_routing import Routing
 from tunesmith_operator.reconcile.world import World
 from tunesmith_operator.resources.serving.engines.plan import UnservableError
-from tunesmith_operator.resources.serving.record import Revision, build_record
-from tunesmith_operator.resources.serving.workload import build_service, build_workload
+from tunesmith_operator.resources.serving.record import Revision
+from tunesmith_operator.resources.serving.sidecar import Tokens
+from tunesmith_operator.resources.serving.workload import build_workload
 
 log = structlog.get_logger(__name__)
 
@@ -104,6 +98,7 @@ class ModelDeploymentReconciler:
             unreadable=reading.unreadable,
             revisions=reading.revisions,
             router=self._routing.complete(key, reading.router),
+            hosts=reading.hosts,
             unservable=_why_unservable(deployment, reading, world.config),
             sampling=self._measuring.result(key, digest),
             refused=self._refusals.of(key),
@@ -135,28 +130,17 @@ class ModelDeploymentReconciler:
         removed = self._former.remove(world, key, deployment, reading, traffic)
         looks.append(await attempt(removed))
         for action in decision.actions:
-            done = self._carry_out(world, deployment, action)
+            done = self._carry_out(world, deployment, reading, action)
             looks.append(await attempt(done))
         kept = self._objects.ensure(world, deployment, has_router=bool(reading.router_pods))
         looks += [await attempt(kept), self._refusals.close(key)]
         return min((look for look in looks if look is not None), default=None)
 
     async def _carry_out(
-        self, world: World, deployment: ModelDeployment, action: ServingAction
-    ) -> None:
-        """Carry out one action. Doing it twice does nothing more."""
-        namespace = deployment.metadata.namespace
+        self, world: World, deployment: ModelDeployment, reading: Reading, action: ServingAction
+    ) -> timedelta | None:
+        """Carry out one action, and return when to look again; twice does nothing more."""
         match action:
-            case EnsureRevision():
-                await _ensure_revision(world, deployment, action)
-            case ScaleRevision(name=name, uid=uid, replicas=replicas):
-                await _scale(world, namespace, name, uid, replicas)
-            case RetireRevision(name=name, uid=uid):
-                await _scale(world, namespace, name, uid, 0)
-            case DeleteRevision(name=name, uid=uid):
-                await world.kube.delete(
-                    "ConfigMap", namespace, name, uid=uid, propagation="Background"
-                )
             case SetTraffic():
                 pass  # done already, before all others
             case Notify():
@@ -164,7 +148,8 @@ class ModelDeploymentReconciler:
             case Emit():
                 emit(world, ModelDeployment.KIND, deployment.metadata, action)
             case _:
-                assert_never(action)
+                return await change_pods(world, deployment, reading, action)
+        return None
 
     async def _measure(
         self,
@@ -209,37 +194,11 @@ def _why_unservable(deployment: ModelDeployment, reading: Reading, config: Confi
         return ""
     try:
         build_workload(
-            deployment, Revision("trial", 1, "", template), 1, "", config, analysis_token=""
+            deployment, Revision("trial", 1, "", template), 1, "", config, tokens=Tokens()
         )
     except UnservableError as error:
         return str(error)
     return ""
-
-
-async def _ensure_revision(
-    world: World, deployment: ModelDeployment, action: EnsureRevision
-) -> None:
-    """Create what is missing; each part belongs to the one before, so nothing is left over."""
-    kube = world.kube
-    revision = Revision(action.name, action.number, action.digest, action.template)
-    record = await kube.create_or_adopt(build_record(deployment, revision), deployment.metadata.uid)
-    uid = record["metadata"]["uid"]
-    await kube.create_or_adopt(build_service(deployment, revision, uid), uid)
-    token = world.serving.analysis_token(deployment.metadata.uid)
-    workload = build_workload(
-        deployment, revision, action.replicas, uid, world.config, analysis_token=token
-    )
-    await kube.create_or_adopt(workload, uid)
-
-
-async def _scale(world: World, namespace: str, name: str, record_uid: str, replicas: int) -> None:
-    """Scale the revision's Deployment, if its record still controls it."""
-    body = await world.kube.get("Deployment", namespace, name)
-    if body is None or controller_uid(body["metadata"], "ConfigMap") != record_uid:
-        return  # gone, or a namesake; the next pass sees it
-    uid = body["metadata"]["uid"]
-    with contextlib.suppress(Gone):
-        await world.kube.scale("Deployment", namespace, name, replicas, uid=uid)
 
 
 async def _write_status(

@@ -23,9 +23,16 @@ from tunesmith_operator.kube.parse_serving import (
     parse_serving_pod,
     parse_workload,
 )
-from tunesmith_operator.planning.gathering import gather_revisions, pods_of
+from tunesmith_operator.planning.gathering import (
+    SeenObjects,
+    gather_hosts,
+    gather_revisions,
+    pods_of,
+)
+from tunesmith_operator.planning.hosting import required
 from tunesmith_operator.planning.routing import RouterAnswer, join_routers, read_answers
 from tunesmith_operator.planning.serving import (
+    SeenHost,
     SeenRevision,
     SeenRouter,
     ServingPod,
@@ -33,7 +40,7 @@ from tunesmith_operator.planning.serving import (
 from tunesmith_operator.reconcile.emitting import say_unreadable
 from tunesmith_operator.reconcile.world import World
 from tunesmith_operator.resources.serving.names import router_name
-from tunesmith_operator.resources.serving.sidecar import sidecar_port
+from tunesmith_operator.resources.serving.sidecar import requests_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +50,14 @@ class Reading:
     versions: tuple[ModelVersion, ...]
     unreadable: tuple[str, ...]
     """Other versions of the source, and why they cannot be read."""
+    objects: SeenObjects
+    """What all that follows was put together from."""
+    hosts: tuple[SeenHost, ...]
     revisions: tuple[SeenRevision, ...]
     pods: Mapping[str, tuple[ServingPod, ...]]
     """Pods of each revision that are not on their way out, by its name."""
     ports: Mapping[str, int]
-    """Port of the sidecar in them."""
+    """Where its requests go in them."""
     router_pods: tuple[ServingPod, ...]
     answers: tuple[RouterAnswer, ...]
     """What those that could be asked said."""
@@ -71,30 +81,39 @@ async def read(
     """Read all that belongs to ``deployment``, and to its former router if there may be one."""
     meta = deployment.metadata
     selector = f"{LABEL_DEPLOYMENT_UID}={meta.uid}"
-    records, workloads, bodies, (versions, unreadable), route = await asyncio.gather(
+    records, workloads, services, bodies, (versions, unreadable), route = await asyncio.gather(
         world.kube.list("ConfigMap", meta.namespace, selector),
         world.kube.list("Deployment", meta.namespace, selector),
+        world.kube.list("Service", meta.namespace, selector),
         world.kube.list("Pod", meta.namespace, selector),
         _versions(world, deployment),
         _route(world, deployment, may_have_former=may_have_former),
     )
     pods = [parse_serving_pod(body) for body in bodies]
-    router_pods = tuple(p for p in pods if p.revision == 0 and not p.is_terminating)
-    revisions = gather_revisions(
-        meta.uid,
-        [record for body in records if (record := parse_record(body)) is not None],
-        [parse_workload(body) for body in workloads],
-        pods,
+    router_pods = tuple(p for p in pods if p.revision == 0 and not p.host and not p.is_terminating)
+    answers, reports = await asyncio.gather(
+        world.serving.routers.ask(meta.uid, router_pods),
+        world.serving.adapters.ask(meta.uid, [p for p in pods if p.host and not p.is_terminating]),
     )
-    answers = await world.serving.routers.ask(meta.uid, router_pods)
+    objects = SeenObjects(
+        records=[record for body in records if (record := parse_record(body)) is not None],
+        workloads=[parse_workload(body) for body in workloads],
+        pods=pods,
+        services=frozenset(controller_uid(body["metadata"], "ConfigMap") for body in services),
+        reports=reports,
+    )
+    needed = required(deployment.status)
+    revisions = gather_revisions(meta, objects, needed)
     wanted, former = _routers(deployment, read_answers(answers), route)
     has_former = may_have_former and _has_former(deployment, workloads, route)
     return Reading(
         versions=versions,
         unreadable=unreadable,
+        objects=objects,
+        hosts=gather_hosts(meta, objects),
         revisions=revisions,
-        pods={r.name: pods_of(r.number, pods) for r in revisions},
-        ports={r.name: sidecar_port(r.template) for r in revisions},
+        pods={r.name: pods_of(r, r.host, objects, needed) for r in revisions},
+        ports={r.name: requests_port(r.template, r.number) for r in revisions},
         router_pods=router_pods,
         answers=tuple(answers),
         wanted_router=wanted,

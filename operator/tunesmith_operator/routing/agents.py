@@ -9,24 +9,17 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-import aiohttp
-import structlog
-from pydantic import ValidationError
-from yarl import URL
-
 from tunesmith_api.router import AGENT_PORT, ROUTER_STATE_PATH, RouterReport, RouterState
-from tunesmith_operator.fetching import Unanswered, Unreachable, fetch, in_short
+from tunesmith_operator.fetching import Unanswered
 from tunesmith_operator.planning.routing import RouterAnswer
 from tunesmith_operator.planning.serving import ServingPod
+from tunesmith_operator.routing.calls import Call, call_pod, open_pod_session
 from tunesmith_operator.routing.patience import Patience
 from tunesmith_operator.routing.tokens import router_token
-
-log = structlog.get_logger(__name__)
 
 ASK_SECONDS = 2.0
 # The agent answers once new endpoints have passed a health check, for which it waits seconds.
 TELL_SECONDS = 6.0
-MAX_BODY_BYTES = 256 * 1024
 # Short enough that a pod that was only slow for a moment soon takes part in a rollback again.
 _SILENT_SECONDS = (0.5, 2.0)
 _UNWILLING_SECONDS = (1.0, 30.0)
@@ -49,11 +42,7 @@ class RouterAgents:
         self._unwilling = Patience(time.monotonic, *_UNWILLING_SECONDS)
         self._asking: dict[str, asyncio.Task[RouterAnswer]] = {}
         """What goes on beside the passes, by the pod's uid: one call at a time to each."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=256, keepalive_timeout=15),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-        )
+        self._session = open_pod_session()
 
     def token(self, deployment_uid: str) -> str:
         """Give the token of a deployment's agents."""
@@ -126,23 +115,7 @@ class RouterAgents:
 
     async def _exchange(self, pod: ServingPod, token: str, body: bytes | None) -> RouterReport:
         """Ask, or tell if there is a body. Raises Unanswered."""
-        url = URL.build(scheme="http", host=pod.address, port=self._port, path=ROUTER_STATE_PATH)
-        try:
-            answer = await fetch(
-                self._session,
-                "GET" if body is None else "PUT",
-                str(url),
-                body=body,
-                headers={"Authorization": f"Bearer {token}"},
-                seconds=ASK_SECONDS if body is None else TELL_SECONDS,
-                limit_bytes=MAX_BODY_BYTES,
-            )
-            if answer.status != 200:
-                raise Unanswered(f"HTTP {answer.status}: {in_short(answer.body)}")
-            return RouterReport.model_validate_json(answer.body)
-        except Unreachable as error:
-            log.info("a router pod does not answer", pod=pod.name, error=str(error))
-            raise
-        except (Unanswered, ValidationError) as error:
-            log.warning("a router pod refuses", pod=pod.name, error=str(error))
-            raise Unanswered(in_short(str(error))) from error
+        method, seconds = ("GET", ASK_SECONDS) if body is None else ("PUT", TELL_SECONDS)
+        headers = {"Authorization": f"Bearer {token}"}
+        call = Call(method, self._port, ROUTER_STATE_PATH, body, headers)
+        return await call_pod(self._session, pod, call, RouterReport, seconds)
