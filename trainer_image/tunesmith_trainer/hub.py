@@ -1,6 +1,6 @@
 """Models from the Hugging Face Hub.
 
-The only user of huggingface_hub in the trainer; called by ``sources``. The token is read from the
+Called by ``sources``; `pushing` is for the other way. The token is read from the
 mounted Secret and never logged.
 """
 
