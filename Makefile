@@ -33,7 +33,7 @@ help: ## List the commands
 
 include deploy/deploy.mk
 
-.PHONY: setup format lint verify generate test unit simulate integration e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean
+.PHONY: setup format lint verify generate test unit simulate integration e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback bench-s3 bench-checkpoint lock clean
 setup: .venv/.stamp-dev ## Make the development environment
 
 format: .venv/.stamp-dev ## Format the code
@@ -90,6 +90,12 @@ bench-router: .venv/.stamp-dev ## What the router costs, and how fast a new spli
 
 bench-rollback: .venv/.stamp-dev ## What a canary costs that fails every request (needs the native cluster)
 	$(PY) -m benchmarks.bench_rollback
+
+bench-s3: binaries ## How fast the trainer moves objects, beside plain boto3
+	PYTHONPATH=operator:trainer_image $(PY) -m benchmarks.bench_s3
+
+bench-checkpoint: binaries ## What checkpoints cost while training goes on
+	PYTHONPATH=operator:trainer_image $(PY) -m benchmarks.bench_checkpoint
 
 lock: .venv/bin/uv ## Pin the dependencies again
 	PATH="$(CURDIR)/.venv/bin:$$PATH" requirements/compile.sh

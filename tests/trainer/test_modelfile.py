@@ -185,12 +185,8 @@ def test_the_file_says_all_that_ollama_needs() -> None:
     ("template", "word"),
     [
         pytest.param(DATED, "date", id="a date"),
-        pytest.param(
-            "{% for m in messages %}{{ m['content'] | upper }}{% endfor %}",
-            "leaves out",
-            id="upper",
-        ),
-        pytest.param(THINKING, "more than one way", id="another way for the last question"),
+        pytest.param(UPPER, "leaves out", id="upper case"),
+        pytest.param(LAST_FIRST, "more than one way", id="another way for a first question"),
         pytest.param(
             CHATML.replace("{{ m['content'] }}", "{{ m['content'] | replace('\n', ' ') }}"),
             "does more",

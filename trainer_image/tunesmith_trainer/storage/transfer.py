@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 OnBytes = Callable[[int], None]
-_PART_BYTES = 16 << 20
-_THREADS = 8
+_PART_BYTES = 8 << 20
+_THREADS = 10
 
 
 class Move(NamedTuple):
