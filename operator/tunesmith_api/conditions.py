@@ -249,12 +249,16 @@ USER_ERROR_MEANINGS: dict[UserErrorReason, str] = {
     UserErrorReason.DATASET_TOO_LARGE: "More rows than checks.maxRows.",
     UserErrorReason.WRONG_COLUMNS: "The rows' fields have other names; set dataset.columns or "
     "dataset.format.",
+    UserErrorReason.TEMPLATE_INVALID: "dataset.customTemplate or dataset.prompt.template cannot be "
+    "rendered; the message gives the line.",
     UserErrorReason.NOTHING_TO_TRAIN_ON: "No row has a response that fits the context.",
     UserErrorReason.SEQUENCE_TOO_LONG: "A row, or maxSequenceLength, is longer than allowed.",
     UserErrorReason.CREDENTIALS_MISSING: "The Secret or its keys do not exist.",
     UserErrorReason.ACCESS_DENIED: "S3 refused the credentials.",
     UserErrorReason.OUTPUT_NOT_WRITABLE: "The credentials may not write below output.uri.",
     UserErrorReason.GPU_NOT_FOUND: "GPUs were asked for and the pod sees none.",
+    UserErrorReason.DOES_NOT_FIT: "The model cannot be trained in the memory of the GPU type; the "
+    "message says what would fit.",
     UserErrorReason.PRECISION_UNSUPPORTED: "The device cannot compute in this precision.",
     UserErrorReason.NON_FINITE_LOSS: "The loss became NaN or infinite.",
     UserErrorReason.INVALID_RUN: "The trainer cannot do what the spec asks; the message says why.",

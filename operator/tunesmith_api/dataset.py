@@ -1,6 +1,7 @@
 """The data a run learns from: where it is, what its rows look like, what is done to them.
 
-A section of `training`; kept apart because most of what people set is here.
+A section of `training`; kept apart because most of what people set is here. How rows become text
+is `templating`'s.
 """
 
 from enum import StrEnum
@@ -19,22 +20,32 @@ from tunesmith_api.meta import (
     exactly_one,
     section,
 )
+from tunesmith_api.templating import CUSTOM_RULE, JinjaText, Prompt, Template
 
 
 class DataFormat(StrEnum):
-    """Shape of a row."""
+    """Shape of a row; docs/data.md has an example of each."""
 
     AUTO = "Auto"
     MESSAGES = "Messages"
     PROMPT_RESPONSE = "PromptResponse"
     USER_BOT = "UserBot"
+    ALPACA = "Alpaca"
+    SHARE_GPT = "ShareGPT"
+    CHAT_LOG = "ChatLog"
+    EMAIL_THREAD = "EmailThread"
+    CONVERSATIONS = "Conversations"
+    INTENT = "Intent"
+    PREFERENCE = "Preference"
+    TEXT = "Text"
 
 
-class Template(StrEnum):
-    """How a conversation becomes text."""
+class FeedbackFilter(StrEnum):
+    """Which rows of a conversation log are taken."""
 
-    CHAT_TEMPLATE = "ChatTemplate"
-    CHAT_ML = "ChatML"
+    ANY = "Any"
+    POSITIVE = "Positive"
+    NOT_NEGATIVE = "NotNegative"
 
 
 class Deduplication(StrEnum):
@@ -53,11 +64,43 @@ class TooLong(StrEnum):
 
 
 class Source(Spec):
-    """A file or a prefix."""
+    """One of several places that the training rows come from."""
 
     uri: DataUri
-    """s3://BUCKET/KEY, s3://BUCKET/PREFIX/ (all .jsonl and .json files below it, in the order of
-    their names) or pvc://CLAIM/PATH."""
+    """A file or a folder, as dataset.train.uri."""
+    format: DataFormat | None = None
+    """Shape of its rows. Default: dataset.format."""
+    weight: DecimalText = Field(
+        default="1",
+        json_schema_extra=cel(
+            Rule("double(self) > 0.0 && double(self) <= 100.0", "must be above 0 and at most 100")
+        ),
+    )
+    """How often a training row of this source is taken in an epoch: 1 once, 2 twice, 0.5 every
+    second row, 1.5 all of them once and every second one twice. Which rows that are is decided by
+    the seed. Held-out rows are set aside before and are never repeated."""
+
+
+class Training(Spec):
+    """Where the training rows come from. Exactly one member is set."""
+
+    model_config = ConfigDict(json_schema_extra=cel(exactly_one("uri", "sources")))
+
+    uri: DataUri | None = None
+    """s3://BUCKET/KEY, s3://BUCKET/PREFIX/ (all data files below it, in the order of their names),
+    pvc://CLAIM/PATH, or hf://datasets/ORGANIZATION/NAME, with @REVISION and /PATH where wanted.
+    Files are .jsonl, .json, .csv, .parquet or .txt, each also .gz or .zst."""
+    sources: Annotated[tuple[Source, ...], Field(min_length=1, max_length=16)] | None = Field(
+        default=None, json_schema_extra={"x-kubernetes-list-type": "atomic"}
+    )
+    """Several places, mixed by their weights."""
+
+    @property
+    def all_sources(self) -> tuple[Source, ...]:
+        """The sources, also where only a URI is given."""
+        if self.sources is not None:
+            return self.sources
+        return (Source(uri=self.uri),) if self.uri is not None else ()
 
 
 class Split(Spec):
@@ -78,12 +121,46 @@ class Split(Spec):
 
 
 class Columns(Spec):
-    """Names of the fields of a PromptResponse row."""
+    """Names of the fields of a row, where they are called otherwise."""
 
     prompt: ShortText = "prompt"
-    """Field with the prompt."""
+    """PromptResponse, Preference: field with the prompt."""
     response: ShortText = "response"
-    """Field with the response, the only text that is trained on."""
+    """PromptResponse: field with the response, the only text that is trained on."""
+    messages: ShortText = "messages"
+    """Messages, Conversations: field with the list of messages."""
+    instruction: ShortText = "instruction"
+    """Alpaca: field with the instruction."""
+    input: ShortText = "input"
+    """Alpaca: field with further input, which may be empty or absent."""
+    output: ShortText = "output"
+    """Alpaca: field with the answer."""
+    conversations: ShortText = "conversations"
+    """ShareGPT: field with the list of turns {"from", "value"}."""
+    query: ShortText = "query"
+    """Intent: field with what was said. Where it is absent, the field of columns.text is read."""
+    intent: ShortText = "intent"
+    """Intent: field with the name of the intent."""
+    entities: ShortText = "entities"
+    """Intent: field with the entities, which may be absent."""
+    chosen: ShortText = "chosen"
+    """Preference: field with the better answer."""
+    rejected: ShortText = "rejected"
+    """Preference: field with the worse answer."""
+    text: ShortText = "text"
+    """Text, ChatLog, EmailThread: field with the text, in files that have fields."""
+
+
+SpeakerNames = Annotated[tuple[ShortText, ...], Field(min_length=1, max_length=32)]
+
+
+class Speakers(Spec):
+    """Who is who in a ChatLog. Upper and lower case are the same."""
+
+    user: SpeakerNames = ("User", "Human", "Customer", "Client", "Question", "Q")
+    """Names of those who ask."""
+    assistant: SpeakerNames = ("Assistant", "Bot", "AI", "Agent", "Support", "Answer", "A")
+    """Names of those who answer; only their text is trained on."""
 
 
 class Clean(Spec):
@@ -118,9 +195,10 @@ _CHECKS_RULE = Rule("self.minRows <= self.maxRows", "minRows must not be above m
 class Dataset(Spec):
     """The conversations to learn from."""
 
-    train: Source
-    """Training data: JSON lines {"prompt", "response"}, a JSON list of {"user", "bot"}, or OpenAI
-    messages {"messages": [{"role", "content"}]}."""
+    model_config = ConfigDict(json_schema_extra=cel(CUSTOM_RULE))
+
+    train: Training
+    """Training data: a uri, or several sources."""
     validation: Split = Field(
         default_factory=lambda: Split(percent="0"), json_schema_extra={"default": {"percent": "0"}}
     )
@@ -131,11 +209,24 @@ class Dataset(Spec):
     )
     """Held-out rows: the gates are judged on them. They are never trained on."""
     format: DataFormat = DataFormat.AUTO
-    """Shape of the rows; Auto looks at the first one and says what it found."""
+    """Shape of the rows; Auto looks at the first one of each source and says what it found."""
     columns: Columns = Field(default_factory=Columns, json_schema_extra=section())
-    """Field names of PromptResponse rows."""
+    """Names of the fields of a row."""
+    speakers: Speakers = Field(default_factory=Speakers, json_schema_extra=section())
+    """Who is who in a ChatLog."""
+    feedback: FeedbackFilter = FeedbackFilter.ANY
+    """Which rows of a ModelDeployment's conversation log are taken: Any, Positive for those rated
+    good, NotNegative for those not rated bad. Other rows are counted as filtered."""
     template: Template = Template.CHAT_TEMPLATE
-    """The model's own chat template, or ChatML for a model without one."""
+    """How a conversation becomes text: the model's own chat template, ChatML, Alpaca, Instruction,
+    Plain (User: and Assistant:), or Custom. A model without one gets Plain. The template is saved
+    with the model."""
+    custom_template: JinjaText | None = None
+    """With template Custom: a chat template in Jinja, as transformers takes it: it is given
+    messages, add_generation_prompt, bos_token and eos_token, and runs in a sandbox. It should end
+    an answer with eos_token, or the model never learns to stop."""
+    prompt: Prompt = Field(default_factory=Prompt, json_schema_extra=section())
+    """What is put around the questions of all rows."""
     clean: Clean = Field(default_factory=Clean, json_schema_extra=section())
     """What is done to the rows."""
     checks: Checks = Field(default_factory=Checks, json_schema_extra=section(**cel(_CHECKS_RULE)))

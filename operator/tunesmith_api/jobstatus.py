@@ -40,6 +40,8 @@ class Resolved(Status):
     """Image of the trainer, with its digest once a pod has run."""
     run_uri: Text = ""
     """s3:// prefix that the run writes to."""
+    estimated_gpu_memory_bytes: Annotated[int, Field(ge=0)] | None = None
+    """What each GPU is expected to hold at the peak of a training step."""
 
 
 class RowCounts(Status):
@@ -51,6 +53,10 @@ class RowCounts(Status):
     """Rows that could not be read."""
     duplicates: Annotated[int, Field(ge=0)] = 0
     """Rows dropped as repeated."""
+    filtered: Annotated[int, Field(ge=0)] = 0
+    """Rows left out because of their feedback, see dataset.feedback."""
+    unsupervised: Annotated[int, Field(ge=0)] = 0
+    """Rows left out because no token of theirs would have been trained on."""
     too_long: Annotated[int, Field(ge=0)] = 0
     """Rows dropped or cut because of their length."""
     train: Annotated[int, Field(ge=0)] = 0
@@ -72,11 +78,30 @@ class TokenCounts(Status):
     """Tokens of the longest row."""
 
 
+class SourceStatus(Status):
+    """What was found in one source of training rows."""
+
+    uri: ShortText
+    """Where it is, shortened."""
+    format: ShortText = ""
+    """Shape of its rows, as found or as asked for."""
+    rows: Annotated[int, Field(ge=0)] = 0
+    """Rows that stayed after cleaning, before any were held out."""
+    weight: ShortText = "1"
+    """How often they are taken."""
+
+
 class DataStatus(Status):
     """What preparation found."""
 
     format: ShortText = ""
-    """Shape of the rows."""
+    """Shape of the training rows; several where the sources differ."""
+    sources: Annotated[tuple[SourceStatus, ...], Field(max_length=16)] = ()
+    """What was found in each source of training rows."""
+    template: ShortText = ""
+    """Chat template that is used; Plain where the model has none of its own."""
+    prompt_version: ShortText = ""
+    """Version of dataset.prompt; a digest where it has none, empty without a prompt."""
     rows: RowCounts = Field(default_factory=RowCounts)
     """Rows by what became of them."""
     tokens: TokenCounts = Field(default_factory=TokenCounts)

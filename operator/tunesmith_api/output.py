@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 from pydantic import ConfigDict, Field
 
-from tunesmith_api.meta import ChannelName, Rule, S3Uri, SecretRef, Spec, cel, section
+from tunesmith_api.meta import ChannelName, OutputUri, Rule, SecretRef, Spec, cel, section
 
 OptionalModel = Annotated[str, Field(max_length=50, pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$")]
 
@@ -108,9 +108,7 @@ class Output(Spec):
 
     model_config = ConfigDict(json_schema_extra=cel(_GGUF_WANTED, _PUSHED_MADE))
 
-    # The run's own names come behind it, and several of the results must fit into the 4 KiB that a
-    # pod can say when it ends.
-    uri: Annotated[S3Uri, Field(max_length=240)]
+    uri: OutputUri
     """s3://BUCKET/PREFIX/. The run writes below PREFIX/JOB-UID8/ (the job's name and the
     first eight characters of its uid) and nowhere else."""
     artifacts: Annotated[tuple[ArtifactName, ...], Field(min_length=1, max_length=6)] = Field(

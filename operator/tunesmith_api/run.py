@@ -25,7 +25,7 @@ from tunesmith_api.jobstatus import (
     Metric,
     StageName,
 )
-from tunesmith_api.meta import Digest, S3Uri, Spec, Status
+from tunesmith_api.meta import Digest, Spec, Status
 from tunesmith_api.output import Output
 from tunesmith_api.training import Hyperparameters, Method, ModelSource
 
@@ -76,12 +76,14 @@ class UserErrorReason(StrEnum):
     DATASET_TOO_SMALL = "DatasetTooSmall"
     DATASET_TOO_LARGE = "DatasetTooLarge"
     WRONG_COLUMNS = "WrongColumns"
+    TEMPLATE_INVALID = "TemplateInvalid"
     NOTHING_TO_TRAIN_ON = "NothingToTrainOn"
     SEQUENCE_TOO_LONG = "SequenceTooLong"
     CREDENTIALS_MISSING = "CredentialsMissing"
     ACCESS_DENIED = "AccessDenied"
     OUTPUT_NOT_WRITABLE = "OutputNotWritable"
     GPU_NOT_FOUND = "GpuNotFound"
+    DOES_NOT_FIT = "DoesNotFit"
     PRECISION_UNSUPPORTED = "PrecisionUnsupported"
     NON_FINITE_LOSS = "NonFiniteLoss"
     INVALID_RUN = "InvalidRun"
@@ -137,6 +139,15 @@ class World(Spec):
         return self.nodes * max(1, self.gpus_per_node)
 
 
+class PlannedGpus(Spec):
+    """The GPUs that the train stage will get, for the prepare stage to look whether it fits."""
+
+    type: str = "GPU"
+    """spec.compute.gpuType."""
+    memory_bytes: Annotated[int, Field(ge=0)] = 0
+    """Memory of the largest GPU of the type; 0 where the chart does not say."""
+
+
 class TrainingRun(Spec):
     """All a trainer needs to know. Written once an attempt, never changed."""
 
@@ -145,13 +156,15 @@ class TrainingRun(Spec):
     stage: StageName
     attempt: Annotated[int, Field(ge=1)]
     """Rises over all attempts of the job, so it fences late writes of an earlier one."""
-    run_uri: S3Uri
+    run_uri: Annotated[str, Field(max_length=1024, pattern=r"^(s3|file)://.+$")]
     """Everything the run writes is below this prefix: prepared/, checkpoints/, adapter/, merged/,
     gguf/, int8/, ollama/, package/, report.json."""
     trainer_image: str = ""
     """Image as the operator asked for it; goes into the report's lineage."""
     s3: S3Connection = Field(default_factory=S3Connection)
     world: World = Field(default_factory=World)
+    planned_gpus: PlannedGpus | None = None
+    """Of a prepare stage, where training will be on GPUs."""
     model: ModelSource
     method: Method
     dataset: Dataset
@@ -208,6 +221,8 @@ class TrainerResult(Status):
     """Of the prepare stage."""
     dataset_digest: Digest | None = None
     model_revision: str = ""
+    estimated_gpu_memory_bytes: int | None = None
+    """Of the prepare stage, where training will be on GPUs."""
     training: "TrainingSummary | None" = None
     """Of a train stage that succeeded, like all below."""
     measurements: tuple[Measurement, ...] = ()
@@ -230,6 +245,9 @@ class TrainingSummary(Status):
     tokens: int = 0
     """Non-padding tokens this attempt trained on."""
     tokens_per_second: str = "0"
+    packing_efficiency: str = ""
+    """Tokens of the rows over tokens computed, in this attempt; above 1 where rows share a
+    beginning. Empty if no step was done."""
     stopped_early: bool = False
     peak_memory_bytes: int = 0
     """Of the GPU, or resident memory on CPU."""

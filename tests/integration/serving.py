@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from deploy.load import CHAT, REVISION_HEADER
 from tests.integration.operators import patch_status
 from tunesmith_api.labels import LABEL_MANAGED_BY, LABEL_REVISION, MANAGED_BY
 from tunesmith_api.router import (
@@ -39,9 +40,9 @@ _SELECTOR = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
 _addresses = itertools.count(random.randrange(10**6))
 
 
-def _new_address() -> str:
+def _new_address(first: int) -> str:
     number = next(_addresses)
-    return f"127.{16 + number // 62_500 % 200}.{number // 250 % 250}.{1 + number % 250}"
+    return f"{first}.{16 + number // 62_500 % 200}.{number // 250 % 250}.{1 + number % 250}"
 
 
 @dataclass
@@ -123,10 +124,12 @@ class EnginePod:
     revision: str
     metrics: Metrics
     behaviour: Behaviour
+    answered: int = 0
     _owed: float = 0.0
 
     def answer(self) -> bool:
         """Answer one request; whether well."""
+        self.answered += 1
         self._owed += self.behaviour.error_share
         is_good = self._owed < 1
         self._owed -= 0 if is_good else 1
@@ -149,6 +152,7 @@ class Network:
         """Requests for which a router had no pod that lives."""
         app = web.Application()
         app.router.add_get("/metrics", self._metrics)
+        app.router.add_post(CHAT, self._chat)
         app.router.add_route("*", ROUTER_STATE_PATH, self._state)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         self._sites: dict[str, web.TCPSite] = {}
@@ -190,6 +194,14 @@ class Network:
             raise web.HTTPNotFound
         return web.Response(body=engine.metrics.render())
 
+    async def _chat(self, request: web.Request) -> web.Response:
+        engine = self.engines.get(_address_of(request))
+        if engine is None:
+            raise web.HTTPNotFound
+        await asyncio.sleep((await request.json()).get("test", {}).get("delay", 0))
+        status = 200 if engine.answer() else 500
+        return web.Response(status=status, headers={REVISION_HEADER: engine.revision})
+
     async def _state(self, request: web.Request) -> web.Response:
         router = self.routers.get(_address_of(request))
         if router is None:
@@ -222,7 +234,8 @@ def _address_of(request: web.Request) -> str:
 class ServingCluster:
     """The Deployment controller and the kubelet of some namespaces."""
 
-    def __init__(self, kube: KubeClient, *namespaces: str) -> None:
+    def __init__(self, kube: KubeClient, *namespaces: str, first: int = 127) -> None:
+        """Give pods addresses that begin with ``first``; all of them must be this machine's."""
         self.network = Network()
         self.namespaces = set(namespaces)
         self.behaviour: dict[tuple[str, int], Behaviour] = defaultdict(Behaviour)
@@ -232,6 +245,7 @@ class ServingCluster:
         self.halted: set[tuple[str, int]] = set()
         """Revisions, as above, whose new pods do not start: no node takes them."""
         self._kube = kube
+        self._first = first
         self._addresses: dict[str, str] = {}
         self._said: dict[str, Object] = {}
         self._numbers = itertools.count()
@@ -317,7 +331,7 @@ class ServingCluster:
         uid = meta["uid"]
         address = self._addresses.get(uid)
         if address is None:
-            address = self._addresses[uid] = _new_address()
+            address = self._addresses[uid] = _new_address(self._first)
         elif uid in self._said:
             await self._start(pod, address)
         status = self._status(pod, address)
@@ -374,9 +388,11 @@ def _token(pod: Object) -> str:
 
 
 @contextlib.asynccontextmanager
-async def serving_cluster(kube: KubeClient, *namespaces: str) -> AsyncIterator[ServingCluster]:
+async def serving_cluster(
+    kube: KubeClient, *namespaces: str, first: int = 127
+) -> AsyncIterator[ServingCluster]:
     """Play the cluster of some namespaces. Fails if a router was told what it never should be."""
-    cluster = ServingCluster(kube, *namespaces)
+    cluster = ServingCluster(kube, *namespaces, first=first)
     task = asyncio.create_task(cluster.run())
     try:
         yield cluster

@@ -65,6 +65,8 @@ def create(plane: ControlPlane, manifest: dict[str, Any]) -> str:
     )
 
 
+TRAIN = {"uri": "s3://acme/tickets.jsonl"}
+
 ACCEPTED = [
     pytest.param("spec.suspend", False, id="the minimal job"),
     pytest.param("spec.method", {"qlora": {"rank": 8}}, id="QLoRA with a rank"),
@@ -73,8 +75,49 @@ ACCEPTED = [
     pytest.param("spec.model.uri", "pvc://models/llama", id="a model on a claim"),
     pytest.param("spec.dataset.train.uri", "s3://acme/folder/", id="a prefix"),
     pytest.param("spec.dataset.test", {"uri": "s3://acme/test.jsonl"}, id="a test file"),
+    pytest.param(
+        "spec.dataset.train.uri", "hf://datasets/Org/Name@v1.0/data", id="a data set of the Hub"
+    ),
+    pytest.param(
+        "spec.dataset.train",
+        {
+            "sources": [
+                {"uri": "s3://acme/chat/", "weight": "0.5"},
+                {"uri": "pvc://notes/a.txt.zst", "format": "Text"},
+            ]
+        },
+        id="several sources",
+    ),
+    pytest.param(
+        "spec.dataset",
+        {"train": TRAIN, "template": "Custom", "customTemplate": "{{ messages }}"},
+        id="a chat template of one's own",
+    ),
+    pytest.param(
+        "spec.dataset.prompt",
+        {
+            "system": "Be brief.",
+            "template": "Q: {{ prompt }}",
+            "examples": [{"prompt": "Who?", "response": "We."}],
+            "version": "v1",
+        },
+        id="a prompt with an example",
+    ),
     pytest.param("spec.hyperparameters.learningRate", "2e-4", id="a learning rate with exponent"),
     pytest.param("spec.hyperparameters.epochs", "0.5", id="half an epoch"),
+    pytest.param(
+        "spec.method", {"lora": {"variant": "DoRA", "rank": 8}}, id="LoRA by length and direction"
+    ),
+    pytest.param(
+        "spec.hyperparameters",
+        {"packing": "Disabled", "scheduler": "WarmupStableDecay", "finalLearningRateShare": "0.1"},
+        id="padded, with a schedule that ends above zero",
+    ),
+    pytest.param(
+        "spec.hyperparameters",
+        {"neftuneAlpha": "5", "labelSmoothing": "0.1", "optimizer": "Adafactor"},
+        id="noise and smoothing",
+    ),
     pytest.param("spec.compute", {"gpusPerNode": 8, "nodes": 4, "gpuType": "A100-80GB"}, id="GPUs"),
     pytest.param("spec.evaluation", {"gates": [GATE]}, id="an absolute gate"),
     pytest.param("spec.evaluation", {"gates": [], "allowUngated": True}, id="no gate, said so"),
@@ -118,6 +161,10 @@ REFUSED = [
         "spec.model.uri", "s3://acme/../etc", "must not contain", id="a model above its bucket"
     ),
     pytest.param("spec.model.uri", "s3:///abs", "spec.model.uri", id="a model without bucket"),
+    pytest.param("spec.model.uri", "file:///m", "a pod has no files of yours", id="a local model"),
+    pytest.param(
+        "spec.output.uri", "file:///out/", "a pod has no files of yours", id="a local output"
+    ),
     pytest.param("spec.model.uri", "builtin://huge", "spec.model.uri", id="an unknown built-in"),
     pytest.param(
         "spec.dataset.train.uri", "s3://acme/a/../b", "must not contain", id="dots in data"
@@ -186,6 +233,44 @@ REFUSED = [
     pytest.param("spec.method", {"lora": {"dropout": "1.0"}}, "below 1", id="all dropped out"),
     pytest.param("spec.method", {"lora": {"dropout": 0.5}}, "dropout", id="a float for a decimal"),
     pytest.param("spec.dataset.test", {}, "exactly one", id="a split of nothing"),
+    pytest.param("spec.dataset.train", {}, "exactly one", id="no source"),
+    pytest.param(
+        "spec.dataset.train", {"sources": []}, "at least 1", id="an empty list of sources"
+    ),
+    pytest.param(
+        "spec.dataset.train", {**TRAIN, "sources": [TRAIN]}, "exactly one", id="uri and sources"
+    ),
+    pytest.param("spec.dataset.train", {"sources": [TRAIN] * 17}, "at most 16", id="17 sources"),
+    pytest.param(
+        "spec.dataset.train",
+        {"sources": [{**TRAIN, "weight": "0"}]},
+        "above 0",
+        id="a source of no weight",
+    ),
+    pytest.param(
+        "spec.dataset.train.uri", "file:///home/a.jsonl", "without a cluster", id="a local file"
+    ),
+    pytest.param("spec.dataset.test", {"uri": "file:///a"}, "without a cluster", id="a local test"),
+    pytest.param("spec.dataset.train.uri", "hf://org/name", "train.uri", id="a model as data"),
+    pytest.param(
+        "spec.dataset", {"train": TRAIN, "template": "Custom"}, "customTemplate", id="no template"
+    ),
+    pytest.param(
+        "spec.dataset",
+        {"train": TRAIN, "customTemplate": "{{ messages }}"},
+        "customTemplate",
+        id="a custom template that is not used",
+    ),
+    pytest.param(
+        "spec.dataset.prompt",
+        {"template": "no question"},
+        "must contain",
+        id="a prompt for nothing",
+    ),
+    pytest.param(
+        "spec.dataset.prompt", {"template": "prompt" * 2000}, "8192", id="an endless prompt"
+    ),
+    pytest.param("spec.dataset.feedback", "Great", "Unsupported value", id="an unknown feedback"),
     pytest.param(
         "spec.dataset.test",
         {"percent": "5", "uri": "s3://acme/t.jsonl"},
@@ -204,6 +289,16 @@ REFUSED = [
     pytest.param("spec.hyperparameters.epochs", "-1", "above 0", id="negative epochs"),
     pytest.param("spec.hyperparameters.perDeviceBatchSize", 0, "perDeviceBatchSize", id="no batch"),
     pytest.param("spec.hyperparameters.maxSequenceLength", 4, "maxSequenceLength", id="no context"),
+    pytest.param("spec.hyperparameters.packing", "Maybe", "Unsupported value", id="no switch"),
+    pytest.param("spec.hyperparameters.labelSmoothing", "1", "below 1", id="nothing but smoothing"),
+    pytest.param(
+        "spec",
+        JOB["spec"]
+        | {"compute": {"gpusPerNode": 0}, "hyperparameters": {"optimizer": "AdamW8bit"}},
+        "needs a GPU",
+        id="8-bit state on a CPU",
+    ),
+    pytest.param("spec.method", {"lora": {"variant": "Dora"}}, "DoRA", id="an unknown variant"),
     pytest.param("spec.hyperparameters.warmup", 4, "unknown field", id="a field that is not"),
     pytest.param(
         "spec.hyperparameters.earlyStopping",

@@ -5,18 +5,14 @@ The CRDs come from the Go module of the Gateway API, checked by Go against its p
 
 import asyncio
 import contextlib
-import json
-import subprocess
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deploy.native.apiserver import ControlPlane
-from deploy.native.binaries import find_go
-from deploy.shell import Log, StepError
+from tests.integration.gateways import GATEWAY_API, fetch_crds
 from tests.integration.operators import (
     client_of,
     make_namespace,
@@ -43,7 +39,6 @@ from tunesmith_operator.planning import waking
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
-MODULE = "sigs.k8s.io/gateway-api@v1.3.0"
 CRD = "config/crd/standard/gateway.networking.k8s.io_httproutes.yaml"
 ROUTING = {"router": "GatewayAPI", "gateway": {"parentRefs": [{"name": "edge"}]}}
 Backends = list[tuple[str, int]]
@@ -53,13 +48,7 @@ Backends = list[tuple[str, int]]
 def crds(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> ControlPlane:
     """Give a control plane that knows HTTPRoutes."""
     folder = tmp_path_factory.mktemp("gateway-api")
-    try:
-        go = find_go(Log(folder / "go.log"))
-        download = [str(go), "mod", "download", "-json", MODULE]
-        done = subprocess.run(download, cwd=folder, capture_output=True, timeout=100, check=True)
-    except (StepError, subprocess.SubprocessError) as error:
-        pytest.skip(f"the Gateway API's CRDs cannot be had: {error}")
-    control_plane.install_crds(Path(json.loads(done.stdout)["Dir"]) / CRD)
+    control_plane.install_crds(fetch_crds(folder, GATEWAY_API, CRD))
     return control_plane
 
 
@@ -178,6 +167,7 @@ async def test_a_step_counts_once_the_gateway_has_accepted_it(crds: ControlPlane
     assert condition_of(held, "Available")[0] == "True", "it goes on with what it has"
     assert gateway.taken == [
         [(old, 100)],
+        [(old, 100), (new, 0)],
         [(old, 80), (new, 20)],
         [(old, 50), (new, 50)],
         [(new, 100)],

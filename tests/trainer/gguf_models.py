@@ -21,7 +21,7 @@ from tokenizers import (
 )
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from tunesmith_api.dataset import Template
+from tunesmith_api.dataset import Dataset
 from tunesmith_api.output import GgufQuantization
 from tunesmith_trainer.data.templates import load_tokenizer
 from tunesmith_trainer.gguf.file import file_name, write_gguf
@@ -84,8 +84,13 @@ def _mean_of(family: str, name: str) -> float:
     return float("norm" in name or (".ln_" in name and name.endswith("weight")))
 
 
+def tokenizer_of(folder: Path) -> Any:
+    """Give the tokenizer as the stages load it, with the model's own template."""
+    return load_tokenizer(folder, Dataset.model_validate({"train": {"uri": "s3://any/x.jsonl"}}))
+
+
 def export(source: Path, quantization: str = "F16", tokenizer: Any = None) -> Path:
-    given = tokenizer or load_tokenizer(source, Template.CHAT_TEMPLATE)
+    given = tokenizer or tokenizer_of(source)
     kind = GgufQuantization(quantization)
     target = source / file_name(kind)
     write_gguf(source, given, target, kind, name="support", on_tensor=lambda: None)

@@ -13,10 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trainer.conftest import pairs
-from tunesmith_api.dataset import Checks, Columns, DataFormat, Deduplication
+from tunesmith_api.dataset import Checks, Columns, DataFormat, Dataset, Deduplication
 from tunesmith_trainer.data.cleaning import Cleaner, content_key
-from tunesmith_trainer.data.formats import Malformed, Reader
-from tunesmith_trainer.data.reading import Reading, Row, SourceFile, find_files, read_rows
+from tunesmith_trainer.data.compression import SourceFile
+from tunesmith_trainer.data.finding import find_files
+from tunesmith_trainer.data.formats import Malformed
+from tunesmith_trainer.data.reading import Reading, Row, read_rows
+from tunesmith_trainer.data.rows import Reader
 from tunesmith_trainer.data.splitting import split_rows
 from tunesmith_trainer.outcome import UserError
 
@@ -24,12 +27,17 @@ HI = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello
 SYSTEM = {"role": "system", "content": "Be kind."}
 
 
+def make_reader(wanted: DataFormat = DataFormat.AUTO, columns: Columns | None = None) -> Reader:
+    given = {"train": {"uri": "s3://bucket/train.jsonl"}, "columns": columns or Columns()}
+    return Reader(wanted, Dataset.model_validate(given))
+
+
 def parse(
     value: Any, wanted: DataFormat = DataFormat.AUTO, columns: Columns | None = None
 ) -> tuple[DataFormat | None, list[dict[str, Any]]]:
-    reader = Reader(wanted, columns or Columns())
+    reader = make_reader(wanted, columns)
     raw = value if isinstance(value, bytes) else json.dumps(value).encode()
-    messages = orjson.loads(reader.parse(raw))
+    messages = orjson.loads(reader.parse(raw) or b"")
     return reader.format, messages
 
 
@@ -127,10 +135,10 @@ def test_a_malformed_row_says_what_is_wrong(value: Any, what: str) -> None:
     ("value", "wanted", "words"),
     [
         pytest.param(
-            {"instruction": "a", "output": "b"},
+            {"task": "a", "result": "b"},
             DataFormat.AUTO,
-            ["instruction, output", "dataset.columns", "dataset.format"],
-            id="Alpaca's names",
+            ["result, task", "dataset.columns", "dataset.format"],
+            id="names of nobody",
         ),
         pytest.param(
             {"user": "a", "bot": "b"},
@@ -150,7 +158,7 @@ def test_other_fields_are_named(value: Any, wanted: DataFormat, words: list[str]
 
 
 def test_a_later_row_with_other_fields_is_malformed_not_the_setting() -> None:
-    reader = Reader(DataFormat.AUTO, Columns())
+    reader = make_reader()
     reader.parse(b'{"prompt": "a", "response": "b"}')
     with pytest.raises(Malformed, match="no field prompt; it has the fields question"):
         reader.parse(b'{"question": "a"}')
@@ -160,7 +168,7 @@ def read(tmp_path: Path, name: str, content: bytes | str, share: str = "0") -> l
     path = tmp_path / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     reading = Reading(Checks(fail_on_malformed=share))
-    reader = Reader(DataFormat.AUTO, Columns())
+    reader = make_reader()
     rows = read_rows([SourceFile(name, path)], reader, reading, lambda: None)
     lines = [row.line for row in rows]
     assert reading.rows == len(lines) + reading.malformed
@@ -198,7 +206,7 @@ def test_rows_know_their_line(
         pytest.param("a.jsonl", f"{TURN}\n{{x\n{TURN}", "a.jsonl line 2", id="a broken line"),
         pytest.param("a.json", f"[{TURN},\n{{x}},\n{TURN}]", "a.json line 2", id="a broken item"),
         pytest.param("a.jsonl", TURN + "\n" + "x" * 999, "x…", id="the content is shortened"),
-        pytest.param("a.jsonl", b"\xff\xfe\x00" * 3, "not UTF-8", id="another encoding"),
+        pytest.param("a.jsonl", b"\xff\xfe\x00" * 3, "UTF-16", id="another encoding"),
     ],
 )
 def test_a_malformed_row_is_named(
@@ -218,7 +226,7 @@ def test_malformed_rows_within_the_share_are_left_out(tmp_path: Path) -> None:
 def test_files_of_a_volume_come_in_the_order_of_their_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tunesmith_trainer.data.reading.PVC_PATH", str(tmp_path))
+    monkeypatch.setattr("tunesmith_trainer.data.finding.PVC_PATH", str(tmp_path))
     (tmp_path / "claim/data/sub").mkdir(parents=True)
     for name in ("b.jsonl", "a.json", "sub/c.jsonl", "notes.txt"):
         (tmp_path / "claim/data" / name).write_text(TURN)

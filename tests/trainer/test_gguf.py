@@ -24,13 +24,12 @@ from tests.trainer.gguf_models import (
     logits,
     make_model,
     metadata,
+    tokenizer_of,
 )
 from tests.trainer.trials import Trial, echo_rows, tiny_tokenizer
-from tunesmith_api.dataset import Template
 from tunesmith_api.output import GgufQuantization
 from tunesmith_api.run import Outcome
 from tunesmith_trainer.batches import Batch
-from tunesmith_trainer.data.templates import load_tokenizer
 from tunesmith_trainer.export import check_gguf_parity, logits_of, parity_batch
 from tunesmith_trainer.gguf import file
 from tunesmith_trainer.gguf.arrangement import arranged, rope_factors
@@ -140,7 +139,7 @@ def test_scaled_frequencies_are_those_of_transformers(tmp_path: Path) -> None:
 def test_memory_holds_one_tensor_at_a_time(tmp_path: Path) -> None:
     source = make_model(tmp_path / "m", num_hidden_layers=12, intermediate_size=4096)
     largest, total = 4 * 96 * 4096, (source / "model.safetensors").stat().st_size
-    tokenizer = load_tokenizer(source, Template.CHAT_TEMPLATE)
+    tokenizer = tokenizer_of(source)
     tracemalloc.start()
     try:
         export(source, "Q8_0", tokenizer)
@@ -247,7 +246,7 @@ def test_writing_can_be_interrupted(tmp_path: Path) -> None:
     source = make_model(tmp_path / "m")
     stop = StopSignal()
     stop.request()
-    tokenizer = load_tokenizer(source, Template.CHAT_TEMPLATE)
+    tokenizer = tokenizer_of(source)
     with pytest.raises(Interrupted):
         write_gguf(
             source,

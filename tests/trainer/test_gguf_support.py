@@ -21,11 +21,10 @@ from tests.trainer.gguf_models import (
     make_tokenizer,
     metadata,
     split,
+    tokenizer_of,
     words_of,
 )
-from tunesmith_api.dataset import Template
 from tunesmith_api.run import TrainingRun, UserErrorReason
-from tunesmith_trainer.data.templates import load_tokenizer
 from tunesmith_trainer.gguf.configuration import read_hyperparameters
 from tunesmith_trainer.gguf.file import check_gguf
 from tunesmith_trainer.gguf.vocabulary import Vocabulary
@@ -132,7 +131,7 @@ def test_a_model_that_cannot_be_written_is_refused(
 ) -> None:
     write_tiny(tmp_path / "m")
     change_config(tmp_path / "m", {"rope_parameters": None} | changes)
-    tokenizer = load_tokenizer(tmp_path / "m", Template.CHAT_TEMPLATE)
+    tokenizer = tokenizer_of(tmp_path / "m")
     with pytest.raises(UserError) as error:
         check_gguf(make_run(output=GGUF_ONLY), tmp_path / "m", tokenizer)
     for word in words:

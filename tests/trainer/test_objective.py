@@ -17,8 +17,9 @@ from tunesmith_trainer.curve import Curve
 from tunesmith_trainer.data.prepared import Split
 from tunesmith_trainer.distributed import Ranks
 from tunesmith_trainer.evaluation import held_out_score
-from tunesmith_trainer.loop import Training, build_optimizer, optimizer_step
+from tunesmith_trainer.loop import Training, optimizer_step
 from tunesmith_trainer.objective import SupervisedLoss
+from tunesmith_trainer.optimizers import build_optimizer
 from tunesmith_trainer.state import TrainState
 from tunesmith_trainer.stopping import StopSignal
 

@@ -56,7 +56,10 @@ def write_card(
 
 def metadata(run: TrainingRun, report: TrainingReport, artifact: ArtifactName) -> Markup:
     """Give what stands between the dashes: YAML as the Hub reads it, each value as JSON."""
-    base, datasets = hub_name(report.base_model.uri), hub_name(run.dataset.train.uri)
+    base = hub_name(report.base_model.uri)
+    sources = (hub_name(source.uri) for source in run.dataset.train.all_sources())
+    # hf://OWNER/NAME/FILE: the Hub wants the first two.
+    datasets = ["/".join(name.split("/")[:2]) for name in sources if name]
     content: dict[str, Any] = {
         "library_name": _LIBRARIES[artifact],
         "pipeline_tag": "text-generation",
@@ -70,7 +73,7 @@ def metadata(run: TrainingRun, report: TrainingReport, artifact: ArtifactName) -
         content["license_name"] = "that-of-the-base-model"
         content["license_link"] = f"https://huggingface.co/{base}"
     if datasets:
-        content["datasets"] = [datasets]
+        content["datasets"] = sorted(set(datasets))
     lines = (f"{key}: {orjson.dumps(value).decode()}" for key, value in content.items())
     return Markup("\n".join(lines))  # noqa: S704 - for machines: escaping would change the values
 

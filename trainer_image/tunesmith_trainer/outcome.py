@@ -136,8 +136,8 @@ def write_result(result: TrainerResult, path: Path) -> None:
     """Write the termination message, at most TERMINATION_BYTES bytes of JSON.
 
     The kubelet cuts a longer one anywhere, which would leave no JSON at all. So the message is
-    shortened first, then the measurements beyond the fourth and the data's details go; the digest
-    that success hangs on always stays.
+    shortened first, then the list of sources and the measurements beyond the fourth go, which are
+    in S3 as well; the digest that success hangs on always stays.
     """
     data = _fitting(result)
     # The kubelet mounts the termination log as a file: it can be written, not replaced.
@@ -148,6 +148,7 @@ def write_result(result: TrainerResult, path: Path) -> None:
 
 
 def _fitting(result: TrainerResult) -> bytes:
+    data_in_short = result.data.model_copy(update={"sources": ()}) if result.data else None
     for smaller in (
         result,
         result.model_copy(update={"message": shorten(result.message, 256)}),
@@ -155,6 +156,7 @@ def _fitting(result: TrainerResult) -> bytes:
         result.model_copy(
             update={
                 "message": shorten(result.message, _FEWEST_CHARACTERS),
+                "data": data_in_short,
                 "measurements": result.measurements[:4],
                 "architecture": None,
             }

@@ -8,7 +8,6 @@ import hashlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import orjson
 
@@ -17,6 +16,7 @@ from tunesmith_api.run import Outcome, Phase, TrainerResult, TrainingRun, UserEr
 from tunesmith_trainer import VERSION
 from tunesmith_trainer.data.gathering import Gathered, Gatherer
 from tunesmith_trainer.data.prepared import SPLITS, PreparedData, PreparedMeta, Split
+from tunesmith_trainer.data.prompting import Prompting
 from tunesmith_trainer.data.splitting import Sides
 from tunesmith_trainer.data.templates import load_tokenizer, used_template
 from tunesmith_trainer.data.tokenizing import RowTokenizer, Tokenizing
@@ -24,9 +24,9 @@ from tunesmith_trainer.gguf.file import check_gguf
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.progress import Progress
-from tunesmith_trainer.sources import fetch_tokenizer
+from tunesmith_trainer.sources import FetchedModel, fetch_tokenizer
 from tunesmith_trainer.stopping import StopSignal
-from tunesmith_trainer.storage import Storage
+from tunesmith_trainer.storage import Storage, Store, open_store
 from tunesmith_trainer.storage.fence import Fence
 from tunesmith_trainer.storage.locations import as_prefix
 from tunesmith_trainer.storage.manifest import (
@@ -42,7 +42,7 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
 
     Raises TrainerError in all its kinds.
     """
-    output = Storage.open(run.s3, "output", stop=stop)
+    output = open_store(run.run_uri, run.s3, "output", stop)
     output.check_writable(run.run_uri)
     check_push(run)
     fence = Fence(output, run.run_uri, run.attempt)
@@ -52,7 +52,8 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
 
     progress.enter(Phase.READING)
     model = fetch_tokenizer(run, work / "model", progress=progress, stop=stop)
-    tokenizer = load_tokenizer(model.path, run.dataset.template)
+    prompting = Prompting(run.dataset.prompt)
+    tokenizer = load_tokenizer(model.path, run.dataset)
     check_gguf(run, model.path, tokenizer)
     gathered = Gatherer(
         dataset=run.dataset,
@@ -65,7 +66,10 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
 
     progress.enter(Phase.TOKENIZING)
     on_rows = _looking_up(progress, stop)
-    prepared = _tokenize(run, gathered, tokenizer, model.revision, on_rows)
+    limit, policy = run.hyperparameters.max_sequence_length, run.dataset.checks.too_long
+    rows = RowTokenizer(tokenizer, limit, policy, gathered.reading, prompting)
+    prepared = _tokenize(run, gathered, rows, model, on_rows)
+    prepared = prepared.described(used_template(tokenizer, run.dataset).value)
 
     progress.enter(Phase.UPLOADING)
     prepared.save(work / "prepared")
@@ -88,6 +92,15 @@ def check_push(run: TrainingRun) -> None:
         from tunesmith_trainer.pushing import check_hub
 
         check_hub(run.output.hugging_face)
+
+
+def _estimate(run: TrainingRun, model_path: Path, rows: Split) -> int | None:
+    if run.planned_gpus is None:
+        return None
+    # Imported here: torch takes seconds to load, and a run on a CPU has nothing to estimate.
+    from tunesmith_trainer.memory import check_fit, read_shape
+
+    return check_fit(read_shape(model_path), run, int(rows.lengths.max())).total
 
 
 def prepared_uri(run: TrainingRun) -> str:
@@ -119,7 +132,7 @@ def _extra(run: TrainingRun, meta: PreparedMeta) -> dict[str, str]:
     return {"inputs": inputs_digest(run), "meta": meta.model_dump_json(by_alias=True)}
 
 
-def _earlier(output: Storage, run: TrainingRun) -> PreparedMeta | None:
+def _earlier(output: Store, run: TrainingRun) -> PreparedMeta | None:
     try:
         found = read_manifest(output, prepared_uri(run))
         if found is None or found.manifest.extra.get("inputs") != inputs_digest(run):
@@ -134,23 +147,21 @@ def _earlier(output: Storage, run: TrainingRun) -> PreparedMeta | None:
 def _tokenize(
     run: TrainingRun,
     gathered: Gathered,
-    tokenizer: Any,
-    revision: str,
+    rows: RowTokenizer,
+    model: FetchedModel,
     on_rows: Callable[[int], None],
 ) -> PreparedData:
-    limit = run.hyperparameters.max_sequence_length
-    rows = RowTokenizer(tokenizer, limit, run.dataset.checks.too_long, gathered.reading)
     splits = {name: rows.tokenize(getattr(gathered.sides, name), on_rows) for name in SPLITS}
     gathered.reading.finish()
     _check_remaining(splits, gathered.sides, rows.counts)
     meta = PreparedMeta(
-        data=_data_status(gathered, splits, rows.counts),
+        data=_data_status(gathered, splits, rows.counts, run.dataset.prompt.name),
         dataset_digest=_digest(gathered.sides),
-        model_revision=revision,
-        template=used_template(tokenizer).value,
-        max_sequence_length=limit,
+        model_revision=model.revision,
+        max_sequence_length=run.hyperparameters.max_sequence_length,
         seed=run.hyperparameters.seed,
         unsupervised=rows.counts.unsupervised,
+        estimated_gpu_memory_bytes=_estimate(run, model.path, splits["train"]),
     )
     return PreparedData(meta=meta, **splits)
 
@@ -174,14 +185,20 @@ def _check_remaining(splits: dict[str, Split], sides: Sides, counts: Tokenizing)
             )
 
 
-def _data_status(gathered: Gathered, splits: dict[str, Split], counts: Tokenizing) -> DataStatus:
+def _data_status(
+    gathered: Gathered, splits: dict[str, Split], counts: Tokenizing, prompt_version: str
+) -> DataStatus:
     train = splits["train"]
     return DataStatus(
         format=gathered.format,
+        sources=gathered.sources,
+        prompt_version=prompt_version,
         rows=RowCounts(
             read=gathered.reading.rows,
             malformed=gathered.reading.malformed,
             duplicates=gathered.duplicates,
+            filtered=gathered.reading.filtered,
+            unsupervised=counts.unsupervised,
             too_long=counts.too_long,
             **{name: len(split) for name, split in splits.items()},
         ),
@@ -217,4 +234,5 @@ def _result(run: TrainingRun, meta: PreparedMeta, did: str) -> TrainerResult:
         data=meta.data,
         dataset_digest=meta.dataset_digest,
         model_revision=meta.model_revision,
+        estimated_gpu_memory_bytes=meta.estimated_gpu_memory_bytes,
     )

@@ -146,6 +146,7 @@ def summarize(trained: Trained, progress: Progress) -> TrainingSummary:
         train_seconds=f"{seconds:.3f}",
         tokens=tokens,
         tokens_per_second=f"{tokens / seconds:.1f}" if seconds else "0",
+        packing_efficiency=f"{tokens / training.computed:.4f}" if training.computed else "",
         stopped_early=state.stopped_early,
         peak_memory_bytes=peak_memory_bytes(),
         precision=trained.precision.value,

@@ -10,9 +10,10 @@ from transformers import PreTrainedTokenizerBase
 
 from tunesmith_api.output import ArtifactName
 from tunesmith_api.run import Outcome, Phase, TrainerResult, TrainingRun, UserErrorReason
-from tunesmith_api.training import Precision
+from tunesmith_api.training import Precision, Switch
 from tunesmith_trainer.attempt import Attempt
 from tunesmith_trainer.batches import BatchPlan
+from tunesmith_trainer.capability import settle
 from tunesmith_trainer.checkpoints import Checkpoints, Found, restore
 from tunesmith_trainer.curve import Curve
 from tunesmith_trainer.data.templates import load_tokenizer
@@ -20,20 +21,22 @@ from tunesmith_trainer.distributed import Ranks, check_devices, choose_precision
 from tunesmith_trainer.evaluation import Judgement, base_behaviour, judge
 from tunesmith_trainer.gguf.file import check_gguf
 from tunesmith_trainer.inputs import Inputs, fetch_inputs, global_batch_size
-from tunesmith_trainer.loop import Training, build_optimizer, train
+from tunesmith_trainer.loop import Training, train
 from tunesmith_trainer.model import (
     load_trainable,
     padding_id,
     set_gradient_checkpointing,
 )
+from tunesmith_trainer.noise import add_noise
 from tunesmith_trainer.objective import SupervisedLoss
+from tunesmith_trainer.optimizers import build_optimizer
 from tunesmith_trainer.outcome import Interrupted, UserError
 from tunesmith_trainer.progress import Progress
 from tunesmith_trainer.publish import Trained, publish
 from tunesmith_trainer.report import find_finished
 from tunesmith_trainer.state import Chance, TrainState, seed_everything
 from tunesmith_trainer.stopping import StopSignal
-from tunesmith_trainer.storage import Storage
+from tunesmith_trainer.storage import open_store
 from tunesmith_trainer.storage.fence import Fence
 
 
@@ -56,9 +59,10 @@ def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal
     progress.enter(Phase.LOADING_MODEL)
     checkpoints = Checkpoints(attempt, inputs.digest)
     search = checkpoints.search()
-    tokenizer = load_tokenizer(inputs.base_path, run.dataset.template)
+    tokenizer = load_tokenizer(inputs.base_path, run.dataset)
     check_gguf(run, inputs.base_path, tokenizer)
     loss = load_model(attempt, inputs, precision)
+    set_up_loss(attempt, inputs, loss, padding_id(tokenizer))
     training = plan_training(attempt, inputs, loss, padding_id(tokenizer), search.found)
     progress.plan(training.total_steps, search.found.ref.step if search.found else None)
 
@@ -94,7 +98,7 @@ def begin(
     run: TrainingRun, work: Path, progress: Progress, stop: StopSignal, ranks: Ranks
 ) -> Attempt:
     """Open the run's output and become its only writer; raise Superseded where another is newer."""
-    storage = Storage.open(run.s3, "output")
+    storage = open_store(run.run_uri, run.s3, "output")
     fence = Fence(storage, run.run_uri, run.attempt)
     if ranks.is_main:
         fence.claim()
@@ -125,6 +129,14 @@ def load_model(attempt: Attempt, inputs: Inputs, precision: Precision) -> Superv
             "know. Tokenizer and weights in baseModel.uri do not belong together.",
         )
     return SupervisedLoss(model)
+
+
+def set_up_loss(attempt: Attempt, inputs: Inputs, loss: SupervisedLoss, pad_id: int) -> None:
+    """Choose how the loss is computed, the same way on all ranks."""
+    settings = attempt.run.hyperparameters
+    loss.label_smoothing = float(settings.label_smoothing)
+    settle(loss, inputs.data.train, pad_id, may_pack=settings.packing is not Switch.DISABLED)
+    add_noise(loss.model, float(settings.neftune_alpha))
 
 
 def plan_training(

@@ -5,7 +5,7 @@ router here: it is settled when all of them that take requests do the same.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tunesmith_api.router import (
     RouterCounts,
@@ -39,6 +39,22 @@ def build_split(traffic: Traffic) -> RouterSplit:
         weight=traffic.weight,
         mirror_percent=traffic.mirror_percent,
     )
+
+
+def introduce(traffic: Traffic, router: SeenRouter | None) -> Traffic:
+    """Give what a route may say next: a canary that it does not name yet gets no share at first.
+
+    A Gateway may take up a route before it knows all of its backends, and fails their requests
+    meanwhile. Weight is taken away, and main changed, without a question.
+    """
+    if not traffic.canary or not traffic.weight:
+        return traffic
+    seen = router.traffic if router else None
+    # One with a share was introduced before, whatever becomes of the next step.
+    is_known = router is not None and seen is not None and (router.is_settled or seen.weight > 0)
+    if is_known and seen is not None and traffic.canary in (seen.main, seen.canary):
+        return traffic
+    return replace(traffic, weight=0)
 
 
 def build_state(

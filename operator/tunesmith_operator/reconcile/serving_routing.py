@@ -12,13 +12,13 @@ from tunesmith_operator.kube.cache import Key
 from tunesmith_operator.kube.errors import NotOurs
 from tunesmith_operator.kube.kinds import Object
 from tunesmith_operator.kube.parse import controller_uid
-from tunesmith_operator.planning.routing import build_split, build_state
+from tunesmith_operator.planning.routing import build_split, build_state, introduce
 from tunesmith_operator.planning.serving import SeenRouter, Traffic
 from tunesmith_operator.reconcile.serving_reading import Reading
 from tunesmith_operator.reconcile.world import World
 from tunesmith_operator.resources.serving.gateway import build_route
 
-# An agent starts seconds after its pod's address is known, and nothing tells us when.
+# An agent starts seconds after its pod's address is known, and nobody watches routes.
 _BEHIND = timedelta(seconds=1)
 
 
@@ -53,9 +53,10 @@ class Routing:
         gateway = deployment.spec.routing.gateway
         if gateway is None:
             return await self._tell_pods(world, key, deployment, reading, traffic)
-        route = build_route(deployment, gateway, build_split(traffic))
+        now = introduce(traffic, reading.router)
+        route = build_route(deployment, gateway, build_split(now))
         await self._write_route(world, key, route, reading.route)
-        return None
+        return None if now == traffic else _BEHIND
 
     def forget(self, key: Key) -> None:
         """Forget a deployment that is gone."""

@@ -9,15 +9,22 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from tunesmith_api.dataset import Dataset
+import orjson
+
+from tunesmith_api.dataset import DataFormat, Dataset, FeedbackFilter, Source
 from tunesmith_api.dataset import Split as SplitSpec
+from tunesmith_api.jobstatus import SourceStatus
 from tunesmith_api.run import Phase, UserErrorReason
 from tunesmith_trainer.data.cleaning import Cleaner, content_key
-from tunesmith_trainer.data.formats import Reader
-from tunesmith_trainer.data.reading import Reading, Row, find_files, read_rows
+from tunesmith_trainer.data.compression import SourceFile, open_text
+from tunesmith_trainer.data.containers import JSON_SUFFIXES, numbered_lines
+from tunesmith_trainer.data.finding import find_files
+from tunesmith_trainer.data.mixing import mix
+from tunesmith_trainer.data.reading import Reading, Row, read_rows
+from tunesmith_trainer.data.rows import Reader, rating_of
 from tunesmith_trainer.data.splitting import Sides, split_rows
 from tunesmith_trainer.logs import log
-from tunesmith_trainer.outcome import UserError
+from tunesmith_trainer.outcome import UserError, shorten
 from tunesmith_trainer.progress import Progress
 from tunesmith_trainer.stopping import StopSignal
 from tunesmith_trainer.storage import Storage
@@ -32,8 +39,13 @@ class Gathered:
     sides: Sides
     reading: Reading
     duplicates: int
-    format: str
-    """Shape of the training rows."""
+    sources: tuple[SourceStatus, ...]
+    """What was found in each source of training rows."""
+
+    @property
+    def format(self) -> str:
+        """Shapes of the training rows, each once."""
+        return ", ".join(dict.fromkeys(source.format for source in self.sources if source.format))
 
 
 class Gatherer:
@@ -54,26 +66,47 @@ class Gatherer:
         self._progress, self._stop = progress, stop
         self._reading = Reading(dataset.checks)
         self._duplicates = 0
-        self._format = ""
+        self._found: list[SourceStatus] = []
+        self._weights: dict[str, Decimal] = {}
 
     def gather(self) -> Gathered:
         """Read, clean and split. Raises UserError as the parts of ``data`` do."""
         dataset = self._dataset
         test = self._held_out("test", dataset.test, [])
         validation = self._held_out("validation", dataset.validation, test)
-        train = self._read("train", dataset.train.uri, [*test, *validation])
+        train = self._train([*test, *validation])
         self._reading.finish()
         self._check_count(train)
         self._progress.enter(Phase.CLEANING)
         split = split_rows(train, self._seed, _percent(dataset.validation), _percent(dataset.test))
-        sides = Sides(split.train, validation or split.validation, test or split.test)
+        mixed = mix(split.train, self._weights, self._seed)
+        sides = Sides(mixed, validation or split.validation, test or split.test)
         log.info("split", **{name: len(rows) for name, rows in sides._asdict().items()})
-        return Gathered(sides, self._reading, self._duplicates, self._format)
+        return Gathered(sides, self._reading, self._duplicates, tuple(self._found))
+
+    def _train(self, held_out: list[Row]) -> list[Row]:
+        # One cleaner for all: what two sources say alike is said twice.
+        cleaner = self._cleaner(held_out)
+        rows: list[Row] = []
+        for number, source in enumerate(self._dataset.train.all_sources):
+            before = len(rows)
+            found = self._read(f"train-{number}", source, cleaner, rows)
+            status = SourceStatus(
+                uri=shorten(source.uri, 200),
+                format=found.value if found else "",
+                rows=len(rows) - before,
+                weight=source.weight,
+            )
+            self._found.append(status)
+        self._duplicates += cleaner.duplicates
+        return rows
 
     def _held_out(self, name: str, spec: SplitSpec, others: list[Row]) -> list[Row]:
         if spec.uri is None:
             return []
-        rows = self._read(name, spec.uri, others)
+        cleaner, rows = self._cleaner(others), list[Row]()
+        self._read(name, Source(uri=spec.uri), cleaner, rows)
+        self._duplicates += cleaner.duplicates
         if not rows:
             raise UserError(
                 UserErrorReason.DATASET_EMPTY,
@@ -82,24 +115,47 @@ class Gatherer:
             )
         return rows
 
-    def _read(self, name: str, uri: str, held_out: list[Row]) -> list[Row]:
-        reader = Reader(self._dataset.format, self._dataset.columns)
-        cleaner = Cleaner(self._dataset.clean.deduplicate, map(content_key, held_out))
-        directory = self._directory / name
-        files = find_files(uri, self._storage, directory, self._progress.touch)
-        rows = list(cleaner.clean(read_rows(files, reader, self._reading, self._on_row)))
-        self._duplicates += cleaner.duplicates
-        self._format = reader.format.value if reader.format else ""
+    def _cleaner(self, held_out: list[Row]) -> Cleaner:
+        return Cleaner(self._dataset.clean.deduplicate, map(content_key, held_out))
+
+    def _read(
+        self, part: str, source: Source, cleaner: Cleaner, rows: list[Row]
+    ) -> DataFormat | None:
+        """Add the rows of a source that stay; returns the format that was found."""
+        wanted = source.format or self._dataset.format
+        directory = self._directory / part
+        files = find_files(source.uri, self._storage, directory, self._progress.touch, wanted)
+        reader = Reader(wanted, self._dataset, self._late_ratings(files))
+        before = len(rows)
+        self._weights |= dict.fromkeys((file.uri for file in files), Decimal(source.weight))
+        rows += cleaner.clean(read_rows(files, reader, self._reading, self._on_row))
+        if reader.format is DataFormat.PREFERENCE:
+            raise UserError(
+                UserErrorReason.WRONG_COLUMNS,
+                f"{source.uri} holds preferences (a chosen and a rejected answer), which need"
+                " objective DPO; objective SFT learns from one answer. Give conversations, or set"
+                " the format to what the rows are besides.",
+            )
         log.info(
             "read",
-            part=name,
-            uri=uri,
+            part=part,
+            uri=source.uri,
             files=len(files),
-            rows=len(rows),
+            rows=len(rows) - before,
             duplicates=cleaner.duplicates,
-            format=self._format,
+            format=reader.format.value if reader.format else "",
         )
-        return rows
+        return reader.format
+
+    def _late_ratings(self, files: list[SourceFile]) -> dict[str, str]:
+        """Give what was said about conversations after they had been logged, by their id."""
+        if self._dataset.feedback is FeedbackFilter.ANY:
+            return {}
+        late: dict[str, str] = {}
+        for file in files:
+            if "/feedback/" in file.uri and file.suffix in JSON_SUFFIXES:
+                late |= _ratings(file)
+        return late
 
     def _on_row(self) -> None:
         if self._reading.rows % _ROWS_BETWEEN_LOOKS == 0:
@@ -107,11 +163,13 @@ class Gatherer:
             self._progress.touch()
 
     def _check_count(self, train: list[Row]) -> None:
-        uri, fewest = self._dataset.train.uri, self._dataset.checks.min_rows
+        fewest = self._dataset.checks.min_rows
+        uri = shorten(", ".join(s.uri for s in self._dataset.train.all_sources), 300)
         if not train:
             why = (
                 f"none of the {self._reading.rows} rows read can be used"
-                f" ({self._reading.malformed} malformed, {self._duplicates} duplicates or held out)"
+                f" ({self._reading.malformed} malformed, {self._duplicates} duplicates or held out,"
+                f" {self._reading.filtered} without the feedback asked for)"
                 if self._reading.rows
                 else "it has no rows"
             )
@@ -127,6 +185,19 @@ class Gatherer:
                 f" {self._reading.malformed} malformed ones left out), dataset.checks.minRows asks"
                 f" for {fewest}. Give more rows or lower it.",
             )
+
+
+def _ratings(file: SourceFile) -> dict[str, str]:
+    ratings = {}
+    with open_text(file) as stream:
+        for _, line in numbered_lines(stream):
+            try:
+                value = orjson.loads(line or b"null")
+            except orjson.JSONDecodeError:
+                continue  # Counted as malformed when the file's rows are read.
+            if rating := rating_of(value):
+                ratings[str(value.get("id", ""))] = rating
+    return ratings
 
 
 def _percent(spec: SplitSpec) -> Decimal:

@@ -4,7 +4,7 @@ The files are ``.npy`` (read without copying, never pickled) and one ``meta.json
 ``prepare``, read by the train stage's batches. Knows nothing of S3.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,13 +30,15 @@ class PreparedMeta(Status):
     model_revision: str = ""
     """Of the model whose tokenizer was used."""
     template: str = "ChatTemplate"
-    """ChatTemplate or ChatML."""
+    """Chat template that was used."""
     max_sequence_length: int = 0
     """Tokens; no row is longer."""
     seed: int = 0
     """Seed of the split."""
     unsupervised: int = Field(default=0, ge=0)
     """Rows left out because no token of theirs would have been trained on."""
+    estimated_gpu_memory_bytes: int | None = None
+    """Peak of a training step on each GPU; None where training is on CPUs."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,11 @@ class PreparedData:
     validation: Split
     test: Split
     meta: PreparedMeta
+
+    def described(self, template: str) -> "PreparedData":
+        """Give the same rows with the name of the chat template that they were made with."""
+        data = self.meta.data.model_copy(update={"template": template})
+        return replace(self, meta=self.meta.model_copy(update={"template": template, "data": data}))
 
     def save(self, directory: Path) -> None:
         """Write all arrays and the meta into ``directory``, which is made."""

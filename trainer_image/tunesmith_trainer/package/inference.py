@@ -7,13 +7,11 @@ Runs on a GPU where there is one, else on the CPU. Answers appear word by word.
 """
 
 import argparse
-import sys
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
 
 Messages = list[dict[str, str]]
 
@@ -33,20 +31,14 @@ def answer(
     inputs = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
     ).to(model.device)
-    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}
     if temperature > 0:
         options["temperature"] = temperature
-    worker = Thread(target=model.generate, kwargs={**inputs, **options, "streamer": streamer})
-    worker.start()
-    parts = []
-    for part in streamer:
-        sys.stdout.write(part)
-        sys.stdout.flush()
-        parts.append(part)
-    worker.join()
-    sys.stdout.write("\n")
-    return "".join(parts)
+    # Writes each word as soon as it is known.
+    streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    tokens = model.generate(**inputs, **options, streamer=streamer)
+    said = tokens[0, inputs["input_ids"].shape[1] :]
+    return str(tokenizer.decode(said, skip_special_tokens=True))
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The router GatewayAPI: an HTTPRoute with weights, for a Gateway that is there.
 
-Weights, RequestMirror and RequestHeaderModifier as in gateway.networking.k8s.io/v1; ``percent`` of
-a mirror is there since Gateway API 1.3 (GEP-3171).
+Weights, RequestMirror, RequestHeaderModifier and timeouts as in gateway.networking.k8s.io/v1;
+``percent`` of a mirror is there since Gateway API 1.3 (GEP-3171).
 """
 
 from tunesmith_api.engine import GatewayOptions, ParentRef
@@ -15,6 +15,9 @@ _OURS: Manifest = {
     "type": "RequestHeaderModifier",
     "requestHeaderModifier": {"remove": ["x-tunesmith-analysis", "x-tunesmith-mirror"]},
 }
+# The sidecar bounds a request and says so; it does not cut a stream that has begun. Envoy would cut
+# any answer after 15 s.
+_NO_TIMEOUT: Manifest = {"request": "0s"}
 
 
 def build_route(
@@ -38,21 +41,15 @@ def build_route(
 
 
 def _rule(split: RouterSplit) -> Manifest:
-    if split.canary is None:
-        return {"filters": [_OURS], "backendRefs": [_backend(split.main) | {"weight": 100}]}
-    rule: Manifest = {
-        "filters": [_OURS],
+    filters, backends = [_OURS], [_backend(split.main) | {"weight": 100 - split.weight}]
+    if split.canary is not None:
         # A canary with weight 0 stays in the route: the gateway knows its endpoints already when
         # it gets its first share.
-        "backendRefs": [
-            _backend(split.main) | {"weight": 100 - split.weight},
-            _backend(split.canary) | {"weight": split.weight},
-        ],
-    }
-    if split.mirror_percent:
-        mirror = {"backendRef": _backend(split.canary), "percent": split.mirror_percent}
-        rule["filters"] = [_OURS, {"type": "RequestMirror", "requestMirror": mirror}]
-    return rule
+        backends.append(_backend(split.canary) | {"weight": split.weight})
+        if split.mirror_percent:
+            mirror = {"backendRef": _backend(split.canary), "percent": split.mirror_percent}
+            filters.append({"type": "RequestMirror", "requestMirror": mirror})
+    return {"filters": filters, "timeouts": _NO_TIMEOUT, "backendRefs": backends}
 
 
 def _backend(revision: str) -> Manifest:
