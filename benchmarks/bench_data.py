@@ -26,12 +26,13 @@ from typing import Any
 import orjson
 
 from tunesmith_api.cleaning import Clean, TextPolicy
-from tunesmith_api.dataset import Checks, Columns, DataFormat, Template, TooLong
+from tunesmith_api.dataset import Checks, DataFormat, Dataset, TooLong, Training
 from tunesmith_trainer.data.cleaning import Cleaner
-from tunesmith_trainer.data.formats import Reader
+from tunesmith_trainer.data.compression import SourceFile
 from tunesmith_trainer.data.masking import Kind, Masker
-from tunesmith_trainer.data.reading import Reading, Row, SourceFile, read_rows
+from tunesmith_trainer.data.reading import Reading, Row, read_rows
 from tunesmith_trainer.data.repeats import Repeats
+from tunesmith_trainer.data.rows import Reader
 from tunesmith_trainer.data.splitting import split_rows
 from tunesmith_trainer.data.tally import Tally
 from tunesmith_trainer.data.templates import load_tokenizer
@@ -266,7 +267,8 @@ def bench_total(directory: Path) -> dict[str, float]:
             row = {"prompt": text[:half], "response": text[half : 2 * half] or "Yes."}
             file.write(orjson.dumps(row) + b"\n")
     write_tiny(directory / "tiny")
-    built_in = load_tokenizer(directory / "tiny", Template.CHAT_TEMPLATE)
+    dataset = Dataset(train=Training(uri=f"file://{path}"))
+    built_in = load_tokenizer(directory / "tiny", dataset)
     # The built-in model's has a token a byte; real ones have one for about four.
     tokenizer = built_in.train_new_from_iterator(documents[:1000], 4096, show_progress=False)
     clean = Clean.model_validate(
@@ -275,8 +277,8 @@ def bench_total(directory: Path) -> dict[str, float]:
 
     def gather() -> list[Row]:
         tally, reading = Tally(), Reading(Checks())
-        reader = Reader(DataFormat.AUTO, Columns())
-        read = read_rows([SourceFile("f", path)], reader, reading, lambda: None)
+        reader = Reader(DataFormat.AUTO, dataset)
+        read = read_rows([SourceFile(path.name, path)], reader, reading, lambda: None)
         part = Repeats(clean, tally).resolve([list(Cleaner(clean, tally).clean(read))])[0]
         sides = split_rows(part.rows, part.clusters, 17, validation=Decimal(0), test=Decimal(10))
         return [*sides.train, *sides.test]

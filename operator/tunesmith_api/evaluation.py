@@ -1,4 +1,4 @@
-"""How a trained model is judged and where it is put: suites, gates, artifacts.
+"""How a trained model is judged: suites and gates.
 
 Run inputs like those in :mod:`tunesmith_api.training`.
 """
@@ -9,19 +9,14 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from tunesmith_api.meta import (
-    ChannelName,
     DecimalText,
-    OutputUri,
     Rule,
-    SecretRef,
     Spec,
     cel,
     exactly_one,
-    section,
 )
 from tunesmith_api.training import HELD_OUT_SUITE
 
-OptionalModel = Annotated[str, Field(max_length=50, pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$")]
 MetricName = Annotated[str, Field(max_length=128, pattern=r"^[a-z0-9-]+/[a-z0-9_]+$")]
 
 
@@ -121,73 +116,3 @@ class Evaluation(Spec):
     """What is asked for. Default: a lower held-out loss than the base model's."""
     allow_ungated: bool = False
     """Whether a ModelVersion may be made without any gate."""
-
-
-class ArtifactName(StrEnum):
-    """A form of the result."""
-
-    ADAPTER = "Adapter"
-    MERGED = "Merged"
-    GGUF = "GGUF"
-
-
-class GgufQuantization(StrEnum):
-    """How a GGUF file stores matrices. Vectors, such as norms and biases, stay float32."""
-
-    F16 = "F16"
-    BF16 = "BF16"
-    Q8_0 = "Q8_0"
-    Q4_0 = "Q4_0"
-
-
-class Gguf(Spec):
-    """How the GGUF file is made."""
-
-    quantization: GgufQuantization = GgufQuantization.Q8_0
-    """F16 and BF16: 16 bits a weight. Q8_0: 8.5 bits, close to the original. Q4_0: 4.5 bits (8.5
-    for the token embeddings and the output layer), smallest and least exact."""
-
-
-_GGUF_WANTED = Rule(
-    "!has(self.gguf) || self.artifacts.exists(a, a == 'GGUF')",
-    "output.gguf needs GGUF in output.artifacts",
-)
-
-
-class ModelVersionRequest(Spec):
-    """How the ModelVersion is called, and which channels it is put into."""
-
-    model: OptionalModel = ""
-    """Name of the model the version belongs to. Empty: the name of the job."""
-    version: Annotated[
-        str, Field(max_length=32, pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$")
-    ] = ""
-    """Version within the model. Empty: the next whole number."""
-    tags: Annotated[tuple[ChannelName, ...], Field(max_length=8)] = Field(
-        default=(), json_schema_extra={"x-kubernetes-list-type": "set"}
-    )
-    """Channels that the version is put into: a ModelDeployment that follows the model and one of
-    them rolls it out. deployTo adds the channel of the deployment it names. Default: none."""
-
-
-class Output(Spec):
-    """Where the result goes."""
-
-    model_config = ConfigDict(json_schema_extra=cel(_GGUF_WANTED))
-
-    uri: OutputUri
-    """s3://BUCKET/PREFIX/. The run writes below PREFIX/JOB-UID8/ (the job's name and the
-    first eight characters of its uid) and nowhere else."""
-    artifacts: Annotated[tuple[ArtifactName, ...], Field(min_length=1, max_length=3)] = Field(
-        default=(ArtifactName.MERGED,), json_schema_extra={"x-kubernetes-list-type": "set"}
-    )
-    """Merged: a complete model as safetensors. Adapter: only the adapter's weights. GGUF: a
-    complete model in one file for llama.cpp and Ollama; for Llama, Mistral, Qwen2 and Qwen3."""
-    gguf: Gguf | None = None
-    """How the GGUF file is made. Only with GGUF in artifacts."""
-    model_version: ModelVersionRequest = Field(
-        default_factory=ModelVersionRequest, json_schema_extra=section()
-    )
-    """How the ModelVersion is called, and which channels it is put into."""
-    secret_ref: SecretRef | None = None
-    """S3 credentials for the result. Default: spec.s3.secretRef."""

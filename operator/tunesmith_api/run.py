@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tunesmith_api.dataset import Dataset
-from tunesmith_api.evaluation import Evaluation, Output
+from tunesmith_api.evaluation import Evaluation
 from tunesmith_api.finetunejob import CheckpointPolicy
 from tunesmith_api.jobstatus import (
     Architecture,
@@ -26,6 +26,7 @@ from tunesmith_api.jobstatus import (
     StageName,
 )
 from tunesmith_api.meta import Digest, Spec, Status
+from tunesmith_api.output import Output
 from tunesmith_api.training import Hyperparameters, Method, ModelSource
 
 RUN_VERSION: Literal["tunesmith.dev/run.v1"] = "tunesmith.dev/run.v1"
@@ -158,7 +159,7 @@ class TrainingRun(Spec):
     """Rises over all attempts of the job, so it fences late writes of an earlier one."""
     run_uri: Annotated[str, Field(max_length=1024, pattern=r"^(s3|file)://.+$")]
     """Everything the run writes is below this prefix: prepared/, checkpoints/, adapter/, merged/,
-    gguf/, report.json."""
+    gguf/, int8/, ollama/, package/, report.json."""
     trainer_image: str = ""
     """Image as the operator asked for it; goes into the report's lineage."""
     s3: S3Connection = Field(default_factory=S3Connection)
@@ -309,6 +310,8 @@ class TrainingReport(Status):
     dropped: tuple[DroppedSample, ...] = ()
     """A few rows a reason that cleaning dropped."""
     artifacts: tuple[ArtifactStatus, ...] = ()
+    hugging_face: str = ""
+    """Address of the commit on the Hugging Face Hub, where output.huggingFace asks for one."""
     timing: dict[str, str] = Field(default_factory=dict)
     """Seconds by phase."""
     resumed_from_step: int | None = None

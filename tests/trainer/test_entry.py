@@ -19,8 +19,8 @@ import pytest
 from botocore.exceptions import ReadTimeoutError
 
 from tests.trainer.conftest import Bucket, free_port, jsonl, pairs
-from tunesmith_api.evaluation import ArtifactName
 from tunesmith_api.jobstatus import ArtifactStatus, Measurement, StageName
+from tunesmith_api.output import ArtifactName
 from tunesmith_api.run import (
     TERMINATION_BYTES,
     CheckpointRef,
@@ -126,7 +126,7 @@ def test_the_result_fits_and_keeps_the_digest(text: str, tmp_path: Path) -> None
 
 def test_the_longest_names_fit_into_the_result(tmp_path: Path) -> None:
     """output.uri and the job's name as long as the API lets them be."""
-    run_uri = f"s3://{'b' * 395}/{'n' * 63}-12345678/"
+    run_uri = f"s3://{'b' * 235}/{'n' * 45}-12345678/"
     kept = {
         ArtifactStatus(
             name=name.value,

@@ -9,9 +9,9 @@ import resource
 import torch
 from pydantic import ValidationError
 
-from tunesmith_api.evaluation import ArtifactName
 from tunesmith_api.jobstatus import Measurement
 from tunesmith_api.meta import Digest
+from tunesmith_api.output import ArtifactName
 from tunesmith_api.run import Outcome, TrainerResult, TrainingReport, TrainingRun
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.storage import NotFound, Store

@@ -112,6 +112,7 @@ def _storage(run: TrainingRun, compute: Compute | None) -> tuple[list[Manifest],
         "model": run.s3.model_secret,
         "dataset": run.s3.dataset_secret,
         "output": run.s3.output_secret,
+        "hub": _hub_secret(run),
     }
     pairs += [_secret(role, name) for role, name in secrets.items() if name]
     pairs += [_claim(name) for name in _claims(run)]
@@ -121,6 +122,14 @@ def _storage(run: TrainingRun, compute: Compute | None) -> tuple[list[Manifest],
             ({"name": "shm", "emptyDir": volume}, {"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
         )
     return [v for v, _ in pairs], [m for _, m in pairs]
+
+
+def _hub_secret(run: TrainingRun) -> str:
+    """Name of the Secret with the Hub's token to push with; empty where nothing is pushed."""
+    target = run.output.hugging_face
+    if target is None:
+        return ""
+    return target.secret_ref.name if target.secret_ref else run.s3.model_secret
 
 
 def _run_file() -> tuple[Manifest, Manifest]:
