@@ -167,17 +167,19 @@ class AdapterWorld(RolloutWorld):
 
     def observe(self) -> ServingObservation:
         rollout = self.status.rollout
-        due = is_sample_due(rollout, self.deployment.spec.rollout.analysis, self.now)
         counts = tuple(
             RevisionCounts(r.name, r.requests, r.consecutive) for r in self.revisions.values()
         )
         objects = self.objects()
         self.looked = self.holdings()
         meta = self.deployment.metadata
+        revisions = gather_revisions(meta, objects, required(self.status))
+        canary = next((r for r in revisions if rollout and r.digest == rollout.digest), None)
+        due = is_sample_due(rollout, self.deployment.spec.rollout.analysis, self.now, canary)
         return ServingObservation(
             deployment=self.deployment,
             versions=self.versions,
-            revisions=gather_revisions(meta, objects, required(self.status)),
+            revisions=revisions,
             hosts=gather_hosts(meta, objects),
             router=None
             if self.router_silent_for
