@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tunesmith_api.dataset import Dataset
-from tunesmith_api.evaluation import Evaluation, Output
+from tunesmith_api.evaluation import ArtifactName, Baseline, Evaluation, Output
 from tunesmith_api.finetunejob import CheckpointPolicy
 from tunesmith_api.jobstatus import (
     Architecture,
@@ -38,6 +38,11 @@ TERMINATION_BYTES = 4096
 PROGRESS_PORT = 8080
 PREPARED_DATA_LOST = "PreparedDataLost"
 """Reason of a train attempt that found no prepared data: the prepare stage has to run again."""
+
+
+def judge_folder(place: int) -> str:
+    """Give the folder below CREDENTIALS_PATH with the secret of the judge of suite `place`."""
+    return f"judge-{place}"
 
 
 class ExitCode(IntEnum):
@@ -136,6 +141,21 @@ class World(Spec):
         return self.nodes * max(1, self.gpus_per_node)
 
 
+class BaselineModel(Spec):
+    """An earlier model to measure beside the tuned one."""
+
+    name: Baseline
+    """Previous or Deployed; Base is always measured and is never listed."""
+    version: str = ""
+    """Name of its ModelVersion, for people."""
+    form: ArtifactName
+    """Merged, or Adapter of the same base model."""
+    uri: S3Uri
+    """Folder that holds its manifest; read with the credentials of the output."""
+    digest: Digest
+    """sha256 of the manifest."""
+
+
 class TrainingRun(Spec):
     """All a trainer needs to know. Written once an attempt, never changed."""
 
@@ -157,6 +177,8 @@ class TrainingRun(Spec):
     hyperparameters: Hyperparameters
     checkpoint: CheckpointPolicy
     evaluation: Evaluation
+    baselines: Annotated[tuple[BaselineModel, ...], Field(max_length=2)] = ()
+    """Those of evaluation.baselines that exist, besides Base."""
     output: Output
 
 
@@ -237,11 +259,15 @@ class TrainingSummary(Status):
 
 
 class SampleAnswer(Status):
-    """The same question to both models, answered greedily."""
+    """The same question to all models, answered greedily."""
 
+    suite: str = ""
     prompt: str
+    expected: str = ""
     base: str
     tuned: str
+    others: dict[str, str] = Field(default_factory=dict)
+    """Answers of other baselines, by their names."""
 
 
 class LossPoint(Status):
@@ -252,10 +278,16 @@ class LossPoint(Status):
     learning_rate: str
     gradient_norm: str
     tokens: int
+    validation_loss: str = ""
+    """Loss on the validation rows after this step, where it was measured."""
 
 
 class TrainingReport(Status):
-    """report.json: everything about the run, for people, dashboards and the ModelVersion."""
+    """report.json: everything about the run, for people, dashboards and the ModelVersion.
+
+    report.html shows the same to people. A field is only ever added; what changes its meaning gets
+    a new version.
+    """
 
     version: Literal["tunesmith.dev/report.v1"] = "tunesmith.dev/report.v1"
     job: JobRef
@@ -275,7 +307,15 @@ class TrainingReport(Status):
     model: Architecture
     curve: tuple[LossPoint, ...] = ()
     measurements: tuple[Measurement, ...] = ()
+    """All of them; the status holds as many as fit."""
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+    """What was asked for: suites, baselines, gates."""
+    baselines: tuple[BaselineModel, ...] = ()
+    """Earlier models that were measured beside it."""
     samples: tuple[SampleAnswer, ...] = ()
+    """Answers of the suites samples, prompts, intent and judge; at most 50 of each suite."""
+    notes: tuple[str, ...] = ()
+    """What could not be measured, and why."""
     artifacts: tuple[ArtifactStatus, ...] = ()
     timing: dict[str, str] = Field(default_factory=dict)
     """Seconds by phase."""

@@ -213,6 +213,7 @@ def _look_if_due(run: Training, progress: Progress, stop: StopSignal) -> None:
     )
     run.prepared.train()
     run.state.note_validation_loss(score.loss, settings)
+    run.curve.note_validation_loss(score.loss)
     log.info("validation", step=run.state.step, loss=repr(score.loss))
     progress.measured({"eval_loss": score.loss})
 

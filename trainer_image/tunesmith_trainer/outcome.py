@@ -6,6 +6,7 @@ imports none of them, and no library whose errors it sorts (those are told apart
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from tunesmith_api.run import (
@@ -136,8 +137,8 @@ def write_result(result: TrainerResult, path: Path) -> None:
     """Write the termination message, at most TERMINATION_BYTES bytes of JSON.
 
     The kubelet cuts a longer one anywhere, which would leave no JSON at all. So the message is
-    shortened first, then the measurements beyond the fourth and the data's details go; the digest
-    that success hangs on always stays.
+    shortened first, then the architecture goes, then measurements from the end, where those are
+    that no gate asks for; the digest that success hangs on always stays.
     """
     data = _fitting(result)
     # The kubelet mounts the termination log as a file: it can be written, not replaced.
@@ -148,19 +149,20 @@ def write_result(result: TrainerResult, path: Path) -> None:
 
 
 def _fitting(result: TrainerResult) -> bytes:
-    for smaller in (
-        result,
-        result.model_copy(update={"message": shorten(result.message, 256)}),
-        result.model_copy(update={"message": shorten(result.message, _FEWEST_CHARACTERS)}),
-        result.model_copy(
-            update={
-                "message": shorten(result.message, _FEWEST_CHARACTERS),
-                "measurements": result.measurements[:4],
-                "architecture": None,
-            }
-        ),
-    ):
-        data = smaller.model_dump_json(by_alias=True, exclude_none=True).encode()
+    for smaller in _ever_smaller(result):
+        # A field that is left out has its default for whoever reads it.
+        data = smaller.model_dump_json(by_alias=True, exclude_defaults=True).encode()
         if len(data) <= TERMINATION_BYTES:
             return data
     raise ValueError(f"a result of {len(data)} bytes cannot be made to fit")
+
+
+def _ever_smaller(result: TrainerResult) -> Iterator[TrainerResult]:
+    yield result
+    for length in (256, _FEWEST_CHARACTERS):
+        result = result.model_copy(update={"message": shorten(result.message, length)})
+        yield result
+    result = result.model_copy(update={"architecture": None})
+    yield result
+    for count in range(len(result.measurements) - 1, -1, -1):
+        yield result.model_copy(update={"measurements": result.measurements[:count]})

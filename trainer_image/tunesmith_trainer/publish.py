@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from tunesmith_api.evaluation import ArtifactName, Gguf
 from tunesmith_api.jobstatus import ArtifactStatus
@@ -19,13 +18,16 @@ from tunesmith_trainer.attempt import Attempt
 from tunesmith_trainer.batches import Batch
 from tunesmith_trainer.card import write_card
 from tunesmith_trainer.checkpoints import Checkpoints, Search
-from tunesmith_trainer.evaluation import Judgement, measurements, sample_answers
+from tunesmith_trainer.comparing import measurements, notes, sample_answers
+from tunesmith_trainer.evaluation import Exam
+from tunesmith_trainer.examination import Examined
 from tunesmith_trainer.gguf.file import file_name, write_gguf
 from tunesmith_trainer.inputs import Inputs
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.loop import Training
 from tunesmith_trainer.model import architecture, stored_dtype
 from tunesmith_trainer.outcome import Interrupted
+from tunesmith_trainer.page import write_pages
 from tunesmith_trainer.progress import Progress
 from tunesmith_trainer.report import peak_memory_bytes, success, write_report
 from tunesmith_trainer.storage.manifest import commit_directory
@@ -37,11 +39,10 @@ class Trained:
 
     inputs: Inputs
     precision: Precision
-    tokenizer: PreTrainedTokenizerBase
+    exam: Exam
     training: Training
     search: Search
-    tuned: Judgement
-    base: Judgement
+    examined: Examined
 
 
 def publish(attempt: Attempt, trained: Trained, checkpoints: Checkpoints) -> TrainerResult:
@@ -83,10 +84,11 @@ def publish(attempt: Attempt, trained: Trained, checkpoints: Checkpoints) -> Tra
     report = draft.model_copy(
         update={"artifacts": tuple(artifacts), "timing": progress.phase_seconds()}
     )
+    write_pages(attempt.storage, fence, run, report, attempt.work / "report")
     digest = write_report(attempt.storage, fence, run, report)
     checkpoints.delete_all()
     progress.enter(Phase.DONE)
-    return success(run, report, digest, trained.search.notes)
+    return success(run, report, digest)
 
 
 def export_all(attempt: Attempt, trained: Trained) -> dict[ArtifactName, Path]:
@@ -97,7 +99,7 @@ def export_all(attempt: Attempt, trained: Trained) -> dict[ArtifactName, Path]:
     wants_complete = set(run.output.artifacts) - {ArtifactName.ADAPTER}
     adapter = paths[ArtifactName.ADAPTER]
     if run.method.adapter:
-        export.save_adapter(loss.model, trained.tokenizer, run.model.uri, adapter)
+        export.save_adapter(loss.model, trained.exam.tokenizer, run.model.uri, adapter)
     if not wants_complete:
         return paths
     rows = inputs.data.test if len(inputs.data.test) else inputs.data.train
@@ -109,7 +111,7 @@ def export_all(attempt: Attempt, trained: Trained) -> dict[ArtifactName, Path]:
     stop.check()
     model = export.merge(inputs.base_path, adapter) if run.method.adapter else loss.model
     dtype = stored_dtype(inputs.base_path)
-    export.save_complete(model, trained.tokenizer, dtype, paths[ArtifactName.MERGED])
+    export.save_complete(model, trained.exam.tokenizer, dtype, paths[ArtifactName.MERGED])
     stop.check()
     distance = export.check_parity(paths[ArtifactName.MERGED], expected, batch)
     log.info("parity", relative_distance=distance)
@@ -140,7 +142,7 @@ def export_gguf(
         attempt.stop.check()
 
     write_gguf(
-        merged, trained.tokenizer, target, quantization, name=run.job.name, on_tensor=on_tensor
+        merged, trained.exam.tokenizer, target, quantization, name=run.job.name, on_tensor=on_tensor
     )
     distance = export.check_gguf_parity(target, merged, expected, batch, quantization)
     log.info("parity of GGUF", relative_distance=distance, quantization=quantization.value)
@@ -149,7 +151,7 @@ def export_gguf(
 def build_report(run: TrainingRun, trained: Trained, progress: Progress) -> TrainingReport:
     """Put together all that is known before the upload."""
     inputs, search = trained.inputs, trained.search
-    suites, training = run.evaluation.suites, trained.training
+    training, examined = trained.training, trained.examined
     return TrainingReport(
         job=run.job,
         attempt=run.attempt,
@@ -166,8 +168,11 @@ def build_report(run: TrainingRun, trained: Trained, progress: Progress) -> Trai
         training=summarize(trained, progress),
         model=architecture(training.loss.model),
         curve=training.curve.shortened(),
-        measurements=measurements(suites, trained.tuned, trained.base),
-        samples=sample_answers(suites, trained.tuned, trained.base),
+        measurements=measurements(run, examined),
+        evaluation=run.evaluation,
+        baselines=run.baselines,
+        samples=sample_answers(run, trained.exam.asked, examined),
+        notes=(*search.notes, *notes(examined)),
         resumed_from_step=search.found.ref.step if search.found else None,
     )
 

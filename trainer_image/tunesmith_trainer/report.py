@@ -63,6 +63,7 @@ def success(
         f"Trained {done.steps} steps{early}, loss {_short(done.first_loss)} to "
         f"{_short(done.last_loss)}.",
         *_held_out(report.measurements),
+        *report.notes,
         *notes,
     ]
     return TrainerResult(
