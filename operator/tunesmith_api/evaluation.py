@@ -85,7 +85,7 @@ _GATES_MEASURED = Rule(
     "every gate's metric must begin with the name of a suite that measures; samples does not",
 )
 _GATES_COMPARED = Rule(
-    "self.gates.all(g, !(g.relation in ['LowerBy', 'HigherBy']) || g.comparedWith == 'Base'"
+    "self.gates.all(g, !has(g.comparedWith) || g.comparedWith == 'Base'"
     " || g.comparedWith in self.baselines)",
     "a gate's comparedWith must be Base or among evaluation.baselines",
 )

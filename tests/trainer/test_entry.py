@@ -20,7 +20,7 @@ from botocore.exceptions import ReadTimeoutError
 
 from tests.trainer.conftest import Bucket, free_port, jsonl, pairs
 from tunesmith_api.evaluation import ArtifactName
-from tunesmith_api.jobstatus import ArtifactStatus, Measurement, StageName
+from tunesmith_api.jobstatus import ArtifactStatus, BaselineValue, Measurement, StageName
 from tunesmith_api.run import (
     TERMINATION_BYTES,
     CheckpointRef,
@@ -136,7 +136,16 @@ def test_the_longest_names_fit_into_the_result(tmp_path: Path) -> None:
         )
         for name in ArtifactName
     }
-    long = Measurement(metric=f"{'s' * 30}/token_accuracy", value="0.1234567891", base_value="1")
+    ends = {"low": "0.12345", "high": "0.12345"}
+    difference = {"difference_low": "-0.12345", "difference_high": "-0.12345"}
+    long = Measurement(
+        metric=f"{'s' * 30}/token_accuracy",
+        value="0.1234567891",
+        base_value="0.1234567891",
+        others=(BaselineValue(name="Deployed", value="0.1234567891", **difference),),
+        **ends,
+        **difference,
+    )
     full = TrainerResult(
         stage=StageName.TRAIN,
         attempt=100,

@@ -55,7 +55,7 @@ def short(number: str) -> str:
     if value is None:
         return number or "-"
     if value and abs(value) < Decimal("0.001"):
-        return f"{value:.3g}"
+        return f"{float(value):.3g}"
     return f"{value:,.4f}".rstrip("0").rstrip(".") if abs(value) < 1000 else f"{value:,.0f}"
 
 

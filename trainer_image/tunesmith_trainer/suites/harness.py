@@ -27,9 +27,9 @@ def check_harness(run: TrainingRun) -> None:
     if names and importlib.util.find_spec("lm_eval") is None:
         raise UserError(
             UserErrorReason.INVALID_RUN,
-            f"Suite {names[0]} needs lm-evaluation-harness, which this trainer image lacks. "
-            "Build one with the extra lm-eval (pip install 'tunesmith[trainer,lm-eval]') and name it "
-            "in compute.image, or leave the suite out.",
+            f"Suite {names[0]} needs lm-evaluation-harness, which this image lacks. Name an "
+            "image in compute.image that has it (pip install 'tunesmith[trainer,lm-eval]'), or "
+            "leave the suite out.",
         )
 
 
