@@ -232,6 +232,8 @@ class TrainerResult(Status):
     training: "TrainingSummary | None" = None
     """Of a train stage that succeeded, like all below."""
     measurements: tuple[Measurement, ...] = ()
+    baselines: tuple[Baseline, ...] = ()
+    """Earlier models that the run was given to measure, whether or not it could."""
     artifacts: tuple[ArtifactStatus, ...] = ()
     architecture: "Architecture | None" = None
     report_uri: str = ""

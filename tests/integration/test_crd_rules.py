@@ -77,13 +77,13 @@ FULL_EVALUATION = {
         {"name": "tasks", "lmEval": {"tasks": ["hellaswag"], "limit": 100}},
         {"name": "speed", "speed": {}},
     ],
-    "baselines": ["Base", "Deployed"],
+    "baselines": ["Base", "Previous"],
     "gates": [
         {
             "metric": "ask/rougeL",
             "relation": "HigherBy",
             "value": "0",
-            "comparedWith": "Deployed",
+            "comparedWith": "Previous",
             "confidence": "Interval",
         },
         {"metric": "judge/quality", "relation": "AtLeast", "value": "3"},
@@ -312,6 +312,10 @@ def test_contradictions_between_sections_are_refused(control_plane: ControlPlane
     tiny = changed(changed(JOB, "spec.method", {"qlora": {}}), "spec.model.uri", "builtin://tiny")
     with pytest.raises(StepError, match="no use for builtin"):
         create(control_plane, tiny)
+    deployed = changed(JOB, "spec.evaluation.baselines", ["Deployed"])
+    with pytest.raises(StepError, match="Deployed needs deployTo"):
+        create(control_plane, deployed)
+    create(control_plane, changed(deployed, "spec.deployTo", {"name": "support"}))
 
 
 def test_defaults_are_filled_in_all_the_way_down(control_plane: ControlPlane) -> None:

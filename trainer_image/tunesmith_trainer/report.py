@@ -78,6 +78,7 @@ def success(
         model_revision=report.model_revision,
         training=done,
         measurements=report.measurements,
+        baselines=tuple(model.name for model in report.baselines),
         artifacts=report.artifacts,
         architecture=report.model,
         report_uri=report_uri(run),

@@ -11,7 +11,13 @@ from typing import Any
 from tunesmith_api.jobstatus import StageName
 from tunesmith_api.labels import LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_STAGE
 from tunesmith_operator.kube.kinds import Object
-from tunesmith_operator.planning.observed import SeenJob, SeenPod, SeenTarget, SeenVersion
+from tunesmith_operator.planning.observed import (
+    SeenArtifact,
+    SeenJob,
+    SeenPod,
+    SeenTarget,
+    SeenVersion,
+)
 
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -98,6 +104,12 @@ def parse_version(body: Object) -> SeenVersion:
         job_uid=(meta.get("labels") or {}).get(LABEL_JOB_UID, ""),
         deployment=offered.get("deployment", ""),
         channel=offered.get("channel", ""),
+        created=parse_time(meta.get("creationTimestamp")),
+        base_uri=(spec.get("baseModel") or {}).get("uri", ""),
+        artifacts=tuple(
+            SeenArtifact(one["format"], one["uri"], one["digest"])
+            for one in spec.get("artifacts") or ()
+        ),
     )
 
 
@@ -106,7 +118,10 @@ def parse_target(body: Object | None) -> SeenTarget:
     if body is None or body["metadata"].get("deletionTimestamp"):
         return SeenTarget(exists=False)
     source = (body.get("spec") or {}).get("source") or {}
-    return SeenTarget(True, source.get("model", ""), source.get("channel", ""))
+    stable = (body.get("status") or {}).get("stable") or {}
+    return SeenTarget(
+        True, source.get("model", ""), source.get("channel", ""), stable.get("version", "")
+    )
 
 
 def _true_conditions(status: Object) -> dict[str, Object]:
