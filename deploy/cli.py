@@ -59,9 +59,13 @@ def _run_on_cluster(options: argparse.Namespace, settings: Settings) -> bool:
         case "demo":
             demo.introduce(cluster, why, settings)
             ready = demo.prepare(cluster, settings, operator=True)
-            return ready and demo.tune(cluster, settings) and rollout.roll_out(cluster, settings)
+            return (
+                ready
+                and demo.tune(cluster, settings)
+                and rollout.roll_out(cluster, settings, anew=False)
+            )
         case "demo-rollout":
-            return rollout.roll_out(cluster, settings)
+            return rollout.roll_out(cluster, settings, anew=True)
         case "up":
             return _bring_up(cluster, settings, options)
         case "images":

@@ -19,6 +19,8 @@ from deploy.kubectl import Kubectl
 from deploy.locks import locked
 from deploy.native.binaries import missing_binaries
 from deploy.results import show_results
+from deploy.serving import EXAMPLE as DEPLOYMENT
+from deploy.serving import Served
 from deploy.settings import REPOSITORY, Settings
 from deploy.shell import Log
 from deploy.steps import Step, run_steps
@@ -26,7 +28,6 @@ from deploy.storage import DEMO_NAMESPACE, Storage
 from deploy.watch import watch
 
 EXAMPLE = REPOSITORY / "examples" / "finetunejob.yaml"
-DEPLOYMENT = REPOSITORY / "examples" / "modeldeployment.yaml"
 
 
 def prepare(cluster: Cluster, settings: Settings, *, operator: bool) -> bool:
@@ -92,13 +93,14 @@ def tune(cluster: Cluster, settings: Settings) -> bool:
     """Run the example job and show what came of it; say whether it got a version.
 
     A job of the same name from an earlier run is deleted first: its inputs cannot be changed, and
-    a fresh run is what the person wants to see. Its ModelVersion stays, the new one counts on. The
-    deployment has no pods until there is a version; a later run's is rolled out in steps.
+    a fresh run is what the person wants to see. Its ModelVersion stays, the new one counts on. So
+    is the deployment, which has no pods until the job offers it a version.
     """
     log = Log(settings.logs / "example-job.log")
     kubectl = Kubectl(cluster, log)
     name = str(yaml.safe_load(EXAMPLE.read_text())["metadata"]["name"])
     kubectl.run("delete", "finetunejob", name, "-n", DEMO_NAMESPACE, "--ignore-not-found", "--wait")
+    Served(kubectl).remove()
     for file in (DEPLOYMENT, EXAMPLE):
         console.print(f"\n[bold]kubectl apply -f {file.relative_to(REPOSITORY)}[/]")
         kubectl.run("apply", "-f", str(file))

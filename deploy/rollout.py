@@ -1,6 +1,6 @@
 """The second half of the demo: the tuned model serves, and a spoiled one is offered under load.
 
-``roll_out`` needs what ``demo.tune`` has made. It may be repeated: the deployment is made anew.
+``roll_out`` needs what ``demo.tune`` has made, and goes on with its deployment or makes it anew.
 """
 
 from __future__ import annotations
@@ -40,20 +40,24 @@ AFTERWARDS_SECONDS = 3.0
 POLL_SECONDS = 0.5
 
 
-def roll_out(cluster: Cluster, settings: Settings) -> bool:
-    """Serve the tuned model and offer a spoiled one; say whether that was refused unharmed."""
+def roll_out(cluster: Cluster, settings: Settings, *, anew: bool) -> bool:
+    """Serve the tuned model and offer a spoiled one; say whether that was refused unharmed.
+
+    With ``anew`` the deployment is made again: one that has refused a version refuses it for good.
+    """
     log = Log(settings.logs / "example-rollout.log")
     kubectl, storage = Kubectl(cluster, log), Storage(cluster)
     tuned = find_tuned(kubectl)
     gguf_artifact(tuned)
     version = str(tuned["metadata"]["name"])
     served = Served(kubectl)
-    console.print(f"\n[bold]Serving {version}[/] with a ModelDeployment (llama.cpp)")
-    served.remove()
+    console.print(f"\n[bold]Serving {version}[/] with the ModelDeployment {NAME} (llama.cpp)")
+    if anew:
+        served.remove()
+        served.follow_channel()
     with ThreadPoolExecutor(1) as pool:
         # A copy of the model goes there and back, while the pods of the good one start.
         spoiling = pool.submit(ensure_spoiled, kubectl, storage, tuned, log)
-        served.serve(version)
         served.wait_until_serving()
         spoiled = spoiling.result()
     with kubectl.forwarded(NAME, DEMO_NAMESPACE, SERVICE_PORT) as port:
@@ -74,7 +78,7 @@ def _offer(served: Served, version: str, url: str) -> bool:
         return question(prompts[number % len(prompts)].prompt, REQUEST_TOKENS)
 
     with Load(url, REQUESTS_A_SECOND, body) as load:
-        served.serve(version)
+        served.offer(version)
         status, offered = follow(served, version, load)
         time.sleep(AFTERWARDS_SECONDS)
     counted = figures.count(load.answers, offered.name)

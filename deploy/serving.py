@@ -18,9 +18,11 @@ from deploy.kubectl import Kubectl, Manifest, fill, manifest
 from deploy.load import ask, question
 from deploy.rollout_status import DeploymentStatus, parse_status
 from deploy.rollout_watch import Scene, Watch
+from deploy.settings import REPOSITORY
 from deploy.shell import StepError
 from deploy.storage import DEMO_NAMESPACE
 
+EXAMPLE = REPOSITORY / "examples" / "modeldeployment.yaml"
 NAME = "about-tunesmith"
 SERVICE_PORT = 80
 POLL_SECONDS = 1.0
@@ -58,9 +60,16 @@ class Served:
         how = ("--ignore-not-found", "--cascade=foreground", f"--timeout={REMOVAL_SECONDS}s")
         self._kubectl.run("delete", *name, *how, hint=look_at())
 
-    def serve(self, version: str) -> None:
-        """Ask for a version."""
-        self._kubectl.apply(manifest("serving.yaml"), VERSION=version)
+    def follow_channel(self) -> None:
+        """Apply the example: it serves what its channel offers, once there is something."""
+        self._kubectl.run("apply", "-f", str(EXAMPLE))
+
+    def offer(self, version: str) -> None:
+        """Ask for a certain version instead, judged in seconds."""
+        self._kubectl.apply(manifest("prompts.yaml"))
+        patch = json.dumps(yaml.safe_load(fill(manifest("offer.yaml"), {"VERSION": version})))
+        where = ("modeldeployment", NAME, "-n", DEMO_NAMESPACE)
+        self._kubectl.run("patch", *where, "--type=merge", f"--patch={patch}")
 
     def status(self) -> DeploymentStatus:
         """Read the status. An API server that is away for a moment changes nothing."""
@@ -117,10 +126,8 @@ def is_serving(status: DeploymentStatus) -> bool:
 
 
 def golden_prompts() -> list[GoldenPrompt]:
-    """Return the questions of the manifest that the canary is judged by."""
-    text = fill(manifest("serving.yaml"), {"VERSION": "any"})
-    found = next(one for one in yaml.safe_load_all(text) if one["kind"] == "ConfigMap")
-    lines = found["data"]["prompts.jsonl"].splitlines()
+    """Return the questions that an offered version is judged by."""
+    lines = yaml.safe_load(manifest("prompts.yaml"))["data"]["prompts.jsonl"].splitlines()
     return [GoldenPrompt(**json.loads(line)) for line in lines]
 
 

@@ -255,6 +255,8 @@ USER_ERROR_MEANINGS: dict[UserErrorReason, str] = {
     UserErrorReason.ACCESS_DENIED: "S3 refused the credentials.",
     UserErrorReason.OUTPUT_NOT_WRITABLE: "The credentials may not write below output.uri.",
     UserErrorReason.GPU_NOT_FOUND: "GPUs were asked for and the pod sees none.",
+    UserErrorReason.DOES_NOT_FIT: "The model cannot be trained in the memory of the GPU type; the "
+    "message says what would fit.",
     UserErrorReason.PRECISION_UNSUPPORTED: "The device cannot compute in this precision.",
     UserErrorReason.NON_FINITE_LOSS: "The loss became NaN or infinite.",
     UserErrorReason.INVALID_RUN: "The trainer cannot do what the spec asks; the message says why.",

@@ -12,8 +12,8 @@ from pydantic import ConfigDict, Field
 from tunesmith_api.meta import (
     ChannelName,
     DecimalText,
+    OutputUri,
     Rule,
-    S3Uri,
     SecretRef,
     Spec,
     cel,
@@ -175,9 +175,7 @@ class Output(Spec):
 
     model_config = ConfigDict(json_schema_extra=cel(_GGUF_WANTED))
 
-    # The run's own names come behind it, and several of the results must fit into the 4 KiB that a
-    # pod can say when it ends.
-    uri: Annotated[S3Uri, Field(max_length=400)]
+    uri: OutputUri
     """s3://BUCKET/PREFIX/. The run writes below PREFIX/JOB-UID8/ (the job's name and the
     first eight characters of its uid) and nowhere else."""
     artifacts: Annotated[tuple[ArtifactName, ...], Field(min_length=1, max_length=3)] = Field(

@@ -40,6 +40,8 @@ class Resolved(Status):
     """Image of the trainer, with its digest once a pod has run."""
     run_uri: Text = ""
     """s3:// prefix that the run writes to."""
+    estimated_gpu_memory_bytes: Annotated[int, Field(ge=0)] | None = None
+    """What each GPU is expected to hold at the peak of a training step."""
 
 
 class RowCounts(Status):

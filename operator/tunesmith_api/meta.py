@@ -59,6 +59,11 @@ IMMUTABLE = Rule(
     "is immutable: it is an input of the run; create a new object to train with another value",
 )
 NO_PARENT = Rule("!self.contains('..')", "must not contain '..'")
+# A type of its own for runs without a cluster would double every section above it.
+IN_CLUSTER = Rule(
+    "!self.startsWith('file:')",
+    "file:// is for runs without a cluster: a pod has no files of yours",
+)
 
 DECIMAL_PATTERN = r"^-?[0-9]{1,18}(\.[0-9]{1,18})?([eE]-?[0-9]{1,2})?$"
 URI_TAIL = r"[A-Za-z0-9][A-Za-z0-9._~!@+=,/ -]*"
@@ -88,6 +93,16 @@ S3Uri = Annotated[
         max_length=1024,
         pattern=rf"^s3://[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9](/|/{URI_TAIL})?$",
         json_schema_extra=cel(NO_PARENT),
+    ),
+]
+OutputUri = Annotated[
+    str,
+    Field(
+        # The run's own names come behind it, and several of the results must fit into the 4 KiB
+        # that a pod can say when it ends.
+        max_length=400,
+        pattern=rf"^(s3://[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9](/|/{URI_TAIL})?|file:///.+)$",
+        json_schema_extra=cel(NO_PARENT, IN_CLUSTER),
     ),
 ]
 DataUri = Annotated[

@@ -25,7 +25,7 @@ from tunesmith_api.jobstatus import (
     Metric,
     StageName,
 )
-from tunesmith_api.meta import Digest, S3Uri, Spec, Status
+from tunesmith_api.meta import Digest, Spec, Status
 from tunesmith_api.training import Hyperparameters, Method, ModelSource
 
 RUN_VERSION: Literal["tunesmith.dev/run.v1"] = "tunesmith.dev/run.v1"
@@ -86,6 +86,7 @@ class UserErrorReason(StrEnum):
     ACCESS_DENIED = "AccessDenied"
     OUTPUT_NOT_WRITABLE = "OutputNotWritable"
     GPU_NOT_FOUND = "GpuNotFound"
+    DOES_NOT_FIT = "DoesNotFit"
     PRECISION_UNSUPPORTED = "PrecisionUnsupported"
     NON_FINITE_LOSS = "NonFiniteLoss"
     INVALID_RUN = "InvalidRun"
@@ -150,10 +151,19 @@ class BaselineModel(Spec):
     """Name of its ModelVersion, for people."""
     form: ArtifactName
     """Merged, or Adapter of the same base model."""
-    uri: S3Uri
+    uri: Annotated[str, Field(max_length=1024, pattern=r"^(s3|file)://.+$")]
     """Folder that holds its manifest; read with the credentials of the output."""
     digest: Digest
     """sha256 of the manifest."""
+
+
+class PlannedGpus(Spec):
+    """The GPUs that the train stage will get, for the prepare stage to look whether it fits."""
+
+    type: str = "GPU"
+    """spec.compute.gpuType."""
+    memory_bytes: Annotated[int, Field(ge=0)] = 0
+    """Memory of the largest GPU of the type; 0 where the chart does not say."""
 
 
 class TrainingRun(Spec):
@@ -164,13 +174,15 @@ class TrainingRun(Spec):
     stage: StageName
     attempt: Annotated[int, Field(ge=1)]
     """Rises over all attempts of the job, so it fences late writes of an earlier one."""
-    run_uri: S3Uri
+    run_uri: Annotated[str, Field(max_length=1024, pattern=r"^(s3|file)://.+$")]
     """Everything the run writes is below this prefix: prepared/, checkpoints/, adapter/, merged/,
     gguf/, report.json."""
     trainer_image: str = ""
     """Image as the operator asked for it; goes into the report's lineage."""
     s3: S3Connection = Field(default_factory=S3Connection)
     world: World = Field(default_factory=World)
+    planned_gpus: PlannedGpus | None = None
+    """Of a prepare stage, where training will be on GPUs."""
     model: ModelSource
     method: Method
     dataset: Dataset
@@ -229,6 +241,8 @@ class TrainerResult(Status):
     """Of the prepare stage."""
     dataset_digest: Digest | None = None
     model_revision: str = ""
+    estimated_gpu_memory_bytes: int | None = None
+    """Of the prepare stage, where training will be on GPUs."""
     training: "TrainingSummary | None" = None
     """Of a train stage that succeeded, like all below."""
     measurements: tuple[Measurement, ...] = ()
@@ -258,71 +272,6 @@ class TrainingSummary(Status):
     """Of the GPU, or resident memory on CPU."""
     precision: str = ""
     ranks: int = 1
-
-
-class SampleAnswer(Status):
-    """The same question to all models, answered greedily."""
-
-    suite: str = ""
-    prompt: str
-    expected: str = ""
-    base: str
-    tuned: str
-    others: dict[str, str] = Field(default_factory=dict)
-    """Answers of other baselines, by their names."""
-
-
-class LossPoint(Status):
-    """A point of the learning curve. The loss is exact: repr of the float."""
-
-    step: int
-    loss: str
-    learning_rate: str
-    gradient_norm: str
-    tokens: int
-    validation_loss: str = ""
-    """Loss on the validation rows after this step, where it was measured."""
-
-
-class TrainingReport(Status):
-    """report.json: everything about the run, for people, dashboards and the ModelVersion.
-
-    report.html shows the same to people. A field is only ever added; what changes its meaning gets
-    a new version.
-    """
-
-    version: Literal["tunesmith.dev/report.v1"] = "tunesmith.dev/report.v1"
-    job: JobRef
-    attempt: int
-    created: datetime
-    trainer_version: str
-    trainer_image: str = ""
-    base_model: ModelSource
-    model_revision: str = ""
-    dataset_digest: Digest
-    inputs_digest: Digest
-    """sha256 over all that decides the training steps: two runs with the same one do the same."""
-    data: DataStatus
-    method: Method
-    hyperparameters: Hyperparameters
-    training: TrainingSummary
-    model: Architecture
-    curve: tuple[LossPoint, ...] = ()
-    measurements: tuple[Measurement, ...] = ()
-    """All of them; the status holds as many as fit."""
-    evaluation: Evaluation = Field(default_factory=Evaluation)
-    """What was asked for: suites, baselines, gates."""
-    baselines: tuple[BaselineModel, ...] = ()
-    """Earlier models that were measured beside it."""
-    samples: tuple[SampleAnswer, ...] = ()
-    """Answers of the suites samples, prompts, intent and judge; at most 50 of each suite."""
-    notes: tuple[str, ...] = ()
-    """What could not be measured, and why."""
-    artifacts: tuple[ArtifactStatus, ...] = ()
-    timing: dict[str, str] = Field(default_factory=dict)
-    """Seconds by phase."""
-    resumed_from_step: int | None = None
-    """Step this attempt began at, if it went on from a checkpoint."""
 
 
 TrainerResult.model_rebuild()

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 
 from tunesmith_api.meta import (
+    IN_CLUSTER,
     NO_PARENT,
     URI_TAIL,
     DecimalText,
@@ -31,8 +32,8 @@ class ModelSource(Spec):
         str,
         Field(
             max_length=1024,
-            pattern=rf"^((hf|s3|pvc)://{URI_TAIL}|builtin://tiny)$",
-            json_schema_extra=cel(NO_PARENT),
+            pattern=rf"^((hf|s3|pvc)://{URI_TAIL}|builtin://tiny|file:///.+)$",
+            json_schema_extra=cel(NO_PARENT, IN_CLUSTER),
         ),
     ]
     """Where the model is: hf://ORGANIZATION/NAME on the Hugging Face Hub, s3://BUCKET/PREFIX/,

@@ -48,6 +48,10 @@ class GpuConfig(Section):
     resource_name: str = "nvidia.com/gpu"
     types: dict[str, NodeLabels] = Field(default_factory=dict)
     """spec.compute.gpuType -> node labels, as {"A100": {"nvidia.com/gpu.product": [...]}}."""
+    memory_gib: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict, alias="memoryGiB"
+    )
+    """spec.compute.gpuType -> memory of the largest GPU it stands for."""
     tolerations: tuple[Toleration, ...] = (
         Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule"),
     )

@@ -130,6 +130,10 @@ REFUSED = [
         "spec.model.uri", "s3://acme/../etc", "must not contain", id="a model above its bucket"
     ),
     pytest.param("spec.model.uri", "s3:///abs", "spec.model.uri", id="a model without bucket"),
+    pytest.param("spec.model.uri", "file:///m", "a pod has no files of yours", id="a local model"),
+    pytest.param(
+        "spec.output.uri", "file:///out/", "a pod has no files of yours", id="a local output"
+    ),
     pytest.param("spec.model.uri", "builtin://huge", "spec.model.uri", id="an unknown built-in"),
     pytest.param(
         "spec.dataset.train.uri", "s3://acme/a/../b", "must not contain", id="dots in data"

@@ -50,7 +50,7 @@ def kubectl(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def served(kubectl: Kubectl) -> Iterator[Served]:
     one = Served(kubectl)
-    one.serve("about-tunesmith-v1")
+    one.follow_channel()
     yield one
     kubectl.run("delete", "mdep", serving.NAME, "-n", DEMO_NAMESPACE)
 
@@ -86,6 +86,17 @@ def test_what_the_benchmark_applies_is_legal(kubectl: Kubectl) -> None:
         assert spec["rollout"]["failFast"] == fail_fast
         assert spec["rollout"]["analysis"]["failureLimit"] == 3
         assert spec["engine"]["env"] == [{"name": "ERROR_PERCENT", "value": "100"}]
+
+
+def test_a_version_is_offered_to_the_same_deployment(kubectl: Kubectl, served: Served) -> None:
+    before = kubectl.get("mdep", serving.NAME, DEMO_NAMESPACE)
+    served.offer("about-tunesmith-v1-spoiled")
+    after = kubectl.get("mdep", serving.NAME, DEMO_NAMESPACE)
+    assert before is not None
+    assert after is not None
+    assert after["spec"]["source"] == {"modelVersion": "about-tunesmith-v1-spoiled"}
+    assert after["spec"]["engine"] == before["spec"]["engine"]
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
 
 
 def test_a_deployment_that_comes_up_is_waited_for(

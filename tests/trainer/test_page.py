@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 import pytest
 
 from tunesmith_api.jobstatus import BaselineValue, DataStatus, Measurement, RowCounts
-from tunesmith_api.run import LossPoint, SampleAnswer, TrainingReport, TrainingSummary
+from tunesmith_api.report import LossPoint, SampleAnswer, TrainingReport
+from tunesmith_api.run import TrainingSummary
 from tunesmith_trainer.curve import Curve
 from tunesmith_trainer.drawing import as_png, as_svg, charts_of
 from tunesmith_trainer.page import change, render, short, size
@@ -178,7 +179,7 @@ def test_the_curve_keeps_validation_when_it_is_shortened() -> None:
     assert [p.step for p in points if p.validation_loss] == [10, 20, 30, 40]
     curve = Curve(None, [p.model_dump_json(by_alias=True, exclude_defaults=True) for p in points])
     kept = curve.shortened(5)
-    assert [p.step for p in kept] == [1, 10, 11, 20, 30, 40]
+    assert [p.step for p in kept] == [1, 10, 11, 20, 21, 30, 40]
     assert [p.step for p in kept if p.validation_loss] == [10, 20, 30, 40]
 
 

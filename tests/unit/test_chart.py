@@ -142,6 +142,7 @@ def test_the_default_configuration_parses() -> None:
     assert config.gpu.types["A100-80GB"] == {
         "nvidia.com/gpu.product": ("NVIDIA-A100-SXM4-80GB", "NVIDIA-A100-80GB-PCIe")
     }
+    assert set(config.gpu.memory_gib) == set(config.gpu.types)
 
 
 def test_all_of_the_operators_settings_can_be_set() -> None:
@@ -152,6 +153,7 @@ def test_all_of_the_operators_settings_can_be_set() -> None:
         'kueue={"enabled":true,"defaultQueue":"q"}',
         'allowedServiceAccounts=["trainer"]',
         'gpu.resourceName="amd.com/gpu"',
+        "gpuMemoryGiB.MI300=192",
         'gpuTypes.MI300={"amd.com/gpu.product-name":"MI300X"}',
         'log.level="DEBUG"',
         "workers=4",

@@ -121,16 +121,20 @@ def test_an_object_without_a_status_is_pending(body: dict[str, object] | None) -
     assert parse_status(body).phase == "Pending"
 
 
-def test_the_demos_manifest_is_a_legal_deployment_judged_by_its_golden_prompts() -> None:
-    documents = list(yaml.safe_load_all(fill(manifest("serving.yaml"), {"VERSION": "x-v1"})))
-    config, body = documents
-    deployment = ModelDeployment.model_validate(body)
-    assert deployment.spec.source.model_version == "x-v1"
+def test_what_the_demo_offers_is_judged_by_its_words_on_the_same_engine() -> None:
+    config = yaml.safe_load(manifest("prompts.yaml"))
+    patch = yaml.safe_load(fill(manifest("offer.yaml"), {"VERSION": "x-v1"}))["spec"]
+    assert set(patch) == {"source", "rollout"}, "another engine would be judged with it"
+    example = next(yaml.safe_load_all(serving.EXAMPLE.read_text()))
+    assert example["metadata"]["name"] == serving.NAME
+    assert set(patch["source"]) >= set(example["spec"]["source"]), "a union of two members"
+    source = {name: value for name, value in patch["source"].items() if value}
+    spec = {**example["spec"], "source": source, "rollout": patch["rollout"]}
+    deployment = ModelDeployment.model_validate({**example, "spec": spec})
     golden = deployment.spec.rollout.analysis.metrics[0].golden_prompts
     assert golden is not None
     assert golden.config_map_ref.name == config["metadata"]["name"]
     assert golden.config_map_ref.key in config["data"]
-    assert deployment.metadata.name == serving.NAME
 
 
 def test_golden_prompts_are_trained_on_and_their_words_are_in_the_answers() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from tests.unit.jobs import CONFIG, make_job
 from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.jobstatus import StageName
-from tunesmith_api.run import TrainingRun
+from tunesmith_api.run import PlannedGpus, TrainingRun
 from tunesmith_operator.planning.runs import build_run
 from tunesmith_operator.resources.attempt import QUEUE_LABEL, build_job, build_service
 from tunesmith_operator.resources.pod import RUN_ANNOTATION
@@ -152,3 +152,15 @@ def test_the_largest_run_fits_an_annotation() -> None:
     job = make_job(evaluation={"suites": suites})
     notes = built(job)["spec"]["template"]["metadata"]["annotations"]
     assert len(json.dumps(notes)) < 256 * 1024
+
+
+def test_preparation_is_told_which_gpus_training_will_get() -> None:
+    config = CONFIG.model_copy(
+        update={"gpu": CONFIG.gpu.model_copy(update={"memory_gib": {"A100": 80}})}
+    )
+    job = make_job(compute={"gpusPerNode": 2, "gpuType": "A100"})
+    planned = build_run(job, StageName.PREPARE, 1, config).planned_gpus
+    assert planned == PlannedGpus(type="A100", memory_bytes=80 * 1024**3)
+    assert build_run(job, StageName.TRAIN, 1, config).planned_gpus is None
+    on_cpu = make_job(compute={"gpusPerNode": 0})
+    assert build_run(on_cpu, StageName.PREPARE, 1, config).planned_gpus is None

@@ -10,7 +10,7 @@ from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.distributed import Ranks
 from tunesmith_trainer.progress import Progress
 from tunesmith_trainer.stopping import StopSignal
-from tunesmith_trainer.storage import Storage
+from tunesmith_trainer.storage import Store
 from tunesmith_trainer.storage.fence import Fence
 
 
@@ -24,7 +24,7 @@ class Attempt:
     progress: Progress
     stop: StopSignal
     ranks: Ranks
-    storage: Storage
+    storage: Store
     """The run's output. Knows nothing of `stop`: the last checkpoint is written after it."""
     fence: Fence
     """Keeps this attempt from writing once a newer one has begun."""

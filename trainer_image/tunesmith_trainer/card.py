@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from tunesmith_api.evaluation import ArtifactName
-from tunesmith_api.run import TrainingReport
+from tunesmith_api.report import TrainingReport
 
 # Values come from users; markup in them must stay text in a page that renders this.
 _ENVIRONMENT = Environment(

@@ -7,7 +7,8 @@ import math
 
 from tunesmith_api.evaluation import Baseline, Gate
 from tunesmith_api.jobstatus import BaselineValue, Measurement
-from tunesmith_api.run import SampleAnswer, TrainingRun
+from tunesmith_api.report import SampleAnswer
+from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.evaluation import Judgement
 from tunesmith_trainer.examination import Examined
 from tunesmith_trainer.intervals import Interval, Observed, bootstrap, paired_bootstrap

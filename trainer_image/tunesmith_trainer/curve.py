@@ -7,7 +7,7 @@ checkpoint. Called by `loop`, `checkpoints` and `report`.
 from collections.abc import Sequence
 from pathlib import Path
 
-from tunesmith_api.run import LossPoint
+from tunesmith_api.report import LossPoint
 
 REPORT_POINTS = 500
 _VALIDATION = '"validationLoss":'

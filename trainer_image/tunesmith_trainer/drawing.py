@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from tunesmith_api.run import LossPoint
+from tunesmith_api.report import LossPoint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

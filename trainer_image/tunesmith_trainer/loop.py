@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from tunesmith_api.run import LossPoint, UserErrorReason
+from tunesmith_api.report import LossPoint
+from tunesmith_api.run import UserErrorReason
 from tunesmith_api.training import Hyperparameters
 from tunesmith_trainer.batches import (
     BatchPlan,

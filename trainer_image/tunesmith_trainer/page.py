@@ -12,9 +12,10 @@ from markupsafe import Markup
 
 from tunesmith_api.gates import judge, parse_number
 from tunesmith_api.jobstatus import Measurement
-from tunesmith_api.run import TrainingReport, TrainingRun
+from tunesmith_api.report import TrainingReport
+from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.drawing import as_png, as_svg, charts_of
-from tunesmith_trainer.storage import Storage
+from tunesmith_trainer.storage import Store
 from tunesmith_trainer.storage.fence import Fence
 
 PAGE, CURVE = "report.html", "curve.png"
@@ -23,7 +24,7 @@ _UNITS = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
 
 
 def write_pages(
-    storage: Storage, fence: Fence, run: TrainingRun, report: TrainingReport, folder: Path
+    storage: Store, fence: Fence, run: TrainingRun, report: TrainingReport, folder: Path
 ) -> None:
     """Write both files into `folder` and upload them beside report.json. Raises Superseded."""
     folder.mkdir(parents=True, exist_ok=True)

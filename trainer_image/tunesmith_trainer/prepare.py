@@ -24,9 +24,9 @@ from tunesmith_trainer.gguf.file import check_gguf
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.progress import Progress
-from tunesmith_trainer.sources import fetch_tokenizer
+from tunesmith_trainer.sources import FetchedModel, fetch_tokenizer
 from tunesmith_trainer.stopping import StopSignal
-from tunesmith_trainer.storage import Storage
+from tunesmith_trainer.storage import Storage, Store, open_store
 from tunesmith_trainer.storage.fence import Fence
 from tunesmith_trainer.storage.locations import as_prefix
 from tunesmith_trainer.storage.manifest import (
@@ -42,7 +42,7 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
 
     Raises TrainerError in all its kinds.
     """
-    output = Storage.open(run.s3, "output", stop=stop)
+    output = open_store(run.run_uri, run.s3, "output", stop)
     output.check_writable(run.run_uri)
     fence = Fence(output, run.run_uri, run.attempt)
     fence.claim()
@@ -64,7 +64,7 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
 
     progress.enter(Phase.TOKENIZING)
     on_rows = _looking_up(progress, stop)
-    prepared = _tokenize(run, gathered, tokenizer, model.revision, on_rows)
+    prepared = _tokenize(run, gathered, tokenizer, model, on_rows)
 
     progress.enter(Phase.UPLOADING)
     prepared.save(work / "prepared")
@@ -78,6 +78,15 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
         on_bytes=progress.touch,
     )
     return _result(run, prepared.meta, "Prepared")
+
+
+def _estimate(run: TrainingRun, model_path: Path, rows: Split) -> int | None:
+    if run.planned_gpus is None:
+        return None
+    # Imported here: torch takes seconds to load, and a run on a CPU has nothing to estimate.
+    from tunesmith_trainer.memory import check_fit, read_shape
+
+    return check_fit(read_shape(model_path), run, int(rows.lengths.max())).total
 
 
 def prepared_uri(run: TrainingRun) -> str:
@@ -109,7 +118,7 @@ def _extra(run: TrainingRun, meta: PreparedMeta) -> dict[str, str]:
     return {"inputs": inputs_digest(run), "meta": meta.model_dump_json(by_alias=True)}
 
 
-def _earlier(output: Storage, run: TrainingRun) -> PreparedMeta | None:
+def _earlier(output: Store, run: TrainingRun) -> PreparedMeta | None:
     try:
         found = read_manifest(output, prepared_uri(run))
         if found is None or found.manifest.extra.get("inputs") != inputs_digest(run):
@@ -125,7 +134,7 @@ def _tokenize(
     run: TrainingRun,
     gathered: Gathered,
     tokenizer: Any,
-    revision: str,
+    model: FetchedModel,
     on_rows: Callable[[int], None],
 ) -> PreparedData:
     limit = run.hyperparameters.max_sequence_length
@@ -136,11 +145,12 @@ def _tokenize(
     meta = PreparedMeta(
         data=_data_status(gathered, splits, rows.counts),
         dataset_digest=_digest(gathered.sides),
-        model_revision=revision,
+        model_revision=model.revision,
         template=used_template(tokenizer).value,
         max_sequence_length=limit,
         seed=run.hyperparameters.seed,
         unsupervised=rows.counts.unsupervised,
+        estimated_gpu_memory_bytes=_estimate(run, model.path, splits["train"]),
     )
     return PreparedData(meta=meta, **splits)
 
@@ -207,4 +217,5 @@ def _result(run: TrainingRun, meta: PreparedMeta, did: str) -> TrainerResult:
         data=meta.data,
         dataset_digest=meta.dataset_digest,
         model_revision=meta.model_revision,
+        estimated_gpu_memory_bytes=meta.estimated_gpu_memory_bytes,
     )

@@ -11,7 +11,8 @@ import torch
 
 from tunesmith_api.evaluation import ArtifactName, Gguf
 from tunesmith_api.jobstatus import ArtifactStatus
-from tunesmith_api.run import Phase, TrainerResult, TrainingReport, TrainingRun, TrainingSummary
+from tunesmith_api.report import TrainingReport
+from tunesmith_api.run import Phase, TrainerResult, TrainingRun, TrainingSummary
 from tunesmith_api.training import Precision
 from tunesmith_trainer import VERSION, export
 from tunesmith_trainer.attempt import Attempt

@@ -32,7 +32,7 @@ from tunesmith_trainer.publish import Trained, publish
 from tunesmith_trainer.report import find_finished
 from tunesmith_trainer.state import Chance, TrainState, seed_everything
 from tunesmith_trainer.stopping import StopSignal
-from tunesmith_trainer.storage import Storage
+from tunesmith_trainer.storage import open_store
 from tunesmith_trainer.storage.fence import Fence
 from tunesmith_trainer.suites.harness import check_harness
 from tunesmith_trainer.suites.questions import load_questions
@@ -98,7 +98,7 @@ def begin(
     run: TrainingRun, work: Path, progress: Progress, stop: StopSignal, ranks: Ranks
 ) -> Attempt:
     """Open the run's output and become its only writer; raise Superseded where another is newer."""
-    storage = Storage.open(run.s3, "output")
+    storage = open_store(run.run_uri, run.s3, "output")
     fence = Fence(storage, run.run_uri, run.attempt)
     if ranks.is_main:
         fence.claim()

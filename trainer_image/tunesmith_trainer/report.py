@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from tunesmith_api.evaluation import ArtifactName
 from tunesmith_api.jobstatus import Measurement
 from tunesmith_api.meta import Digest
-from tunesmith_api.run import Outcome, TrainerResult, TrainingReport, TrainingRun
+from tunesmith_api.report import TrainingReport
+from tunesmith_api.run import Outcome, TrainerResult, TrainingRun
 from tunesmith_trainer.logs import log
-from tunesmith_trainer.storage import NotFound, Storage
+from tunesmith_trainer.storage import NotFound, Store
 from tunesmith_trainer.storage.fence import Fence
 
 
@@ -23,9 +24,7 @@ def report_uri(run: TrainingRun) -> str:
     return f"{run.run_uri}report.json"
 
 
-def write_report(
-    storage: Storage, fence: Fence, run: TrainingRun, report: TrainingReport
-) -> Digest:
+def write_report(storage: Store, fence: Fence, run: TrainingRun, report: TrainingReport) -> Digest:
     """Write report.json and give its sha256. Raises Superseded."""
     data = report.model_dump_json(by_alias=True, indent=1).encode()
     fence.check()
@@ -33,7 +32,7 @@ def write_report(
     return _digest(data)
 
 
-def find_finished(storage: Storage, run: TrainingRun, inputs: Digest) -> TrainerResult | None:
+def find_finished(storage: Store, run: TrainingRun, inputs: Digest) -> TrainerResult | None:
     """Give the result of an attempt that finished the same run, if there was one.
 
     Its pod may have been lost before anybody read its answer; training again would only give the

@@ -18,7 +18,7 @@ from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.progress import Progress
 from tunesmith_trainer.stopping import StopSignal
 from tunesmith_trainer.storage import Storage
-from tunesmith_trainer.storage.locations import as_prefix, local_path
+from tunesmith_trainer.storage.locations import as_prefix, file_path, local_path
 
 _CONFIG = frozenset({"config.json", "generation_config.json"})
 _TOKENIZER = frozenset(
@@ -110,7 +110,9 @@ def _fetch(
         tiny.write_tiny(directory)
         return FetchedModel(directory, tiny.REVISION)
     if scheme == "pvc":
-        return _from_volume(run.model.uri, rest)
+        return _from_folder(run.model.uri, local_path(Path(PVC_PATH), rest.rstrip("/")))
+    if scheme == "file":
+        return _from_folder(run.model.uri, file_path(run.model.uri))
     if scheme == "s3":
         return _from_s3(run, directory, whole, progress, stop)
     # Imported here: the Hub's client takes a second to load and most runs do not need it.
@@ -123,12 +125,11 @@ def _fetch(
     )
 
 
-def _from_volume(uri: str, rest: str) -> FetchedModel:
-    path = local_path(Path(PVC_PATH), rest.rstrip("/"))
+def _from_folder(uri: str, path: Path) -> FetchedModel:
     if not path.is_dir():
         raise UserError(
             UserErrorReason.MODEL_NOT_FOUND,
-            f"{uri} is not a folder on the volume. Correct spec.model.uri (pvc://CLAIM/PATH).",
+            f"{uri} is not a folder. Correct spec.model.uri (pvc://CLAIM/PATH).",
         )
     files = {item.name: item.stat() for item in path.iterdir() if item.is_file()}
     check_files(files, uri)

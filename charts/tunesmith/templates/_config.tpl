@@ -9,6 +9,7 @@ gpu:
   resourceName: {{ .Values.gpu.resourceName | quote }}
   types:
     {{- toYaml .Values.gpuTypes | nindent 4 }}
+  memoryGiB: {{ toJson .Values.gpuMemoryGiB }}
   tolerations: {{ toJson .Values.gpu.tolerations }}
 prepareResources: {{ toJson .Values.prepareResources }}
 allowedServiceAccounts: {{ toJson .Values.allowedServiceAccounts }}

@@ -32,6 +32,7 @@ def prepared(draft: JobDraft, result: TrainerResult) -> None:
         update={
             "dataset_digest": result.dataset_digest,
             "model_revision": result.model_revision,
+            "estimated_gpu_memory_bytes": result.estimated_gpu_memory_bytes,
         }
     )
     draft.update(data=result.data, resolved=resolved)

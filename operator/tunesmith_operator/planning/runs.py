@@ -3,10 +3,19 @@
 from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.jobstatus import StageName
 from tunesmith_api.meta import SecretRef
-from tunesmith_api.run import BaselineModel, JobRef, S3Connection, TrainingRun, World
+from tunesmith_api.run import (
+    BaselineModel,
+    JobRef,
+    PlannedGpus,
+    S3Connection,
+    TrainingRun,
+    World,
+)
 from tunesmith_api.training import Hyperparameters, S3Options
 from tunesmith_operator.config import Config
 from tunesmith_operator.planning.names import run_uri
+
+_GIB = 1024**3
 
 
 def build_run(
@@ -27,6 +36,7 @@ def build_run(
         trainer_image=trainer_image(job, config),
         s3=_connection(job, config),
         world=_world(job, stage),
+        planned_gpus=_planned_gpus(job, stage, config),
         model=spec.model,
         method=spec.method,
         dataset=spec.dataset,
@@ -47,6 +57,14 @@ def _world(job: FineTuneJob, stage: StageName) -> World:
     if stage is StageName.PREPARE:
         return World()
     return World(nodes=job.spec.compute.nodes, gpus_per_node=job.spec.compute.gpus_per_node)
+
+
+def _planned_gpus(job: FineTuneJob, stage: StageName, config: Config) -> PlannedGpus | None:
+    compute = job.spec.compute
+    if stage is not StageName.PREPARE or compute.gpus_per_node == 0:
+        return None
+    memory = config.gpu.memory_gib.get(compute.gpu_type, 0)
+    return PlannedGpus(type=compute.gpu_type or "GPU", memory_bytes=memory * _GIB)
 
 
 def _connection(job: FineTuneJob, config: Config) -> S3Connection:

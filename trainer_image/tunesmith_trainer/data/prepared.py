@@ -37,6 +37,8 @@ class PreparedMeta(Status):
     """Seed of the split."""
     unsupervised: int = Field(default=0, ge=0)
     """Rows left out because no token of theirs would have been trained on."""
+    estimated_gpu_memory_bytes: int | None = None
+    """Peak of a training step on each GPU; None where training is on CPUs."""
 
 
 @dataclass(frozen=True)

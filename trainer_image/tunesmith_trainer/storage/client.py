@@ -5,7 +5,6 @@ Checks sizes; sha256 are the manifest's matter. Called by prepare, sources, chec
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,36 +18,14 @@ from tunesmith_trainer.storage.credentials import make_client, secret_of
 from tunesmith_trainer.storage.errors import NotFound, Place, Role
 from tunesmith_trainer.storage.locations import as_prefix, local_path, parse
 from tunesmith_trainer.storage.patience import DEFAULT_PATIENCE, Patience
-from tunesmith_trainer.storage.transfer import Move, OnBytes, Transfers
+from tunesmith_trainer.storage.store import Fetched, ObjectInfo, OnBytes, StoredObject
+from tunesmith_trainer.storage.transfer import Move, Transfers
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _PROBE = ".tunesmith-write-probe-"
 _DELETE_BATCH = 1000
-
-
-@dataclass(frozen=True)
-class ObjectInfo:
-    """An object of a listing."""
-
-    uri: str
-    key: str
-    relative: str
-    """Key below the prefix that was listed; the last part of the key for a single object."""
-    size_bytes: int
-    etag: str
-
-
-@dataclass(frozen=True)
-class StoredObject:
-    """A small object and the ETag it was read with."""
-
-    data: bytes
-    etag: str
-
-
-Fetched = list[tuple[ObjectInfo, Path]]
 
 
 class Storage:

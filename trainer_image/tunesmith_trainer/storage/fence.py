@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from tunesmith_api.meta import Status
 from tunesmith_trainer.outcome import Infrastructure, Superseded
-from tunesmith_trainer.storage.client import Storage, StoredObject
 from tunesmith_trainer.storage.errors import ConditionsUnsupported, Conflict, NotFound
 from tunesmith_trainer.storage.locations import as_prefix
+from tunesmith_trainer.storage.store import Store, StoredObject
 
 _TRIES = 10
 
@@ -24,7 +24,7 @@ class _Holder(Status):
 class Fence:
     """The right of one attempt to write below ``run_uri``."""
 
-    def __init__(self, storage: Storage, run_uri: str, attempt: int) -> None:
+    def __init__(self, storage: Store, run_uri: str, attempt: int) -> None:
         self._storage = storage
         self._uri = f"{as_prefix(run_uri)}fence.json"
         self._attempt = attempt

@@ -10,6 +10,8 @@ from typing import NamedTuple
 from tunesmith_api.run import UserErrorReason
 from tunesmith_trainer.outcome import UserError, shorten
 
+FILE_SCHEME = "file://"
+
 
 class Location(NamedTuple):
     """Bucket and key of an ``s3://`` URI; the key of a whole bucket is empty."""
@@ -30,6 +32,19 @@ def parse(uri: str) -> Location:
     if key and not _is_plain(key.removesuffix("/")):
         raise _unsafe(key)
     return Location(bucket, key)
+
+
+def file_path(uri: str) -> Path:
+    """Return the path of a ``file:///PATH`` URI. Raises UserError (InvalidRun) for anything else.
+
+    Unlike a key it is the user's own word for a place on the user's own machine.
+    """
+    path = Path(uri.removeprefix(FILE_SCHEME))
+    if not uri.startswith(FILE_SCHEME) or not path.is_absolute():
+        raise UserError(
+            UserErrorReason.INVALID_RUN, f"{shorten(uri, 200)} is not a file:///PATH URI."
+        )
+    return path
 
 
 def as_prefix(uri: str) -> str:

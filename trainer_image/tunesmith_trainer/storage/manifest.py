@@ -14,10 +14,10 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from tunesmith_api.artifacts import MANIFEST, FileEntry, Manifest
-from tunesmith_trainer.storage.client import Storage
 from tunesmith_trainer.storage.errors import NotFound
 from tunesmith_trainer.storage.fence import Fence
 from tunesmith_trainer.storage.locations import as_prefix, local_path
+from tunesmith_trainer.storage.store import Store
 
 _ATTEMPT = re.compile(r"^attempt-(\d{1,9})/manifest\.json$")
 _READ_BYTES = 1 << 20
@@ -53,7 +53,7 @@ def digest_file(path: Path) -> str:
 
 
 def commit_directory(
-    storage: Storage,
+    storage: Store,
     directory: Path,
     uri: str,
     *,
@@ -88,7 +88,7 @@ def commit_directory(
     return Committed(target, _digest(data), sum(entry.size_bytes for entry in entries))
 
 
-def read_manifest(storage: Storage, uri: str) -> Found | None:
+def read_manifest(storage: Store, uri: str) -> Found | None:
     """Return the complete directory at ``uri``, or the newest ``attempt-N/`` below it, or None.
 
     Raises Damaged when its manifest cannot be read.
@@ -107,7 +107,7 @@ def read_manifest(storage: Storage, uri: str) -> Found | None:
 
 
 def fetch_committed(
-    storage: Storage,
+    storage: Store,
     uri: str,
     directory: Path,
     on_bytes: Callable[[int], None] | None = None,
@@ -129,7 +129,7 @@ def fetch_committed(
     return found
 
 
-def check_listing(storage: Storage, found: Found) -> None:
+def check_listing(storage: Store, found: Found) -> None:
     """Raise Damaged when a file of a complete directory is missing or has another size."""
     listed = {info.relative: info.size_bytes for info in storage.list(found.uri)}
     for entry in found.manifest.files:
@@ -137,7 +137,7 @@ def check_listing(storage: Storage, found: Found) -> None:
             raise Damaged(f"{found.uri}{entry.path} is missing or has another size")
 
 
-def _newest(storage: Storage, prefix: str) -> str | None:
+def _newest(storage: Store, prefix: str) -> str | None:
     attempts = []
     for info in storage.list(prefix):
         if info.relative == MANIFEST:

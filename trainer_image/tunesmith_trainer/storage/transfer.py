@@ -13,11 +13,11 @@ from s3transfer.subscribers import BaseSubscriber
 from tunesmith_trainer.storage.errors import Place, is_transient
 from tunesmith_trainer.storage.locations import Location
 from tunesmith_trainer.storage.patience import Patience
+from tunesmith_trainer.storage.store import OnBytes
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-OnBytes = Callable[[int], None]
 _PART_BYTES = 16 << 20
 _THREADS = 8
 

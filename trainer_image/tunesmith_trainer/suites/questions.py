@@ -17,7 +17,7 @@ from tunesmith_api.suites import Questions, Suite
 from tunesmith_trainer.data.prepared import Split
 from tunesmith_trainer.outcome import UserError, shorten
 from tunesmith_trainer.stopping import StopSignal
-from tunesmith_trainer.storage import NotFound, Storage
+from tunesmith_trainer.storage import NotFound, open_store
 from tunesmith_trainer.suites.intent import parse_expected
 
 _T = TypeVar("_T")
@@ -106,7 +106,7 @@ def spread(items: list[_T], most: int) -> list[_T]:
 
 
 def _read(run: TrainingRun, suite: str, uri: str, stop: StopSignal) -> list[_Line]:
-    storage = Storage.open(run.s3, "dataset", stop=stop)
+    storage = open_store(uri, run.s3, "dataset", stop)
     listed = storage.list(uri)
     if not listed or listed[0].size_bytes > _MOST_BYTES:
         what = f"has more than {_MOST_BYTES >> 20} MiB" if listed else "does not exist"
