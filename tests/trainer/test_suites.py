@@ -152,7 +152,7 @@ def test_answers_in_batches_are_those_of_one_at_a_time(tiny: Any, ranks: Ranks) 
     questions = [[chance.randrange(5, vocabulary) for _ in range(length)] for length in lengths]
     together = ask(tiny, ranks, questions)
     assert together == tuple(ask(tiny, ranks, [one])[0] for one in questions)
-    assert len(set(together)) > 30
+    assert len(set(together)) > 10
 
 
 def test_generation_ends_when_it_is_asked_to(tiny: Any, ranks: Ranks) -> None:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from tunesmith_api.jobstatus import Measurement
 from tunesmith_api.run import (
     TERMINATION_BYTES,
     ExitCode,
@@ -137,8 +138,9 @@ def write_result(result: TrainerResult, path: Path) -> None:
     """Write the termination message, at most TERMINATION_BYTES bytes of JSON.
 
     The kubelet cuts a longer one anywhere, which would leave no JSON at all. So the message is
-    shortened first, then the architecture goes, then measurements from the end, where those are
-    that no gate asks for; the digest that success hangs on always stays.
+    shortened first and the architecture goes. Then measurements lose their intervals and other
+    baselines, and after that go themselves, from the end, where those are that no gate asks for.
+    The digest that success hangs on always stays.
     """
     data = _fitting(result)
     # The kubelet mounts the termination log as a file: it can be written, not replaced.
@@ -162,7 +164,15 @@ def _ever_smaller(result: TrainerResult) -> Iterator[TrainerResult]:
     for length in (256, _FEWEST_CHARACTERS):
         result = result.model_copy(update={"message": shorten(result.message, length)})
         yield result
-    result = result.model_copy(update={"architecture": None})
+    # After success there is no checkpoint any more, and report.json has the architecture.
+    unneeded = ("architecture", "checkpoint") if result.report_digest else ("architecture",)
+    result = result.model_copy(update=dict.fromkeys(unneeded))
     yield result
-    for count in range(len(result.measurements) - 1, -1, -1):
-        yield result.model_copy(update={"measurements": result.measurements[:count]})
+    measured = result.measurements
+    bare = tuple(
+        Measurement(metric=m.metric, value=m.value, base_value=m.base_value) for m in measured
+    )
+    counts = range(len(measured) - 1, -1, -1)
+    smaller = [*(measured[:n] + bare[n:] for n in counts), *(bare[:n] for n in counts)]
+    for kept in smaller:
+        yield result.model_copy(update={"measurements": kept})
