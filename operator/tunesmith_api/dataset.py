@@ -1,6 +1,7 @@
 """The data a run learns from: where it is, what its rows look like, what is done to them.
 
-A section of `training`; kept apart because most of what people set is here.
+A section of `training`; kept apart because most of what people set is here. How rows become text
+is `templating`'s.
 """
 
 from enum import StrEnum
@@ -8,6 +9,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
+from tunesmith_api.cleaning import CLEAN_RULE, Clean
 from tunesmith_api.meta import (
     DataUri,
     DecimalText,
@@ -19,29 +21,32 @@ from tunesmith_api.meta import (
     exactly_one,
     section,
 )
+from tunesmith_api.templating import CUSTOM_RULE, JinjaText, Prompt, Template
 
 
 class DataFormat(StrEnum):
-    """Shape of a row."""
+    """Shape of a row; docs/data.md has an example of each."""
 
     AUTO = "Auto"
     MESSAGES = "Messages"
     PROMPT_RESPONSE = "PromptResponse"
     USER_BOT = "UserBot"
+    ALPACA = "Alpaca"
+    SHARE_GPT = "ShareGPT"
+    CHAT_LOG = "ChatLog"
+    EMAIL_THREAD = "EmailThread"
+    CONVERSATIONS = "Conversations"
+    INTENT = "Intent"
+    PREFERENCE = "Preference"
+    TEXT = "Text"
 
 
-class Template(StrEnum):
-    """How a conversation becomes text."""
+class FeedbackFilter(StrEnum):
+    """Which rows of a conversation log are taken."""
 
-    CHAT_TEMPLATE = "ChatTemplate"
-    CHAT_ML = "ChatML"
-
-
-class Deduplication(StrEnum):
-    """Which repeated rows are dropped."""
-
-    EXACT = "Exact"
-    OFF = "Off"
+    ANY = "Any"
+    POSITIVE = "Positive"
+    NOT_NEGATIVE = "NotNegative"
 
 
 class TooLong(StrEnum):
@@ -52,12 +57,51 @@ class TooLong(StrEnum):
     TRUNCATE = "Truncate"
 
 
+class Overlap(StrEnum):
+    """What happens to a training row that equals or nearly equals a held-out one."""
+
+    DROP = "Drop"
+    FAIL = "Fail"
+
+
 class Source(Spec):
-    """A file or a prefix."""
+    """One of several places that the training rows come from."""
 
     uri: DataUri
-    """s3://BUCKET/KEY, s3://BUCKET/PREFIX/ (all .jsonl and .json files below it, in the order of
-    their names) or pvc://CLAIM/PATH."""
+    """A file or a folder, as dataset.train.uri."""
+    format: DataFormat | None = None
+    """Shape of its rows. Default: dataset.format."""
+    weight: DecimalText = Field(
+        default="1",
+        json_schema_extra=cel(
+            Rule("double(self) > 0.0 && double(self) <= 100.0", "must be above 0 and at most 100")
+        ),
+    )
+    """How often a training row of this source is taken in an epoch: 1 once, 2 twice, 0.5 every
+    second row, 1.5 all of them once and every second one twice. Which rows that are is decided by
+    the seed. Held-out rows are set aside before and are never repeated."""
+
+
+class Training(Spec):
+    """Where the training rows come from. Exactly one member is set."""
+
+    model_config = ConfigDict(json_schema_extra=cel(exactly_one("uri", "sources")))
+
+    uri: DataUri | None = None
+    """s3://BUCKET/KEY, s3://BUCKET/PREFIX/ (all data files below it, in the order of their names),
+    pvc://CLAIM/PATH, or hf://datasets/ORGANIZATION/NAME, with @REVISION and /PATH where wanted.
+    Files are .jsonl, .json, .csv, .parquet or .txt, each also .gz or .zst."""
+    sources: Annotated[tuple[Source, ...], Field(min_length=1, max_length=16)] | None = Field(
+        default=None, json_schema_extra={"x-kubernetes-list-type": "atomic"}
+    )
+    """Several places, mixed by their weights."""
+
+    @property
+    def all_sources(self) -> tuple[Source, ...]:
+        """The sources, also where only a URI is given."""
+        if self.sources is not None:
+            return self.sources
+        return (Source(uri=self.uri),) if self.uri is not None else ()
 
 
 class Split(Spec):
@@ -71,26 +115,53 @@ class Split(Spec):
             Rule("double(self) >= 0.0 && double(self) <= 50.0", "must be between 0 and 50")
         ),
     )
-    """Share of the training rows, in percent, that is set aside. Rows with equal content stay on
-    one side."""
+    """Share of the training rows, in percent, that is set aside. Rows that are
+    clean.similarity or more alike stay on one side."""
     uri: DataUri | None = None
     """A file or prefix of its own."""
 
 
 class Columns(Spec):
-    """Names of the fields of a PromptResponse row."""
+    """Names of the fields of a row, where they are called otherwise."""
 
     prompt: ShortText = "prompt"
-    """Field with the prompt."""
+    """PromptResponse, Preference: field with the prompt."""
     response: ShortText = "response"
-    """Field with the response, the only text that is trained on."""
+    """PromptResponse: field with the response, the only text that is trained on."""
+    messages: ShortText = "messages"
+    """Messages, Conversations: field with the list of messages."""
+    instruction: ShortText = "instruction"
+    """Alpaca: field with the instruction."""
+    input: ShortText = "input"
+    """Alpaca: field with further input, which may be empty or absent."""
+    output: ShortText = "output"
+    """Alpaca: field with the answer."""
+    conversations: ShortText = "conversations"
+    """ShareGPT: field with the list of turns {"from", "value"}."""
+    query: ShortText = "query"
+    """Intent: field with what was said. Where it is absent, the field of columns.text is read."""
+    intent: ShortText = "intent"
+    """Intent: field with the name of the intent."""
+    entities: ShortText = "entities"
+    """Intent: field with the entities, which may be absent."""
+    chosen: ShortText = "chosen"
+    """Preference: field with the better answer."""
+    rejected: ShortText = "rejected"
+    """Preference: field with the worse answer."""
+    text: ShortText = "text"
+    """Text, ChatLog, EmailThread: field with the text, in files that have fields."""
 
 
-class Clean(Spec):
-    """What is done to the rows before the split."""
+SpeakerNames = Annotated[tuple[ShortText, ...], Field(min_length=1, max_length=32)]
 
-    deduplicate: Deduplication = Deduplication.EXACT
-    """Whether rows with the same content are dropped but for the first."""
+
+class Speakers(Spec):
+    """Who is who in a ChatLog. Upper and lower case are the same."""
+
+    user: SpeakerNames = ("User", "Human", "Customer", "Client", "Question", "Q")
+    """Names of those who ask."""
+    assistant: SpeakerNames = ("Assistant", "Bot", "AI", "Agent", "Support", "Answer", "A")
+    """Names of those who answer; only their text is trained on."""
 
 
 class Checks(Spec):
@@ -110,6 +181,9 @@ class Checks(Spec):
     first one."""
     too_long: TooLong = TooLong.FAIL
     """What happens to a row with more than hyperparameters.maxSequenceLength tokens."""
+    on_overlap: Overlap = Overlap.DROP
+    """What happens to training rows that are clean.similarity or more alike to a row of test.uri
+    or validation.uri: Drop leaves them out and counts them, Fail refuses the data."""
 
 
 _CHECKS_RULE = Rule("self.minRows <= self.maxRows", "minRows must not be above maxRows")
@@ -118,9 +192,10 @@ _CHECKS_RULE = Rule("self.minRows <= self.maxRows", "minRows must not be above m
 class Dataset(Spec):
     """The conversations to learn from."""
 
-    train: Source
-    """Training data: JSON lines {"prompt", "response"}, a JSON list of {"user", "bot"}, or OpenAI
-    messages {"messages": [{"role", "content"}]}."""
+    model_config = ConfigDict(json_schema_extra=cel(CUSTOM_RULE))
+
+    train: Training
+    """Training data: a uri, or several sources."""
     validation: Split = Field(
         default_factory=lambda: Split(percent="0"), json_schema_extra={"default": {"percent": "0"}}
     )
@@ -131,13 +206,26 @@ class Dataset(Spec):
     )
     """Held-out rows: the gates are judged on them. They are never trained on."""
     format: DataFormat = DataFormat.AUTO
-    """Shape of the rows; Auto looks at the first one and says what it found."""
+    """Shape of the rows; Auto looks at the first one of each source and says what it found."""
     columns: Columns = Field(default_factory=Columns, json_schema_extra=section())
-    """Field names of PromptResponse rows."""
+    """Names of the fields of a row."""
+    speakers: Speakers = Field(default_factory=Speakers, json_schema_extra=section())
+    """Who is who in a ChatLog."""
+    feedback: FeedbackFilter = FeedbackFilter.ANY
+    """Which rows of a ModelDeployment's conversation log are taken: Any, Positive for those rated
+    good, NotNegative for those not rated bad. Other rows are counted as filtered."""
     template: Template = Template.CHAT_TEMPLATE
-    """The model's own chat template, or ChatML for a model without one."""
-    clean: Clean = Field(default_factory=Clean, json_schema_extra=section())
-    """What is done to the rows."""
+    """How a conversation becomes text: the model's own chat template, ChatML, Alpaca, Instruction,
+    Plain (User: and Assistant:), or Custom. A model without one gets Plain. The template is saved
+    with the model."""
+    custom_template: JinjaText | None = None
+    """With template Custom: a chat template in Jinja, as transformers takes it: it is given
+    messages, add_generation_prompt, bos_token and eos_token, and runs in a sandbox. It should end
+    an answer with eos_token, or the model never learns to stop."""
+    prompt: Prompt = Field(default_factory=Prompt, json_schema_extra=section())
+    """What is put around the questions of all rows."""
+    clean: Clean = Field(default_factory=Clean, json_schema_extra=section(**cel(CLEAN_RULE)))
+    """What is done to the rows before they are split. docs/cleaning.md has the details."""
     checks: Checks = Field(default_factory=Checks, json_schema_extra=section(**cel(_CHECKS_RULE)))
     """When the data is refused."""
     secret_ref: SecretRef | None = None

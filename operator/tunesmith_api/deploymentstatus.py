@@ -176,7 +176,8 @@ class RollbackStatus(Status):
     """From the decision until the router was seen without it. Absent while it still has traffic,
     which happens only while nothing else can serve."""
     requests_served_by_rejected: Count = 0
-    """Requests it had answered by then."""
+    """Requests it had answered by then, as the router counted them: 0 with router GatewayAPI,
+    which tells no counts."""
 
 
 class RejectedStatus(Status):

@@ -197,6 +197,11 @@ _JOB_RULES = (
         "self.model.uri != 'builtin://tiny' || !has(self.method.qlora)",
         "method.qlora has no use for builtin://tiny: choose lora or full",
     ),
+    Rule(
+        "self.hyperparameters.optimizer != 'AdamW8bit' || self.compute.gpusPerNode > 0",
+        "hyperparameters.optimizer AdamW8bit needs a GPU: choose AdamW or Adafactor, or set "
+        "compute.gpusPerNode",
+    ),
 )
 
 

@@ -109,8 +109,17 @@ DataUri = Annotated[
     str,
     Field(
         max_length=1024,
-        pattern=rf"^(s3|pvc)://[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9]/{URI_TAIL}$",
-        json_schema_extra=cel(NO_PARENT),
+        pattern=rf"^((s3|pvc)://[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9]/{URI_TAIL}"
+        rf"|hf://datasets/[A-Za-z0-9][A-Za-z0-9._-]*/{URI_TAIL}|file:///.+)$",
+        json_schema_extra=cel(
+            NO_PARENT,
+            # A type of its own for runs without a cluster would double every section above it.
+            Rule(
+                "!self.startsWith('file:')",
+                "file:// is for runs without a cluster: a pod has no files of yours; use s3://,"
+                " pvc:// or hf://",
+            ),
+        ),
     ),
 ]
 

@@ -56,6 +56,8 @@ class Lineage(Spec):
     """Its uid."""
     dataset_digest: Digest | None = None
     """sha256 over the cleaned, split data."""
+    prompt_version: ShortText = ""
+    """Version of dataset.prompt that the rows were shown with; empty without one."""
     trainer_image: Annotated[str, Field(max_length=512)] = ""
     """Image of the trainer."""
     report_uri: Text = ""

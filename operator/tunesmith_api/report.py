@@ -28,6 +28,17 @@ class SampleAnswer(Status):
     """Answers of other baselines, by their names."""
 
 
+class DroppedSample(Status):
+    """A row that cleaning dropped."""
+
+    reason: str
+    """As in the status's data.dropped."""
+    file: str
+    line: int
+    text: str
+    """Its beginning; what comes before the rule that dropped it is done: masked text is masked."""
+
+
 class LossPoint(Status):
     """A point of the learning curve. The loss is exact: repr of the float."""
 
@@ -72,6 +83,8 @@ class TrainingReport(Status):
     """Earlier models that were measured beside it."""
     samples: tuple[SampleAnswer, ...] = ()
     """Answers of the suites samples, prompts, intent and judge; at most 50 of each suite."""
+    dropped: tuple[DroppedSample, ...] = ()
+    """A few rows a reason that cleaning dropped."""
     notes: tuple[str, ...] = ()
     """What could not be measured, and why."""
     artifacts: tuple[ArtifactStatus, ...] = ()

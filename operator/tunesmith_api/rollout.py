@@ -45,7 +45,8 @@ class Step(Spec):
     weight: Annotated[int, Field(ge=0, le=99)]
     """Percent of the requests that the canary answers. 0 is a dark launch: it answers nobody."""
     mirror_percent: Annotated[int, Field(ge=0, le=100)] = 0
-    """Percent of the requests that a dark canary gets a copy of; its answers are thrown away."""
+    """Percent of the requests that a dark canary gets a copy of; its answers are thrown away. Not
+    every Gateway can: Contour copies all of them, Traefik fails every request of such a route."""
     hold_seconds: Annotated[int, Field(ge=0, le=604_800)] = 300
     """Least time of the step. The next one follows then if the analysis passes."""
 
@@ -61,7 +62,8 @@ class FailFast(Spec):
     """What ends a canary at once, without waiting for a sample."""
 
     consecutive_errors: Annotated[int, Field(ge=0, le=100_000)] = 20
-    """Failed answers of the canary in a row. 0 is never."""
+    """Failed answers of the canary in a row. 0 is never. Needs router HAProxy: a Gateway tells no
+    counts."""
     restarts: Annotated[int, Field(ge=0, le=1000)] = 2
     """Restarts of the canary's containers. 0 is never."""
 

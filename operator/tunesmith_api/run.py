@@ -79,7 +79,9 @@ class UserErrorReason(StrEnum):
     DATASET_MALFORMED = "DatasetMalformed"
     DATASET_TOO_SMALL = "DatasetTooSmall"
     DATASET_TOO_LARGE = "DatasetTooLarge"
+    DATASET_OVERLAPS = "DatasetOverlaps"
     WRONG_COLUMNS = "WrongColumns"
+    TEMPLATE_INVALID = "TemplateInvalid"
     NOTHING_TO_TRAIN_ON = "NothingToTrainOn"
     SEQUENCE_TOO_LONG = "SequenceTooLong"
     CREDENTIALS_MISSING = "CredentialsMissing"
@@ -267,6 +269,9 @@ class TrainingSummary(Status):
     tokens: int = 0
     """Non-padding tokens this attempt trained on."""
     tokens_per_second: str = "0"
+    packing_efficiency: str = ""
+    """Tokens of the rows over tokens computed, in this attempt; above 1 where rows share a
+    beginning. Empty if no step was done."""
     stopped_early: bool = False
     peak_memory_bytes: int = 0
     """Of the GPU, or resident memory on CPU."""

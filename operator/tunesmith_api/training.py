@@ -68,6 +68,14 @@ class QuantizationType(StrEnum):
     FP4 = "FP4"
 
 
+class LoraVariant(StrEnum):
+    """What the low-rank matrices change, and by how much."""
+
+    STANDARD = "Standard"
+    DORA = "DoRA"
+    RSLORA = "RsLoRA"
+
+
 class Lora(Spec):
     """Low-rank adapters on a frozen base model (Hu et al. 2021, arXiv:2106.09685)."""
 
@@ -75,6 +83,10 @@ class Lora(Spec):
     """Rank of the adapter matrices."""
     alpha: Annotated[int, Field(ge=1, le=2048)] = 32
     """Scale: the adapter's output is multiplied by alpha / rank."""
+    variant: LoraVariant = LoraVariant.STANDARD
+    """DoRA trains the length of each output's weights apart from their direction (Liu et al. 2024,
+    arXiv:2402.09353): often better at low ranks, slower. RsLoRA multiplies by alpha / sqrt(rank)
+    (Kalajdzievski 2023, arXiv:2312.03732), which suits high ranks."""
     dropout: DecimalText = Field(
         default="0.05",
         json_schema_extra=cel(
@@ -125,12 +137,17 @@ class Scheduler(StrEnum):
     LINEAR = "Linear"
     COSINE = "Cosine"
     CONSTANT = "Constant"
+    POLYNOMIAL = "Polynomial"
+    INVERSE_SQRT = "InverseSqrt"
+    WARMUP_STABLE_DECAY = "WarmupStableDecay"
 
 
 class Optimizer(StrEnum):
     """Update rule."""
 
     ADAMW = "AdamW"
+    ADAMW_8BIT = "AdamW8bit"
+    ADAFACTOR = "Adafactor"
 
 
 class Precision(StrEnum):
@@ -185,11 +202,17 @@ class Hyperparameters(Spec):
     learning_rate: DecimalText = Field(default="2e-4", json_schema_extra=_positive("1.0"))
     """Highest learning rate, reached after warm-up."""
     scheduler: Scheduler = Scheduler.COSINE
-    """Shape of the learning rate after warm-up."""
+    """Shape of the learning rate after warm-up. Linear, Cosine and Polynomial (a square) fall to
+    the end; InverseSqrt falls with the root of the steps; WarmupStableDecay stays and falls in a
+    straight line over the last fifth of the steps."""
+    final_learning_rate_share: DecimalText = Field(default="0", json_schema_extra=_from_zero("1.0"))
+    """Share of learningRate that a falling rate ends at. Constant and InverseSqrt do not look at
+    it."""
     warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """Optimizer steps over which the learning rate rises from 0."""
     optimizer: Optimizer = Optimizer.ADAMW
-    """Update rule."""
+    """Update rule. AdamW8bit keeps its state in a quarter of the memory and needs a GPU;
+    Adafactor keeps rows and columns of it only."""
     weight_decay: DecimalText = Field(default="0", json_schema_extra=_from_zero("1.0"))
     """Decoupled weight decay."""
     max_sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
@@ -198,6 +221,10 @@ class Hyperparameters(Spec):
     """Rows a device works on at once."""
     gradient_accumulation_steps: Annotated[int, Field(ge=1, le=4096)] = 1
     """Batches whose gradients make one optimizer step."""
+    packing: Switch = Switch.AUTO
+    """Whether the rows of a batch are laid one after the other instead of padded to the longest.
+    No row sees another, and what rows begin with in common is computed once. The losses are the
+    same. Disabled pads; otherwise models that cannot do it are padded too, and the log says why."""
     precision: Precision = Precision.AUTO
     """Data type of the computation; Auto is BF16 on GPUs that have it, else FP32."""
     gradient_checkpointing: Switch = Switch.AUTO
@@ -205,6 +232,16 @@ class Hyperparameters(Spec):
     Auto is on for full training on GPUs."""
     max_gradient_norm: DecimalText = Field(default="1.0", json_schema_extra=_from_zero("1000.0"))
     """Gradients are scaled down to this norm; 0 turns it off."""
+    label_smoothing: DecimalText = Field(
+        default="0",
+        json_schema_extra=cel(
+            Rule("double(self) >= 0.0 && double(self) < 1.0", "must be from 0 to below 1")
+        ),
+    )
+    """Share of each target's probability that is spread over all tokens while training."""
+    neftune_alpha: DecimalText = Field(default="0", json_schema_extra=_from_zero("1000.0"))
+    """Strength of the noise on embeddings while training (NEFTune, Jain et al. 2023,
+    arXiv:2310.05914), usually 5 to 15; 0 turns it off."""
     seed: Annotated[int, Field(ge=0, le=2_147_483_647)] = 17
     """Fixes the split, the order of the rows, dropout and new weights."""
     early_stopping: EarlyStopping | None = None

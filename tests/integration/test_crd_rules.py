@@ -90,6 +90,7 @@ FULL_EVALUATION = {
     ],
 }
 ASK = {"name": "ask", "prompts": {"items": [{"prompt": "p", "answer": "a"}]}}
+TRAIN = {"uri": "s3://acme/tickets.jsonl"}
 
 ACCEPTED = [
     pytest.param("spec.suspend", False, id="the minimal job"),
@@ -99,8 +100,72 @@ ACCEPTED = [
     pytest.param("spec.model.uri", "pvc://models/llama", id="a model on a claim"),
     pytest.param("spec.dataset.train.uri", "s3://acme/folder/", id="a prefix"),
     pytest.param("spec.dataset.test", {"uri": "s3://acme/test.jsonl"}, id="a test file"),
+    pytest.param(
+        "spec.dataset.train.uri", "hf://datasets/Org/Name@v1.0/data", id="a data set of the Hub"
+    ),
+    pytest.param(
+        "spec.dataset.train",
+        {
+            "sources": [
+                {"uri": "s3://acme/chat/", "weight": "0.5"},
+                {"uri": "pvc://notes/a.txt.zst", "format": "Text"},
+            ]
+        },
+        id="several sources",
+    ),
+    pytest.param(
+        "spec.dataset",
+        {"train": TRAIN, "template": "Custom", "customTemplate": "{{ messages }}"},
+        id="a chat template of one's own",
+    ),
+    pytest.param(
+        "spec.dataset.prompt",
+        {
+            "system": "Be brief.",
+            "template": "Q: {{ prompt }}",
+            "examples": [{"prompt": "Who?", "response": "We."}],
+            "version": "v1",
+        },
+        id="a prompt with an example",
+    ),
+    pytest.param(
+        "spec.dataset.clean",
+        {
+            "html": "Remove",
+            "unicode": "Repair",
+            "whitespace": "Normalize",
+            "urls": "Remove",
+            "emails": "Drop",
+            "phones": "Keep",
+            "pii": "Mask",
+            "minCharacters": 10,
+            "maxCharacters": 10,
+            "language": ["en", "de"],
+            "profanity": "Mask",
+            "repetition": "Drop",
+            "minQuality": "0.5",
+            "deduplicate": "Near",
+            "similarity": "0.7",
+        },
+        id="all of cleaning",
+    ),
+    pytest.param("spec.dataset.clean.minCharacters", 10, id="a shortest row and no longest"),
+    pytest.param("spec.dataset.checks.onOverlap", "Fail", id="an overlap is an error"),
     pytest.param("spec.hyperparameters.learningRate", "2e-4", id="a learning rate with exponent"),
     pytest.param("spec.hyperparameters.epochs", "0.5", id="half an epoch"),
+    pytest.param(
+        "spec.method", {"lora": {"variant": "DoRA", "rank": 8}}, id="LoRA by length and direction"
+    ),
+    pytest.param(
+        "spec.hyperparameters",
+        {"packing": "Disabled", "scheduler": "WarmupStableDecay", "finalLearningRateShare": "0.1"},
+        id="padded, with a schedule that ends above zero",
+    ),
+    pytest.param(
+        "spec.hyperparameters",
+        {"neftuneAlpha": "5", "labelSmoothing": "0.1", "optimizer": "Adafactor"},
+        id="noise and smoothing",
+    ),
     pytest.param("spec.compute", {"gpusPerNode": 8, "nodes": 4, "gpuType": "A100-80GB"}, id="GPUs"),
     pytest.param("spec.evaluation", {"gates": [GATE]}, id="an absolute gate"),
     pytest.param("spec.evaluation", {"gates": [], "allowUngated": True}, id="no gate, said so"),
@@ -154,6 +219,25 @@ REFUSED = [
         "gguf.quantization",
         id="an unknown quantization",
     ),
+    pytest.param(
+        "spec.dataset.clean",
+        {"minCharacters": 11, "maxCharacters": 10},
+        "minCharacters must not be above maxCharacters",
+        id="a shortest row above the longest",
+    ),
+    pytest.param(
+        "spec.dataset.clean.similarity", "0.69", "between 0.7 and 1", id="hardly alike rows"
+    ),
+    pytest.param(
+        "spec.dataset.clean.similarity", "1.01", "between 0.7 and 1", id="more than equal"
+    ),
+    pytest.param("spec.dataset.clean.minQuality", "1.1", "between 0 and 1", id="too good a row"),
+    pytest.param("spec.dataset.clean.language", ["English"], "language", id="a language's name"),
+    pytest.param("spec.dataset.clean.language", ["en"] * 17, "at most 16", id="too many languages"),
+    pytest.param("spec.dataset.clean.pii", "Hide", "pii", id="an unknown policy"),
+    pytest.param("spec.dataset.clean.profanity", "Remove", "profanity", id="no such policy here"),
+    pytest.param("spec.dataset.clean.minCharacters", -1, "minCharacters", id="less than no text"),
+    pytest.param("spec.dataset.checks.onOverlap", "Keep", "onOverlap", id="an overlap that stays"),
     pytest.param("spec.deployTo", {}, "deployTo.name", id="offered to nobody by name"),
     pytest.param("spec.deployTo", {"name": "Support!"}, "deployTo.name", id="a name that is none"),
     pytest.param("spec.deployTo", {"name": "a" * 64}, "63", id="an endless name"),
@@ -184,6 +268,44 @@ REFUSED = [
     pytest.param("spec.method", {"lora": {"dropout": "1.0"}}, "below 1", id="all dropped out"),
     pytest.param("spec.method", {"lora": {"dropout": 0.5}}, "dropout", id="a float for a decimal"),
     pytest.param("spec.dataset.test", {}, "exactly one", id="a split of nothing"),
+    pytest.param("spec.dataset.train", {}, "exactly one", id="no source"),
+    pytest.param(
+        "spec.dataset.train", {"sources": []}, "at least 1", id="an empty list of sources"
+    ),
+    pytest.param(
+        "spec.dataset.train", {**TRAIN, "sources": [TRAIN]}, "exactly one", id="uri and sources"
+    ),
+    pytest.param("spec.dataset.train", {"sources": [TRAIN] * 17}, "at most 16", id="17 sources"),
+    pytest.param(
+        "spec.dataset.train",
+        {"sources": [{**TRAIN, "weight": "0"}]},
+        "above 0",
+        id="a source of no weight",
+    ),
+    pytest.param(
+        "spec.dataset.train.uri", "file:///home/a.jsonl", "without a cluster", id="a local file"
+    ),
+    pytest.param("spec.dataset.test", {"uri": "file:///a"}, "without a cluster", id="a local test"),
+    pytest.param("spec.dataset.train.uri", "hf://org/name", "train.uri", id="a model as data"),
+    pytest.param(
+        "spec.dataset", {"train": TRAIN, "template": "Custom"}, "customTemplate", id="no template"
+    ),
+    pytest.param(
+        "spec.dataset",
+        {"train": TRAIN, "customTemplate": "{{ messages }}"},
+        "customTemplate",
+        id="a custom template that is not used",
+    ),
+    pytest.param(
+        "spec.dataset.prompt",
+        {"template": "no question"},
+        "must contain",
+        id="a prompt for nothing",
+    ),
+    pytest.param(
+        "spec.dataset.prompt", {"template": "prompt" * 2000}, "8192", id="an endless prompt"
+    ),
+    pytest.param("spec.dataset.feedback", "Great", "Unsupported value", id="an unknown feedback"),
     pytest.param(
         "spec.dataset.test",
         {"percent": "5", "uri": "s3://acme/t.jsonl"},
@@ -202,6 +324,16 @@ REFUSED = [
     pytest.param("spec.hyperparameters.epochs", "-1", "above 0", id="negative epochs"),
     pytest.param("spec.hyperparameters.perDeviceBatchSize", 0, "perDeviceBatchSize", id="no batch"),
     pytest.param("spec.hyperparameters.maxSequenceLength", 4, "maxSequenceLength", id="no context"),
+    pytest.param("spec.hyperparameters.packing", "Maybe", "Unsupported value", id="no switch"),
+    pytest.param("spec.hyperparameters.labelSmoothing", "1", "below 1", id="nothing but smoothing"),
+    pytest.param(
+        "spec",
+        JOB["spec"]
+        | {"compute": {"gpusPerNode": 0}, "hyperparameters": {"optimizer": "AdamW8bit"}},
+        "needs a GPU",
+        id="8-bit state on a CPU",
+    ),
+    pytest.param("spec.method", {"lora": {"variant": "Dora"}}, "DoRA", id="an unknown variant"),
     pytest.param("spec.hyperparameters.warmup", 4, "unknown field", id="a field that is not"),
     pytest.param(
         "spec.hyperparameters.earlyStopping",

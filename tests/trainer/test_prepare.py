@@ -48,13 +48,76 @@ def test_rows_come_out_as_tokens_with_the_answers_marked(
     assert result.data.format == "PromptResponse"
     data = fetched(run, bucket, tmp_path / "back")
     write_tiny(tmp_path / "tiny")
-    tokenizer = load_tokenizer(tmp_path / "tiny", run.dataset.template)
+    tokenizer = load_tokenizer(tmp_path / "tiny", run.dataset)
     tokens, supervised = data.train.row(0)
     answer = tokenizer.decode(tokens[supervised == 1])
     assert answer.startswith("It is ") and answer.endswith(".<|im_end|>")
     assert data.meta.dataset_digest == result.dataset_digest
     assert len(data.test) == rows.test and len(data.validation) == 0
     assert data.test.tokens.dtype == np.int32
+
+
+def test_several_sources_are_mixed_by_weight_and_said(
+    bucket: Bucket, make_run: MakeRun, tmp_path: Path
+) -> None:
+    bucket.put("data/chat.jsonl", jsonl(*pairs(40)))
+    bucket.put("data/alpaca.json", json.dumps([{"instruction": "Say it", "output": "It"}]))
+    bucket.put("data/notes/a.txt", "One day.\n\nAnother day.\n")
+    sources = [
+        {"uri": bucket.uri("data/chat.jsonl"), "weight": "0.5"},
+        {"uri": bucket.uri("data/alpaca.json"), "weight": "3"},
+        {"uri": bucket.uri("data/notes/"), "format": "Text"},
+    ]
+    dataset = {"train": {"sources": sources}, "test": {"percent": "0"}}
+    run = make_run(dataset={**dataset, "prompt": {"system": "Be brief.", "version": "v2"}})
+    result = do(run, tmp_path / "work")
+    assert result.data is not None
+    seen = [(s.format, s.rows, s.weight) for s in result.data.sources]
+    assert seen == [("PromptResponse", 40, "0.5"), ("Alpaca", 1, "3"), ("Text", 2, "1")]
+    assert result.data.rows.train == 20 + 3 + 2
+    assert result.data.format == "PromptResponse, Alpaca, Text"
+    assert (result.data.prompt_version, result.data.template) == ("v2", "ChatTemplate")
+    write_tiny(tmp_path / "tiny")
+    tokenizer = load_tokenizer(tmp_path / "tiny", run.dataset)
+    data = fetched(run, bucket, tmp_path / "back")
+    texts = [tokenizer.decode(data.train.row(n)[0]) for n in range(25)]
+    assert sum("Be brief." in text for text in texts) == 23
+    assert texts[-2:] == ["One day.<|im_end|>", "Another day.<|im_end|>"]
+
+
+def test_held_out_rows_do_not_depend_on_weights_and_are_no_copies(
+    bucket: Bucket, make_run: MakeRun, tmp_path: Path
+) -> None:
+    uri = bucket.put("data/chat.jsonl", jsonl(*pairs(60)))
+    held_out = []
+    for weight in ("1", "3"):
+        train = {"sources": [{"uri": uri, "weight": weight}]}
+        run = make_run(runUri=bucket.uri(f"runs/{weight}/"), dataset={"train": train})
+        do(run, tmp_path / weight)
+        held_out.append(fetched(run, bucket, tmp_path / f"back-{weight}").test)
+    assert held_out[0].tokens.tolist() == held_out[1].tokens.tolist()
+
+
+def test_a_conversation_log_gives_what_was_liked_also_later(
+    bucket: Bucket, make_run: MakeRun, tmp_path: Path
+) -> None:
+    def line(name: str, rating: str | None) -> dict[str, Any]:
+        messages = [
+            {"role": "user", "content": f"Q {name}"},
+            {"role": "assistant", "content": f"A {name}"},
+        ]
+        feedback = rating and {"rating": rating, "comment": "", "correction": ""}
+        return {"id": name, "revision": "6", "messages": messages, "feedback": feedback}
+
+    late = {"id": "2", "session": "", "revision": "6", "feedback": {"rating": "good"}}
+    lines = [line("1", "good"), line("2", None), line("3", "bad"), line("4", None)]
+    bucket.put("log/conversations/6/2026-01-31/a.jsonl", jsonl(*lines))
+    bucket.put("log/feedback/6/2026-01-31/a.jsonl", jsonl(late))
+    dataset = {"train": {"uri": bucket.uri("log/")}, "feedback": "Positive"}
+    result = do(make_run(dataset={**dataset, "test": {"percent": "0"}}), tmp_path)
+    assert result.data is not None
+    assert (result.data.rows.train, result.data.rows.filtered) == (2, 3)
+    assert result.data.format == "Conversations"
 
 
 def test_the_same_inputs_give_the_same_digest_and_another_seed_another_split(
@@ -131,6 +194,60 @@ def test_held_out_files_keep_their_rows_out_of_training(
     rows = do(make_run(dataset=dataset), tmp_path).data.rows  # type: ignore[union-attr]
     assert (rows.test, rows.duplicates) == (7, 5)
     assert rows.train + rows.validation == 15 and rows.validation > 0
+
+
+LONG = " ".join(str(n) for n in range(45))
+
+
+def test_what_cleaning_did_is_counted_and_sampled(
+    bucket: Bucket, make_run: MakeRun, tmp_path: Path
+) -> None:
+    odd = [
+        {"prompt": "Who are you?", "response": "Write to me@example.org."},
+        {"prompt": "What?", "response": "?"},
+        {"prompt": LONG, "response": "Yes."},
+        {"prompt": LONG + " end", "response": "Yes."},
+    ]
+    bucket.put("data/train.jsonl", jsonl(*pairs(20), *pairs(1), *odd))
+    clean = {"pii": "Mask", "minCharacters": 10, "deduplicate": "Near"}
+    run = make_run(dataset={"train": {"uri": bucket.uri("data/train.jsonl")}, "clean": clean})
+    data = do(run, tmp_path / "work").data
+    assert data is not None
+    assert {d.reason: d.rows for d in data.dropped} == {
+        "Duplicate": 1,
+        "NearDuplicate": 1,
+        "TooFewCharacters": 1,
+    }
+    assert [(m.kind, m.pieces) for m in data.masked] == [("EMAIL", 1)]
+    rows = data.rows
+    assert (rows.read, rows.duplicates, rows.cleaned) == (25, 2, 1)
+    assert rows.train + rows.test == 22
+    samples = fetched(run, bucket, tmp_path / "back").meta.dropped
+    assert sorted((s.reason, s.line) for s in samples) == [
+        ("Duplicate", 21),
+        ("NearDuplicate", 25),
+        ("TooFewCharacters", 23),
+    ]
+
+
+def test_an_overlap_with_a_test_file_is_refused_if_asked(
+    bucket: Bucket, make_run: MakeRun, tmp_path: Path
+) -> None:
+    bucket.put("data/train.jsonl", jsonl(*pairs(20), {"prompt": LONG, "response": "Yes."}))
+    likewise = {"prompt": LONG.replace(" ", ", ") + " x", "response": "Yes."}
+    bucket.put("data/test.jsonl", jsonl(likewise))
+    dataset = {
+        "train": {"uri": bucket.uri("data/train.jsonl")},
+        "test": {"uri": bucket.uri("data/test.jsonl")},
+    }
+    rows = do(make_run(dataset=dataset), tmp_path / "1").data.rows  # type: ignore[union-attr]
+    assert (rows.train, rows.duplicates, rows.test) == (20, 1, 1)
+    run = make_run(dataset=dataset | {"checks": {"onOverlap": "Fail"}}, attempt=2)
+    with pytest.raises(UserError) as caught:
+        do(run, tmp_path / "2")
+    assert caught.value.reason == "DatasetOverlaps"
+    for word in ("1 rows", "train.jsonl line 21", "test.jsonl line 1", "onOverlap"):
+        assert word in caught.value.message
 
 
 def test_a_prefix_stands_for_all_json_files_below_it(
@@ -241,6 +358,20 @@ BAD_INPUT = [
         "NothingToTrainOn",
         ["longer than hyperparameters.maxSequenceLength"],
         id="all answers cut away",
+    ),
+    pytest.param(
+        {},
+        jsonl({"prompt": "a", "chosen": "b", "rejected": "c"}),
+        "WrongColumns",
+        ["objective DPO", "train.jsonl"],
+        id="preferences without an objective for them",
+    ),
+    pytest.param(
+        {"prompt": {"template": "{{ prompt }"}},
+        GOOD,
+        "TemplateInvalid",
+        ["dataset.prompt.template, line 1"],
+        id="a prompt that is no Jinja",
     ),
     pytest.param(
         {}, jsonl(*pairs(1)), "DatasetTooSmall", ["distinct", "percent 0"], id="one row to split"

@@ -20,6 +20,7 @@ from tunesmith_trainer.outcome import Interrupted, Superseded
 MakeTrial = Callable[..., Trial]
 
 FULL = {"method": {"full": {}}, "output": {"uri": "s3://any/", "artifacts": ["Merged"]}}
+DORA = {"method": {"lora": {"rank": 4, "alpha": 8, "variant": "DoRA"}}}
 
 
 @pytest.fixture
@@ -69,6 +70,14 @@ def undisturbed(make_trial: MakeTrial, **settings: Any) -> End:
             [5],
             id="with accumulation",
         ),
+        pytest.param({"hyperparameters": {"packing": "Disabled"}}, [7], id="padded"),
+        pytest.param(
+            {"hyperparameters": {"neftuneAlpha": "5", "labelSmoothing": "0.1"}},
+            [7],
+            id="with noise and smoothing",
+        ),
+        pytest.param({"sections": DORA}, [7], id="DoRA"),
+        pytest.param({"hyperparameters": {"optimizer": "Adafactor"}}, [7], id="Adafactor"),
         pytest.param({"sections": FULL}, [5], id="all weights"),
         pytest.param(
             {"hyperparameters": {"earlyStopping": {"everySteps": 2, "patience": 9}}},

@@ -174,3 +174,17 @@ def test_what_the_hub_says(
     assert caught.value.reason == reason
     for word in words:
         assert word in caught.value.message
+
+
+def test_a_data_set_of_the_hub_that_is_not_there_names_its_fields(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RepositoryNotFoundError("x", response=RESPONSE)
+
+    monkeypatch.setattr(hub.HfApi, "dataset_info", fail)
+    with pytest.raises(TrainerError) as caught:
+        hub.fetch_dataset("org/name", "", tmp_path, list, tmp_path / "none")
+    assert caught.value.reason == "DatasetNotFound"
+    for word in ("hf://datasets/org/name", "spec.dataset.secretRef", "HF_TOKEN"):
+        assert word in caught.value.message

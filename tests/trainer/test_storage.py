@@ -53,6 +53,21 @@ def test_files_go_up_and_come_back(storage: Storage, bucket: Bucket, tmp_path: P
     assert (tmp_path / "back/sub/empty").read_bytes() == b""
 
 
+def test_an_object_that_changes_while_it_is_read_is_not_half_of_each(
+    storage: Storage, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 17 << 20
+    uri = bucket.put("data/large.jsonl", b"a" * size)
+    listed = storage.list(uri)
+    bucket.put("data/large.jsonl", b"b" * size)
+    monkeypatch.setattr(storage, "list", lambda _: listed)
+    with pytest.raises(Infrastructure) as caught:
+        storage.download(uri, tmp_path / "large.jsonl")
+    assert caught.value.reason == "ObjectChanged"
+    assert "data/large.jsonl" in caught.value.message
+    assert not (tmp_path / "large.jsonl").exists()
+
+
 def test_a_prefix_does_not_stand_for_its_neighbour(storage: Storage, bucket: Bucket) -> None:
     bucket.put("data/a", "1")
     bucket.put("data2/b", "2")

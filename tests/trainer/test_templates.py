@@ -10,11 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trainer.conftest import jsonl
-from tunesmith_api.dataset import Checks, Template, TooLong
+from tunesmith_api.dataset import Checks, Dataset, TooLong
+from tunesmith_api.templating import Example, Prompt, Template
+from tunesmith_trainer.data.chat_templates import CHATML, PLAIN
 from tunesmith_trainer.data.formats import Malformed
+from tunesmith_trainer.data.preferences import both_sides
+from tunesmith_trainer.data.prompting import Prompting
 from tunesmith_trainer.data.reading import Reading, Row
 from tunesmith_trainer.data.templates import (
-    CHATML,
     Rendered,
     Renderer,
     load_tokenizer,
@@ -94,11 +97,15 @@ TWO = [*ONE, {"role": "user", "content": "A härp 🎵."}, {"role": "assistant",
 WITH_SYSTEM = [{"role": "system", "content": "Be brief."}, *TWO]
 
 
+def dataset(**settings: Any) -> Dataset:
+    return Dataset.model_validate({"train": {"uri": "s3://bucket/train.jsonl"}, **settings})
+
+
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("tiny")
     write_tiny(folder)
-    return load_tokenizer(folder, Template.CHAT_TEMPLATE)
+    return load_tokenizer(folder, dataset())
 
 
 @pytest.fixture
@@ -203,19 +210,127 @@ def test_chatml_ends_with_the_models_own_end_token(tokenizer: Any, with_template
         tokenizer.eos_token = before
 
 
-def test_a_model_without_a_template_gets_chatml(tmp_path: Path) -> None:
-    write_tiny(tmp_path)
-    config = tmp_path / "tokenizer_config.json"
+def write_base_model(folder: Path) -> Path:
+    """Write a model that, as GPT-2, has no chat template."""
+    write_tiny(folder)
+    config = folder / "tokenizer_config.json"
     config.write_text(config.read_text().replace('"chat_template"', '"no_template"'))
-    tokenizer = load_tokenizer(tmp_path, Template.CHAT_TEMPLATE)
-    assert used_template(tokenizer) is Template.CHAT_ML
+    return folder
+
+
+def test_a_model_without_a_template_gets_a_plain_one_that_is_saved_with_it(tmp_path: Path) -> None:
+    asked = dataset()
+    tokenizer = load_tokenizer(write_base_model(tmp_path), asked)
+    assert used_template(tokenizer, asked) is Template.PLAIN
+    assert learned(tokenizer, TWO) == [" A härp 🎵.<|im_end|>", " No.<|im_end|>"]
+    (rendered,) = Renderer(tokenizer).render([WITH_SYSTEM])
+    assert isinstance(rendered, Rendered)
+    assert rendered.text.startswith("Be brief.\n\nUser: What is it?\nAssistant: A härp")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    assert load_tokenizer(tmp_path / "saved", asked).chat_template == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("template", "shown"),
+    [
+        pytest.param(
+            "Alpaca",
+            "Below is an instruction that describes a task. Write a response that appropriately"
+            " completes the request.\n\n### Instruction:\nWhat is it?\n\n### Response:\n"
+            "A härp 🎵.<|im_end|>\n\n",
+            id="Alpaca",
+        ),
+        pytest.param(
+            "Instruction",
+            "### Instruction:\nWhat is it?\n\n### Response:\nA härp 🎵.<|im_end|>\n\n",
+            id="Instruction",
+        ),
+        pytest.param("Plain", "User: What is it?\nAssistant: A härp 🎵.<|im_end|>\n", id="Plain"),
+    ],
+)
+def test_templates_by_name(template: str, shown: str, tmp_path: Path) -> None:
+    asked = dataset(template=template)
+    tokenizer = load_tokenizer(write_base_model(tmp_path), asked)
+    (rendered,) = Renderer(tokenizer).render([ONE])
+    assert isinstance(rendered, Rendered)
+    assert rendered.text == shown
+    assert [text.strip() for text in learned(tokenizer, WITH_SYSTEM)] == [
+        "A härp 🎵.<|im_end|>",
+        "No.<|im_end|>",
+    ]
+    assert used_template(tokenizer, asked) == template
+
+
+def custom(text: str) -> Dataset:
+    return dataset(template="Custom", customTemplate=text)
+
+
+def test_a_custom_template(tmp_path: Path) -> None:
+    text = (
+        "{% for m in messages %}\n<{{ m.role }}>{{ m.content }}"
+        "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}\n<assistant>{% endif %}"
+    )
+    tokenizer = load_tokenizer(write_base_model(tmp_path), custom(text))
+    assert learned(tokenizer, TWO) == ["A härp 🎵.<|im_end|>", "No.<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        pytest.param("a\n{% for m in messages %}", ["line 2", "endfor"], id="a loop without end"),
+        pytest.param("a\nb\n{{ 1 / 0 }}", ["line 3", "division"], id="an error at run time"),
+        pytest.param("{{ messages.__class__.__mro__ }}", ["line 1"], id="a way out of the sandbox"),
+        pytest.param("{{ range(10**9) | list }}", ["line 1"], id="an endless range"),
+        pytest.param("nothing", ["does not appear"], id="a template that shows no message"),
+        pytest.param(
+            "{{ raise_exception('no roles') }}", ["no roles"], id="an exception of its own"
+        ),
+    ],
+)
+def test_a_bad_custom_template_names_its_line(text: str, words: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        load_tokenizer(write_base_model(tmp_path), custom(text))
+    assert caught.value.reason == "TemplateInvalid"
+    for word in ["dataset.customTemplate", *words]:
+        assert word in caught.value.message
+
+
+PROMPT = Prompt(
+    system="Be brief.",
+    template="Question: {{ prompt | trim }}",
+    examples=(Example(prompt="Who?", response="We."),),
+)
+
+
+def test_a_prompt_is_put_around_the_questions(tokenizer: Any) -> None:
+    before = ["Be brief.", "Question: Who?", "We."]
+    shown = Prompting(PROMPT).around(chat(" Why? ", "So."))
+    assert [m["content"] for m in shown] == [*before, "Question: Why?", "So."]
+    assert learned(tokenizer, shown) == ["So.<|im_end|>"]
+    own = [{"role": "system", "content": "Sing."}, *chat("Why?", "So.")]
+    assert Prompting(PROMPT).around(own)[0] == own[0]
+    assert Prompting(Prompt()).around(own) == own
+
+
+def test_a_prompt_has_a_name_that_changes_with_it() -> None:
+    names = {PROMPT.name, PROMPT.model_copy(update={"system": "Sing."}).name}
+    assert len(names) == 2 and all(len(name) == 12 for name in names)
+    assert PROMPT.model_copy(update={"version": "v3"}).name == "v3"
+    assert Prompt().name == ""
+
+
+@pytest.mark.parametrize("text", ["{{ prompt }", "{{ promt }}", "{% if %}{{ prompt }}"])
+def test_a_bad_prompt_template_is_the_jobs_fault(text: str) -> None:
+    with pytest.raises(UserError, match=r"dataset.prompt.template, line 1"):
+        Prompting(Prompt(template=text))
 
 
 def test_a_broken_tokenizer_is_an_invalid_model(tmp_path: Path) -> None:
     write_tiny(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError) as caught:
-        load_tokenizer(tmp_path, Template.CHAT_TEMPLATE)
+        load_tokenizer(tmp_path, dataset())
     assert caught.value.reason == "ModelInvalid"
 
 
@@ -285,3 +400,30 @@ def test_batches_do_not_change_the_result(tokenizer: Any) -> None:
     assert counted == [512, 512, 76]
     tokens, supervised = split.row(1099)
     assert tokenizer.decode(tokens[supervised == 1]) == "answer 1099<|im_end|>"
+
+
+def text_row(text: str) -> Row:
+    return Row(jsonl({"text": text}).strip().encode(), "s3://b/train.txt", 1)
+
+
+def test_text_is_learned_whole_and_long_text_in_pieces(tokenizer: Any) -> None:
+    made = RowTokenizer(tokenizer, 64, TooLong.FAIL, Reading(Checks()))
+    text = " ".join(f"word{n}" for n in range(60))
+    split = made.tokenize(
+        [text_row("short"), *rows_of(chat("q", "a")), text_row(text)], lambda _: None
+    )
+    tokens, supervised = split.row(0)
+    assert tokenizer.decode(tokens) == "short<|im_end|>" and supervised.all()
+    assert not split.row(1)[1].all()
+    pieces = [split.row(n)[0] for n in range(2, len(split))]
+    assert [len(piece) for piece in pieces[:-1]] == [64] * (len(pieces) - 1)
+    assert "".join(map(tokenizer.decode, pieces)) == text + "<|im_end|>"
+    assert split.row(2)[1].all()
+
+
+def test_both_sides_of_a_preference_learn_only_the_last_answer(tokenizer: Any) -> None:
+    content = {"messages": TWO[:3], "chosen": "Yes.", "rejected": "No."}
+    made = RowTokenizer(tokenizer, 64, TooLong.FAIL, Reading(Checks()))
+    for encoded, answer in zip(made.encode(both_sides(content)), ("Yes.", "No."), strict=True):
+        assert not isinstance(encoded, Malformed)
+        assert tokenizer.decode(encoded.ids[encoded.supervised == 1]) == answer + "<|im_end|>"

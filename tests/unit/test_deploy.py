@@ -10,7 +10,7 @@ from deploy.cluster import choose_cluster
 from deploy.kubectl import fill
 from deploy.locks import locked
 from deploy.native import leftovers, node, processes
-from deploy.native.binaries import RECIPES
+from deploy.native.binaries import GATEWAY, RECIPES
 from deploy.native.host import Host
 from deploy.settings import Settings, read_settings
 from deploy.shell import Log, StepError
@@ -193,8 +193,15 @@ def test_a_value_that_is_not_given_is_an_error() -> None:
 
 
 def test_every_binary_has_a_folder_of_its_own_in_the_cache() -> None:
-    keys = [recipe.key for recipe in RECIPES]
+    keys = [recipe.key for recipe in (*RECIPES, *GATEWAY)]
     assert len(set(keys)) == len(keys)
+
+
+def test_a_wheel_is_pinned_in_the_version_that_its_recipe_names() -> None:
+    wheels = [recipe for recipe in GATEWAY if recipe.wheel]
+    assert wheels
+    for recipe in wheels:
+        assert recipe.pins.read_text().startswith(f"{recipe.package}=={recipe.version} ")
 
 
 def test_an_unknown_kind_of_cluster_is_refused(tmp_path: Path) -> None:

@@ -109,11 +109,14 @@ def test_each_role_gets_its_own_credentials_and_the_charts_where_it_names_none()
 def test_claims_are_mounted_read_only_and_once() -> None:
     job = make_job(
         model={"uri": "pvc://models/llama"},
-        dataset={"train": {"uri": "pvc://models/data.jsonl"}},
+        dataset={
+            "train": {"sources": [{"uri": "pvc://models/data.jsonl"}, {"uri": "pvc://chats/a/"}]}
+        },
     )
     claims = [v for v in pod_of(job)["volumes"] if "persistentVolumeClaim" in v]
     assert [c["persistentVolumeClaim"] for c in claims] == [
-        {"claimName": "models", "readOnly": True}
+        {"claimName": "chats", "readOnly": True},
+        {"claimName": "models", "readOnly": True},
     ]
 
 

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from tunesmith_trainer.data.prepared import Split
+from tunesmith_trainer.packing import PackedRows, pack
 
 Rows = NDArray[np.int64]
 
@@ -97,20 +98,29 @@ def rank_share(rows: Rows, micro_batch: int, rank: int, ranks: int) -> list[Rows
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows as tensors, padded on the right.
+    """Rows as tensors, either packed in one line or padded on the right.
 
-    There is no attention mask: in a causal model a token never sees what comes after it, and
-    padding comes after all, so real tokens are unaffected and the fast causal kernels are kept.
+    Padded rows have no attention mask: in a causal model a token never sees what comes after it,
+    and padding comes after all, so real tokens are unaffected and the fast causal kernels are
+    kept.
     """
 
     input_ids: torch.Tensor
-    """int64[rows, longest]."""
+    """int64[rows, longest], or int64[1, packed]."""
     positions: torch.Tensor
-    """int64[supervised]: indices into the flattened [rows * longest] outputs that predict one."""
+    """int64[supervised]: indices into the flattened outputs that predict one. Where packed rows
+    share tokens, the same one may predict several."""
     targets: torch.Tensor
     """int64[supervised]: the token that is to be predicted there."""
     tokens: int
-    """Tokens without padding."""
+    """Tokens of the rows, without padding."""
+    packed: PackedRows | None = None
+    """Where rows are in the line; None if they are padded."""
+
+    @property
+    def computed(self) -> int:
+        """Tokens that the model works on."""
+        return self.input_ids.numel()
 
     def to(self, device: torch.device) -> "Batch":
         """Give the same batch on `device`."""
@@ -119,6 +129,7 @@ class Batch:
             self.positions.to(device),
             self.targets.to(device),
             self.tokens,
+            self.packed and self.packed.to(device),
         )
 
 
@@ -146,6 +157,33 @@ def collate(split: Split, rows: Sequence[int] | Rows, pad_id: int) -> Batch:
         torch.from_numpy(np.concatenate([*positions, np.empty(0, np.int64)])),
         torch.from_numpy(np.concatenate([*targets, np.empty(0, np.int64)])),
         tokens,
+    )
+
+
+def collate_packed(
+    split: Split, rows: Sequence[int] | Rows, pad_id: int, *, share: bool = True
+) -> Batch:
+    """Make a batch of `rows` in one line, each up to the last token that predicts something.
+
+    No rows give one padding token and nothing to predict. `share` says whether what rows begin
+    with in common is held once.
+    """
+    texts, learned, targets, tokens = [], [], [], 0
+    for row in rows:
+        text, marks = split.row(int(row))
+        predicting = np.flatnonzero(marks[1:])
+        learned.append(predicting)
+        targets.append(text[predicting + 1].astype(np.int64))
+        texts.append(text[: predicting[-1] + 1 if len(predicting) else 1])
+        tokens += len(text)
+    packed = pack(texts or [np.array([pad_id], np.int32)], share=share)
+    positions = [place[at] for place, at in zip(packed.places, learned, strict=False)]
+    return Batch(
+        torch.from_numpy(packed.tokens.astype(np.int64))[None],
+        torch.from_numpy(np.concatenate([*positions, np.empty(0, np.int64)])),
+        torch.from_numpy(np.concatenate([*targets, np.empty(0, np.int64)])),
+        tokens,
+        packed.layout,
     )
 
 

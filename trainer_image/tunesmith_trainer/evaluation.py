@@ -10,11 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import nn
-from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith_api.suites import Suite, TextMetric
@@ -105,23 +103,19 @@ def held_out_score(
     # Its lines are places of rows, so that the order of the sums is that of the rows.
     table = np.zeros((len(rows), 3))
     loss.eval()
-    # Inference mode would leave tensors behind that training must not touch.
-    with torch.no_grad():
-        for turn in range(turns):
-            if ranks.any(stop.requested):
-                raise Interrupted
-            if turn < len(batches):
-                batch = collate(rows, batches[turn], pad_id).to(ranks.device)
-                table[batches[turn]] = _row_sums(loss, batch)
+    for turn in range(turns):
+        if ranks.any(stop.requested):
+            raise Interrupted
+        if turn < len(batches):
+            batch = collate(rows, batches[turn], pad_id).to(ranks.device)
+            table[batches[turn]] = _row_sums(loss, batch)
     table = np.sum(ranks.gather(table), axis=0)
     return Score(*table.T)
 
 
 def _row_sums(loss: SupervisedLoss, batch: Batch) -> Column:
     """Give nats, targets and correct of each row of a batch: float64[rows, 3]."""
-    logits = loss.logits(batch)
-    nats = functional.cross_entropy(logits, batch.targets, reduction="none")
-    correct = logits.argmax(-1) == batch.targets
+    nats, correct = loss.by_token(batch)
     count, longest = batch.input_ids.shape
     row = (batch.positions // longest).cpu().numpy()
     columns = [nats.double().cpu().numpy(), np.ones(len(row)), correct.double().cpu().numpy()]

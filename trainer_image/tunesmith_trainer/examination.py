@@ -110,7 +110,7 @@ def _fetch(exam: Exam, model: BaselineModel) -> str:
 
 def _load(exam: Exam, inputs: Inputs, model: BaselineModel) -> nn.Module:
     folder = _folder(exam, model)
-    earlier = load_tokenizer(folder, exam.attempt.run.dataset.template)
+    earlier = load_tokenizer(folder, exam.attempt.run.dataset)
     if earlier.get_vocab() != exam.tokenizer.get_vocab():
         raise ValueError("it has another tokenizer, so its rows would be others")
     is_adapter = model.form is ArtifactName.ADAPTER

@@ -1,10 +1,12 @@
-"""Models from the Hugging Face Hub.
+"""Models and data sets from the Hugging Face Hub.
 
-The only user of huggingface_hub in the trainer; called by ``sources``. The token is read from the
-mounted Secret and never logged.
+The only user of huggingface_hub in the trainer; called by ``sources`` and ``data.finding``. The
+token is read from the mounted Secret and never logged.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 from huggingface_hub import HfApi, snapshot_download
@@ -19,6 +21,7 @@ from huggingface_hub.errors import (
 )
 
 from tunesmith_api.run import UserErrorReason
+from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import Infrastructure, TrainerError, UserError, shorten
 
 _TIMEOUT_SECONDS = 30
@@ -33,6 +36,19 @@ _AWAY = (
 )
 
 
+class _Asked(NamedTuple):
+    """What was asked for, and where the job says so."""
+
+    uri: str
+    revision: str
+    has_token: bool
+    reason: UserErrorReason
+    field: str
+    revision_field: str
+    secret_field: str
+    form: str
+
+
 def fetch_from_hub(name: str, revision: str, directory: Path, whole: bool, token_file: Path) -> str:
     """Fetch ``name`` (ORGANIZATION/NAME) into ``directory``; returns the commit.
 
@@ -40,7 +56,17 @@ def fetch_from_hub(name: str, revision: str, directory: Path, whole: bool, token
     """
     from tunesmith_trainer.sources import check_files, wanted_file
 
-    token = token_file.read_text().strip() if token_file.is_file() else None
+    token = _token(token_file)
+    asked = _Asked(
+        f"hf://{name}",
+        revision,
+        bool(token),
+        UserErrorReason.MODEL_NOT_FOUND,
+        "spec.model.uri",
+        "spec.model.revision",
+        "spec.model.secretRef",
+        "hf://ORGANIZATION/NAME",
+    )
     try:
         info = HfApi().model_info(
             name, revision=revision or None, token=token, timeout=_TIMEOUT_SECONDS
@@ -56,38 +82,82 @@ def fetch_from_hub(name: str, revision: str, directory: Path, whole: bool, token
             max_workers=_WORKERS,
         )
     except (HfHubHTTPError, HFValidationError, OSError, httpx.HTTPError) as error:
-        raise _explained(error, name, revision, bool(token)) from error
+        raise _explained(error, asked) from error
     return str(info.sha)
 
 
-def _explained(error: Exception, name: str, revision: str, has_token: bool) -> TrainerError:
+def fetch_dataset(
+    name: str,
+    revision: str,
+    directory: Path,
+    select: Callable[[Sequence[str]], Sequence[str]],
+    token_file: Path,
+) -> list[str]:
+    """Fetch the files of a data set that ``select`` takes; returns their names below ``directory``.
+
+    Raises UserError (DatasetNotFound), Infrastructure (HubUnavailable).
+    """
+    token = _token(token_file)
+    asked = _Asked(
+        f"hf://datasets/{name}",
+        revision,
+        bool(token),
+        UserErrorReason.DATASET_NOT_FOUND,
+        "the URI in spec.dataset",
+        "the part behind @ of the URI in spec.dataset",
+        "spec.dataset.secretRef",
+        "hf://datasets/ORGANIZATION/NAME",
+    )
+    try:
+        info = HfApi().dataset_info(
+            name, revision=revision or None, token=token, timeout=_TIMEOUT_SECONDS
+        )
+        files = list(select([sibling.rfilename for sibling in info.siblings or []]))
+        if files:
+            snapshot_download(
+                name,
+                repo_type="dataset",
+                revision=info.sha,
+                local_dir=directory,
+                token=token,
+                allow_patterns=files,
+                max_workers=_WORKERS,
+            )
+    except (HfHubHTTPError, HFValidationError, OSError, httpx.HTTPError) as error:
+        raise _explained(error, asked) from error
+    log.info("data set of the Hub", name=name, commit=info.sha, files=len(files))
+    return files
+
+
+def _token(token_file: Path) -> str | None:
+    return token_file.read_text().strip() if token_file.is_file() else None
+
+
+def _explained(error: Exception, asked: _Asked) -> TrainerError:
+    uri = asked.uri
     if isinstance(error, GatedRepoError):
-        return _not_found(f"hf://{name} is gated: accept its licence on the Hub and", has_token)
+        return _not_found(f"{uri} is gated: accept its licence on the Hub and", asked)
     if isinstance(error, RevisionNotFoundError):
         return UserError(
-            UserErrorReason.MODEL_NOT_FOUND,
-            f"hf://{name} has no revision {shorten(revision, 100)}. Correct spec.model.revision.",
+            asked.reason,
+            f"{uri} has no revision {shorten(asked.revision, 100)}."
+            f" Correct {asked.revision_field}.",
         )
     if isinstance(error, RepositoryNotFoundError):
-        return _not_found(
-            f"hf://{name} does not exist or is private. Correct spec.model.uri, or", has_token
-        )
+        return _not_found(f"{uri} does not exist or is private. Correct {asked.field}, or", asked)
     if isinstance(error, HFValidationError):
         return UserError(
-            UserErrorReason.MODEL_NOT_FOUND,
-            f"hf://{name} is no name of the Hub. spec.model.uri is hf://ORGANIZATION/NAME.",
+            asked.reason, f"{uri} is no name of the Hub. {asked.field} is {asked.form}."
         )
     if isinstance(error, _AWAY):
         return Infrastructure(
             "HubUnavailable",
-            f"The Hugging Face Hub did not deliver {name} ({type(error).__name__}:"
-            f" {shorten(str(error), 200)}). Without a way to the Hub, put the model into S3.",
+            f"The Hugging Face Hub did not deliver {uri} ({type(error).__name__}:"
+            f" {shorten(str(error), 200)}). Without a way to the Hub, put it into S3.",
         )
     return Infrastructure("LocalIOError", f"{type(error).__name__}: {shorten(str(error), 300)}")
 
 
-def _not_found(start: str, has_token: bool) -> UserError:
-    what = "check HF_TOKEN in" if has_token else "put HF_TOKEN into"
-    return UserError(
-        UserErrorReason.MODEL_NOT_FOUND, f"{start} {what} the Secret of spec.model.secretRef."
-    )
+def _not_found(start: str, asked: _Asked) -> UserError:
+    what = "check HF_TOKEN in" if asked.has_token else "put HF_TOKEN into"
+    return UserError(asked.reason, f"{start} {what} the Secret of {asked.secret_field}.")

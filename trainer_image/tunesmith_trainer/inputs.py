@@ -81,6 +81,8 @@ def inputs_digest(run: TrainingRun, dataset_digest: Digest, revision: str, ranks
         "method": run.method.model_dump(mode="json"),
         "dataset": dataset_digest,
         "template": run.dataset.template.value,
+        "custom_template": run.dataset.custom_template,
+        "prompt": run.dataset.prompt.model_dump(mode="json"),
         "hyperparameters": run.hyperparameters.model_dump(mode="json", exclude=batch_split),
         "global_batch": global_batch_size(run, ranks),
     }

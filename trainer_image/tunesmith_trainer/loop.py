@@ -16,9 +16,11 @@ from tunesmith_api.report import LossPoint
 from tunesmith_api.run import UserErrorReason
 from tunesmith_api.training import Hyperparameters
 from tunesmith_trainer.batches import (
+    Batch,
     BatchPlan,
     Rows,
     collate,
+    collate_packed,
     rank_share,
     supervised_targets,
 )
@@ -52,6 +54,8 @@ class Training:
     checkpoint_every: int
     state: TrainState
     curve: Curve
+    computed: int = 0
+    """Tokens that the ranks worked on in this attempt, padding included."""
     prepared: nn.Module = field(init=False)
     """The same model, wrapped where gradients are averaged over ranks."""
 
@@ -59,6 +63,14 @@ class Training:
         self.prepared = self.ranks.accelerator.prepare_model(
             self.loss, device_placement=False, evaluation_mode=self.ranks.size == 1
         )
+
+    def batch(self, rows: Rows) -> Batch:
+        """Give a micro-batch on this rank's device, packed where the model can do it."""
+        if not self.loss.can_pack:
+            return collate(self.train, rows, self.pad_id).to(self.ranks.device)
+        # Noise on the embeddings has to be each row's own.
+        share = not float(self.settings.neftune_alpha)
+        return collate_packed(self.train, rows, self.pad_id, share=share).to(self.ranks.device)
 
     @property
     def scaler(self) -> torch.amp.GradScaler | None:
@@ -68,26 +80,6 @@ class Training:
 
 SaveCheckpoint = Callable[[Training, Chance], None]
 """Called by all ranks at the same step, with the generators' state to go on with."""
-
-
-def build_optimizer(model: nn.Module, settings: Hyperparameters) -> torch.optim.Optimizer:
-    """Give AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101) over the trainable weights.
-
-    Only matrices decay: pulling norms and biases to zero hurts and regularizes nothing.
-    """
-    weights = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {
-            "params": [p for p in weights if p.ndim >= 2],
-            "weight_decay": float(settings.weight_decay),
-        },
-        {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=float(settings.learning_rate),
-        fused=weights[0].device.type in {"cpu", "cuda"},
-    )
 
 
 def train(run: Training, save: SaveCheckpoint, progress: Progress, stop: StopSignal) -> None:
@@ -125,9 +117,9 @@ def optimizer_step(run: Training, rows: Rows, stop: StopSignal) -> LossPoint:
     Interrupted, with weights and counters unchanged, and UserError NonFiniteLoss.
     """
     targets = max(1, supervised_targets(run.train, rows))
-    share, seen = _accumulate_gradients(run, rows, targets, stop)
+    share, seen, worked = _accumulate_gradients(run, rows, targets, stop)
     # One exchange a step: the sums, and whether anybody was told to stop.
-    loss, tokens, stopping = run.ranks.total(share, seen, float(stop.requested))
+    loss, tokens, computed, stopping = run.ranks.total(share, seen, worked, float(stop.requested))
     if stopping:
         run.optimizer.zero_grad(set_to_none=True)
         raise Interrupted
@@ -136,6 +128,7 @@ def optimizer_step(run: Training, rows: Rows, stop: StopSignal) -> LossPoint:
     norm = _update_weights(run, rate)
     run.state.step += 1
     run.state.tokens += int(tokens)
+    run.computed += int(computed)
     return LossPoint(
         step=run.state.step,
         loss=repr(loss),
@@ -147,26 +140,27 @@ def optimizer_step(run: Training, rows: Rows, stop: StopSignal) -> LossPoint:
 
 def _accumulate_gradients(
     run: Training, rows: Rows, targets: int, stop: StopSignal
-) -> tuple[float, float]:
-    """Add up gradients; give this rank's part of the mean loss and its number of tokens."""
+) -> tuple[float, float, float]:
+    """Add up gradients; give this rank's part of the mean loss, its tokens, and those computed."""
     ranks = run.ranks
     shares = rank_share(rows, run.settings.per_device_batch_size, ranks.rank, ranks.size)
     nats = torch.zeros((), dtype=torch.float64, device=ranks.device)
-    tokens = 0
+    tokens, computed = 0, 0
     for turn, share in enumerate(shares):
         # Alone, stop at once. Several ranks have to agree first, at the end of the step.
         if stop.requested and ranks.size == 1:
             break
         is_last = turn == len(shares) - 1
-        batch = collate(run.train, share, run.pad_id).to(ranks.device)
+        batch = run.batch(share)
         with nullcontext() if is_last else ranks.accelerator.no_sync(run.prepared):
             part, _ = run.prepared(batch)
             # The wrapper takes the mean over ranks; what is wanted is the sum.
             scaled = part * (ranks.size / targets)
             (run.scaler.scale(scaled) if run.scaler else scaled).backward()
         nats += part.detach().double()
-        tokens += batch.tokens if len(share) else 0
-    return nats.item() / targets, float(tokens)
+        tokens += batch.tokens
+        computed += batch.computed
+    return nats.item() / targets, float(tokens), float(computed)
 
 
 def _update_weights(run: Training, rate: float) -> float:
@@ -244,6 +238,9 @@ def _report(run: Training, point: LossPoint, started: _Start, progress: Progress
         run.state.step,
         epoch=epoch,
         metrics={name: float(value) for name, value in values.items()}
-        | {"tokens_per_second": speed},
+        | {
+            "tokens_per_second": speed,
+            "packing_efficiency": (run.state.tokens - started.tokens) / run.computed,
+        },
         eta_seconds=left * seconds / (run.state.step - started.step),
     )

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith_api.run import PlannedGpus, TrainingRun, UserErrorReason
-from tunesmith_api.training import Method, Precision, QLora, Switch
+from tunesmith_api.training import LoraVariant, Method, Precision, QLora, Switch
 from tunesmith_trainer.model import ALL_LINEAR
 from tunesmith_trainer.outcome import UserError
 
@@ -200,8 +200,10 @@ def _activation_bytes(
     # The activation function and the rotation keep what goes in and what comes out.
     layer = norms + 1.5 * outputs * width
     if method.adapter and float(method.adapter.dropout):
-        # Each adapter has a dropped copy of its input, in float32, and the mask of a byte.
-        layer += sum(width_in for _, width_in, _ in adapted) / shape.layers * (_FLOAT32 + 1)
+        # Each adapter keeps the mask, a byte; only the fused ones drop the dropped input again.
+        is_fused = method.adapter is method.lora and method.adapter.variant is not LoraVariant.DORA
+        dropped = 1 if is_fused else _FLOAT32 + 1
+        layer += sum(width_in for _, width_in, _ in adapted) / shape.layers * dropped
     if not work.checkpointing:
         return int(layer * shape.layers)
     # Only the inputs of all layers, and everything of the one that is computed again.

@@ -19,7 +19,8 @@ from transformers import (
 
 from tunesmith_api.jobstatus import Architecture
 from tunesmith_api.run import UserErrorReason
-from tunesmith_api.training import Lora, Method, Precision, QLora, Switch
+from tunesmith_api.training import Lora, LoraVariant, Method, Precision, QLora, Switch
+from tunesmith_trainer.adapters import fuse
 from tunesmith_trainer.outcome import UserError
 
 _DTYPES = {
@@ -101,15 +102,19 @@ def add_adapter(model: PreTrainedModel, lora: Lora) -> nn.Module:
         target_modules=ALL_LINEAR if names == (ALL_LINEAR,) else list(names),
         bias="none",
         task_type="CAUSAL_LM",
+        use_dora=lora.variant is LoraVariant.DORA,
+        use_rslora=lora.variant is LoraVariant.RSLORA,
     )
     try:
-        return get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
     except ValueError as error:
         raise UserError(
             UserErrorReason.INVALID_RUN,
             f"The adapter does not fit the model: {error} Layers that can be targeted: "
             f"{_listed(linear_layers(model))}.",
         ) from error
+    fuse(adapted)
+    return adapted
 
 
 def check_targets(model: nn.Module, names: tuple[str, ...]) -> None:

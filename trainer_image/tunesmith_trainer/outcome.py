@@ -138,9 +138,9 @@ def write_result(result: TrainerResult, path: Path) -> None:
     """Write the termination message, at most TERMINATION_BYTES bytes of JSON.
 
     The kubelet cuts a longer one anywhere, which would leave no JSON at all. So the message is
-    shortened first and the architecture goes. Then measurements lose their intervals and other
-    baselines, and after that go themselves, from the end, where those are that no gate asks for.
-    The digest that success hangs on always stays.
+    shortened first, and the list of sources and the architecture go, which are in S3 as well. Then
+    measurements lose their intervals and other baselines, and after that go themselves, from the
+    end, where those are that no gate asks for. The digest that success hangs on always stays.
     """
     data = _fitting(result)
     # The kubelet mounts the termination log as a file: it can be written, not replaced.
@@ -166,7 +166,8 @@ def _ever_smaller(result: TrainerResult) -> Iterator[TrainerResult]:
         yield result
     # After success there is no checkpoint any more, and report.json has the architecture.
     unneeded = ("architecture", "checkpoint") if result.report_digest else ("architecture",)
-    result = result.model_copy(update=dict.fromkeys(unneeded))
+    short = result.data.model_copy(update={"sources": ()}) if result.data else None
+    result = result.model_copy(update={**dict.fromkeys(unneeded), "data": short})
     yield result
     measured = result.measurements
     bare = tuple(

@@ -8,7 +8,6 @@ import hashlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import orjson
 
@@ -17,6 +16,7 @@ from tunesmith_api.run import Outcome, Phase, TrainerResult, TrainingRun, UserEr
 from tunesmith_trainer import VERSION
 from tunesmith_trainer.data.gathering import Gathered, Gatherer
 from tunesmith_trainer.data.prepared import SPLITS, PreparedData, PreparedMeta, Split
+from tunesmith_trainer.data.prompting import Prompting
 from tunesmith_trainer.data.splitting import Sides
 from tunesmith_trainer.data.templates import load_tokenizer, used_template
 from tunesmith_trainer.data.tokenizing import RowTokenizer, Tokenizing
@@ -51,7 +51,8 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
 
     progress.enter(Phase.READING)
     model = fetch_tokenizer(run, work / "model", progress=progress, stop=stop)
-    tokenizer = load_tokenizer(model.path, run.dataset.template)
+    prompting = Prompting(run.dataset.prompt)
+    tokenizer = load_tokenizer(model.path, run.dataset)
     check_gguf(run, model.path, tokenizer)
     gathered = Gatherer(
         dataset=run.dataset,
@@ -64,7 +65,10 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
 
     progress.enter(Phase.TOKENIZING)
     on_rows = _looking_up(progress, stop)
-    prepared = _tokenize(run, gathered, tokenizer, model, on_rows)
+    limit, policy = run.hyperparameters.max_sequence_length, run.dataset.checks.too_long
+    rows = RowTokenizer(tokenizer, limit, policy, gathered.reading, prompting)
+    prepared = _tokenize(run, gathered, rows, model, on_rows)
+    prepared = prepared.described(used_template(tokenizer, run.dataset).value)
 
     progress.enter(Phase.UPLOADING)
     prepared.save(work / "prepared")
@@ -133,23 +137,21 @@ def _earlier(output: Store, run: TrainingRun) -> PreparedMeta | None:
 def _tokenize(
     run: TrainingRun,
     gathered: Gathered,
-    tokenizer: Any,
+    rows: RowTokenizer,
     model: FetchedModel,
     on_rows: Callable[[int], None],
 ) -> PreparedData:
-    limit = run.hyperparameters.max_sequence_length
-    rows = RowTokenizer(tokenizer, limit, run.dataset.checks.too_long, gathered.reading)
     splits = {name: rows.tokenize(getattr(gathered.sides, name), on_rows) for name in SPLITS}
     gathered.reading.finish()
     _check_remaining(splits, gathered.sides, rows.counts)
     meta = PreparedMeta(
-        data=_data_status(gathered, splits, rows.counts),
+        data=_data_status(gathered, splits, rows.counts, run.dataset.prompt.name),
         dataset_digest=_digest(gathered.sides),
         model_revision=model.revision,
-        template=used_template(tokenizer).value,
-        max_sequence_length=limit,
+        max_sequence_length=run.hyperparameters.max_sequence_length,
         seed=run.hyperparameters.seed,
         unsupervised=rows.counts.unsupervised,
+        dropped=tuple(gathered.tally.samples),
         estimated_gpu_memory_bytes=_estimate(run, model.path, splits["train"]),
     )
     return PreparedData(meta=meta, **splits)
@@ -174,14 +176,21 @@ def _check_remaining(splits: dict[str, Split], sides: Sides, counts: Tokenizing)
             )
 
 
-def _data_status(gathered: Gathered, splits: dict[str, Split], counts: Tokenizing) -> DataStatus:
+def _data_status(
+    gathered: Gathered, splits: dict[str, Split], counts: Tokenizing, prompt_version: str
+) -> DataStatus:
     train = splits["train"]
     return DataStatus(
         format=gathered.format,
+        sources=gathered.sources,
+        prompt_version=prompt_version,
         rows=RowCounts(
             read=gathered.reading.rows,
             malformed=gathered.reading.malformed,
-            duplicates=gathered.duplicates,
+            duplicates=gathered.tally.duplicates,
+            cleaned=gathered.tally.cleaned,
+            filtered=gathered.reading.filtered,
+            unsupervised=counts.unsupervised,
             too_long=counts.too_long,
             **{name: len(split) for name, split in splits.items()},
         ),
@@ -190,6 +199,8 @@ def _data_status(gathered: Gathered, splits: dict[str, Split], counts: Tokenizin
             supervised=int(train.supervised.sum()),
             longest=int(train.lengths.max()),
         ),
+        dropped=gathered.tally.dropped(),
+        masked=gathered.tally.masked_pieces(),
     )
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from tunesmith_api.evaluation import ArtifactName
 from tunesmith_api.run import Outcome, Phase, TrainerResult, TrainingRun, UserErrorReason
-from tunesmith_api.training import Precision
+from tunesmith_api.training import Precision, Switch
 from tunesmith_trainer.attempt import Attempt
 from tunesmith_trainer.batches import BatchPlan
+from tunesmith_trainer.capability import settle
 from tunesmith_trainer.checkpoints import Checkpoints, Found, restore
 from tunesmith_trainer.curve import Curve
 from tunesmith_trainer.data.templates import load_tokenizer
@@ -19,13 +20,15 @@ from tunesmith_trainer.evaluation import Exam
 from tunesmith_trainer.examination import examine, judge_base_of_full
 from tunesmith_trainer.gguf.file import check_gguf
 from tunesmith_trainer.inputs import Inputs, fetch_inputs, global_batch_size
-from tunesmith_trainer.loop import Training, build_optimizer, train
+from tunesmith_trainer.loop import Training, train
 from tunesmith_trainer.model import (
     load_trainable,
     padding_id,
     set_gradient_checkpointing,
 )
+from tunesmith_trainer.noise import add_noise
 from tunesmith_trainer.objective import SupervisedLoss
+from tunesmith_trainer.optimizers import build_optimizer
 from tunesmith_trainer.outcome import Interrupted, UserError
 from tunesmith_trainer.progress import Progress
 from tunesmith_trainer.publish import Trained, publish
@@ -57,11 +60,12 @@ def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal
     progress.enter(Phase.LOADING_MODEL)
     checkpoints = Checkpoints(attempt, inputs.digest)
     search = checkpoints.search()
-    tokenizer = load_tokenizer(inputs.base_path, run.dataset.template)
+    tokenizer = load_tokenizer(inputs.base_path, run.dataset)
     check_gguf(run, inputs.base_path, tokenizer)
     test = inputs.data.test
     exam = Exam(attempt, tokenizer, test, load_questions(run, test, tokenizer, stop))
     loss = load_model(attempt, inputs, precision)
+    set_up_loss(attempt, inputs, loss, padding_id(tokenizer))
     training = plan_training(attempt, inputs, loss, padding_id(tokenizer), search.found)
     progress.plan(training.total_steps, search.found.ref.step if search.found else None)
 
@@ -129,6 +133,14 @@ def load_model(attempt: Attempt, inputs: Inputs, precision: Precision) -> Superv
             "know. Tokenizer and weights in baseModel.uri do not belong together.",
         )
     return SupervisedLoss(model)
+
+
+def set_up_loss(attempt: Attempt, inputs: Inputs, loss: SupervisedLoss, pad_id: int) -> None:
+    """Choose how the loss is computed, the same way on all ranks."""
+    settings = attempt.run.hyperparameters
+    loss.label_smoothing = float(settings.label_smoothing)
+    settle(loss, inputs.data.train, pad_id, may_pack=settings.packing is not Switch.DISABLED)
+    add_noise(loss.model, float(settings.neftune_alpha))
 
 
 def plan_training(

@@ -7,13 +7,20 @@ import math
 
 from tunesmith_api.training import Hyperparameters, Scheduler
 
+_DECAY_SHARE = 0.2
+# Without warm-up, which otherwise sets the pace, the rate is at 0.7 after so many steps.
+_INVERSE_SQRT_STEPS = 10_000
+
 
 def learning_rate(step: int, total_steps: int, settings: Hyperparameters) -> float:
     """Give the learning rate of optimizer step `step`, counted from 0.
 
     Warm-up rises in equal parts and never is 0, which would waste the first step. Afterwards
-    Linear falls towards 0 at `total_steps`, Cosine follows half a wave (Loshchilov and Hutter
-    2016, arXiv:1608.03983, without restarts), Constant stays.
+    Linear falls in a straight line towards `total_steps`, Cosine follows half a wave (Loshchilov
+    and Hutter 2016, arXiv:1608.03983, without restarts), Polynomial a parabola and
+    WarmupStableDecay (Hu et al. 2024, arXiv:2404.06395) a line over the last fifth of all steps,
+    each to `final_learning_rate_share`. InverseSqrt falls with the root of the steps since
+    warm-up began, Constant stays.
     """
     highest, warmup = float(settings.learning_rate), settings.warmup_steps
     if step < warmup:
@@ -21,8 +28,17 @@ def learning_rate(step: int, total_steps: int, settings: Hyperparameters) -> flo
     done = (step - warmup) / max(1, total_steps - warmup)
     match settings.scheduler:
         case Scheduler.LINEAR:
-            return highest * (1 - done)
+            height = 1 - done
         case Scheduler.COSINE:
-            return highest * 0.5 * (1 + math.cos(math.pi * done))
+            height = 0.5 * (1 + math.cos(math.pi * done))
+        case Scheduler.POLYNOMIAL:
+            height = (1 - done) ** 2
+        case Scheduler.WARMUP_STABLE_DECAY:
+            height = min(1.0, (total_steps - step) / max(1.0, _DECAY_SHARE * total_steps))
+        case Scheduler.INVERSE_SQRT:
+            scale = warmup or _INVERSE_SQRT_STEPS
+            return highest * math.sqrt(scale / (scale + step - warmup))
         case Scheduler.CONSTANT:
             return highest
+    final = float(settings.final_learning_rate_share)
+    return highest * (final + (1 - final) * height)

@@ -8,8 +8,10 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from tunesmith_api.engine import EngineType
 from tunesmith_api.jobstatus import StageName
 from tunesmith_api.labels import LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_STAGE
+from tunesmith_api.modeldeployment import Delivery
 from tunesmith_operator.kube.kinds import Object
 from tunesmith_operator.planning.observed import (
     SeenArtifact,
@@ -18,6 +20,7 @@ from tunesmith_operator.planning.observed import (
     SeenTarget,
     SeenVersion,
 )
+from tunesmith_operator.planning.sources import servable_formats
 
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -117,10 +120,20 @@ def parse_target(body: Object | None) -> SeenTarget:
     """Extract what a ModelDeployment follows; None is one that does not exist."""
     if body is None or body["metadata"].get("deletionTimestamp"):
         return SeenTarget(exists=False)
-    source = (body.get("spec") or {}).get("source") or {}
+    spec = body.get("spec") or {}
+    source, engine = spec.get("source") or {}, (spec.get("engine") or {}).get("type", "")
     stable = (body.get("status") or {}).get("stable") or {}
+    try:
+        formats = servable_formats(Delivery(spec.get("delivery", "")), EngineType(engine))
+    except ValueError:
+        formats = ()
     return SeenTarget(
-        True, source.get("model", ""), source.get("channel", ""), stable.get("version", "")
+        exists=True,
+        model=source.get("model", ""),
+        channel=source.get("channel", ""),
+        engine=engine,
+        formats=formats,
+        stable=stable.get("version", ""),
     )
 
 

@@ -122,6 +122,10 @@ class SeenTarget:
     """source.model; empty where fixed files are named."""
     channel: str = ""
     """source.channel; likewise."""
+    engine: str = ""
+    """engine.type."""
+    formats: tuple[str, ...] = ()
+    """Artifacts of which that engine needs one; empty where this operator does not know it."""
     stable: str = ""
     """Name of the ModelVersion that it holds as stable; empty where there is none."""
 

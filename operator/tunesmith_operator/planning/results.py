@@ -162,6 +162,7 @@ def _version_spec(
             job=f"{meta.namespace}/{meta.name}",
             job_uid=meta.uid,
             dataset_digest=status.resolved.dataset_digest,
+            prompt_version=status.data.prompt_version if status.data else "",
             trainer_image=status.resolved.trainer_image,
             report_uri=report.uri if report else "",
             report_digest=report.digest if report else None,

@@ -5,7 +5,7 @@ router here: it is settled when all of them that take requests do the same.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tunesmith_api.router import (
     RouterCounts,
@@ -29,6 +29,8 @@ class RouterAnswer:
 
     pod: ServingPod
     report: RouterReport | None
+    trouble: str = ""
+    """Why there is none."""
 
 
 def build_split(traffic: Traffic) -> RouterSplit:
@@ -39,6 +41,22 @@ def build_split(traffic: Traffic) -> RouterSplit:
         weight=traffic.weight,
         mirror_percent=traffic.mirror_percent,
     )
+
+
+def introduce(traffic: Traffic, router: SeenRouter | None) -> Traffic:
+    """Give what a route may say next: a canary that it does not name yet gets no share at first.
+
+    A Gateway may take up a route before it knows all of its backends, and fails their requests
+    meanwhile. Weight is taken away, and main changed, without a question.
+    """
+    if not traffic.canary or not traffic.weight:
+        return traffic
+    seen = router.traffic if router else None
+    # One with a share was introduced before, whatever becomes of the next step.
+    is_known = router is not None and seen is not None and (router.is_settled or seen.weight > 0)
+    if is_known and seen is not None and traffic.canary in (seen.main, seen.canary):
+        return traffic
+    return replace(traffic, weight=0)
 
 
 def build_state(
@@ -83,7 +101,29 @@ def read_answers(answers: Sequence[RouterAnswer]) -> SeenRouter | None:
         traffic=_traffic(told[0]) if told else None,
         is_settled=not is_silent and len(set(splits)) == 1 and any(a.pod.is_ready for a in answers),
         counts=_sum([c for a in answers if a.report is not None for c in a.report.counts]),
+        trouble=say_trouble([a for a in answers if a.pod.is_ready]),
     )
+
+
+def say_trouble(answers: Sequence[RouterAnswer]) -> str:
+    """Say which pods did not do what they were asked to; nothing if all did."""
+    return "; ".join(f"router pod {a.pod.name}: {a.trouble}" for a in answers if a.trouble)
+
+
+def join_routers(wanted: SeenRouter | None, former: SeenRouter | None) -> SeenRouter | None:
+    """Say what the router does while there are two: that of the spec, and the one before.
+
+    Requests come through the former until the wanted one is in effect, and may do so until it is
+    gone. Only where both do the same is anything settled.
+    """
+    if wanted is not None and wanted.is_settled and wanted.traffic is not None:
+        agrees = former is not None and former.is_settled and former.traffic == wanted.traffic
+        return replace(wanted, is_settled=agrees)
+    serves = former or wanted
+    if serves is None:
+        return None
+    refusal = wanted.refusal if wanted else ""
+    return replace(serves, is_settled=False, is_moving=True, refusal=refusal)
 
 
 def _traffic(split: RouterSplit) -> Traffic:

@@ -164,6 +164,7 @@ def _claim(claim: str) -> tuple[Manifest, Manifest]:
 def _claims(run: TrainingRun) -> list[str]:
     """Claims that the run reads from, each once, in a fixed order."""
     data = run.dataset
-    uris = [run.model.uri, data.train.uri, data.validation.uri or "", data.test.uri or ""]
+    sources = [source.uri for source in data.train.all_sources]
+    uris = [run.model.uri, *sources, data.validation.uri or "", data.test.uri or ""]
     claims = {uri.removeprefix("pvc://").split("/")[0] for uri in uris if uri.startswith("pvc://")}
     return sorted(claims)

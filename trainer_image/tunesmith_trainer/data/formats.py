@@ -1,20 +1,33 @@
 """The shapes a row may have, and what makes one malformed.
 
-Takes the bytes of one row, gives the conversation as canonical JSON: a list of
-``{"role", "content"}``, with ``"weight": 0`` at answers that are not to be learned. Pure; called
-by ``reading``.
+Each function takes the parsed value of one row and gives its canonical form: for a conversation a
+list of ``{"role", "content"}``, with ``"weight": 0`` at answers that are not to be learned; for
+plain text ``{"text"}``. Preferences are in ``preferences``. Pure; called by ``rows``.
 """
 
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 
-from tunesmith_api.dataset import Columns, DataFormat
-from tunesmith_api.run import UserErrorReason
-from tunesmith_trainer.outcome import UserError, shorten
+from tunesmith_api.dataset import Columns
+from tunesmith_trainer.outcome import shorten
 
 Message = dict[str, Any]
+Canonical = list[Message] | dict[str, Any]
 _ROLES = frozenset({"system", "user", "assistant"})
+_SHARE_GPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "model": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
+_ENTITY_NAMES = ("entity", "name", "type", "label")
 _MANY = 20
 
 
@@ -22,137 +35,144 @@ class Malformed(Exception):
     """A row that cannot be used; the text says what is wrong with it."""
 
 
-class Reader:
-    """Parses rows of one format; with Auto the first readable row decides which."""
-
-    def __init__(self, wanted: DataFormat, columns: Columns) -> None:
-        self._wanted = wanted
-        self._columns = columns
-        self._seen_row = False
-        self.format: DataFormat | None = None if wanted is DataFormat.AUTO else wanted
-        """What the rows are; None until Auto has seen one."""
-
-    def parse(self, raw: bytes) -> bytes:
-        """Return the canonical form of one row.
-
-        Raises Malformed, and UserError (WrongColumns) when the first row has other fields than
-        the format asks for: then all have, and the setting is wrong, not the row.
-        """
-        value = _parse_json(raw)
-        if self.format is None:
-            self.format = self._detect(value)
-        elif not self._seen_row and not self._fits(self.format, value):
-            raise self._wrong_columns(value)
-        self._seen_row = True
-        return orjson.dumps(self._messages(self.format, value))
-
-    def _messages(self, format_: DataFormat, value: Any) -> list[Message]:
-        if format_ is DataFormat.MESSAGES:
-            messages = value.get("messages") if isinstance(value, dict) else value
-            return _from_messages(messages)
-        if format_ is DataFormat.USER_BOT:
-            return _from_turns(value)
-        return _from_prompt(value, self._columns)
-
-    def _detect(self, value: Any) -> DataFormat:
-        order = (DataFormat.PROMPT_RESPONSE, DataFormat.MESSAGES, DataFormat.USER_BOT)
-        for candidate in order:
-            if self._fits(candidate, value):
-                return candidate
-        if not isinstance(value, dict) and not (value and isinstance(value, list)):
-            raise Malformed(f"an empty list or a {type(value).__name__}, not a conversation")
-        raise self._wrong_columns(value)
-
-    def _fits(self, format_: DataFormat, value: Any) -> bool:
-        first = value[0] if isinstance(value, list) and value else value
-        if not isinstance(first, dict):
-            return False
-        if format_ is DataFormat.MESSAGES:
-            return "messages" in first if first is value else "role" in first
-        if format_ is DataFormat.USER_BOT:
-            return "user" in first and "bot" in first
-        names = (self._columns.prompt, self._columns.response)
-        return first is value and all(name in first for name in names)
-
-    def _wrong_columns(self, value: Any) -> UserError:
-        return UserError(
-            UserErrorReason.WRONG_COLUMNS,
-            f"The first row has {_fields(value)}. dataset.format {self._wanted.value} looks for"
-            f" {self._looked_for()}. Set dataset.columns.prompt and dataset.columns.response to"
-            " the names of your fields, or dataset.format to the shape of your rows.",
-        )
-
-    def _looked_for(self) -> str:
-        shapes = {
-            DataFormat.PROMPT_RESPONSE: f"{self._columns.prompt} and {self._columns.response}",
-            DataFormat.MESSAGES: "messages (a list of role and content)",
-            DataFormat.USER_BOT: "user and bot",
-        }
-        if self._wanted is DataFormat.AUTO:
-            return ", or ".join(shapes.values())
-        return shapes[self._wanted]
+def from_prompt(value: Any, columns: Columns) -> list[Message]:
+    """Read a question and its answer."""
+    row = as_object(value)
+    return pair(text_of(row, columns.prompt), text_of(row, columns.response))
 
 
-def _parse_json(raw: bytes) -> Any:
-    try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        try:
-            raw.decode()
-        except UnicodeDecodeError as unicode_error:
-            raise Malformed(
-                f"not UTF-8 (byte 0x{raw[unicode_error.start]:02x} at {unicode_error.start})"
-            ) from error
-        raise Malformed(f"not JSON ({error.msg} at character {error.colno})") from error
-
-
-def _from_prompt(value: Any, columns: Columns) -> list[Message]:
-    row = _object(value)
-    return [
-        {"role": "user", "content": _text(row, columns.prompt)},
-        {"role": "assistant", "content": _text(row, columns.response)},
-    ]
-
-
-def _from_turns(value: Any) -> list[Message]:
+def from_turns(value: Any) -> list[Message]:
+    """Read {"user", "bot"}, or a list of them."""
     turns = value if isinstance(value, list) else [value]
     if not turns:
         raise Malformed("an empty conversation")
     messages: list[Message] = []
     for turn in turns:
-        row = _object(turn)
-        messages.append({"role": "user", "content": _text(row, "user")})
-        messages.append({"role": "assistant", "content": _text(row, "bot")})
+        row = as_object(turn)
+        messages += pair(text_of(row, "user"), text_of(row, "bot"))
     return messages
 
 
-def _from_messages(value: Any) -> list[Message]:
-    if not isinstance(value, list) or not value:
+def from_messages(value: Any, columns: Columns) -> list[Message]:
+    """Read OpenAI's messages, in a field or as a bare list."""
+    return check_messages(value.get(columns.messages) if isinstance(value, dict) else value)
+
+
+def check_messages(value: Any) -> list[Message]:
+    """Read a list of messages; questions behind the last answer are left out."""
+    given = structured(value)
+    if not isinstance(given, list) or not given:
         raise Malformed("messages is not a list with something in it")
-    messages = [_message(item, number) for number, item in enumerate(value, 1)]
+    messages = [_message(item, number) for number, item in enumerate(given, 1)]
+    return closed(messages)
+
+
+def closed(messages: list[Message]) -> list[Message]:
+    """Check the places of system messages and drop what nothing is learned from at the end."""
     if any(message["role"] == "system" for message in messages[1:]):
         raise Malformed("a system message that is not the first")
-    # Nothing is learned from what comes after the last answer.
     while messages and messages[-1]["role"] != "assistant" and len(messages) > 1:
         messages.pop()
     return messages
 
 
+def from_alpaca(value: Any, columns: Columns) -> list[Message]:
+    """Read Stanford Alpaca's instruction, input and output; an input follows after a blank line."""
+    row = as_object(value)
+    question = text_of(row, columns.instruction)
+    further = row.get(columns.input)
+    if further is not None and not isinstance(further, str):
+        raise Malformed(f"{columns.input} is a {type(further).__name__}, not text")
+    if further and further.strip():
+        question = f"{question}\n\n{further}"
+    messages = pair(question, text_of(row, columns.output))
+    system = row.get("system")
+    if isinstance(system, str) and system.strip():
+        messages.insert(0, {"role": "system", "content": system})
+    return messages
+
+
+def from_share_gpt(value: Any, columns: Columns) -> list[Message]:
+    """Read turns of {"from", "value"}; a field "system" beside them is the system message."""
+    row = as_object(value) if not isinstance(value, list) else {columns.conversations: value}
+    turns = structured(row.get(columns.conversations))
+    if not isinstance(turns, list) or not turns:
+        raise Malformed(f"{columns.conversations} is not a list with something in it")
+    messages = [_turn(item, number) for number, item in enumerate(turns, 1)]
+    system = row.get("system")
+    if isinstance(system, str) and system.strip() and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
+    return closed(messages)
+
+
+def _turn(value: Any, number: int) -> Message:
+    row = as_object(value)
+    said = row.get("from", row.get("role"))
+    role = _SHARE_GPT_ROLES.get(said.lower()) if isinstance(said, str) else None
+    if role is None:
+        _unknown_role(number, said, "human, gpt and system")
+    content = row.get("value", row.get("content"))
+    return {"role": role, "content": checked(content, f"value of turn {number}")}
+
+
+def from_intent(value: Any, columns: Columns) -> list[Message]:
+    """Read what was said with its intent; the answer is canonical JSON of intent and entities.
+
+    The label is the answer itself, ``{"intent": NAME, "entities": {NAME: VALUE or [VALUES]}}``
+    with sorted names: whoever scores it parses it.
+    """
+    row = as_object(value)
+    query = text_of(row, columns.query if columns.query in row else columns.text)
+    entities = _entities(structured(row.get(columns.entities)), columns.entities)
+    label = {"intent": text_of(row, columns.intent), "entities": dict(sorted(entities.items()))}
+    return pair(query, orjson.dumps(label).decode())
+
+
+def _entities(value: Any, field: str) -> dict[str, Any]:
+    if value is None or value == "":
+        return {}
+    if isinstance(value, dict):
+        return value
+    if not isinstance(value, list):
+        raise Malformed(f"{field} is a {type(value).__name__}, not a list or object")
+    found: dict[str, list[Any]] = {}
+    for item in value:
+        row = as_object(item)
+        name = next((row[key] for key in _ENTITY_NAMES if isinstance(row.get(key), str)), None)
+        content = row.get("value", row.get("text"))
+        if name is None or content is None:
+            raise Malformed(f"an item of {field} has no name and value; it has {fields_of(row)}")
+        found.setdefault(name, []).append(content)
+    return {name: said[0] if len(said) == 1 else said for name, said in found.items()}
+
+
+def from_text(value: Any, columns: Columns) -> dict[str, Any]:
+    """Read plain text, of which every token is learned."""
+    content = value if isinstance(value, str) else text_of(as_object(value), columns.text)
+    return {"text": checked(content, columns.text)}
+
+
+def pair(question: str, answer: str) -> list[Message]:
+    """Give the conversation of a question and its answer."""
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
 def _message(value: Any, number: int) -> Message:
-    row = _object(value)
+    row = as_object(value)
     role = row.get("role")
     if role not in _ROLES:
-        raise Malformed(
-            f"message {number} has the role {shorten(repr(role), 40)}; known are system, user and"
-            " assistant"
-        )
+        _unknown_role(number, role, "system, user and assistant")
     content = row.get("content")
     if isinstance(content, list):
         content = _joined_parts(content, number)
-    message: Message = {"role": role, "content": _checked(content, f"content of message {number}")}
+    message: Message = {"role": role, "content": checked(content, f"content of message {number}")}
     if role == "assistant" and row.get("weight", 1) == 0:
         message["weight"] = 0
     return message
+
+
+def _unknown_role(number: int, role: Any, known: str) -> NoReturn:
+    raise Malformed(f"message {number} has the role {shorten(repr(role), 40)}; known are {known}")
 
 
 def _joined_parts(parts: list[Any], number: int) -> str:
@@ -165,19 +185,32 @@ def _joined_parts(parts: list[Any], number: int) -> str:
     return "".join(str(text) for text in texts)
 
 
-def _object(value: Any) -> dict[str, Any]:
+def structured(value: Any) -> Any:
+    """Parse JSON that stands as text in a cell of a table; anything else is given back as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            return orjson.loads(value)
+        except orjson.JSONDecodeError:
+            return value
+    return value
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    """Give the value if it is an object. Raises Malformed."""
     if not isinstance(value, dict):
         raise Malformed(f"a {type(value).__name__} where an object is expected")
     return value
 
 
-def _text(row: dict[str, Any], name: str) -> str:
+def text_of(row: dict[str, Any], name: str) -> str:
+    """Give a field that must hold text. Raises Malformed."""
     if name not in row:
-        raise Malformed(f"no field {name}; it has {_fields(row)}")
-    return _checked(row[name], name)
+        raise Malformed(f"no field {name}; it has {fields_of(row)}")
+    return checked(row[name], name)
 
 
-def _checked(value: Any, what: str) -> str:
+def checked(value: Any, what: str) -> str:
+    """Give the value if it is text with something in it. Raises Malformed."""
     if not isinstance(value, str):
         raise Malformed(f"{what} is a {type(value).__name__}, not text")
     if not value.strip():
@@ -185,9 +218,10 @@ def _checked(value: Any, what: str) -> str:
     return value
 
 
-def _fields(value: Any) -> str:
+def fields_of(value: Any) -> str:
+    """Name the fields of a row, for messages."""
     first = value[0] if isinstance(value, list) and value else value
     if not isinstance(first, dict):
         return f"no fields: it is a {type(first).__name__}"
-    names = sorted(first)[:_MANY]
-    return shorten("the fields " + ", ".join(map(str, names)), 300) if names else "no fields"
+    names = sorted(map(str, first))[:_MANY]
+    return shorten("the fields " + ", ".join(names), 300) if names else "no fields"

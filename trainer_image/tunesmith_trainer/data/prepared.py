@@ -4,7 +4,7 @@ The files are ``.npy`` (read without copying, never pickled) and one ``meta.json
 ``prepare``, read by the train stage's batches. Knows nothing of S3.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,7 @@ from pydantic import Field
 
 from tunesmith_api.jobstatus import DataStatus
 from tunesmith_api.meta import Digest, Status
+from tunesmith_api.report import DroppedSample
 
 SPLITS = ("train", "validation", "test")
 _ARRAYS = ("tokens", "offsets", "supervised")
@@ -30,13 +31,15 @@ class PreparedMeta(Status):
     model_revision: str = ""
     """Of the model whose tokenizer was used."""
     template: str = "ChatTemplate"
-    """ChatTemplate or ChatML."""
+    """Chat template that was used."""
     max_sequence_length: int = 0
     """Tokens; no row is longer."""
     seed: int = 0
     """Seed of the split."""
     unsupervised: int = Field(default=0, ge=0)
     """Rows left out because no token of theirs would have been trained on."""
+    dropped: tuple[DroppedSample, ...] = ()
+    """A few rows a reason that cleaning dropped."""
     estimated_gpu_memory_bytes: int | None = None
     """Peak of a training step on each GPU; None where training is on CPUs."""
 
@@ -81,6 +84,11 @@ class PreparedData:
     validation: Split
     test: Split
     meta: PreparedMeta
+
+    def described(self, template: str) -> "PreparedData":
+        """Give the same rows with the name of the chat template that they were made with."""
+        data = self.meta.data.model_copy(update={"template": template})
+        return replace(self, meta=self.meta.model_copy(update={"template": template, "data": data}))
 
     def save(self, directory: Path) -> None:
         """Write all arrays and the meta into ``directory``, which is made."""

@@ -1,4 +1,4 @@
-"""Conversations to text by the model's chat template, and where in the text the answers are.
+"""Conversations to text by a chat template, and where in the text the answers are.
 
 Templates carry no marks for answers, so they are found by rendering: the text up to an answer
 with the generation prompt, and the text up to its end, are both beginnings of the whole. Called
@@ -9,21 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tunesmith_api.dataset import Template
+from tunesmith_api.dataset import Dataset
 from tunesmith_api.run import UserErrorReason
+from tunesmith_api.templating import Template
+from tunesmith_trainer.data.chat_templates import PLAIN, TEXTS
 from tunesmith_trainer.data.formats import Malformed, Message
+from tunesmith_trainer.data.prompting import template_errors
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import UserError, shorten
 
-# A model that was not made for ChatML ends its text with its own end token, which stands behind
-# each answer so that serving knows where to stop.
-CHATML = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' }}"
-    "{% if message['role'] == 'assistant' and eos_token and eos_token != '<|im_end|>' %}"
-    "{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 _PROBE = "ZQXJ"
 
 
@@ -35,11 +29,38 @@ class Rendered(NamedTuple):
     """Characters the loss is taken on: each answer with its end-of-turn token."""
 
 
-def load_tokenizer(directory: Path, template: Template) -> Any:
+def load_tokenizer(directory: Path, dataset: Dataset) -> Any:
     """Load the tokenizer of a model; its ``chat_template`` is the one to use from then on.
 
-    Raises UserError (ModelInvalid) when it cannot be loaded or is not a fast one.
+    Raises UserError: ModelInvalid when it cannot be loaded or is not a fast one, TemplateInvalid.
     """
+    tokenizer = _load(directory)
+    template = dataset.template
+    if template is Template.CUSTOM:
+        _use_custom(tokenizer, dataset.custom_template or "")
+    elif template is not Template.CHAT_TEMPLATE:
+        tokenizer.chat_template = TEXTS[template]
+    elif not tokenizer.chat_template:
+        log.warning("the model has no chat template, a plain one is used and saved with it")
+        tokenizer.chat_template = PLAIN
+    return tokenizer
+
+
+def _use_custom(tokenizer: Any, text: str) -> None:
+    tokenizer.chat_template = text
+    turns = [{"role": "user", "content": _PROBE}, {"role": "assistant", "content": _PROBE * 2}]
+    with template_errors("dataset.customTemplate"):
+        for messages, prompt in ((turns[:1], True), (turns, False)):
+            shown = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=prompt
+            )
+            if messages[-1]["content"] not in shown:
+                raise ValueError("a message does not appear in what it renders")
+    if not shown.rpartition(_PROBE)[2].strip():
+        log.warning("dataset.customTemplate ends answers with no token: add eos_token")
+
+
+def _load(directory: Path) -> Any:
     try:
         if (directory / "tokenizer.json").is_file():
             # AutoTokenizer imports torch and all models' code: half a minute on a small machine.
@@ -60,17 +81,14 @@ def load_tokenizer(directory: Path, template: Template) -> Any:
         raise UserError(
             UserErrorReason.MODEL_INVALID, "The model has no fast tokenizer: add a tokenizer.json."
         )
-    if template is Template.CHAT_ML:
-        tokenizer.chat_template = CHATML
-    elif not tokenizer.chat_template:
-        log.warning("the model has no chat template, ChatML is used")
-        tokenizer.chat_template = CHATML
     return tokenizer
 
 
-def used_template(tokenizer: Any) -> Template:
+def used_template(tokenizer: Any, dataset: Dataset) -> Template:
     """Say which template a tokenizer of :func:`load_tokenizer` has."""
-    return Template.CHAT_ML if tokenizer.chat_template == CHATML else Template.CHAT_TEMPLATE
+    if dataset.template is Template.CHAT_TEMPLATE and tokenizer.chat_template == PLAIN:
+        return Template.PLAIN
+    return dataset.template
 
 
 class Renderer:

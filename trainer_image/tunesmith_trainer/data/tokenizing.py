@@ -1,12 +1,14 @@
 """Rows to tokens, with marks at those that the loss is taken on, and what happens to long ones.
 
-Works in batches so that the tokenizer uses all cores. Called by ``prepare`` for each split.
+A conversation is one row. Plain text is learned whole, with the end token behind it, and a long
+text becomes several rows. Works in batches so that the tokenizer uses all cores. Called by
+``prepare`` for each split.
 """
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -14,13 +16,17 @@ from numpy.typing import NDArray
 
 from tunesmith_api.dataset import TooLong
 from tunesmith_api.run import UserErrorReason
-from tunesmith_trainer.data.formats import Malformed
+from tunesmith_api.templating import Prompt
+from tunesmith_trainer.data.formats import Canonical, Malformed, Message
 from tunesmith_trainer.data.prepared import EMPTY, Split
+from tunesmith_trainer.data.prompting import Prompting
 from tunesmith_trainer.data.reading import Reading, Row
 from tunesmith_trainer.data.templates import Rendered, Renderer
 from tunesmith_trainer.outcome import UserError
 
 _BATCH_ROWS = 512
+_FEWEST_TOKENS = 2
+"""What is shorter has no token that another one leads to."""
 _LOGGED_HINT = (
     "Raise hyperparameters.maxSequenceLength, shorten the row, or set"
     " dataset.checks.tooLong to Drop or Truncate."
@@ -37,11 +43,29 @@ class Tokenizing:
     """Rows left out because nothing in them is learned, for another reason than length."""
 
 
-class RowTokenizer:
-    """Turns conversations into rows of tokens."""
+class Encoded(NamedTuple):
+    """A row of tokens."""
 
-    def __init__(self, tokenizer: Any, limit: int, policy: TooLong, reading: Reading) -> None:
+    ids: NDArray[np.int32]
+    """[tokens]"""
+    supervised: NDArray[np.uint8]
+    """[tokens], 1 where the token is to be learned"""
+
+
+class RowTokenizer:
+    """Turns conversations and texts into rows of tokens."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        limit: int,
+        policy: TooLong,
+        reading: Reading,
+        prompting: Prompting | None = None,
+    ) -> None:
         self._renderer = Renderer(tokenizer)
+        self._end_id: int | None = tokenizer.eos_token_id
+        self._prompting = prompting or Prompting(Prompt())
         self._backend = tokenizer.backend_tokenizer
         # tokenizer.json may carry the settings of whoever saved it.
         self._backend.no_truncation()
@@ -54,37 +78,62 @@ class RowTokenizer:
 
         Raises UserError (SequenceTooLong by policy, DatasetMalformed where the template refuses).
         """
-        tokens: list[NDArray[np.int32]] = []
-        marks: list[NDArray[np.uint8]] = []
+        made: list[Encoded] = []
         for first in range(0, len(rows), _BATCH_ROWS):
             batch = rows[first : first + _BATCH_ROWS]
-            for ids, supervised in self._batch(batch):
-                tokens.append(ids)
-                marks.append(supervised)
+            made += self._batch(batch)
             on_rows(len(batch))
-        if not tokens:
+        if not made:
             return EMPTY
-        lengths = np.fromiter((len(ids) for ids in tokens), np.int64, len(tokens))
-        offsets = np.zeros(len(tokens) + 1, np.int64)
+        lengths = np.fromiter((len(row.ids) for row in made), np.int64, len(made))
+        offsets = np.zeros(len(made) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
-        return Split(np.concatenate(tokens), offsets, np.concatenate(marks))
+        tokens = np.concatenate([row.ids for row in made])
+        return Split(tokens, offsets, np.concatenate([row.supervised for row in made]))
 
-    def _batch(self, rows: Sequence[Row]) -> Iterator[tuple[NDArray[np.int32], NDArray[np.uint8]]]:
-        rendered = self._renderer.render([orjson.loads(row.content) for row in rows])
-        kept: list[tuple[Row, Rendered]] = []
-        for row, result in zip(rows, rendered, strict=True):
+    def encode(self, conversations: Sequence[list[Message]]) -> list[Encoded | Malformed]:
+        """Tokenize conversations, at any length; each answer without weight 0 is to be learned.
+
+        The prompt of the run is put around them. Malformed stands where the template refuses one.
+        """
+        around = [self._prompting.around(messages) for messages in conversations]
+        rendered = self._renderer.render(around)
+        texts = [result for result in rendered if isinstance(result, Rendered)]
+        encodings = iter(self._encode([result.text for result in texts], special=False))
+        return [
+            result if isinstance(result, Malformed) else _encoded(next(encodings), result.spans)
+            for result in rendered
+        ]
+
+    def _encode(self, texts: list[str], *, special: bool) -> list[Any]:
+        return self._backend.encode_batch(texts, add_special_tokens=special) if texts else []
+
+    def _batch(self, rows: Sequence[Row]) -> Iterator[Encoded]:
+        contents: list[Canonical] = [orjson.loads(row.content) for row in rows]
+        results = iter(self.encode([c for c in contents if isinstance(c, list)]))
+        texts = iter(
+            self._encode([c["text"] for c in contents if isinstance(c, dict)], special=True)
+        )
+        for row, content in zip(rows, contents, strict=True):
+            if isinstance(content, dict):
+                yield from self._pieces(next(texts))
+                continue
+            result = next(results)
             if isinstance(result, Malformed):
                 self._reading.refuse(f"{row.file} line {row.line}", str(result), row.content)
-            else:
-                kept.append((row, result))
-        encodings = self._backend.encode_batch(
-            [result.text for _, result in kept], add_special_tokens=False
-        )
-        for (row, result), encoding in zip(kept, encodings, strict=True):
-            supervised = _mark(encoding.offsets, result.spans)
-            ids = np.array(encoding.ids, dtype=np.int32)
-            if self._stays(row, ids, supervised):
-                yield ids[: self._limit], supervised[: self._limit]
+            elif self._stays(row, *result):
+                yield Encoded(result.ids[: self._limit], result.supervised[: self._limit])
+
+    def _pieces(self, encoding: Any) -> Iterator[Encoded]:
+        """Cut a text into rows of at most the limit; all of their tokens are learned."""
+        ids = list(encoding.ids)
+        if self._end_id is not None and ids[-1:] != [self._end_id]:
+            ids.append(self._end_id)
+        whole = np.array(ids, dtype=np.int32)
+        for first in range(0, len(whole), self._limit):
+            piece = whole[first : first + self._limit]
+            if len(piece) >= _FEWEST_TOKENS:
+                yield Encoded(piece, np.ones(len(piece), np.uint8))
 
     def _stays(self, row: Row, ids: NDArray[np.int32], supervised: NDArray[np.uint8]) -> bool:
         if not supervised.any():
@@ -100,6 +149,10 @@ class RowTokenizer:
             )
         self.counts.too_long += 1
         return self._policy is TooLong.TRUNCATE and bool(supervised[: self._limit].any())
+
+
+def _encoded(encoding: Any, spans: Sequence[tuple[int, int]]) -> Encoded:
+    return Encoded(np.array(encoding.ids, dtype=np.int32), _mark(encoding.offsets, spans))
 
 
 def _mark(offsets: list[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:

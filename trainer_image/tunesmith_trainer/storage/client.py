@@ -15,7 +15,7 @@ from tunesmith_trainer.outcome import Infrastructure, UserError
 from tunesmith_trainer.stopping import StopSignal
 from tunesmith_trainer.storage import errors
 from tunesmith_trainer.storage.credentials import make_client, secret_of
-from tunesmith_trainer.storage.errors import NotFound, Place, Role
+from tunesmith_trainer.storage.errors import Conflict, NotFound, Place, Role
 from tunesmith_trainer.storage.locations import as_prefix, local_path, parse
 from tunesmith_trainer.storage.patience import DEFAULT_PATIENCE, Patience
 from tunesmith_trainer.storage.store import Fetched, ObjectInfo, OnBytes, StoredObject
@@ -221,11 +221,13 @@ class Storage:
     ) -> None:
         for _, path in wanted:
             path.parent.mkdir(parents=True, exist_ok=True)
-        moves = [Move(parse(info.uri), path) for info, path in wanted]
+        moves = [Move(parse(i.uri), path, i.size_bytes, i.etag) for i, path in wanted]
         try:
             self._transfers.download(moves, place, on_bytes)
         except NotFound as error:
             raise errors.absent(place, "An object that was listed is no longer") from error
+        except Conflict as error:
+            raise errors.changed(place) from error
         for info, path in wanted:
             _same_size(info.uri, info.size_bytes, path)
 

@@ -19,7 +19,7 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
-from s3transfer.exceptions import RetriesExceededError
+from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
 
 from tunesmith_api.run import UserErrorReason
 from tunesmith_trainer.outcome import Infrastructure, UserError, shorten
@@ -149,7 +149,9 @@ def explain(error: BaseException, place: Place) -> BaseException:
     """
     code, status = code_of(error), status_of(error)
     named: BaseException | None = None
-    if code in ("PreconditionFailed", "ConditionalRequestConflict") or status == 412:
+    # s3transfer's word for a part that is no longer of the object that was listed.
+    is_other = isinstance(error, S3DownloadFailedError) or status == 412
+    if is_other or code in ("PreconditionFailed", "ConditionalRequestConflict"):
         named = Conflict(str(place))
     elif code == "NotImplemented" or status == 501:
         named = ConditionsUnsupported(str(place))
@@ -193,6 +195,15 @@ def absent(place: Place, what: str = "") -> UserError:
     return UserError(
         reason,
         f"{what or 'Nothing'} found at {place}. Correct {_FIELDS[place.role]}, or upload it there.",
+    )
+
+
+def changed(place: Place) -> Infrastructure:
+    """Say that an object is not the one that was listed: two halves must not become one file."""
+    return Infrastructure(
+        "ObjectChanged",
+        f"An object at {place} changed while it was read. Write new data under a new key, and"
+        " leave it alone while a job reads it.",
     )
 
 

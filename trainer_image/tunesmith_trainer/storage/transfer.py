@@ -27,6 +27,21 @@ class Move(NamedTuple):
 
     location: Location
     path: Path
+    size_bytes: int = 0
+    etag: str = ""
+    """Of the object as it was listed; a download of anything else is refused. Empty: not known."""
+
+
+class _Listed(BaseSubscriber):
+    """Tells s3transfer what a listing said: it asks for just that object, and needs no HEAD."""
+
+    def __init__(self, move: Move) -> None:
+        self._move = move
+
+    def on_queued(self, future: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        if self._move.etag:
+            future.meta.provide_transfer_size(self._move.size_bytes)
+            future.meta.provide_object_etag(self._move.etag)
 
 
 class _Counter(BaseSubscriber):
@@ -65,7 +80,8 @@ class Transfers:
 
     def _start_download(self, move: Move, counter: _Counter) -> Any:
         bucket, key = move.location
-        return self._manager.download(bucket, key, str(move.path), subscribers=[counter])
+        subscribers = [_Listed(move), counter]
+        return self._manager.download(bucket, key, str(move.path), subscribers=subscribers)
 
     def _start_upload(self, move: Move, counter: _Counter) -> Any:
         bucket, key = move.location

@@ -1,7 +1,7 @@
 """The router GatewayAPI: an HTTPRoute with weights, for a Gateway that is there.
 
-Weights, RequestMirror and RequestHeaderModifier as in gateway.networking.k8s.io/v1; ``percent`` of
-a mirror is there since Gateway API 1.3 (GEP-3171).
+Weights, RequestMirror, RequestHeaderModifier and timeouts as in gateway.networking.k8s.io/v1;
+``percent`` of a mirror is there since Gateway API 1.3 (GEP-3171).
 """
 
 from tunesmith_api.engine import GatewayOptions, ParentRef
@@ -15,18 +15,31 @@ _OURS: Manifest = {
     "type": "RequestHeaderModifier",
     "requestHeaderModifier": {"remove": ["x-tunesmith-analysis", "x-tunesmith-mirror"]},
 }
+# The sidecar bounds a request and says so; it does not cut a stream that has begun. Envoy would cut
+# any answer after 15 s.
+_NO_TIMEOUT: Manifest = {"request": "0s"}
 
 
 def build_route(
     deployment: ModelDeployment, options: GatewayOptions, split: RouterSplit
 ) -> Manifest:
     """Give the HTTPRoute that sends requests to the revisions' Services as ``split`` says."""
-    spec: Manifest = {
-        "parentRefs": [_parent(parent) for parent in options.parent_refs],
-        # Said where there is none, too: server-side apply leaves alone what it is not told of.
-        "hostnames": [options.hostname] if options.hostname else [],
-        "rules": [_rule(split)],
-    }
+    parents = [_parent(parent) for parent in options.parent_refs]
+    return _route(deployment, parents, [options.hostname] if options.hostname else [], split)
+
+
+def redirect_route(deployment: ModelDeployment, found: Manifest, split: RouterSplit) -> Manifest:
+    """Give a route that the spec no longer has, with another split: it serves for a while yet."""
+    spec = found["spec"]
+    return _route(deployment, spec.get("parentRefs", []), spec.get("hostnames", []), split)
+
+
+def _route(
+    deployment: ModelDeployment, parents: list[Manifest], hostnames: list[str], split: RouterSplit
+) -> Manifest:
+    # Lists are said where they are empty, too: server-side apply leaves alone what it is not told
+    # of.
+    spec: Manifest = {"parentRefs": parents, "hostnames": hostnames, "rules": [_rule(split)]}
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "HTTPRoute",
@@ -38,21 +51,15 @@ def build_route(
 
 
 def _rule(split: RouterSplit) -> Manifest:
-    if split.canary is None:
-        return {"filters": [_OURS], "backendRefs": [_backend(split.main) | {"weight": 100}]}
-    rule: Manifest = {
-        "filters": [_OURS],
+    filters, backends = [_OURS], [_backend(split.main) | {"weight": 100 - split.weight}]
+    if split.canary is not None:
         # A canary with weight 0 stays in the route: the gateway knows its endpoints already when
         # it gets its first share.
-        "backendRefs": [
-            _backend(split.main) | {"weight": 100 - split.weight},
-            _backend(split.canary) | {"weight": split.weight},
-        ],
-    }
-    if split.mirror_percent:
-        mirror = {"backendRef": _backend(split.canary), "percent": split.mirror_percent}
-        rule["filters"] = [_OURS, {"type": "RequestMirror", "requestMirror": mirror}]
-    return rule
+        backends.append(_backend(split.canary) | {"weight": split.weight})
+        if split.mirror_percent:
+            mirror = {"backendRef": _backend(split.canary), "percent": split.mirror_percent}
+            filters.append({"type": "RequestMirror", "requestMirror": mirror})
+    return {"filters": filters, "timeouts": _NO_TIMEOUT, "backendRefs": backends}
 
 
 def _backend(revision: str) -> Manifest:

@@ -1,7 +1,8 @@
 """Ollama, for GGUF: a model is made of the file, loaded, and only then given its name.
 
 As in Ollama's documentation of importing (``FROM /path/to/file.gguf``), of Modelfiles and of its
-variables. Ollama recognizes the chat templates of well-known models in the file; for any other the
+variables; compared with the source of 0.17.4, in which models with one file share what is loaded.
+Ollama recognizes the chat templates of well-known models in the file; for any other the
 user gives one: ``engine.args`` are further lines of the Modelfile, such as TEMPLATE or PARAMETER,
 because ``ollama serve`` takes no arguments. It copies the file, so a pod needs twice its size.
 """
@@ -16,8 +17,10 @@ _MOST_PARALLEL = 4
 """Each has a context of its own in memory."""
 
 # The name appears when the model is loaded: until then the engine says 404 for it and the pod is
-# not ready. The first model differs in one option that needs no second load.
+# not ready. The first model differs in one option that needs no second load. Names of a container
+# that ended are removed: they would make the next one ready before it has loaded anything.
 _SCRIPT = """\
+rm -rf "$OLLAMA_MODELS/manifests"
 (
   until ollama list >/dev/null 2>&1; do sleep 0.2; done
   { printf '%s\\n' "$TUNESMITH_MODELFILE"; echo 'PARAMETER num_predict 1'; } >"$HOME/first"
@@ -49,6 +52,8 @@ def plan_ollama(template: RevisionTemplate, model: str, serving: ServingConfig) 
             # Never unloaded: the next request would wait.
             "OLLAMA_KEEP_ALIVE": "-1",
             "OLLAMA_MAX_LOADED_MODELS": "1",
+            # Nothing leaves the cluster.
+            "OLLAMA_NO_CLOUD": "1",
             "OLLAMA_NUM_PARALLEL": str(min(engine.max_concurrent_requests, _MOST_PARALLEL)),
             "OLLAMA_MAX_QUEUE": str(engine.max_concurrent_requests),
         },

@@ -1,0 +1,185 @@
+"""From what stands in a file to a row's canonical form; with Auto the first row decides how.
+
+One :class:`Reader` a source. Pure; called by ``reading``.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+
+from tunesmith_api.dataset import DataFormat, Dataset, FeedbackFilter
+from tunesmith_api.run import UserErrorReason
+from tunesmith_trainer.data import formats, preferences
+from tunesmith_trainer.data.chatlog import ChatLog
+from tunesmith_trainer.data.containers import parse_json
+from tunesmith_trainer.data.formats import Canonical, Malformed, fields_of
+from tunesmith_trainer.data.mail import conversation, threads
+from tunesmith_trainer.outcome import UserError
+
+# The first that fits is taken, so what has more fields stands before what has fewer.
+_ORDER = (
+    DataFormat.PREFERENCE,
+    DataFormat.INTENT,
+    DataFormat.PROMPT_RESPONSE,
+    DataFormat.CONVERSATIONS,
+    DataFormat.MESSAGES,
+    DataFormat.SHARE_GPT,
+    DataFormat.USER_BOT,
+    DataFormat.ALPACA,
+    DataFormat.TEXT,
+)
+
+
+class Reader:
+    """Parses rows of one format; with Auto the first readable row decides which."""
+
+    def __init__(
+        self, wanted: DataFormat, dataset: Dataset, late: Mapping[str, str] | None = None
+    ) -> None:
+        """``late`` has ratings by the id of their conversation, for those without one inside."""
+        self.wanted = wanted
+        self._columns = dataset.columns
+        self._feedback = dataset.feedback
+        self._late = late or {}
+        self._seen_row = False
+        self.chat = ChatLog(dataset.speakers)
+        self.format: DataFormat | None = None if wanted is DataFormat.AUTO else wanted
+        """What the rows are; None until Auto has seen one."""
+        self._readers: dict[DataFormat, Callable[[Any], Canonical]] = {
+            DataFormat.PROMPT_RESPONSE: lambda value: formats.from_prompt(value, self._columns),
+            DataFormat.MESSAGES: lambda value: formats.from_messages(value, self._columns),
+            DataFormat.CONVERSATIONS: lambda value: formats.from_messages(value, self._columns),
+            DataFormat.USER_BOT: formats.from_turns,
+            DataFormat.ALPACA: lambda value: formats.from_alpaca(value, self._columns),
+            DataFormat.SHARE_GPT: lambda value: formats.from_share_gpt(value, self._columns),
+            DataFormat.INTENT: lambda value: formats.from_intent(value, self._columns),
+            DataFormat.PREFERENCE: lambda value: preferences.from_preference(value, self._columns),
+            DataFormat.TEXT: lambda value: formats.from_text(value, self._columns),
+            DataFormat.CHAT_LOG: lambda value: self.chat.messages(self._text(value)),
+            DataFormat.EMAIL_THREAD: self._thread,
+        }
+
+    def parse(self, raw: bytes) -> bytes | None:
+        """Read one row of JSON, as :meth:`convert` does."""
+        return self.convert(parse_json(raw))
+
+    def convert(self, value: Any) -> bytes | None:
+        """Return the canonical form of one row; None where its feedback keeps it out.
+
+        Raises Malformed, and UserError (WrongColumns) when the first row has other fields than
+        the format asks for: then all have, and the setting is wrong, not the row.
+        """
+        if isinstance(value, Malformed):
+            raise value
+        if self.format is None:
+            self.format = self._detect(value)
+        elif not self._seen_row and not self._fits(self.format, value):
+            raise self._wrong_columns(value)
+        self._seen_row = True
+        if self.format is DataFormat.CONVERSATIONS and not self._is_wanted(value):
+            return None
+        try:
+            return orjson.dumps(self._readers[self.format](value))
+        except orjson.JSONEncodeError as error:
+            raise Malformed(f"text that is not valid Unicode ({error})") from error
+
+    def _text(self, value: Any) -> str:
+        if isinstance(value, str):
+            return value
+        return formats.text_of(formats.as_object(value), self._columns.text)
+
+    def _thread(self, value: Any) -> Canonical:
+        if isinstance(value, list):
+            return formats.check_messages(value)
+        lines = enumerate(self._text(value).encode().splitlines(keepends=True), 1)
+        mails = []
+        for _, found in threads(lines):
+            if isinstance(found, Malformed):
+                raise found
+            mails += found
+        if not mails:
+            raise Malformed("no mail in it")
+        return conversation(mails)
+
+    def _is_wanted(self, value: Any) -> bool:
+        if not isinstance(value, dict) or self._columns.messages in value:
+            return is_rated(value, self._feedback, self._late)
+        # A line of feedback about a conversation that stands elsewhere.
+        return "feedback" not in value
+
+    def _detect(self, value: Any) -> DataFormat:
+        for candidate in _ORDER:
+            if self._fits(candidate, value):
+                return candidate
+        if not isinstance(value, dict) and not (value and isinstance(value, list)):
+            raise Malformed(f"an empty list or a {type(value).__name__}, not a conversation")
+        raise self._wrong_columns(value)
+
+    def _fits(self, format_: DataFormat, value: Any) -> bool:
+        if isinstance(value, str):
+            return format_ in (DataFormat.TEXT, DataFormat.CHAT_LOG, DataFormat.EMAIL_THREAD)
+        first = value[0] if isinstance(value, list) and value else value
+        if not isinstance(first, dict):
+            return False
+        if first is not value:
+            inner = {
+                DataFormat.MESSAGES: {"role"},
+                DataFormat.EMAIL_THREAD: {"role"},
+                DataFormat.SHARE_GPT: {"from"},
+                DataFormat.USER_BOT: {"user", "bot"},
+            }
+            return format_ in inner and inner[format_] <= first.keys()
+        return any(names <= value.keys() for names in self._names(format_))
+
+    def _names(self, format_: DataFormat) -> list[set[str]]:
+        """Give the sets of fields that rows of a format have; any of them will do."""
+        names = self._columns
+        return {
+            DataFormat.PROMPT_RESPONSE: [{names.prompt, names.response}],
+            DataFormat.MESSAGES: [{names.messages}],
+            DataFormat.CONVERSATIONS: [
+                {names.messages, "revision", "feedback"},
+                {"id", "revision", "feedback"},
+            ],
+            DataFormat.USER_BOT: [{"user", "bot"}],
+            DataFormat.ALPACA: [{names.instruction, names.output}],
+            DataFormat.SHARE_GPT: [{names.conversations}],
+            DataFormat.INTENT: [{names.intent, names.query}, {names.intent, names.text}],
+            DataFormat.PREFERENCE: [{names.chosen, names.rejected}],
+        }.get(format_, [{names.text}])
+
+    def _wrong_columns(self, value: Any) -> UserError:
+        return UserError(
+            UserErrorReason.WRONG_COLUMNS,
+            f"The first row has {fields_of(value)}. Format {self.wanted.value} looks for"
+            f" {self._looked_for()}. Set dataset.columns to the names of your fields, or"
+            " dataset.format to the shape of your rows.",
+        )
+
+    def _looked_for(self) -> str:
+        wanted = _ORDER if self.wanted is DataFormat.AUTO else (self.wanted,)
+        return ", or ".join(
+            " and ".join(sorted(self._names(format_)[0]))
+            for format_ in wanted
+            if format_ is not DataFormat.CONVERSATIONS or len(wanted) == 1
+        )
+
+
+def rating_of(value: Any) -> str:
+    """Give the rating in a line of a conversation log: good, bad, neutral, or empty."""
+    feedback = value.get("feedback") if isinstance(value, dict) else None
+    rating = feedback.get("rating") if isinstance(feedback, dict) else None
+    return rating if isinstance(rating, str) else ""
+
+
+def is_rated(value: Any, wanted: FeedbackFilter, late: Mapping[str, str]) -> bool:
+    """Say whether a logged conversation has the feedback that is asked for.
+
+    What was said later counts, as it was said with the whole answer in view.
+    """
+    identity = value.get("id") if isinstance(value, dict) else None
+    rating = (late.get(identity) if isinstance(identity, str) else None) or rating_of(value)
+    if wanted is FeedbackFilter.POSITIVE:
+        return rating == "good"
+    return wanted is FeedbackFilter.ANY or rating != "bad"
