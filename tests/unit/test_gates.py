@@ -4,7 +4,7 @@ import pytest
 
 from tunesmith_api.evaluation import Gate
 from tunesmith_api.jobstatus import Measurement, Verdict
-from tunesmith_operator.planning.gates import judge
+from tunesmith_api.gates import judge
 
 
 def gate(relation: str, value: str) -> Gate:

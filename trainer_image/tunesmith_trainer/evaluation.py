@@ -185,7 +185,7 @@ def base_behaviour(model: nn.Module) -> Iterator[None]:
         yield
 
 
-class _StopWhenAsked(StoppingCriteria):
+class StopWhenAsked(StoppingCriteria):
     """Ends generation soon after SIGTERM instead of at its last token."""
 
     def __init__(self, stop: StopSignal) -> None:
@@ -220,7 +220,7 @@ def answers(
                 do_sample=False,
                 use_cache=True,
                 pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
-                stopping_criteria=StoppingCriteriaList([_StopWhenAsked(stop)]),
+                stopping_criteria=StoppingCriteriaList([StopWhenAsked(stop)]),
             )
         stop.check()
         new = output[0, encoded["input_ids"].shape[1] :]

@@ -1,4 +1,5 @@
-"""Whether a model is good enough: gates against measurements. Pure; called by decide.
+"""Whether a model is good enough: gates against measurements. Pure; called by the operator and the
+command line, which judge in the same words.
 
 A missing or broken number is Inconclusive, never Passed.
 """
