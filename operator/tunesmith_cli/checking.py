@@ -5,6 +5,7 @@ long rows counted and not refused.
 """
 
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -85,7 +86,7 @@ def check_data(asked: Asked, rows: int) -> None:
     """Print what preparation would do, and the first ``rows`` rows. Raises TrainerError."""
     with TemporaryDirectory(prefix="tunesmith-check-") as folder:
         gathered = _gather(asked.run, Path(folder) / "data")
-        _show_counts(asked.run, gathered)
+        _show_counts(gathered)
         if asked.has_model:
             _show_tokens(asked, gathered, Path(folder) / "model", rows)
         else:
@@ -111,7 +112,7 @@ def _gather(run: TrainingRun, directory: Path) -> Any:
     ).gather()
 
 
-def _show_counts(run: TrainingRun, gathered: Any) -> None:
+def _show_counts(gathered: Any) -> None:
     reading, sides = gathered.reading, gathered.sides
     table = Table(title="Rows", title_justify="left", show_header=False, box=None)
     for source in gathered.sources:
@@ -164,9 +165,9 @@ def _show_lengths(lengths: Any) -> None:
         return
     table = Table("tokens a row", "rows", "", title="Lengths", title_justify="left", box=None)
     counts, edges = np.histogram(lengths, bins=_BUCKETS)
-    for count, low, high in zip(counts, edges, edges[1:], strict=False):
+    for count, (low, high) in zip(counts, pairwise(edges), strict=True):
         bar = "█" * int(np.ceil(_BAR * count / counts.max()))
-        table.add_row(f"{low:.0f}–{high:.0f}", str(count), bar)
+        table.add_row(f"{low:.0f} to {high:.0f}", str(count), bar)
     out.print(table)
 
 
@@ -174,7 +175,7 @@ def _show_row(tokenizer: Any, index: int, tokens: Any, supervised: Any) -> None:
     """Print a row with what is learned in brackets, and green where there are colours."""
     text = Text(f"row {index + 1}: ")
     edges = [0, *(np.flatnonzero(np.diff(supervised)) + 1).tolist(), len(tokens)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         part = tokenizer.decode(tokens[start:end])
         if supervised[start]:
             text.append(f"⟦{part}⟧", style="bold green")

@@ -76,6 +76,7 @@ def chat(
             " hf://ORGANIZATION/NAME, or builtin://tiny."
         ),
     ],
+    *,
     prompt: Annotated[
         str | None, typer.Option(help="One question; its answer is printed, and that is all.")
     ] = None,

@@ -94,7 +94,7 @@ def open_page(folder: Path) -> None:
 
 def short(number: str) -> str:
     """Give a decimal with four places."""
-    return f"{float(number):.4f}" if number else "–"
+    return f"{float(number):.4f}" if number else "none"
 
 
 def _table(title: str) -> Table:

@@ -46,8 +46,11 @@ def field_schema(path: Path) -> Schema | None:
 
 def check(document: dict[str, Any]) -> list[Mistake]:
     """Give all that is wrong with a job; fills its defaults in where nothing is."""
-    wrong = [*_check_type(document), *_check_name(document)]
-    return [*wrong, *_check_fields(document, [mistake.path for mistake in wrong])]
+    wrong = [*_check_type(document), *_check_name(document), *_check_fields(document)]
+    rules = list(_broken_rules(document, job_schema(), ()))
+    wrong += [mistake for mistake, was_tried in rules if was_tried]
+    # What a rule stumbles over is said already, by the field's own schema or by another rule.
+    return wrong or [mistake for mistake, _ in rules]
 
 
 def _check_type(document: dict[str, Any]) -> Iterator[Mistake]:
@@ -63,7 +66,7 @@ def _check_name(document: dict[str, Any]) -> Iterator[Mistake]:
         yield Mistake(("metadata", "name"), "Required value: name is required")
 
 
-def _check_fields(document: dict[str, Any], known: list[Path]) -> Iterator[Mistake]:
+def _check_fields(document: dict[str, Any]) -> Iterator[Mistake]:
     schema = job_schema()
     yield from _unknown(document, schema, ())
     _drop_nulls(document)
@@ -73,7 +76,6 @@ def _check_fields(document: dict[str, Any], known: list[Path]) -> Iterator[Mista
     wrong = list(dict.fromkeys(mistake for error in errors for mistake in _sentences(error)))
     wrong += _repeated(document, schema, ())
     yield from sorted(wrong, key=lambda mistake: dotted(mistake.path))
-    yield from _broken_rules(document, schema, (), known + [mistake.path for mistake in wrong])
 
 
 def _parts(value: Any, schema: Schema) -> Iterator[tuple[str | int, Any, Schema]]:
@@ -149,6 +151,8 @@ def _sentence(error: jsonschema.ValidationError, field: str) -> str:
         "maxProperties": f"Too many: {_size(value)}: {many}",
     }
     hint = suggestion(str(value), limit) if error.validator == "enum" else ""
+    if limit == "string" and isinstance(value, int | float):
+        hint = " (put it into quotes)"
     return sentences.get(str(error.validator), error.message) + hint
 
 
@@ -176,14 +180,18 @@ def _repeated(value: Any, schema: Schema, path: Path) -> Iterator[Mistake]:
         yield from _repeated(part, inner, (*path, name))
 
 
-def _broken_rules(value: Any, schema: Schema, path: Path, wrong: list[Path]) -> Iterator[Mistake]:
-    # A rule on what has the wrong shape says nothing that helps.
-    if not any(place[: len(path)] == path for place in wrong):
-        for rule in schema.get("x-kubernetes-validations", ()):
-            if _applies(rule["rule"]) and not cel.evaluate(rule["rule"], {"self": value}):
-                yield Mistake(path, rule["message"])
+def _broken_rules(value: Any, schema: Schema, path: Path) -> Iterator[tuple[Mistake, bool]]:
+    """Give what rules object to; and, with False, those that could not be tried."""
+    for rule in schema.get("x-kubernetes-validations", ()):
+        if not _applies(rule["rule"]):
+            continue
+        try:
+            if not cel.evaluate(rule["rule"], {"self": value}):
+                yield Mistake(path, rule["message"]), True
+        except (RuntimeError, TypeError, ValueError, LookupError) as error:
+            yield Mistake(path, f"rule evaluation error: {rule['rule']}: {error}"), False
     for name, part, inner in _parts(value, schema):
-        yield from _broken_rules(part, inner, (*path, name), wrong)
+        yield from _broken_rules(part, inner, (*path, name))
 
 
 def _applies(rule: str) -> bool:

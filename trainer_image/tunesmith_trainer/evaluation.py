@@ -192,6 +192,7 @@ class StopWhenAsked(StoppingCriteria):
         self._stop = stop
 
     def __call__(self, input_ids: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        """Say for each row, bool[rows], whether to stop."""
         shape = (input_ids.shape[0],)
         return torch.full(shape, self._stop.requested, device=input_ids.device, dtype=torch.bool)
 
