@@ -12,7 +12,7 @@ from typing import NamedTuple
 class Devices(NamedTuple):
     """The GPUs that torch can use here."""
 
-    count: int
+    number: int
     name: str = "GPU"
     """Of the first."""
     memory_bytes: int = 0
@@ -33,7 +33,7 @@ def _look() -> Devices:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:
         return Devices(0)
-    found = [torch.cuda.get_device_properties(number) for number in range(count)]
+    found = [torch.cuda.get_device_properties(index) for index in range(count)]
     return Devices(count, found[0].name, min(device.total_memory for device in found))
 
 

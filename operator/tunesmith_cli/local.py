@@ -42,12 +42,12 @@ def plan(job: FineTuneJob, devices: Devices, *, is_cpu_wanted: bool, says_gpus: 
     gpus, notes = compute.gpus_per_node, []
     if is_cpu_wanted:
         gpus = 0
-    elif not says_gpus and devices.count == 0:
+    elif not says_gpus and devices.number == 0:
         gpus = 0
         notes.append("No GPU here: training on the CPU.")
-    elif gpus > devices.count:
+    elif gpus > devices.number:
         raise Refused(
-            f"spec.compute.gpusPerNode is {gpus}, but this machine has {devices.count} GPU(s)."
+            f"spec.compute.gpusPerNode is {gpus}, but this machine has {devices.number} GPU(s)."
             " Use --cpu, or --set compute.gpusPerNode with the number there is."
         )
     world = World(nodes=1, gpus_per_node=gpus)

@@ -124,7 +124,7 @@ def _fill_in(value: Any, schema: Schema) -> None:
 def _sentences(error: jsonschema.ValidationError) -> Iterator[Mistake]:
     path: Path = tuple(error.absolute_path)
     if error.validator == "required":
-        for name in error.validator_value:
+        for name in _list(error.validator_value):
             if name not in error.instance:
                 yield Mistake((*path, name), "Required value")
         return
@@ -132,15 +132,13 @@ def _sentences(error: jsonschema.ValidationError) -> Iterator[Mistake]:
 
 
 def _sentence(error: jsonschema.ValidationError, field: str) -> str:
-    limit, value = error.validator_value, error.instance
+    limit, value, names = error.validator_value, error.instance, _list(error.validator_value)
     body = f"{field} in body should"
     many = f"must have at most {limit} items"
     sentences = {
         "type": f"Invalid value: {field} in body must be of type {limit}: {_shown(value)}",
         "enum": f"Unsupported value: {_shown(value)}: supported values: "
-        + ", ".join(f'"{name}"' for name in limit)
-        if error.validator == "enum"
-        else "",
+        + ", ".join(f'"{name}"' for name in names),
         "pattern": f"Invalid value: {_shown(value)}: {body} match '{limit}'",
         "minimum": f"Invalid value: {value}: {body} be greater than or equal to {limit}",
         "maximum": f"Invalid value: {value}: {body} be less than or equal to {limit}",
@@ -150,10 +148,14 @@ def _sentence(error: jsonschema.ValidationError, field: str) -> str:
         "maxItems": f"Too many: {_size(value)}: {many}",
         "maxProperties": f"Too many: {_size(value)}: {many}",
     }
-    hint = suggestion(str(value), limit) if error.validator == "enum" else ""
+    hint = suggestion(str(value), names) if error.validator == "enum" else ""
     if limit == "string" and isinstance(value, int | float):
         hint = " (put it into quotes)"
     return sentences.get(str(error.validator), error.message) + hint
+
+
+def _list(value: Any) -> list[str]:
+    return value if isinstance(value, list) else []
 
 
 def _shown(value: Any) -> str:

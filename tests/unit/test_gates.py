@@ -3,8 +3,8 @@
 import pytest
 
 from tunesmith_api.evaluation import Gate
-from tunesmith_api.jobstatus import Measurement, Verdict
 from tunesmith_api.gates import judge
+from tunesmith_api.jobstatus import Measurement, Verdict
 
 
 def gate(relation: str, value: str) -> Gate:
