@@ -68,8 +68,8 @@ class Speaker:
     def _stream(self) -> Iterator[str]:
         from transformers import StoppingCriteriaList, TextIteratorStreamer
 
-        from tunesmith_trainer.evaluation import StopWhenAsked
         from tunesmith_trainer.stopping import StopSignal
+        from tunesmith_trainer.suites.answering import StopWhenAsked
 
         encoded = self._encode()
         self._check_length(encoded["input_ids"].shape[1])
@@ -88,7 +88,7 @@ class Speaker:
                     top_p=None,
                     top_k=None,
                     pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id,
-                    stopping_criteria=StoppingCriteriaList([StopWhenAsked(stop)]),
+                    stopping_criteria=StoppingCriteriaList([StopWhenAsked(stop, lambda: None)]),
                 )
             except Exception as error:
                 failed.append(error)

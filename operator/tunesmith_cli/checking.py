@@ -119,13 +119,19 @@ def _show_counts(gathered: Any) -> None:
         table.add_row(source.uri, f"{source.format}, {source.rows} rows")
     table.add_row("read", str(reading.rows))
     table.add_row("malformed", str(reading.malformed))
-    table.add_row("duplicates or held out", str(gathered.duplicates))
+    for dropped in gathered.tally.dropped():
+        table.add_row(f"dropped: {dropped.reason}", str(dropped.rows))
+    for masked in gathered.tally.masked_pieces():
+        table.add_row(f"masked: {masked.kind}", str(masked.pieces))
     table.add_row("left out by feedback", str(reading.filtered))
     for name in ("train", "validation", "test"):
         table.add_row(f"→ {name}", str(len(getattr(sides, name))))
     out.print(table)
     for example in reading.examples:
         out.print(Text(f"malformed: {example}", style="red"))
+    for sample in gathered.tally.samples:
+        place = f"{sample.file} line {sample.line}"
+        out.print(Text(f"{sample.reason}: {place}: {sample.text}", style="yellow"))
 
 
 def _show_tokens(asked: Asked, gathered: Any, directory: Path, rows: int) -> None:

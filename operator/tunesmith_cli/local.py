@@ -84,7 +84,7 @@ def identity(job: FineTuneJob) -> str:
         spec.dataset.model_dump(mode="json"),
         spec.hyperparameters.model_dump(mode="json"),
         [suite.model_dump(mode="json") for suite in spec.evaluation.suites],
-        spec.output.model_dump(mode="json", include={"artifacts", "gguf"}),
+        spec.output.model_dump(mode="json", exclude={"uri", "model_version", "secret_ref"}),
         [_stamps(uri) for uri in _local_inputs(job)],
     ]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:8]

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tunesmith_api.gates import judge
 from tunesmith_api.jobstatus import EvaluationStatus, Measurement, Verdict
-from tunesmith_api.run import TrainingReport
+from tunesmith_api.report import TrainingReport
 from tunesmith_cli.results import RunFolder
 from tunesmith_cli.screen import out
 
@@ -27,10 +27,17 @@ def show_report(folder: RunFolder) -> None:
     report = folder.report
     show_training(report)
     show_metrics(report.measurements)
-    if folder.run is not None:
-        show_verdict(judge(folder.run.evaluation.gates, report.measurements))
+    show_verdict(judgement(folder))
     show_samples(report)
     show_places(report)
+
+
+def judgement(folder: RunFolder) -> EvaluationStatus:
+    """Judge a run by its newest gates: they may have changed after it was measured."""
+    report = folder.report
+    asked = folder.run.evaluation if folder.run else report.evaluation
+    earlier = [model.name for model in report.baselines]
+    return judge(asked.gates, report.measurements, earlier)
 
 
 def show_training(report: TrainingReport) -> None:
@@ -49,12 +56,15 @@ def show_training(report: TrainingReport) -> None:
 
 
 def show_metrics(measurements: tuple[Measurement, ...]) -> None:
-    """Print base against tuned."""
+    """Print base against tuned, with the 95 % interval where there is one."""
     if not measurements:
         return
     table = Table("metric", "base", "tuned", title="Base against tuned", title_justify="left")
     for measured in measurements:
-        table.add_row(measured.metric, short(measured.base_value), short(measured.value))
+        tuned = short(measured.value)
+        if measured.low and measured.high:
+            tuned += f" ({short(measured.low)} to {short(measured.high)})"
+        table.add_row(measured.metric, short(measured.base_value), tuned)
     out.print(table)
 
 
@@ -80,6 +90,8 @@ def show_places(report: TrainingReport) -> None:
     for artifact in report.artifacts:
         table.add_row(artifact.name, artifact.uri.removeprefix(_FILE))
     out.print(table)
+    for note in report.notes:
+        out.print(note, markup=False, style="yellow")
 
 
 def open_page(folder: Path) -> None:

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from tunesmith_api.run import TrainingReport, TrainingRun
+from tunesmith_api.report import TrainingReport
+from tunesmith_api.run import TrainingRun
 from tunesmith_cli.mistakes import Refused, suggestion
 
 REPORT = "report.json"

@@ -11,13 +11,13 @@ from pathlib import Path
 from types import FrameType
 
 from tunesmith_api.finetunejob import FineTuneJob, OnOutOfMemory
-from tunesmith_api.gates import judge
 from tunesmith_api.jobstatus import StageName, Verdict
-from tunesmith_api.run import Outcome, TrainerResult, TrainingReport
+from tunesmith_api.report import TrainingReport
+from tunesmith_api.run import Outcome, TrainerResult
 from tunesmith_cli.devices import Devices, find_devices
 from tunesmith_cli.jobfile import LoadedJob
 from tunesmith_cli.local import Places, Plan, build_run, plan
-from tunesmith_cli.reports import show_report
+from tunesmith_cli.reports import judgement, show_report
 from tunesmith_cli.results import RUN, RunFolder
 from tunesmith_cli.screen import StageScreen, err, out
 from tunesmith_cli.stages import StageProcess
@@ -102,8 +102,7 @@ class _Attempts:
         folder = RunFolder(Path(uri.removeprefix(_FILE)), report, self._run)
         show_report(folder)
         out.print(f"All of it: {uri.removeprefix(_FILE)}", markup=False)
-        verdict = judge(self._run.evaluation.gates, report.measurements).verdict
-        return 0 if verdict is Verdict.PASSED else GATE_FAILED
+        return 0 if judgement(folder).verdict is Verdict.PASSED else GATE_FAILED
 
 
 def _failed(result: TrainerResult, attempts: _Attempts) -> int:

@@ -62,7 +62,7 @@ def trained(draft: JobDraft, job: FineTuneJob, result: TrainerResult) -> None:
         )
         if progress
         else None,
-        evaluation=judge(job.spec.evaluation.gates, result.measurements),
+        evaluation=judge(job.spec.evaluation.gates, result.measurements, result.baselines),
     )
     if result.model_revision:
         resolved = draft.status.resolved
