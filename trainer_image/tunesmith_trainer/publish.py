@@ -86,6 +86,9 @@ def publish(attempt: Attempt, trained: Trained, checkpoints: Checkpoints) -> Tra
             "timing": progress.phase_seconds(),
         }
     )
+    tracking = trained.training.tracking
+    tracking.judge(report.measurements, report.training.steps)
+    tracking.upload(attempt.storage, fence, run.run_uri)
     digest = write_report(attempt.storage, fence, run, report)
     checkpoints.delete_all()
     progress.enter(Phase.DONE)

@@ -113,6 +113,7 @@ def _storage(run: TrainingRun, compute: Compute | None) -> tuple[list[Manifest],
         "dataset": run.s3.dataset_secret,
         "output": run.s3.output_secret,
         "hub": _hub_secret(run),
+        **_tracking_secrets(run),
     }
     pairs += [_secret(role, name) for role, name in secrets.items() if name]
     pairs += [_claim(name) for name in _claims(run)]
@@ -130,6 +131,19 @@ def _hub_secret(run: TrainingRun) -> str:
     if target is None:
         return ""
     return target.secret_ref.name if target.secret_ref else run.s3.model_secret
+
+
+def _tracking_secrets(run: TrainingRun) -> dict[str, str]:
+    """Names of the Secrets of the services that the curve is sent to."""
+    tracking = run.output.tracking
+    if tracking is None:
+        return {}
+    services = {"mlflow": tracking.mlflow, "wandb": tracking.wandb}
+    return {
+        role: service.secret_ref.name
+        for role, service in services.items()
+        if service and service.secret_ref
+    }
 
 
 def _run_file() -> tuple[Manifest, Manifest]:
