@@ -26,6 +26,7 @@ from tunesmith_api.jobstatus import (
     StageName,
 )
 from tunesmith_api.meta import Digest, Spec, Status
+from tunesmith_api.objectives import Dpo, Objective
 from tunesmith_api.training import Hyperparameters, Method, ModelSource
 
 RUN_VERSION: Literal["tunesmith.dev/run.v1"] = "tunesmith.dev/run.v1"
@@ -165,6 +166,9 @@ class TrainingRun(Spec):
     planned_gpus: PlannedGpus | None = None
     """Of a prepare stage, where training will be on GPUs."""
     model: ModelSource
+    objective: Objective = Objective.SFT
+    dpo: Dpo | None = None
+    """None: the defaults, where the objective is DPO."""
     method: Method
     dataset: Dataset
     hyperparameters: Hyperparameters
@@ -195,7 +199,8 @@ class TrainerProgress(Status):
     seconds_since_progress: float = 0.0
     """Seconds since step, phase or byte count last moved."""
     metrics: tuple[Metric, ...] = ()
-    """Latest: loss, learning_rate, gradient_norm, tokens_per_second, eval_loss."""
+    """Latest: loss, learning_rate, gradient_norm, tokens_per_second, eval_loss; with objective DPO
+    reward_chosen, reward_rejected, reward_accuracy, reward_margin."""
     checkpoint: CheckpointRef | None = None
     resumed_from_step: int | None = None
 
@@ -262,6 +267,18 @@ class SampleAnswer(Status):
     tuned: str
 
 
+class Rewards(Status):
+    """Of a global batch of pairs: means of what DPO takes for an answer's reward, beta times the
+    logarithm of how much likelier than the base model's it is. Each is the repr of a float."""
+
+    chosen: str
+    rejected: str
+    accuracy: str
+    """Share of pairs whose better answer has the higher reward."""
+    margin: str
+    """Mean distance of the better from the worse answer."""
+
+
 class LossPoint(Status):
     """A point of the learning curve. The loss is exact: repr of the float."""
 
@@ -270,6 +287,8 @@ class LossPoint(Status):
     learning_rate: str
     gradient_norm: str
     tokens: int
+    rewards: Rewards | None = None
+    """With objective DPO."""
 
 
 class TrainingReport(Status):
@@ -287,6 +306,8 @@ class TrainingReport(Status):
     inputs_digest: Digest
     """sha256 over all that decides the training steps: two runs with the same one do the same."""
     data: DataStatus
+    objective: Objective = Objective.SFT
+    dpo: Dpo | None = None
     method: Method
     hyperparameters: Hyperparameters
     training: TrainingSummary

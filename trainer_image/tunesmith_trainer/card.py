@@ -68,6 +68,7 @@ Nothing was measured.
 
 | | |
 | --- | --- |
+| objective | {{ report.objective.value }} |
 | data | `{{ report.dataset_digest }}` |
 | rows | {{ report.data.rows.train }} to train, {{ report.data.rows.test }} held out |
 | steps | {{ report.training.steps }} ({{ report.training.epochs }} epochs) |

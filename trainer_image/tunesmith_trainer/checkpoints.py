@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from tunesmith_api.meta import Digest
@@ -35,6 +37,7 @@ from tunesmith_trainer.storage.manifest import (
 _NAME = re.compile(r"^step-(\d{8,})/")
 _WEIGHTS, _OPTIMIZER = "weights.safetensors", "optimizer.pt"
 _STATE, _CURVE = "state.json", "metrics.jsonl"
+_REFERENCES = "references.safetensors"
 
 
 class _Saved(BaseModel):
@@ -140,6 +143,8 @@ class Checkpoints:
             {"optimizer": training.optimizer.state_dict(), "scaler": scaler},
             directory / _OPTIMIZER,
         )
+        if training.pairs:
+            save_arrays(training.pairs.references, directory / _REFERENCES)
         for rank, content in enumerate(chances):
             (directory / _chance_file(rank)).write_bytes(content)
         saved = _Saved(ranks=self._ranks.size, state=training.state)
@@ -236,6 +241,8 @@ def restore(training: Training, found: Found) -> None:
     training.optimizer.load_state_dict(extra["optimizer"])
     if training.scaler and extra["scaler"]:
         training.scaler.load_state_dict(extra["scaler"])
+    if training.pairs:
+        training.pairs.references.update(load_arrays(found.directory / _REFERENCES))
     chance = found.directory / _chance_file(training.ranks.rank)
     # With more ranks than before, the new ones keep the generators they were seeded with.
     if chance.exists():

@@ -25,7 +25,7 @@ class Curve:
 
     def add(self, point: LossPoint) -> None:
         """Append a point."""
-        self.lines.append(point.model_dump_json(by_alias=True))
+        self.lines.append(point.model_dump_json(by_alias=True, exclude_none=True))
         if self._path:
             with self._path.open("a") as file:
                 file.write(self.lines[-1] + "\n")

@@ -23,6 +23,8 @@ from tunesmith_trainer.distributed import Ranks
 from tunesmith_trainer.model import padding_id
 from tunesmith_trainer.objective import SupervisedLoss
 from tunesmith_trainer.outcome import Interrupted
+from tunesmith_trainer.preference import HeldOutPairs, Pairs
+from tunesmith_trainer.preference_score import PairScore, judge_pairs
 from tunesmith_trainer.stopping import StopSignal
 
 
@@ -67,7 +69,7 @@ class Judgement(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    score: Score | None
+    score: Score | PairScore | None
     """None without a held-out suite or test rows."""
     answers: dict[str, tuple[str, ...]]
     """By the name of the suite, in the order of its prompts."""
@@ -84,11 +86,17 @@ def held_out_score(
     *,
     batch_size: int,
     pad_id: int,
-) -> Score:
+    pairs: HeldOutPairs | None = None,
+) -> Score | PairScore:
     """Score a model on `rows`, shared out over the ranks; all of them must call this.
 
+    With objective DPO the rows are `pairs`, and judged as such.
     Leaves the model in evaluation mode. Raises Interrupted, on all ranks, after SIGTERM.
     """
+    if pairs is not None:
+        return judge_pairs(
+            loss, rows, ranks, stop, pairs, batch_size=batch_size, pad_id=pad_id
+        ).score()
     batches = batches_by_length(rows.lengths, batch_size, ranks.rank, ranks.size)
     turns = math.ceil(len(rows) / batch_size / ranks.size)
     nats, targets, correct = 0.0, 0, 0
@@ -109,7 +117,11 @@ def held_out_score(
 
 
 def judge(
-    attempt: Attempt, loss: SupervisedLoss, rows: Split, tokenizer: PreTrainedTokenizerBase
+    attempt: Attempt,
+    loss: SupervisedLoss,
+    rows: Split,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Pairs | None = None,
 ) -> Judgement:
     """Measure a model by the run's suites; all ranks must call this.
 
@@ -126,6 +138,7 @@ def judge(
             stop,
             batch_size=run.hyperparameters.per_device_batch_size,
             pad_id=padding_id(tokenizer),
+            pairs=pairs.held_out("test") if pairs else None,
         )
     asked = {suite.name: suite.samples for suite in suites if suite.samples}
     replies: dict[str, tuple[str, ...]] | None = None

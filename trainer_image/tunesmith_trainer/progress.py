@@ -17,7 +17,17 @@ from tunesmith_api.run import CheckpointRef, Phase, TrainerProgress, TrainingRun
 from tunesmith_trainer.logs import log
 
 _REQUEST_TIMEOUT_SECONDS = 10
-_METRICS_ON_PAGE = ("loss", "learning_rate", "gradient_norm", "tokens_per_second", "eval_loss")
+_METRICS_ON_PAGE = (
+    "loss",
+    "learning_rate",
+    "gradient_norm",
+    "tokens_per_second",
+    "eval_loss",
+    "reward_chosen",
+    "reward_rejected",
+    "reward_accuracy",
+    "reward_margin",
+)
 
 
 class Progress:

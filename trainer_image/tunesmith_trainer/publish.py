@@ -161,6 +161,8 @@ def build_report(run: TrainingRun, trained: Trained, progress: Progress) -> Trai
         dataset_digest=inputs.data.meta.dataset_digest,
         inputs_digest=inputs.digest,
         data=inputs.data.meta.data,
+        objective=run.objective,
+        dpo=run.dpo,
         method=run.method,
         hyperparameters=run.hyperparameters,
         training=summarize(trained, progress),

@@ -4,11 +4,13 @@ Called by ``__main__``, once in every rank's process. Only the order of things i
 each is done by the module it is named after.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith_api.evaluation import ArtifactName
+from tunesmith_api.objectives import Dpo, Objective
 from tunesmith_api.run import Outcome, Phase, TrainerResult, TrainingRun, UserErrorReason
 from tunesmith_api.training import Precision, Switch
 from tunesmith_trainer.attempt import Attempt
@@ -16,6 +18,7 @@ from tunesmith_trainer.batches import BatchPlan
 from tunesmith_trainer.capability import settle
 from tunesmith_trainer.checkpoints import Checkpoints, Found, restore
 from tunesmith_trainer.curve import Curve
+from tunesmith_trainer.data.prepared import SPLITS
 from tunesmith_trainer.data.templates import load_tokenizer
 from tunesmith_trainer.distributed import Ranks, check_devices, choose_precision, join
 from tunesmith_trainer.evaluation import Judgement, base_behaviour, judge
@@ -31,6 +34,7 @@ from tunesmith_trainer.noise import add_noise
 from tunesmith_trainer.objective import SupervisedLoss
 from tunesmith_trainer.optimizers import build_optimizer
 from tunesmith_trainer.outcome import Interrupted, UserError
+from tunesmith_trainer.preference import Pairs, ask, pair_lengths
 from tunesmith_trainer.progress import Progress
 from tunesmith_trainer.publish import Trained, publish
 from tunesmith_trainer.report import find_finished
@@ -67,6 +71,7 @@ def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal
     progress.plan(training.total_steps, search.found.ref.step if search.found else None)
 
     try:
+        ask_base_about_pairs(attempt, inputs, training)
         judge_base_of_full(attempt, inputs, tokenizer, training)
         progress.enter(Phase.TRAINING)
         train(training, checkpoints.save, progress, stop)
@@ -91,6 +96,12 @@ def check_run(run: TrainingRun) -> None:
             UserErrorReason.INVALID_RUN,
             "output.artifacts asks for an Adapter, which method.full does not make. Use Merged or "
             "GGUF.",
+        )
+    if run.objective is Objective.DPO and float(run.hyperparameters.label_smoothing):
+        raise UserError(
+            UserErrorReason.INVALID_RUN,
+            "hyperparameters.labelSmoothing is for objectives SFT and Pretrain. Set "
+            "dpo.labelSmoothing instead.",
         )
 
 
@@ -145,7 +156,9 @@ def plan_training(
     """Put together all that the loop needs, at the first step or where the checkpoint was."""
     run, ranks, data = attempt.run, attempt.ranks, inputs.data
     settings = run.hyperparameters
-    plan = BatchPlan(data.train.lengths, settings.seed, global_batch_size(run, ranks.size))
+    pairs = Pairs(run.dpo or Dpo()) if run.objective is Objective.DPO else None
+    lengths = pair_lengths(data.train) if pairs else data.train.lengths
+    plan = BatchPlan(lengths, settings.seed, global_batch_size(run, ranks.size))
     seed_everything(settings.seed, ranks.rank)
     training = Training(
         settings=settings,
@@ -162,10 +175,37 @@ def plan_training(
         curve=Curve(
             attempt.work / "metrics.jsonl" if ranks.is_main else None, found.curve if found else []
         ),
+        pairs=pairs,
     )
     if found:
         restore(training, found)
     return training
+
+
+def ask_base_about_pairs(attempt: Attempt, inputs: Inputs, training: Training) -> None:
+    """With objective DPO, ask what to compare with, unless a checkpoint has brought the answers."""
+    pairs, data, run = training.pairs, inputs.data, attempt.run
+    if pairs is None or pairs.references:
+        return
+    attempt.progress.enter(Phase.EVALUATING)
+    trained = training.plan.rows_of(training.total_steps)
+    splits = {name: getattr(data, name) for name in SPLITS}
+    # Before the first step all weights are the base model's, so only an adapter is in the way.
+    has_adapter = run.method.adapter is not None
+    with base_behaviour(training.loss.model) if has_adapter else nullcontext():
+        for name, split in splits.items():
+            if not len(split):
+                continue
+            pairs.references[name] = ask(
+                training.loss,
+                split,
+                attempt.ranks,
+                attempt.stop,
+                batch_size=run.hyperparameters.per_device_batch_size,
+                pad_id=training.pad_id,
+                pairs=trained if name == "train" else None,
+                on_pairs=attempt.progress.touch,
+            )
 
 
 def judge_base_of_full(
@@ -174,19 +214,21 @@ def judge_base_of_full(
     """Judge the base model before training changes it; an adapter can be switched off later."""
     if attempt.run.method.adapter is None and training.state.base is None:
         attempt.progress.enter(Phase.EVALUATING)
-        training.state.base = judge(attempt, training.loss, inputs.data.test, tokenizer)
+        training.state.base = judge(
+            attempt, training.loss, inputs.data.test, tokenizer, training.pairs
+        )
 
 
 def judge_both(
     attempt: Attempt, inputs: Inputs, tokenizer: PreTrainedTokenizerBase, training: Training
 ) -> tuple[Judgement, Judgement]:
     """Judge the tuned and the base model on the same rows, on all ranks."""
-    loss, test = training.loss, inputs.data.test
-    tuned = judge(attempt, loss, test, tokenizer)
+    loss, test, pairs = training.loss, inputs.data.test, training.pairs
+    tuned = judge(attempt, loss, test, tokenizer, pairs)
     if training.state.base is not None:
         return tuned, training.state.base
     with base_behaviour(loss.model):
-        return tuned, judge(attempt, loss, test, tokenizer)
+        return tuned, judge(attempt, loss, test, tokenizer, pairs)
 
 
 def silent_success(attempt: Attempt) -> TrainerResult:

@@ -25,6 +25,8 @@ def build_run(job: FineTuneJob, stage: StageName, attempt: int, config: Config) 
         world=_world(job, stage),
         planned_gpus=_planned_gpus(job, stage, config),
         model=spec.model,
+        objective=spec.objective,
+        dpo=spec.dpo,
         method=spec.method,
         dataset=spec.dataset,
         hyperparameters=_halved(spec.hyperparameters, job.status.counters.batch_halvings),
