@@ -31,6 +31,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
 WORDS = ("alpha", "beta", "gamma", "delta")
+OTHERS = ("omega", "iota", "kappa", "theta")
 DIGEST = "sha256:" + "0" * 64
 
 
@@ -48,12 +49,12 @@ def echo_rows(count: int, seed: int, tokenizer: Any) -> Split:
 
 
 def echo_pairs(count: int, seed: int, tokenizer: Any) -> Split:
-    """Pairs of rows: the better answer repeats the word, the worse one another word."""
+    """Pairs of rows: the better answer repeats the word, the worse one a word as long."""
     chance = np.random.default_rng(seed)
     rows = []
     for _ in range(count):
         word, times = _question(chance)
-        other = WORDS[(WORDS.index(word) + 1) % 4]
+        other = OTHERS[WORDS.index(word)]
         rows += [(f"{word} {times}", " ".join([said] * times)) for said in (word, other)]
     return split_of(rows, tokenizer)
 

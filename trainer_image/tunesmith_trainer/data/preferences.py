@@ -17,6 +17,9 @@ from tunesmith_trainer.data.formats import (
     text_of,
 )
 
+PREFERENCE_START = b'{"messages":'
+"""What the canonical JSON of a preference begins with, and of nothing else."""
+
 
 def from_preference(value: Any, columns: Columns) -> dict[str, Any]:
     """Read prompt, chosen and rejected: texts, or lists of messages as TRL has them.

@@ -2,17 +2,20 @@
 
 A pure function of (content, seed): each distinct conversation gets a number from its hash, and
 those with the smallest numbers are held out. So equal rows are on one side, the order of the
-files does not matter, and more data moves hardly any row to the other side. Called by ``prepare``.
+files does not matter, and more data moves hardly any row to the other side. Preferences about the
+same question count as one conversation. Called by ``prepare``.
 """
 
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
-from xxhash import xxh3_64_intdigest
+import orjson
+from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
 from tunesmith_api.run import UserErrorReason
 from tunesmith_trainer.data.cleaning import content_key
+from tunesmith_trainer.data.preferences import PREFERENCE_START
 from tunesmith_trainer.data.reading import Row
 from tunesmith_trainer.outcome import UserError
 
@@ -33,7 +36,7 @@ def split_rows(rows: Sequence[Row], seed: int, validation: Decimal, test: Decima
     A share above 0 gets at least one conversation, and one is always left to train on.
     Raises UserError (DatasetTooSmall) when there are too few for that.
     """
-    keys = [content_key(row) for row in rows]
+    keys = [_side_key(row) for row in rows]
     order = sorted((xxh3_64_intdigest(key, seed=seed), key) for key in set(keys))
     wanted = 1 + (validation > 0) + (test > 0)
     if len(order) < wanted:
@@ -51,6 +54,13 @@ def split_rows(rows: Sequence[Row], seed: int, validation: Decimal, test: Decima
     for row, key in zip(rows, keys, strict=True):
         sides[side.get(key, 0)].append(row)
     return sides
+
+
+def _side_key(row: Row) -> bytes:
+    """Return what rows that have to be on one side have in common."""
+    if not row.content.startswith(PREFERENCE_START):
+        return content_key(row)
+    return xxh3_128_digest(orjson.dumps(orjson.loads(row.content)["messages"]))
 
 
 def _count(order: list[tuple[int, bytes]], percent: Decimal, above: Decimal) -> int:
