@@ -35,7 +35,7 @@ help: ## List the commands
 
 include deploy/deploy.mk
 
-.PHONY: setup format lint verify generate test unit simulate integration test-gateway e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean bench-training
+.PHONY: setup format lint verify generate test unit simulate integration test-gateway e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean bench-training bench-data bench-s3 bench-checkpoint
 setup: .venv/.stamp-dev ## Make the development environment
 
 format: .venv/.stamp-dev ## Format the code
@@ -97,8 +97,17 @@ bench-router: .venv/.stamp-dev ## What the router costs, and how fast a new spli
 bench-rollback: .venv/.stamp-dev ## What a canary costs that fails every request (needs the native cluster)
 	$(PY) -m benchmarks.bench_rollback
 
+bench-s3: binaries ## How fast the trainer moves objects, beside plain boto3
+	PYTHONPATH=operator:trainer_image $(PY) -m benchmarks.bench_s3
+
+bench-checkpoint: binaries ## What checkpoints cost while training goes on
+	PYTHONPATH=operator:trainer_image $(PY) -m benchmarks.bench_checkpoint
+
 bench-training: .venv/.stamp-dev ## Training speed on the CPU against TRL, in turns (STEPS=57; installs TRL into the cache)
 	PYTHONPATH=operator $(PY) -m benchmarks.bench_training --steps $(or $(STEPS),57)
+
+bench-data: .venv/.stamp-dev ## How fast data is cleaned and deduplicated, and what is found
+	PYTHONPATH=operator:trainer_image $(PY) -m benchmarks.bench_data
 
 lock: .venv/bin/uv ## Pin the dependencies again
 	PATH="$(CURDIR)/.venv/bin:$$PATH" requirements/compile.sh

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,8 @@ def main() -> int:
     router, agent = free_port(), free_port()
     python = sys.executable, "-m"
     with tempfile.TemporaryDirectory(prefix="router") as folder, contextlib.ExitStack() as stack:
-        settings = {"FOLDER": folder, "TOKEN": TOKEN, "LISTEN_ADDRESS": "127.0.0.1"}
+        digest = f"sha256:{sha256(TOKEN.encode()).hexdigest()}"
+        settings = {"FOLDER": folder, "TOKEN_DIGEST": digest, "LISTEN_ADDRESS": "127.0.0.1"}
         settings |= {"ROUTER_PORT": str(router), "AGENT_PORT": str(agent)}
         settings |= {"DRAIN_TIMEOUT_SECONDS": "1"}
         environment = {f"TUNESMITH_ROUTER_{name}": text for name, text in settings.items()}

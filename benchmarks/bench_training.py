@@ -122,11 +122,11 @@ def tokenized(model: Path, name: str) -> Any:
     """Give the example rows as the trainer prepares them."""
     import numpy as np
 
-    from tunesmith_api.dataset import Template
+    from tunesmith_api.dataset import Dataset, Training
     from tunesmith_trainer.data.prepared import Split
     from tunesmith_trainer.data.templates import load_tokenizer
 
-    tokenizer = load_tokenizer(model, next(iter(Template)))
+    tokenizer = load_tokenizer(model, Dataset(train=Training(uri=f"file://{DATA / name}")))
     tokens: list[int] = []
     marks: list[int] = []
     offsets = [0]

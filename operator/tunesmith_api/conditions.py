@@ -61,6 +61,7 @@ class DeploymentReason(StrEnum):
     ARTIFACT_NOT_FOUND = "ArtifactNotFound"
     BASE_MODEL_UNKNOWN = "BaseModelUnknown"
     UNSERVABLE = "Unservable"
+    CHILD_REFUSED = "ChildRefused"
     NOT_ROLLED_BACK = "NotRolledBack"
     NOT_STALLED = "NotStalled"
 
@@ -99,6 +100,7 @@ class Reason(StrEnum):
     NO_CHANNEL_FOLLOWED = "NoChannelFollowed"
     OTHER_MODEL_FOLLOWED = "OtherModelFollowed"
     OFFER_MISSED = "OfferMissed"
+    ARTIFACT_MISSING = "ArtifactMissing"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     DISRUPTION_LIMIT_EXCEEDED = "DisruptionLimitExceeded"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
@@ -168,6 +170,8 @@ DEPLOYMENT_REASON_MEANINGS: dict[DeploymentReason, str] = {
     "serve.",
     DeploymentReason.UNSERVABLE: "No pods can be made of what the spec asks for; the message says "
     "what to change.",
+    DeploymentReason.CHILD_REFUSED: "The cluster refused an object of the deployment: a quota, an "
+    "admission policy, or an object of the same name that is not Tunesmith's. It is tried again.",
     DeploymentReason.BASE_MODEL_UNKNOWN: "The ModelVersion does not say which base model its "
     "adapter was trained for.",
     DeploymentReason.NOT_ROLLED_BACK: "The wanted revision was not rejected.",
@@ -228,6 +232,8 @@ REASON_MEANINGS: dict[Reason, str] = {
     Reason.OTHER_MODEL_FOLLOWED: "The ModelDeployment follows another model than the version's.",
     Reason.OFFER_MISSED: "The ModelDeployment follows the model now, but did not when the version "
     "was made, and versions never change.",
+    Reason.ARTIFACT_MISSING: "The ModelVersion has no artifact that the ModelDeployment's engine "
+    "can serve; output.artifacts says which are made.",
     Reason.BACKOFF_LIMIT_EXCEEDED: "More attempts have failed than runPolicy.backoffLimit allows.",
     Reason.DISRUPTION_LIMIT_EXCEEDED: "More attempts were disrupted than "
     "runPolicy.disruptionLimit allows.",
@@ -247,6 +253,8 @@ USER_ERROR_MEANINGS: dict[UserErrorReason, str] = {
     "allows; the message gives line and content.",
     UserErrorReason.DATASET_TOO_SMALL: "Fewer rows than checks.minRows.",
     UserErrorReason.DATASET_TOO_LARGE: "More rows than checks.maxRows.",
+    UserErrorReason.DATASET_OVERLAPS: "Training rows repeat held-out ones, and checks.onOverlap is "
+    "Fail.",
     UserErrorReason.WRONG_COLUMNS: "The rows' fields have other names; set dataset.columns or "
     "dataset.format.",
     UserErrorReason.TEMPLATE_INVALID: "dataset.customTemplate or dataset.prompt.template cannot be "

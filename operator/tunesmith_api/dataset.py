@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
+from tunesmith_api.cleaning import CLEAN_RULE, Clean
 from tunesmith_api.meta import (
     DataUri,
     DecimalText,
@@ -48,19 +49,19 @@ class FeedbackFilter(StrEnum):
     NOT_NEGATIVE = "NotNegative"
 
 
-class Deduplication(StrEnum):
-    """Which repeated rows are dropped."""
-
-    EXACT = "Exact"
-    OFF = "Off"
-
-
 class TooLong(StrEnum):
     """What happens to a row that has more tokens than maxSequenceLength."""
 
     FAIL = "Fail"
     DROP = "Drop"
     TRUNCATE = "Truncate"
+
+
+class Overlap(StrEnum):
+    """What happens to a training row that equals or nearly equals a held-out one."""
+
+    DROP = "Drop"
+    FAIL = "Fail"
 
 
 class Source(Spec):
@@ -114,8 +115,8 @@ class Split(Spec):
             Rule("double(self) >= 0.0 && double(self) <= 50.0", "must be between 0 and 50")
         ),
     )
-    """Share of the training rows, in percent, that is set aside. Rows with equal content stay on
-    one side."""
+    """Share of the training rows, in percent, that is set aside. Rows that are
+    clean.similarity or more alike stay on one side."""
     uri: DataUri | None = None
     """A file or prefix of its own."""
 
@@ -163,13 +164,6 @@ class Speakers(Spec):
     """Names of those who answer; only their text is trained on."""
 
 
-class Clean(Spec):
-    """What is done to the rows before the split."""
-
-    deduplicate: Deduplication = Deduplication.EXACT
-    """Whether rows with the same content are dropped but for the first."""
-
-
 class Checks(Spec):
     """When the data is refused."""
 
@@ -187,6 +181,9 @@ class Checks(Spec):
     first one."""
     too_long: TooLong = TooLong.FAIL
     """What happens to a row with more than hyperparameters.maxSequenceLength tokens."""
+    on_overlap: Overlap = Overlap.DROP
+    """What happens to training rows that are clean.similarity or more alike to a row of test.uri
+    or validation.uri: Drop leaves them out and counts them, Fail refuses the data."""
 
 
 _CHECKS_RULE = Rule("self.minRows <= self.maxRows", "minRows must not be above maxRows")
@@ -227,8 +224,8 @@ class Dataset(Spec):
     an answer with eos_token, or the model never learns to stop."""
     prompt: Prompt = Field(default_factory=Prompt, json_schema_extra=section())
     """What is put around the questions of all rows."""
-    clean: Clean = Field(default_factory=Clean, json_schema_extra=section())
-    """What is done to the rows."""
+    clean: Clean = Field(default_factory=Clean, json_schema_extra=section(**cel(CLEAN_RULE)))
+    """What is done to the rows before they are split. docs/cleaning.md has the details."""
     checks: Checks = Field(default_factory=Checks, json_schema_extra=section(**cel(_CHECKS_RULE)))
     """When the data is refused."""
     secret_ref: SecretRef | None = None

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from tunesmith_api.dataset import Dataset
-from tunesmith_api.evaluation import Evaluation, Output
+from tunesmith_api.evaluation import Evaluation
 from tunesmith_api.jobstatus import FineTuneJobStatus
 from tunesmith_api.meta import (
     IMMUTABLE,
@@ -27,6 +27,7 @@ from tunesmith_api.meta import (
     section,
 )
 from tunesmith_api.objectives import Dpo, Objective
+from tunesmith_api.output import Output
 from tunesmith_api.training import Hyperparameters, Lora, Method, ModelSource, S3Options
 
 
@@ -192,6 +193,10 @@ _JOB_RULES = (
     Rule(
         "size(self.evaluation.gates) > 0 || self.evaluation.allowUngated",
         "evaluation.gates is empty: add a gate or set evaluation.allowUngated to true",
+    ),
+    Rule(
+        "!('Deployed' in self.evaluation.baselines) || has(self.deployTo)",
+        "evaluation.baselines: Deployed needs deployTo, whose stable version it is",
     ),
     Rule(
         "self.model.uri != 'builtin://tiny' || !has(self.method.qlora)",

@@ -52,7 +52,9 @@ class RowCounts(Status):
     malformed: Annotated[int, Field(ge=0)] = 0
     """Rows that could not be read."""
     duplicates: Annotated[int, Field(ge=0)] = 0
-    """Rows dropped as repeated."""
+    """Rows dropped as repeated, or as repeating a held-out row."""
+    cleaned: Annotated[int, Field(ge=0)] = 0
+    """Rows dropped by other rules of dataset.clean."""
     filtered: Annotated[int, Field(ge=0)] = 0
     """Rows left out because of their feedback, see dataset.feedback."""
     unsupervised: Annotated[int, Field(ge=0)] = 0
@@ -86,9 +88,27 @@ class SourceStatus(Status):
     format: ShortText = ""
     """Shape of its rows, as found or as asked for."""
     rows: Annotated[int, Field(ge=0)] = 0
-    """Rows that stayed after cleaning, before any were held out."""
+    """Rows that stayed after cleaning, before any were held out or dropped as repeated."""
     weight: ShortText = "1"
     """How often they are taken."""
+
+
+class DroppedRows(Status):
+    """Rows that cleaning dropped for one reason."""
+
+    reason: ShortText
+    """One CamelCase word; docs/cleaning.md lists them."""
+    rows: Annotated[int, Field(ge=0)]
+    """How many."""
+
+
+class MaskedPieces(Status):
+    """Pieces of text of one kind that were masked or removed."""
+
+    kind: ShortText
+    """Such as EMAIL; docs/cleaning.md lists them."""
+    pieces: Annotated[int, Field(ge=0)]
+    """How many."""
 
 
 class DataStatus(Status):
@@ -106,6 +126,10 @@ class DataStatus(Status):
     """Rows by what became of them."""
     tokens: TokenCounts = Field(default_factory=TokenCounts)
     """Tokens of the training rows."""
+    dropped: Annotated[tuple[DroppedRows, ...], Field(max_length=24)] = ()
+    """Rows that cleaning dropped, by reason."""
+    masked: Annotated[tuple[MaskedPieces, ...], Field(max_length=16)] = ()
+    """What was masked or removed, by kind."""
 
 
 class ProgressStatus(Status):
@@ -251,11 +275,24 @@ class GateResult(Status):
     value: Annotated[str, Field(max_length=40)] = ""
     """Value of the tuned model."""
     baseline: ShortText = ""
-    """What it was compared with: Base, or empty for a fixed limit."""
+    """What it was compared with: Base, Previous, Deployed, or empty for a fixed limit."""
     baseline_value: Annotated[str, Field(max_length=40)] = ""
     """Value of that."""
     message: Text = ""
     """The judgement as a sentence."""
+
+
+class BaselineValue(Status):
+    """A metric of a model other than the base model, on the same rows."""
+
+    name: ShortText
+    """Previous or Deployed."""
+    value: Annotated[str, Field(max_length=40)]
+    """Value of that model."""
+    difference_low: Annotated[str, Field(max_length=40)] = ""
+    """Lower end of the 95 % interval of the tuned model's value minus this one."""
+    difference_high: Annotated[str, Field(max_length=40)] = ""
+    """Upper end."""
 
 
 class Measurement(Status):
@@ -265,8 +302,18 @@ class Measurement(Status):
     """SUITE/METRIC."""
     value: Annotated[str, Field(max_length=40)]
     """Value of the tuned model."""
+    low: Annotated[str, Field(max_length=40)] = ""
+    """Lower end of its 95 % interval; empty where there is none."""
+    high: Annotated[str, Field(max_length=40)] = ""
+    """Upper end."""
     base_value: Annotated[str, Field(max_length=40)] = ""
     """Value of the base model."""
+    difference_low: Annotated[str, Field(max_length=40)] = ""
+    """Lower end of the 95 % interval of value minus baseValue."""
+    difference_high: Annotated[str, Field(max_length=40)] = ""
+    """Upper end."""
+    others: Annotated[tuple[BaselineValue, ...], Field(max_length=2)] = ()
+    """The same of other baselines."""
 
 
 class EvaluationStatus(Status):

@@ -132,9 +132,11 @@ class ModelDeploymentSpec(Spec):
     s3: S3Options | None = None
     """How to reach S3. Default: the operator's chart."""
     delivery: Delivery = Delivery.MERGED
-    """Merged fetches the whole model. Adapter fetches the adapter alone; the engine gets its base
-    model, hf:// or s3://, from where it is, and loads both as it starts. Either way each revision
-    has pods of its own, with GPUs of their own, and rollout.capacity says where they come from."""
+    """Merged fetches the whole model into pods of the revision's own. Adapter loads the adapter
+    into running pods: revisions that differ in nothing but the adapter share them, so a canary
+    needs no GPU more and a rollback restarts no pod. The engine gets the base model, hf:// or
+    s3://, from where it is. A revision with another base model, engine, access, conversationLog or
+    s3 has other pods, and rollout.capacity says where they come from."""
     engine: Engine = Field(default_factory=Engine, json_schema_extra=section())
     """What answers requests."""
     access: Access | None = None

@@ -45,7 +45,9 @@ from tunesmith_operator.reconcile.modeldeployment import ModelDeploymentReconcil
 from tunesmith_operator.reconcile.modelversion import reconcile_modelversion
 from tunesmith_operator.reconcile.queue import WorkQueue
 from tunesmith_operator.reconcile.world import Reconcile, ServingWorld, World
+from tunesmith_operator.resources.serving.sidecar import SIDECAR_PORT
 from tunesmith_operator.routing.agents import RouterAgents
+from tunesmith_operator.routing.sidecars import AdapterSidecars
 from tunesmith_operator.routing.tokens import analysis_token
 
 log = structlog.get_logger(__name__)
@@ -98,6 +100,7 @@ class Operator:
         )
         self.trainers = TrainerClient(lambda result: telemetry.TRAINER_POLLS.labels(result).inc())
         self.routers = RouterAgents(self.router_key, self.leadership.fence)
+        self.sidecars = AdapterSidecars(self.router_key, SIDECAR_PORT, self.leadership.fence)
         self.sampler = Sampler()
         self.world = World(
             kube=self.kube,
@@ -107,7 +110,11 @@ class Operator:
             now=_now,
             config=self.config,
             serving=ServingWorld(
-                self.routers, self.sampler, notify, partial(analysis_token, self.router_key)
+                self.routers,
+                self.sidecars,
+                self.sampler,
+                notify,
+                partial(analysis_token, self.router_key),
             ),
             wake=self.queue.add,
         )
@@ -142,7 +149,7 @@ class Operator:
             task.cancel()
         await asyncio.wait(tasks, timeout=3)
         await self.leadership.release()
-        for client in (self.trainers, self.routers, self.sampler):
+        for client in (self.trainers, self.routers, self.sidecars, self.sampler):
             await client.close()
         await self.connection.close()
         log.info("stopped")

@@ -6,9 +6,12 @@ One connection for each command; nothing is remembered and nothing decided here.
 
 import asyncio
 import csv
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
+from tunesmith_api.router import RouterEndpoint
 from tunesmith_router.placement import ServerId
 from tunesmith_router.split import SPLIT_KEY
 
@@ -16,6 +19,8 @@ _ANSWER_SECONDS = 5.0
 # Servers only, of all backends.
 _SHOW_SERVERS = "show stat -1 4 -1"
 _FAST_CHECK_SECONDS = 0.2
+# An order for a server has some 400 bytes, and all must fit HAProxy's smallest buffer.
+_AT_ONCE = 50
 
 
 class HAProxyError(Exception):
@@ -72,22 +77,33 @@ class Admin:
             raise HAProxyError(f"show stat cannot be read: {error!r}") from error
 
     async def add(
-        self, server: ServerId, address: str, port: int, *, is_trusted: bool = False
+        self, servers: Mapping[ServerId, RouterEndpoint], *, is_trusted: bool = False
     ) -> None:
-        """Add a server; it gets requests when it has passed a check, a trusted one at once."""
+        """Add servers; they get requests when they have passed a check, trusted ones at once."""
+        await self._order_many(
+            self._addition(server, endpoint, is_trusted=is_trusted)
+            for server, endpoint in servers.items()
+        )
+
+    def _addition(
+        self, server: ServerId, endpoint: RouterEndpoint, *, is_trusted: bool
+    ) -> tuple[str, ...]:
+        address, port = endpoint.address, endpoint.port
         family = f"ipv6@[{address}]" if ":" in address else f"ipv4@{address}"
+        if not server.is_checked:
+            return f"add server {server} {family}:{port}", f"set server {server} state ready"
         # Out of maintenance it would be taken for healthy at once, so it is draining till down.
         doubt = (f"set server {server} state drain", f"set server {server} health down")
-        await self._order(
+        return (
             f"add server {server} {family}:{port} check {self._checks}",
             f"enable health {server}",
             *(() if is_trusted else doubt),
             f"set server {server} state ready",
         )
 
-    async def keep(self, server: ServerId) -> None:
-        """Let a server have requests, also if it was draining."""
-        await self._order(f"set server {server} state ready")
+    async def keep(self, servers: Iterable[ServerId]) -> None:
+        """Let servers have requests, also those that were draining."""
+        await self._order_many((f"set server {server} state ready",) for server in servers)
 
     async def drain(self, server: ServerId) -> None:
         """Give a server no more requests; those in flight go on."""
@@ -110,12 +126,19 @@ class Admin:
         """Change the split, at once."""
         await self._order(f"set map {self._map} {SPLIT_KEY} {entry}")
 
+    async def _order_many(self, orders: Iterable[tuple[str, ...]]) -> None:
+        """Give many orders: a connection for each would take seconds for hundreds of servers."""
+        waiting = iter(orders)
+        while batch := tuple(islice(waiting, _AT_ONCE)):
+            await self._order(*chain.from_iterable(batch))
+
     async def _order(self, *commands: str) -> None:
         answer = await self._run("; ".join(commands))
         # Of these commands HAProxy only says something when it worked in one of two ways.
         said = set(answer.split("\n")) - {"", "New server registered.", "Server deleted."}
         if said:
-            raise HAProxyError(f"{commands[0]}: {' '.join(sorted(said))}")
+            others = f" and {len(commands) - 1} more" if len(commands) > 1 else ""
+            raise HAProxyError(f"{commands[0]}{others}: {' '.join(sorted(said))}")
 
     async def _run(self, command: str) -> str:
         try:

@@ -10,7 +10,7 @@ from math import ceil
 from pathlib import Path
 from string import Template
 
-from tunesmith_router.placement import SLOTS, slot_name
+from tunesmith_router.placement import SLOTS, UNCHECKED, slot_name
 from tunesmith_router.settings import Settings
 from tunesmith_router.split import NOTHING, SPLIT_KEY
 
@@ -42,7 +42,7 @@ def write_configuration(settings: Settings) -> None:
 def _values(settings: Settings) -> dict[str, object]:
     copies = settings.max_mirrors * _CONNECTIONS_A_COPY
     address = settings.listen_address
-    return settings.model_dump(exclude={"token", "token_file"}) | {
+    return settings.model_dump(exclude={"token_digest"}) | {
         # A name with a family, as colons alone do not tell address from port.
         "listen_address": f"ipv6@[{address}]" if ":" in address else f"ipv4@{address}",
         "total_connections": settings.max_connections + copies + _SPARE_CONNECTIONS,
@@ -58,7 +58,11 @@ def _values(settings: Settings) -> dict[str, object]:
             for status, said in _ERRORS.items()
         ),
         "not_found": _body("There is no such path.", "unknown_path", "invalid_request_error"),
-        "slots": "\n".join(f"backend {slot_name(n)} from slots" for n in range(SLOTS)),
+        "unchecked": UNCHECKED,
+        "slots": "\n".join(
+            f"backend {slot_name(n)} from slots\nbackend {slot_name(n)}{UNCHECKED} from unchecked"
+            for n in range(SLOTS)
+        ),
     }
 
 

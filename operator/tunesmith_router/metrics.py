@@ -57,7 +57,7 @@ class _Snapshot(Collector):
     def _routed(self) -> Iterator[Metric]:
         up = GaugeMetricFamily(
             "tunesmith_router_endpoints_up",
-            "Endpoints that get requests: they pass the router's check.",
+            "Endpoints that pass the router's check; at 0 requests go to all of them.",
             labels=["revision"],
         )
         consecutive = GaugeMetricFamily(

@@ -15,6 +15,8 @@ from tunesmith_api.router import RouterEndpoint, RouterState
 
 # Twice what a state may hold: a new revision never gets a slot that the state before still uses.
 SLOTS = 32
+UNCHECKED = "-unchecked"
+"""Ends the name of a slot's other backend: the same endpoints, whatever their checks say."""
 
 
 class Placement(BaseModel):
@@ -32,6 +34,11 @@ class ServerId(NamedTuple):
 
     slot: str
     name: str
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether it gets requests only while it passes its check."""
+        return not self.slot.endswith(UNCHECKED)
 
     def __str__(self) -> str:
         """Give it as HAProxy's commands want it."""
@@ -89,16 +96,17 @@ def plan_changes(servers: set[ServerId], wanted: Mapping[ServerId, RouterEndpoin
 
 
 def wanted_servers(state: RouterState, placement: Placement) -> dict[ServerId, RouterEndpoint]:
-    """Give all servers that HAProxy should have for a state."""
-    return {
+    """Give all servers that HAProxy should have for a state: two for each endpoint."""
+    checked = {
         server_id(placement.slots[revision.name], endpoint): endpoint
         for revision in state.revisions
         for endpoint in revision.endpoints
     }
+    return checked | {ServerId(s.slot + UNCHECKED, s.name): e for s, e in checked.items()}
 
 
 def server_id(slot: int, endpoint: RouterEndpoint) -> ServerId:
-    """Give the id of an endpoint's server in a slot."""
+    """Give the id of an endpoint's checked server in a slot."""
     # Addresses have many spellings; one endpoint must not become two servers.
     return ServerId(slot_name(slot), f"{ip_address(endpoint.address).compressed}:{endpoint.port}")
 

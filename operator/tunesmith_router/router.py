@@ -141,10 +141,8 @@ class Router:
         wanted = wanted_servers(state, placement)
         there = {server.id for server in await self._admin.list_servers()}
         changes = plan_changes(there, wanted)
-        for server, endpoint in changes.add.items():
-            await self._admin.add(server, endpoint.address, endpoint.port, is_trusted=is_trusted)
-        for server in changes.keep:
-            await self._admin.keep(server)
+        await self._admin.add(changes.add, is_trusted=is_trusted)
+        await self._admin.keep(changes.keep)
         return set(changes.add)
 
     async def _await_endpoints(

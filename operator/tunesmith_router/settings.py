@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from tunesmith_api.meta import Digest
 from tunesmith_api.router import AGENT_PORT, ROUTER_PORT
 
 PREFIX = "TUNESMITH_ROUTER_"
@@ -40,10 +41,9 @@ class Settings(BaseModel):
 
     folder: Annotated[Path, AfterValidator(_plain)] = Path("/run/tunesmith-router")
     """Folder that HAProxy and the agent share: configuration, sockets, the last state."""
-    token: SecretStr | None = None
-    """Token that the operator must send. Prefer a file."""
-    token_file: Path | None = None
-    """File with the token; read at each request, so that it can rotate."""
+    token_digest: Digest | None = None
+    """sha256 of the token that the operator must send. The token itself is not here: who may read
+    pods must not move traffic. The agent needs it, init does not."""
     listen_address: Annotated[str, Field(pattern=r"^[0-9A-Fa-f.:]+$")] = "0.0.0.0"  # noqa: S104  a pod's own network namespace
     """Address that router and agent listen on; :: for both families."""
     router_port: Annotated[int, Field(ge=1, le=65_535)] = ROUTER_PORT
@@ -112,7 +112,6 @@ def parse_settings(
     try:
         return command, Settings.model_validate(given)
     except ValidationError as error:
-        # Never the value: it may be a token.
         problems = error.errors(include_url=False, include_input=False)
         lines = [f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}" for item in problems]
         raise SettingsError("\n".join(lines)) from error
@@ -132,8 +131,6 @@ def _options() -> argparse.ArgumentParser:
         help="init: write HAProxy's files and end; agent: serve (the default)",
     )
     for name, field in Settings.model_fields.items():
-        # A token on the command line could be read by everybody on the machine.
-        if name != "token":
-            text = (field.description or "").replace("%", "%%")
-            parser.add_argument("--" + name.replace("_", "-"), help=text, metavar="VALUE")
+        text = (field.description or "").replace("%", "%%")
+        parser.add_argument("--" + name.replace("_", "-"), help=text, metavar="VALUE")
     return parser

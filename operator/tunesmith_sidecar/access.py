@@ -44,8 +44,7 @@ class Keys:
 
     def is_analysis(self, token: str) -> bool:
         """Tell whether the token is that of the operator's analysis; never without one."""
-        given = hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
-        return self._analysis is not None and hmac.compare_digest(f"sha256:{given}", self._analysis)
+        return is_token(token, self._analysis)
 
     def _look_again(self) -> None:
         now = self._clock()
@@ -59,6 +58,12 @@ class Keys:
         except (OSError, SettingsError) as error:
             # A file that is away for a moment must neither open the door nor close it for all.
             log.warning("kept the API keys: their file cannot be read", error=str(error))
+
+
+def is_token(token: str, digest: str | None) -> bool:
+    """Tell whether the token has this sha256; none has where none is known."""
+    given = hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+    return digest is not None and hmac.compare_digest(f"sha256:{given}", digest)
 
 
 def _read(path: Path) -> tuple[int, tuple[bytes, ...]]:

@@ -3,6 +3,8 @@
 Decides nothing itself. Called by ``serving``.
 """
 
+from collections.abc import Callable
+
 from aiohttp import web
 
 from tunesmith_sidecar.answers import error_answer
@@ -25,11 +27,13 @@ def build_app(
     guard: Guard,
     metrics: Metrics,
     conversations: ConversationLog | None,
+    *,
+    missing: Callable[[], str] = lambda: "",
 ) -> web.Application:
-    """Make the web application."""
+    """Make the web application; ``missing`` says what keeps it from being ready."""
     proxy = Proxy(settings, engine, conversations)
     predictions = Predictions(settings, engine, conversations)
-    probes = Probes(settings, engine, guard.gate, metrics)
+    probes = Probes(settings, engine, guard.gate, metrics, missing)
 
     async def unknown(_: web.Request) -> web.Response:
         # Engines have paths that change slots, models and adapters; no client reaches them.

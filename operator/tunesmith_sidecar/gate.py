@@ -11,9 +11,11 @@ from tunesmith_sidecar.metrics import Metrics
 class Gate:
     """Counts requests; for one event loop."""
 
-    def __init__(self, limit: int, metrics: Metrics) -> None:
+    def __init__(self, limit: int, metrics: Metrics, pod: "Gate | None" = None) -> None:
+        """``pod`` is the gate of all revisions that the pod serves, where it serves several."""
         self._limit = limit
         self._metrics = metrics
+        self._pod = pod
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -34,7 +36,7 @@ class Gate:
 
     def enter(self) -> bool:
         """Take a place; False when there is none."""
-        if self._in_flight >= self._limit:
+        if self._in_flight >= self._limit or (self._pod is not None and not self._pod.enter()):
             return False
         self._in_flight += 1
         self._metrics.in_flight.set(self._in_flight)
@@ -47,6 +49,8 @@ class Gate:
         self._metrics.in_flight.set(self._in_flight)
         if not self._in_flight:
             self._idle.set()
+        if self._pod is not None:
+            self._pod.leave()
 
     def start_draining(self) -> None:
         """Say that the pod is ending: not ready from now on."""

@@ -5,6 +5,7 @@ few values, never anything a client sent. Written by ``guard``, ``proxy``, ``pre
 ``feedback`` and the conversation log; served at /metrics by ``probes``.
 """
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 from prometheus_client import (
@@ -17,6 +18,8 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 from tunesmith_sidecar.usage import Usage
 
@@ -226,3 +229,32 @@ class Metrics:
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
+
+    def families(self) -> Iterable[Metric]:
+        """Give all metrics by their names."""
+        return self._registry.collect()
+
+
+class _Together(Collector):
+    """Metrics of several revisions as if one process had counted them."""
+
+    def __init__(self, parts: Iterable[Metrics]) -> None:
+        self._parts = parts
+
+    def collect(self) -> Iterable[Metric]:
+        """Give each family once, with the samples of all revisions."""
+        found: dict[str, Metric] = {}
+        for part in self._parts:
+            for family in part.families():
+                known = found.setdefault(family.name, family)
+                # What carries no revision is the process's, and the same in all of them.
+                if known is not family and any("revision" in s.labels for s in family.samples):
+                    known.samples.extend(family.samples)
+        return found.values()
+
+
+def render_together(parts: Iterable[Metrics]) -> bytes:
+    """Return the metrics of all revisions of a pod in Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(_Together(parts))
+    return generate_latest(registry)

@@ -8,6 +8,7 @@ Set up by ``app``.
 """
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 from aiohttp import web
@@ -25,7 +26,16 @@ _DIGEST_BYTES = 256
 class Probes:
     """The handlers."""
 
-    def __init__(self, settings: Settings, engine: Engine, gate: Gate, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        gate: Gate,
+        metrics: Metrics,
+        missing: Callable[[], str],
+    ) -> None:
+        """``missing`` says what else is not there yet; nothing when all is."""
+        self._missing = missing
         self._settings = settings
         self._engine = engine
         self._gate = gate
@@ -56,7 +66,7 @@ class Probes:
                 return f"the model is {loaded!r}, wanted is {wanted}"
         if not await self._engine.is_answering():
             return "the engine does not answer"
-        return ""
+        return self._missing()
 
     async def _livez(self, _: web.Request) -> web.Response:
         return web.Response(text="ok")

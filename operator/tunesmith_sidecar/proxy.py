@@ -1,8 +1,9 @@
 """Passes OpenAI's requests to the engine and its answers back, byte for byte.
 
-Never changes a body. Streams are passed on as they come; of each only its end is looked at, for
-the tokens. The path that the engine sees is the route's, never the client's, so nothing but the
-allowed paths can be reached. Called through ``guard``.
+Never changes a body, but for the model's name where an engine holds several (``naming``). Streams
+are passed on as they come; of each only its end is looked at, for the tokens. The path that the
+engine sees is the route's, never the client's, so nothing but the allowed paths can be reached.
+Called through ``guard``.
 """
 
 import asyncio
@@ -11,10 +12,12 @@ from collections.abc import Mapping
 import aiohttp
 from aiohttp import web
 
+from tunesmith_sidecar.answers import error_answer
 from tunesmith_sidecar.conversations.log import LONGEST_BYTES, ConversationLog, Exchanged
 from tunesmith_sidecar.engine import Engine
 from tunesmith_sidecar.guard import REQUEST_ID, BrokenStream, Exchange, Handler
 from tunesmith_sidecar.metrics import Failure
+from tunesmith_sidecar.naming import UnknownModel, rename_listing, rename_model
 from tunesmith_sidecar.settings import Settings
 from tunesmith_sidecar.usage import Tail, has_stream_error, read_stream_usage, read_usage
 
@@ -35,6 +38,8 @@ class Proxy:
         conversations: ConversationLog | None,
     ) -> None:
         self._revision = settings.revision
+        self._served = settings.served_model
+        self._model = settings.model_name
         self._engine = engine
         self._conversations = conversations
 
@@ -44,8 +49,11 @@ class Proxy:
         async def handle(request: web.Request, exchange: Exchange) -> web.StreamResponse:
             headers = engine_headers(request.headers, exchange)
             async with self._engine.request("GET", path, None, headers) as answer:
+                content = await answer.read()
+                if self._served and answer.status == 200:
+                    content = rename_listing(content, self._served, self._model)
                 return web.Response(
-                    body=await answer.read(),
+                    body=content,
                     status=answer.status,
                     headers=client_headers(answer.headers),
                 )
@@ -56,9 +64,15 @@ class Proxy:
         """Return a handler that passes a POST on and measures and logs the answer."""
 
         async def handle(request: web.Request, exchange: Exchange) -> web.StreamResponse:
-            body = await request.read()
+            body = asked = await request.read()
+            if self._served:
+                try:
+                    asked = rename_model(body, self._served, self._model)
+                except UnknownModel:
+                    words = f"There is no such model here; it is {self._served}."
+                    return error_answer(404, words, "model_not_found")
             headers = engine_headers(request.headers, exchange)
-            async with self._engine.request("POST", path, body, headers) as answer:
+            async with self._engine.request("POST", path, asked, headers) as answer:
                 if answer.content_type == _EVENTS:
                     return await self._stream(request, exchange, body, answer)
                 return await self._whole(exchange, body, answer)

@@ -41,6 +41,9 @@ class Settings(BaseModel):
     """Whether the engine takes the parameter logprobs. Without it confidence is always null."""
     model_name: Annotated[str, Field(max_length=256)] = ""
     """Model that /api/v1/predict names to the engine. Empty: none, for engines with just one."""
+    served_model: Annotated[str, Field(max_length=256)] = ""
+    """Model that clients ask for where the engine has others too: requests for it, or for none, are
+    asked of model_name, and for any other there is a 404. Empty: bodies pass as they are."""
     model_digest: Digest | None = None
     """Digest that must be loaded before the pod is ready."""
     model_digest_file: Path | None = None
@@ -64,6 +67,21 @@ class Settings(BaseModel):
     analysis_token_digest: Digest | None = None
     """sha256 of the token that the operator's analysis sends instead of a key. None: it is refused.
     The token itself is not here: who may read pods must not get past the keys."""
+    adapters_folder: Path | None = None
+    """Folder for adapters that the operator has this pod load and unload while it runs, each served
+    on a port of its own. None: one model, which is there from the start."""
+    adapters_token_digest: Digest | None = None
+    """sha256 of the token that the operator sends to say which adapters; needed with the folder."""
+    adapters_endpoint: Annotated[str, Field(pattern=r"^(https?://[^\s/]+/?)?$")] = ""
+    """S3 endpoint of adapters. Empty: Amazon's."""
+    adapters_region: str = "us-east-1"
+    """S3 region of adapters."""
+    adapters_path_style: bool = False
+    """Whether the bucket is a part of the path."""
+    adapters_credentials_dir: Path | None = None
+    """Folder with the keys of a mounted Secret. None: the pod's own identity."""
+    adapters_secret: str = ""
+    """Name of that Secret, for messages."""
     session_header: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9-]+$")] = (
         "x-conversation-id"
     )
@@ -95,6 +113,8 @@ class Settings(BaseModel):
     def _belongs_together(self) -> Self:
         if (self.model_digest is None) != (self.model_digest_file is None):
             raise ValueError("model_digest and model_digest_file are given together or not at all")
+        if (self.adapters_folder is None) != (self.adapters_token_digest is None):
+            raise ValueError("adapters_folder and adapters_token_digest are given together")
         if self.api_key is not None and self.api_key_file is not None:
             raise ValueError("give api_key or api_key_file, not both")
         if self.api_key is not None and not self.api_key.get_secret_value().strip():

@@ -274,6 +274,85 @@ def test_vllm_is_started_and_drained_as_it_documents(fleet: Deployments, lab: La
     lab.kubectl.run("delete", "mdep", "vllm", "-n", NAMESPACE, "--wait")
 
 
+@pytest.fixture(scope="module")
+def adapters(lab: Lab, fleet: Deployments) -> Deployments:
+    """Train adapters of two ranks and give deployments of them, as ModelVersions rank-4 and rank-8.
+
+    The base model that they name is one that serving pods could load; the stand-in needs none.
+    """
+    for rank in (4, 8):
+        method = {"lora": {"rank": rank}}
+        lab.submit(NAMESPACE, f"lora-{rank}", method=method, output={"artifacts": ["Adapter"]})
+    for rank in (4, 8):
+        lab.wait_for(NAMESPACE, f"lora-{rank}", "Complete")
+        trained = lab.kubectl.get("modelversion", f"lora-{rank}-v1", NAMESPACE)
+        assert trained is not None
+        files = next(a for a in trained["spec"]["artifacts"] if a["format"] == "Adapter")
+        base = {"uri": "hf://org/base", "revision": "main"}
+        spec = {"model": "adapter", "version": str(rank), "artifacts": [files], "baseModel": base}
+        metadata = {"name": f"rank-{rank}", "namespace": NAMESPACE}
+        kind = {"apiVersion": trained["apiVersion"], "kind": "ModelVersion"}
+        lab.create({**kind, "metadata": metadata, "spec": spec})
+    return Deployments(lab.kubectl, NAMESPACE, fleet.image, {"modelVersion": "rank-4"})
+
+
+def serving_pods(lab: Lab, name: str) -> dict[str, int]:
+    """Give the restarts of each pod that serves a deployment, by its name."""
+    selector = f"tunesmith.dev/deployment={name},app.kubernetes.io/component=engine"
+    return {
+        pod["metadata"]["name"]: sum(c["restartCount"] for c in pod["status"]["containerStatuses"])
+        for pod in lab.kubectl.list_all("pods", NAMESPACE, selector)
+    }
+
+
+def test_a_canary_adapter_comes_and_goes_on_the_same_pods(adapters: Deployments, lab: Lab) -> None:
+    name, engine = "adapters", {"type": "VLLM", "env": [{"name": "BAD_RANK", "value": "8"}]}
+    spec = {"delivery": "Adapter", "engine": engine, "replicas": 2}
+    adapters.apply(name, **spec)
+    adapters.wait_until_stable(name, 1)
+    before = serving_pods(lab, name)
+    assert len(before) == 2
+    with adapters.load(name) as load:
+        adapters.apply(name, **spec, source={"modelVersion": "rank-8"})
+        until(lambda: adapters.status(name).last_revision == 2 or None, 30, "the roll-out", 0.1)
+        adapters.wait_for_phase(name, "RolledBack", seconds=120)
+        told = time.monotonic()
+        time.sleep(2)
+        after = load.since(told)
+    status, answers = adapters.status(name), list(load.answers)
+    rollback = status.last_rollback
+    assert rollback is not None
+    print(
+        f"\nadapter: {rollback.reason}, detected after {rollback.detected_after_seconds} s,"
+        f" restored after {rollback.restored_after_milliseconds} ms; {len(answers)} sent,"
+        f" {len(failures(answers))} failed, {by_revision(answers)}"
+    )
+    assert rollback.reason in {RollbackReason.CONSECUTIVE_ERRORS, RollbackReason.ANALYSIS_FAILED}
+    assert rollback.requests_served_by_rejected > 0
+    assert status.stable is not None
+    of_the_stable = [a for a in answers if a.revision in ("", status.stable.name)]
+    assert failures(of_the_stable) == []
+    assert failures(after) == []
+    assert serving_pods(lab, name) == before
+
+
+def test_a_good_adapter_takes_over_on_the_same_pods(adapters: Deployments, lab: Lab) -> None:
+    name, engine = "taken-over", {"type": "VLLM"}
+    spec = {"delivery": "Adapter", "engine": engine}
+    adapters.apply(name, **spec)
+    adapters.wait_until_stable(name, 1)
+    before = serving_pods(lab, name)
+    with adapters.load(name) as load:
+        adapters.apply(name, **spec, source={"modelVersion": "rank-8"})
+        adapters.wait_until_stable(name, 2, seconds=180)
+        time.sleep(8)  # longer than the former stable is kept warm
+    answers = list(load.answers)
+    assert failures(answers) == []
+    assert len(by_revision(answers)) == 2
+    assert serving_pods(lab, name) == before
+    lab.kubectl.run("delete", "mdep", name, "adapters", "-n", NAMESPACE, "--wait")
+
+
 def test_a_model_that_is_not_what_was_asked_for_is_refused(
     fleet: Deployments, stable: str, source: Manifest
 ) -> None:

@@ -14,12 +14,15 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from aiohttp import web
 
 from deploy.load import CHAT, REVISION_HEADER
+from tests.integration.adapters import HostPod, token_digest
 from tests.integration.operators import patch_status
-from tunesmith_api.labels import LABEL_MANAGED_BY, LABEL_REVISION, MANAGED_BY
+from tunesmith_api.adapters import ADAPTERS_PATH, WantedAdapters
+from tunesmith_api.labels import LABEL_HOST, LABEL_MANAGED_BY, LABEL_REVISION, MANAGED_BY
 from tunesmith_api.router import (
     AGENT_PORT,
     ROUTER_STATE_PATH,
@@ -72,7 +75,7 @@ class RouterPod:
     """HAProxy and its agent."""
 
     name: str
-    token: str
+    token_digest: str
     state: RouterState | None = None
     answered: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     failed_in_a_row: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -112,9 +115,9 @@ class RouterPod:
         self._owed -= canary
         return [(split.main, requests - canary), (split.canary, canary)]
 
-    def addresses(self, revision: str) -> list[str]:
+    def endpoints(self, revision: str) -> list[tuple[str, int]]:
         found = self.state.revisions if self.state else ()
-        return [e.address for r in found if r.name == revision for e in r.endpoints]
+        return [(e.address, e.port) for r in found if r.name == revision for e in r.endpoints]
 
 
 @dataclass
@@ -144,7 +147,9 @@ class Network:
 
     def __init__(self) -> None:
         self.routers: dict[str, RouterPod] = {}
-        self.engines: dict[str, EnginePod] = {}
+        self.engines: dict[tuple[str, int], EnginePod] = {}
+        """By address and port."""
+        self.hosts: dict[str, HostPod] = {}
         self.puts: list[Put] = []
         self.complaints: list[str] = []
         """What should never have been asked of a router."""
@@ -154,21 +159,35 @@ class Network:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_post(CHAT, self._chat)
         app.router.add_route("*", ROUTER_STATE_PATH, self._state)
+        app.router.add_route("*", ADAPTERS_PATH, self._adapters)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        self._sites: dict[str, web.TCPSite] = {}
+        self._sites: dict[tuple[str, int], web.TCPSite] = {}
 
     async def open(self, address: str, port: int) -> None:
         if not self._sites:
             await self._runner.setup()
-        site = self._sites[address] = web.TCPSite(self._runner, address, port)
+        site = self._sites[address, port] = web.TCPSite(self._runner, address, port)
         await site.start()
 
     async def close(self, address: str) -> None:
         self.routers.pop(address, None)
-        self.engines.pop(address, None)
-        site = self._sites.pop(address, None)
-        if site is not None:
-            await site.stop()
+        self.hosts.pop(address, None)
+        for where in [where for where in self._sites if where[0] == address]:
+            self.engines.pop(where, None)
+            await self._sites.pop(where).stop()
+
+    async def load_adapters(self, address: str) -> None:
+        """Serve what a host's pod was asked for, each adapter on its own port."""
+        host = self.hosts[address]
+        for adapter in host.load():
+            behaviour = host.behaviour(adapter.port - 10_000)
+            name = adapter.revision
+            self.engines[address, adapter.port] = EnginePod(name, Metrics(name), behaviour)
+            if (address, adapter.port) not in self._sites:
+                await self.open(address, adapter.port)
+        wanted = {adapter.port for adapter in host.wanted} | {ENGINE_PORT}
+        for gone in [w for w in self.engines if w[0] == address and w[1] not in wanted]:
+            del self.engines[gone]
 
     async def shut_down(self) -> None:
         await self._runner.cleanup()
@@ -180,7 +199,7 @@ class Network:
                 self._serve(router, revision, number)
 
     def _serve(self, router: RouterPod, revision: str, number: int) -> None:
-        alive = [a for a in router.addresses(revision) if a in self.engines]
+        alive = [e for e in router.endpoints(revision) if e in self.engines]
         for turn in range(number):
             is_good = bool(alive) and self.engines[alive[turn % len(alive)]].answer()
             self.lost += not alive
@@ -189,13 +208,13 @@ class Network:
             router.failed_in_a_row[revision] = 0 if is_good else in_a_row + 1
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        engine = self.engines.get(_address_of(request))
+        engine = self.engines.get(_where(request))
         if engine is None:
             raise web.HTTPNotFound
         return web.Response(body=engine.metrics.render())
 
     async def _chat(self, request: web.Request) -> web.Response:
-        engine = self.engines.get(_address_of(request))
+        engine = self.engines.get(_where(request))
         if engine is None:
             raise web.HTTPNotFound
         await asyncio.sleep((await request.json()).get("test", {}).get("delay", 0))
@@ -203,10 +222,10 @@ class Network:
         return web.Response(status=status, headers={REVISION_HEADER: engine.revision})
 
     async def _state(self, request: web.Request) -> web.Response:
-        router = self.routers.get(_address_of(request))
+        router = self.routers.get(_where(request)[0])
         if router is None:
             raise web.HTTPNotFound
-        if request.headers.get("Authorization") != f"Bearer {router.token}":
+        if _digest(request.headers.get("Authorization", "")) != router.token_digest:
             raise web.HTTPUnauthorized
         while router.is_silent:  # noqa: ASYNC110 - a test says when
             await asyncio.sleep(0.05)
@@ -218,6 +237,16 @@ class Network:
             self.puts.append(Put(time.time(), router.name, sender, state))
         return web.Response(body=router.report().model_dump_json(by_alias=True))
 
+    async def _adapters(self, request: web.Request) -> web.Response:
+        host = self.hosts.get(_where(request)[0])
+        if host is None:
+            raise web.HTTPNotFound
+        if not host.allows(request.headers.get("Authorization", "")):
+            raise web.HTTPUnauthorized
+        if request.method == "PUT":
+            host.take(WantedAdapters.model_validate_json(await request.read()))
+        return web.Response(body=host.report().model_dump_json(by_alias=True, exclude_none=True))
+
     def _check(self, state: RouterState) -> None:
         split = state.split
         wanted = {split.main} | ({split.canary} if split.canary and split.weight else set())
@@ -226,9 +255,10 @@ class Network:
             self.complaints.append(f"no endpoints for {sorted(wanted - served)}: {state}")
 
 
-def _address_of(request: web.Request) -> str:
+def _where(request: web.Request) -> tuple[str, int]:
     assert request.transport is not None
-    return str(request.transport.get_extra_info("sockname")[0])
+    address, port = request.transport.get_extra_info("sockname")[:2]
+    return str(address), int(port)
 
 
 class ServingCluster:
@@ -342,24 +372,42 @@ class ServingCluster:
 
     async def _start(self, pod: Object, address: str) -> None:
         network, number = self.network, _number(pod)
-        if address in network.routers or address in network.engines:
+        if address in network.hosts:
+            await network.load_adapters(address)
+            return
+        if address in network.routers or (address, ENGINE_PORT) in network.engines:
             return
         if (pod["metadata"]["namespace"], number) in self.halted:
             return
-        if number:
+        if LABEL_HOST in pod["metadata"]["labels"]:
+            namespace = pod["metadata"]["namespace"]
+            network.hosts[address] = HostPod(
+                pod["metadata"]["name"],
+                token_digest(pod),
+                lambda number: self.behaviour[namespace, number],
+            )
+            await network.open(address, ENGINE_PORT)
+        elif number:
             name = pod["metadata"]["ownerReferences"][0]["name"]
             behaviour = self.behaviour[pod["metadata"]["namespace"], number]
-            network.engines[address] = EnginePod(name, Metrics(name), behaviour)
+            network.engines[address, ENGINE_PORT] = EnginePod(name, Metrics(name), behaviour)
             await network.open(address, ENGINE_PORT)
         elif self.agents_come:
-            network.routers[address] = RouterPod(pod["metadata"]["name"], _token(pod))
+            network.routers[address] = RouterPod(pod["metadata"]["name"], _token_digest(pod))
             await network.open(address, AGENT_PORT)
 
     def _status(self, pod: Object, address: str) -> Object:
         number, network = _number(pod), self.network
         behaviour = self.behaviour[pod["metadata"]["namespace"], number]
-        if number:
-            is_ready = address in network.engines and behaviour.is_ready and not behaviour.refusal
+        host = network.hosts.get(address)
+        if LABEL_HOST in pod["metadata"]["labels"]:
+            is_ready = host is not None and host.is_ready
+        elif number:
+            is_ready = (
+                (address, ENGINE_PORT) in network.engines
+                and behaviour.is_ready
+                and not behaviour.refusal
+            )
         else:
             router = network.routers.get(address)
             is_ready = router is not None and router.state is not None
@@ -382,9 +430,13 @@ def _number(pod: Object) -> int:
     return int(pod["metadata"]["labels"].get(LABEL_REVISION, 0))
 
 
-def _token(pod: Object) -> str:
+def _digest(authorization: str) -> str:
+    return f"sha256:{sha256(authorization.removeprefix('Bearer ').encode()).hexdigest()}"
+
+
+def _token_digest(pod: Object) -> str:
     agent = next(c for c in pod["spec"]["containers"] if c["name"] == "agent")
-    return str(next(e["value"] for e in agent["env"] if e["name"].endswith("_TOKEN")))
+    return str(next(e["value"] for e in agent["env"] if e["name"].endswith("_TOKEN_DIGEST")))
 
 
 @contextlib.asynccontextmanager

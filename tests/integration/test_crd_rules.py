@@ -65,6 +65,31 @@ def create(plane: ControlPlane, manifest: dict[str, Any]) -> str:
     )
 
 
+FULL_EVALUATION = {
+    "suites": [
+        {"name": "ask", "prompts": {"uri": "s3://acme/q.jsonl", "metrics": ["exact", "rougeL"]}},
+        {"name": "rows", "prompts": {}},
+        {"name": "intents", "intent": {"items": [{"prompt": "p", "answer": '{"intent": "x"}'}]}},
+        {
+            "name": "judge",
+            "judge": {"url": "http://judge:8000/v1", "model": "m", "secretRef": {"name": "key"}},
+        },
+        {"name": "tasks", "lmEval": {"tasks": ["hellaswag"], "limit": 100}},
+        {"name": "speed", "speed": {}},
+    ],
+    "baselines": ["Base", "Previous"],
+    "gates": [
+        {
+            "metric": "ask/rougeL",
+            "relation": "HigherBy",
+            "value": "0",
+            "comparedWith": "Previous",
+            "confidence": "Interval",
+        },
+        {"metric": "judge/quality", "relation": "AtLeast", "value": "3"},
+    ],
+}
+ASK = {"name": "ask", "prompts": {"items": [{"prompt": "p", "answer": "a"}]}}
 TRAIN = {"uri": "s3://acme/tickets.jsonl"}
 
 DPO = {
@@ -108,6 +133,29 @@ ACCEPTED = [
         },
         id="a prompt with an example",
     ),
+    pytest.param(
+        "spec.dataset.clean",
+        {
+            "html": "Remove",
+            "unicode": "Repair",
+            "whitespace": "Normalize",
+            "urls": "Remove",
+            "emails": "Drop",
+            "phones": "Keep",
+            "pii": "Mask",
+            "minCharacters": 10,
+            "maxCharacters": 10,
+            "language": ["en", "de"],
+            "profanity": "Mask",
+            "repetition": "Drop",
+            "minQuality": "0.5",
+            "deduplicate": "Near",
+            "similarity": "0.7",
+        },
+        id="all of cleaning",
+    ),
+    pytest.param("spec.dataset.clean.minCharacters", 10, id="a shortest row and no longest"),
+    pytest.param("spec.dataset.checks.onOverlap", "Fail", id="an overlap is an error"),
     pytest.param("spec.hyperparameters.learningRate", "2e-4", id="a learning rate with exponent"),
     pytest.param("spec.hyperparameters.epochs", "0.5", id="half an epoch"),
     pytest.param(
@@ -143,11 +191,27 @@ ACCEPTED = [
         [{"name": "heldout", "heldOut": {}}, {"name": "ask", "samples": {"prompts": ["Who?"]}}],
         id="sample questions",
     ),
+    pytest.param("spec.evaluation", FULL_EVALUATION, id="every kind of suite"),
     pytest.param("spec.output.artifacts", ["Adapter", "Merged"], id="both artifacts"),
     pytest.param(
         "spec.output",
         {"uri": "s3://acme/m/", "artifacts": ["GGUF"], "gguf": {"quantization": "Q4_0"}},
         id="GGUF in four bits",
+    ),
+    pytest.param(
+        "spec.output",
+        {
+            "uri": "s3://acme/m/",
+            "artifacts": ["Merged", "Int8", "Ollama", "Package"],
+            "gguf": {"quantization": "Q4_K_M"},
+            "huggingFace": {
+                "repository": "acme/support-1.5_b",
+                "private": False,
+                "secretRef": {"name": "hub"},
+                "artifact": "Package",
+            },
+        },
+        id="all forms, pushed to the Hub",
     ),
     pytest.param("spec.deployTo", {"name": "support"}, id="offered to a deployment"),
     pytest.param("spec.output.modelVersion", {"tags": ["stable", "next-2"]}, id="two channels"),
@@ -174,11 +238,11 @@ REFUSED = [
     pytest.param("spec.dataset.train.uri", "s3://acme//etc/passwd", "train.uri", id="absolute key"),
     pytest.param("spec.output.uri", "s3://acme/../x/", "must not contain", id="dots in output"),
     pytest.param("spec.output.uri", "file:///tmp", "spec.output.uri", id="a local output"),
-    pytest.param("spec.output.uri", "s3://acme/" + "x" * 1100, "400", id="an endless output"),
+    pytest.param("spec.output.uri", "s3://acme/" + "x" * 1100, "240", id="an endless output"),
     pytest.param(
         "spec.output",
         {"uri": "s3://acme/m/", "gguf": {}},
-        "needs GGUF in output.artifacts",
+        "needs GGUF or Ollama in output.artifacts",
         id="how to write a GGUF that nobody wants",
     ),
     pytest.param(
@@ -186,6 +250,43 @@ REFUSED = [
         {"uri": "s3://acme/m/", "artifacts": ["GGUF"], "gguf": {"quantization": "Q2_K"}},
         "gguf.quantization",
         id="an unknown quantization",
+    ),
+    pytest.param(
+        "spec.dataset.clean",
+        {"minCharacters": 11, "maxCharacters": 10},
+        "minCharacters must not be above maxCharacters",
+        id="a shortest row above the longest",
+    ),
+    pytest.param(
+        "spec.dataset.clean.similarity", "0.69", "between 0.7 and 1", id="hardly alike rows"
+    ),
+    pytest.param(
+        "spec.dataset.clean.similarity", "1.01", "between 0.7 and 1", id="more than equal"
+    ),
+    pytest.param("spec.dataset.clean.minQuality", "1.1", "between 0 and 1", id="too good a row"),
+    pytest.param("spec.dataset.clean.language", ["English"], "language", id="a language's name"),
+    pytest.param("spec.dataset.clean.language", ["en"] * 17, "at most 16", id="too many languages"),
+    pytest.param("spec.dataset.clean.pii", "Hide", "pii", id="an unknown policy"),
+    pytest.param("spec.dataset.clean.profanity", "Remove", "profanity", id="no such policy here"),
+    pytest.param("spec.dataset.clean.minCharacters", -1, "minCharacters", id="less than no text"),
+    pytest.param("spec.dataset.checks.onOverlap", "Keep", "onOverlap", id="an overlap that stays"),
+    pytest.param(
+        "spec.output",
+        {"uri": "s3://acme/m/", "huggingFace": {"repository": "a/b", "artifact": "Package"}},
+        "must be one of output.artifacts",
+        id="what is not made cannot be pushed",
+    ),
+    pytest.param(
+        "spec.output",
+        {"uri": "s3://acme/m/", "huggingFace": {"repository": "support"}},
+        "huggingFace.repository",
+        id="a repository without owner",
+    ),
+    pytest.param(
+        "spec.output",
+        {"uri": "s3://acme/m/", "huggingFace": {"repository": "acme/../x"}},
+        "huggingFace.repository",
+        id="dots in a repository",
     ),
     pytest.param("spec.deployTo", {}, "deployTo.name", id="offered to nobody by name"),
     pytest.param("spec.deployTo", {"name": "Support!"}, "deployTo.name", id="a name that is none"),
@@ -347,8 +448,47 @@ REFUSED = [
     pytest.param(
         "spec.evaluation.gates",
         [{**GATE, "metric": "other/loss"}],
-        "heldOut suite",
+        "a suite that measures",
         id="unmeasured",
+    ),
+    pytest.param(
+        "spec.evaluation",
+        {
+            "suites": [{"name": "ask", "samples": {"prompts": ["Who?"]}}],
+            "gates": [{**GATE, "metric": "ask/exact"}],
+        },
+        "a suite that measures",
+        id="a gate on samples",
+    ),
+    pytest.param(
+        "spec.evaluation.gates",
+        [{**GATE, "relation": "LowerBy", "comparedWith": "Previous"}],
+        "among evaluation.baselines",
+        id="a baseline that is not measured",
+    ),
+    pytest.param(
+        "spec.evaluation.suites",
+        [{"name": "heldout", "heldOut": {}, "speed": {}}],
+        "exactly one",
+        id="two kinds in one suite",
+    ),
+    pytest.param(
+        "spec.evaluation.suites",
+        [{"name": "heldout", "prompts": {**ASK["prompts"], "uri": "s3://acme/q.jsonl"}}],
+        "at most one of uri and items",
+        id="two places of questions",
+    ),
+    pytest.param(
+        "spec.evaluation.suites",
+        [{"name": "heldout", "prompts": {"metrics": ["ROUGE"]}}],
+        "metrics",
+        id="an unknown text metric",
+    ),
+    pytest.param(
+        "spec.evaluation.suites",
+        [{"name": "heldout", "judge": {"url": "judge:8000", "model": "m"}}],
+        "url",
+        id="a judge without scheme",
     ),
     pytest.param("spec.evaluation.gates", [{**GATE, "metric": "loss"}], "metric", id="no suite"),
     pytest.param("spec.evaluation.gates", [GATE] * 17, "gates", id="too many gates"),
@@ -400,6 +540,10 @@ def test_contradictions_between_sections_are_refused(control_plane: ControlPlane
     tiny = changed(changed(JOB, "spec.method", {"qlora": {}}), "spec.model.uri", "builtin://tiny")
     with pytest.raises(StepError, match="no use for builtin"):
         create(control_plane, tiny)
+    deployed = changed(JOB, "spec.evaluation.baselines", ["Deployed"])
+    with pytest.raises(StepError, match="Deployed needs deployTo"):
+        create(control_plane, deployed)
+    create(control_plane, changed(deployed, "spec.deployTo", {"name": "support"}))
 
 
 def test_defaults_are_filled_in_all_the_way_down(control_plane: ControlPlane) -> None:

@@ -31,11 +31,12 @@ from tests.integration.rollouts import (
     until_stable,
     until_status,
 )
-from tests.integration.serving import ENGINE_PORT, Network, RouterPod, serving_cluster
+from tests.integration.serving import Network, RouterPod, serving_cluster
 from tunesmith_api.router import RouterEndpoint, RouterRevision, RouterSplit, RouterState
 from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.kinds import KINDS, Object
 from tunesmith_operator.planning import waking
+from tunesmith_operator.reconcile import former_router
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -108,8 +109,8 @@ class Gateway:
             RouterRevision(
                 name=name,
                 endpoints=tuple(
-                    RouterEndpoint(address=address, port=ENGINE_PORT)
-                    for address, engine in engines
+                    RouterEndpoint(address=address, port=port)
+                    for (address, port), engine in engines
                     if engine.revision == name
                 ),
             )
@@ -226,6 +227,81 @@ async def test_an_edited_route_is_put_right(
         gateway = {"gateway": ROUTING["gateway"] | {"hostname": "chat.example"}}
         await change(kube, namespace, routing=gateway)
         await until(lambda: is_right(["chat.example"]), what="the spec's host name")
+
+
+async def test_another_router_takes_over_before_the_former_goes(
+    crds: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(former_router, "_STAYS", timedelta(seconds=1))
+    namespace = make_namespace(crds)
+    async with client_of(crds) as kube, serving_cluster(kube, namespace) as cluster:
+        gateway = Gateway(kube, namespace, cluster.network)
+        accepts, gateway.answer = gateway.answer, None
+        playing = asyncio.create_task(gateway.run())
+        await kube.create(deployment(namespace, replicas=2))
+        async with operator(crds, namespace):
+            before = (await until_stable(kube, namespace, 1))["status"]
+
+            # A Gateway that takes no notice: HAProxy goes on, and follows the pods.
+            await change(kube, namespace, routing=ROUTING)
+            waits = await until_status(
+                kube,
+                namespace,
+                lambda s: "former router" in condition_of(s, "Progressing")[2],
+                "the former router to be told",
+            )
+            (pod, *_) = await kube.list("Pod", namespace, "tunesmith.dev/revision=1")
+            await cluster._delete(pod)
+            await asyncio.sleep(3)
+            held = (await read(kube, namespace))["status"]
+            haproxies = [r for r in cluster.routers() if r.name != "gateway"]
+            alive = set(cluster.network.engines)
+            assert len(haproxies) == 2
+            assert all(set(r.addresses(r.state.split.main)) == alive for r in haproxies if r.state)
+            for status in (waits["status"], held):
+                assert status["url"] == before["url"]
+                assert condition_of(status, "Available")[0] == "True"
+            assert await owned(kube, namespace) == [
+                "Deployment",
+                "HTTPRoute",
+                "PodDisruptionBudget",
+                "Service",
+            ]
+
+            gateway.answer = accepts
+            await until(lambda: owns(kube, namespace, ["HTTPRoute"]), what="HAProxy's end")
+            there = await until_stable(kube, namespace, 1)
+            assert there["status"]["url"] != before["url"]
+
+            # And back: the route stays until HAProxy has pods that were told.
+            cluster.agents_come = False
+            await change(kube, namespace, routing={"router": "HAProxy", "gateway": None})
+            await asyncio.sleep(3)
+            assert "HTTPRoute" in await owned(kube, namespace)
+            held = (await read(kube, namespace))["status"]
+            assert condition_of(held, "Available")[0] == "True"
+            cluster.agents_come = True
+            wanted = ["Deployment", "PodDisruptionBudget", "Service"]
+            await until(lambda: owns(kube, namespace, wanted), what="the route's end")
+            back = await until_stable(kube, namespace, 1)
+            assert back["status"]["url"] == before["url"]
+        playing.cancel()
+
+
+async def owned(kube: KubeClient, namespace: str) -> list[str]:
+    """Give the kinds of the router's objects that are there."""
+    names = {
+        "Deployment": "demo-router",
+        "PodDisruptionBudget": "demo-router",
+        "Service": "demo",
+        "HTTPRoute": "demo",
+    }
+    found = {kind: await kube.get(kind, namespace, name) for kind, name in names.items()}
+    return sorted(kind for kind, body in found.items() if body)
+
+
+async def owns(kube: KubeClient, namespace: str, kinds: list[str]) -> bool:
+    return await owned(kube, namespace) == kinds
 
 
 async def test_somebody_elses_route_is_left_alone(crds: ControlPlane) -> None:

@@ -1,7 +1,9 @@
 """Roll-outs against a real API server, real measuring, and routers that answer over HTTP."""
 
+from dataclasses import replace
 from datetime import datetime
 
+import orjson
 import pytest
 
 from deploy.native.apiserver import ControlPlane
@@ -15,6 +17,7 @@ from tests.integration.rollouts import (
     passes,
     read,
     source,
+    until_events,
     until_pods,
     until_rolled_back,
     until_stable,
@@ -24,6 +27,7 @@ from tests.integration.rollouts import (
 )
 from tests.integration.serving import Behaviour, serving_cluster
 from tunesmith_operator.kube.kinds import KINDS, Object
+from tunesmith_operator.kube.transport import Request, Response, Send
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -154,6 +158,38 @@ async def test_a_version_in_the_channel_is_rolled_out_by_itself(
             await kube.create(version(namespace, "support-v3", "c", "prod"))
             done = await until_stable(kube, namespace, 2)
     assert done["status"]["stable"]["version"] == "support-v3"
+
+
+async def test_a_version_that_cannot_be_read_hides_no_other(control_plane: ControlPlane) -> None:
+    """As after an upgrade of the CRDs alone: the API server gives what this operator refuses."""
+
+    async def spoil(request: Request, send: Send) -> Response:
+        answer = await send(request)
+        if request.kind != "ModelVersion" or request.is_write or answer.status != 200:
+            return answer
+        body = orjson.loads(answer.body)
+        for found in body.get("items", [body]):
+            if found["metadata"]["name"] == "support-v1":
+                found["spec"]["ofTomorrow"] = True
+        return replace(answer, body=orjson.dumps(body))
+
+    namespace = make_namespace(control_plane)
+    async with client_of(control_plane) as kube, serving_cluster(kube, namespace):
+        await kube.create(version(namespace, "support-v1", "a", "prod"))
+        await kube.create(deployment(namespace, source={"model": "support", "channel": "prod"}))
+        async with operator(control_plane, namespace, [spoil]):
+            missed = await until_status(
+                kube,
+                namespace,
+                lambda s: condition_of(s, "Stalled")[1] == "VersionNotFound",
+                "the objection",
+            )
+            await kube.create(version(namespace, "support-v2", "b", "prod"))
+            done = await until_stable(kube, namespace, 1)
+            events = await until_events(kube, namespace, "Unreadable")
+    assert "support-v1: spec.ofTomorrow" in condition_of(missed["status"], "Stalled")[2]
+    assert done["status"]["stable"]["version"] == "support-v2"
+    assert {e["involvedObject"]["name"] for e in events} == {"support-v1"}
 
 
 def version(namespace: str, name: str, letter: str, *tags: str) -> Object:

@@ -10,11 +10,13 @@ import pytest
 from deploy.native.apiserver import ControlPlane
 from deploy.native.binaries import ensure_binaries
 from deploy.shell import StepError
-from tests.unit.deployments import SERVING, make_deployment, make_revision
+from tests.unit.deployments import SERVING, make_adapter, make_deployment, make_revision
+from tunesmith_operator.planning.hosting import host_of
 from tunesmith_operator.resources.serving.autoscaling import build_autoscaler
 from tunesmith_operator.resources.serving.record import build_record
 from tunesmith_operator.resources.serving.router import build_router
-from tunesmith_operator.resources.serving.workload import build_service, build_workload
+from tunesmith_operator.resources.serving.sidecar import Tokens
+from tunesmith_operator.resources.serving.workload import build_host, build_service, build_workload
 
 pytestmark = pytest.mark.integration
 
@@ -61,7 +63,7 @@ def built(engine: dict[str, Any], autoscaling: dict[str, Any]) -> list[dict[str,
     revision = make_revision(deployment)
     return [
         build_record(deployment, revision),
-        build_workload(deployment, revision, 2, "record-uid", config, analysis_token="t"),
+        build_workload(deployment, revision, 2, "record-uid", config, tokens=Tokens("t")),
         build_service(deployment, revision, "record-uid"),
         *build_router(deployment, config, "t0ken"),
         build_autoscaler(deployment, deployment.spec.autoscaling),
@@ -89,6 +91,17 @@ def test_the_api_server_takes_every_manifest_in_a_restricted_namespace(
     assert len(manifests) == 8
     pods = [pod_of(m) for m in manifests if m["kind"] == "Deployment"]
     for manifest in [*manifests, *pods]:
+        assert "created" in ask(restricted, manifest)
+
+
+def test_the_api_server_takes_the_pods_that_adapters_share(restricted: ControlPlane) -> None:
+    deployment = make_deployment("m" * 45, engine=ENGINES[1], delivery="Adapter")
+    revision = make_adapter(deployment, "hf://org/base")
+    name = host_of(deployment.metadata.name, revision.template)
+    tokens = Tokens("t", "u")
+    host = build_host(deployment, name, revision.template, 2, SERVING, tokens=tokens)
+    service = build_service(deployment, revision, "record-uid", name)
+    for manifest in (host, pod_of(host), service):
         assert "created" in ask(restricted, manifest)
 
 

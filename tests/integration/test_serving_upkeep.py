@@ -1,6 +1,8 @@
 """What a ModelDeployment needs beside its roll-outs: routers, their state, and objects by name."""
 
 import asyncio
+import json
+import time
 from datetime import timedelta
 
 import pytest
@@ -18,6 +20,7 @@ from tests.integration.rollouts import (
     read,
     source,
     until_events,
+    until_rolled_back,
     until_stable,
     until_status,
     weights,
@@ -29,7 +32,7 @@ from tunesmith_operator.kube.kinds import KINDS, Object
 from tunesmith_operator.kube.transport import Request, Response, Send
 from tunesmith_operator.planning.revisions import revision_digest, revision_name
 from tunesmith_operator.planning.sources import resolve
-from tunesmith_operator.reconcile import modeldeployment as shell
+from tunesmith_operator.reconcile import refusals
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -106,7 +109,7 @@ async def test_a_silent_router_holds_the_roll_out(control_plane: ControlPlane) -
     namespace = make_namespace(control_plane)
     async with client_of(control_plane) as kube, serving_cluster(kube, namespace) as cluster:
         await kube.create(deployment(namespace))
-        async with operator(control_plane, namespace):
+        async with operator(control_plane, namespace) as running:
             await until_stable(kube, namespace, 1)
             silent, other = cluster.routers()
             silent.is_silent = True
@@ -116,9 +119,15 @@ async def test_a_silent_router_holds_the_roll_out(control_plane: ControlPlane) -
             )
             await asyncio.sleep(3)
             held = await read(kube, namespace)
+            began = time.monotonic()
+            await passes(running, 3)
+            took = time.monotonic() - began
             silent.is_silent = False
             await until_stable(kube, namespace, 2)
     assert "stepStartTime" not in held["status"]["rollout"]
+    assert took < 2, "no pass waits for a pod that did not answer before"
+    for kind in ("Available", "Progressing"):
+        assert f"router pod {silent.name}: no answer" in condition_of(held["status"], kind)[2]
     assert condition_of(held["status"], "Progressing")[1] == "WaitingForRouter"
     steps = [w for _, _, w in weights(cluster.network, other.name)]
     assert steps == [0, 20, 50, 0]
@@ -147,15 +156,15 @@ async def test_an_operator_that_was_away_finds_other_pods(control_plane: Control
         await until(are_new, what="other pods")
         async with operator(control_plane, namespace):
             await until_stable(kube, namespace, 2)
-    new = {r.name: set(r.addresses(r.state.split.main)) for r in cluster.routers() if r.state}
-    assert all(addresses <= set(cluster.network.engines) for addresses in new.values())
+    new = {r.name: set(r.endpoints(r.state.split.main)) for r in cluster.routers() if r.state}
+    assert all(endpoints <= set(cluster.network.engines) for endpoints in new.values())
     assert len(new) == 2
 
 
 async def test_somebody_elses_object_with_a_revisions_name_is_left_alone(
     control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shell, "_REFUSED_RETRY", timedelta(seconds=1))
+    monkeypatch.setattr(refusals, "_RETRY", timedelta(seconds=1))
     namespace = make_namespace(control_plane)
     async with client_of(control_plane) as kube, serving_cluster(kube, namespace):
         await kube.create(deployment(namespace))
@@ -172,12 +181,59 @@ async def test_somebody_elses_object_with_a_revisions_name_is_left_alone(
             )
             await change(kube, namespace, source=source("b"))
             (event,) = await until_events(kube, namespace, "ChildRefused")
+            stalled = await until_status(
+                kube,
+                namespace,
+                lambda s: condition_of(s, "Stalled")[1] == "ChildRefused",
+                "the condition",
+            )
+            assert "Delete or rename that object" in condition_of(stalled["status"], "Stalled")[2]
             assert f"ConfigMap {namespace}/{name}" in event["message"]
             left = await kube.get("ConfigMap", namespace, name)
             assert left == foreign
             uid = foreign["metadata"]["uid"]
             await kube.delete("ConfigMap", namespace, name, uid=uid, propagation="Background")
             await until_stable(kube, namespace, 2)
+
+
+async def test_what_a_quota_refuses_is_a_condition_and_stable_goes_on(
+    control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals, "_RETRY", timedelta(seconds=1))
+    namespace = make_namespace(control_plane)
+    async with client_of(control_plane) as kube, serving_cluster(kube, namespace) as cluster:
+        await kube.create(deployment(namespace))
+        async with operator(control_plane, namespace):
+            before = await until_stable(kube, namespace, 1)
+            quota = ["quota", "few", "-n", namespace]
+            control_plane.kubectl("create", *quota, "--hard=count/deployments.apps=2")
+            # Nobody plays its controller.
+            used = {key: {"count/deployments.apps": "2"} for key in ("hard", "used")}
+            said = ["--subresource=status", "--type=merge", "-p", json.dumps({"status": used})]
+            control_plane.kubectl("patch", *quota, *said)
+            await asyncio.sleep(1)
+            await change(kube, namespace, source=source("b"))
+            refused = await until_status(
+                kube,
+                namespace,
+                lambda s: condition_of(s, "Stalled")[:2] == ("True", "ChildRefused"),
+                "the refusal",
+            )
+        # Nobody knows at first what was refused before; it is not taken back for that.
+        async with operator(control_plane, namespace) as running:
+            await passes(running, 2)
+            again = await read(kube, namespace)
+            control_plane.kubectl("delete", *quota)
+            after = await until_stable(kube, namespace, 2)
+    message = condition_of(refused["status"], "Stalled")[2]
+    assert "few" in message
+    assert "Change the quota" in message
+    assert condition_of(refused["status"], "Ready")[0] == "True"
+    assert refused["status"]["stable"]["digest"] == before["status"]["stable"]["digest"]
+    stalled = [c for c in again["status"]["conditions"] if c["type"] == "Stalled"]
+    assert stalled == [c for c in refused["status"]["conditions"] if c["type"] == "Stalled"]
+    assert condition_of(after["status"], "Stalled")[0] == "False"
+    assert cluster.network.lost == 0
 
 
 async def test_somebody_elses_autoscaler_stands_in_nobodys_way(
@@ -253,21 +309,23 @@ async def test_a_router_that_somebody_deleted_comes_back(control_plane: ControlP
             await until_stable(kube, namespace, 1)
 
 
-async def test_a_measurement_that_cannot_be_made_is_no_hot_loop(
-    control_plane: ControlPlane,
+@pytest.mark.parametrize("is_forbidden", [True, False], ids=["forbidden", "missing"])
+async def test_golden_prompts_that_cannot_be_read_are_a_providers_error(
+    control_plane: ControlPlane, is_forbidden: bool
 ) -> None:
-    """The operator may not read the ConfigMap with the golden prompts."""
     asked = 0
 
     async def forbid(request: Request, send: Send) -> Response:
         nonlocal asked
         if request.verb == "get" and request.path.endswith("/configmaps/golden"):
             asked += 1
-            return Response(403, b"{}")
+            if is_forbidden:
+                return Response(403, b'{"message": "may not"}')
         return await send(request)
 
     golden = {"name": "golden", "goldenPrompts": {"configMapRef": {"name": "golden"}}, "min": "1"}
-    rollout = ROLLOUT | {"analysis": ANALYSIS | {"metrics": [golden]}}
+    analysis = ANALYSIS | {"metrics": [golden], "dataTimeoutSeconds": 10}
+    rollout = ROLLOUT | {"analysis": analysis}
     namespace = make_namespace(control_plane)
     async with client_of(control_plane) as kube, serving_cluster(kube, namespace):
         await kube.create(deployment(namespace, rollout=rollout))
@@ -277,10 +335,19 @@ async def test_a_measurement_that_cannot_be_made_is_no_hot_loop(
             await until_status(
                 kube, namespace, lambda s: "stepStartTime" in s.get("rollout", {}), "the step"
             )
-            await asyncio.sleep(5)
-            held = await read(kube, namespace)
-    assert 1 <= asked <= 4
-    assert held["status"]["rollout"]["step"] == 0
+            held = await until_status(
+                kube,
+                namespace,
+                lambda s: condition_of(s, "Progressing")[1] == "ProviderUnavailable",
+                "the provider's error",
+            )
+            back = await until_rolled_back(kube, namespace)
+    (metric,) = held["status"]["rollout"]["metrics"]
+    assert metric["verdict"] == "ProviderError"
+    assert ("may not" if is_forbidden else "there is no ConfigMap golden") in metric["message"]
+    assert metric["failures"] == 0
+    assert back["status"]["lastRollback"]["reason"] == "ProviderError"
+    assert asked <= 15, "no more often than a sample is due"
 
 
 async def until_all_told(cluster: ServingCluster, number: int = 2) -> None:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from tunesmith_router.router import Router
 from tunesmith_router.settings import Settings
 
 TOKEN = "a-token"
+TOKEN_DIGEST = f"sha256:{sha256(TOKEN.encode()).hexdigest()}"
 TEND_SECONDS = 0.05
 
 
@@ -201,7 +203,7 @@ async def pod() -> AsyncIterator[Pod]:
         settings = Settings.model_validate(
             {
                 "folder": Path(folder),
-                "token": TOKEN,
+                "token_digest": TOKEN_DIGEST,
                 "listen_address": "127.0.0.1",
                 "router_port": free_port(),
                 "check_interval_seconds": 0.1,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.router.backends import backends
-from tests.router.conftest import TOKEN, Load, Pod, eventually, free_port, state
+from tests.router.conftest import TOKEN, TOKEN_DIGEST, Load, Pod, eventually, free_port, state
 from tunesmith_router.access import Access
 from tunesmith_router.answers import BrokenFrame, split_frames
 from tunesmith_router.main import main
@@ -32,17 +32,11 @@ async def test_nobody_without_the_token(pod: Pod) -> None:
     assert (await pod.report()).split is None
 
 
-async def test_the_token_rotates(tmp_path: Path) -> None:
-    file = tmp_path / "token"
-    file.write_text("first\n")
-    access = Access(Settings(token_file=file))
-    assert access.allow("Bearer first")
-    assert not access.allow("Basic first")
-    file.write_text("second\n")
-    assert access.allow("bearer second")
-    assert not access.allow("Bearer first")
-    file.unlink()
-    assert access.allow("Bearer second")
+def test_the_token_is_known_by_its_digest_alone() -> None:
+    access = Access(Settings(token_digest=TOKEN_DIGEST))
+    assert access.allow(f"bearer {TOKEN}")
+    for wrong in (None, TOKEN, f"Basic {TOKEN}", f"Bearer {TOKEN_DIGEST}"):
+        assert not access.allow(wrong)
 
 
 @pytest.mark.parametrize(
@@ -195,8 +189,8 @@ async def test_many_endpoints(pod: Pod) -> None:
 async def test_the_whole_program_drains(pod: Pod, tmp_path: Path) -> None:
     await pod.stop_agent()
     port = free_port()
-    given = pod.settings.model_dump(exclude={"token", "token_file"})
-    given |= {"agent_port": port, "token": TOKEN, "drain_timeout_seconds": 20}
+    given = pod.settings.model_dump(exclude={"token_digest"})
+    given |= {"agent_port": port, "token_digest": TOKEN_DIGEST, "drain_timeout_seconds": 20}
     variables = {PREFIX + name.upper(): str(value) for name, value in given.items()}
     environment = os.environ | variables | {"PYTHONPATH": str(ROOT / "operator")}
     pod.agent_url = f"http://127.0.0.1:{port}"
@@ -204,7 +198,8 @@ async def test_the_whole_program_drains(pod: Pod, tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as output:
         agent = subprocess.Popen(command, env=environment, stderr=output)  # noqa: ASYNC220
     try:
-        await eventually(lambda: is_listening(port))
+        # Another Python is started.
+        await eventually(lambda: is_listening(port), 20)
         async with backends("a") as (a,):
             await pod.told(state("r1", of={"r1": [a]}))
             stream = asyncio.create_task(pod.ask(tokens=10, pause=0.1))
@@ -256,7 +251,7 @@ def test_wrong_settings_end_the_program_with_a_message(monkeypatch: pytest.Monke
     for arguments, message in (
         (["--threads", "0"], "TUNESMITH_ROUTER_THREADS"),
         (["--folder", "relative"], "TUNESMITH_ROUTER_FOLDER"),
-        (["agent"], "give token or token_file"),
+        (["agent"], "give token_digest"),
     ):
         monkeypatch.setattr(sys, "argv", ["tunesmith-router", *arguments])
         with pytest.raises(SystemExit, match=message):

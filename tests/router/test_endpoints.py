@@ -10,7 +10,7 @@ from tests.router.conftest import Load, Pod, eventually, state
 
 async def server_count(pod: Pod) -> int:
     assert pod.router is not None
-    return len(await pod.router._admin.list_servers())
+    return len({server.id.name for server in await pod.router._admin.list_servers()})
 
 
 async def test_endpoints_come_and_go_under_load(pod: Pod) -> None:
@@ -103,6 +103,56 @@ async def test_an_endpoint_that_says_it_is_not_ready_gets_nothing(pod: Pod) -> N
         assert set(await pod.ask_many(30)) == {(200, "b")}
 
 
+async def test_checks_that_all_fail_take_nobody_out(pod: Pod) -> None:
+    async with backends("a", "b", "c") as (a, b, c):
+        await pod.told(state("r1", of={"r1": [a, b, c]}))
+        async with Load(pod, delay=0.005) as load:
+            # As on a node without CPU to spare: the checks fail, the pods work.
+            for backend in (a, b, c):
+                backend.is_ready = False
+            await eventually(lambda: has_none_up(pod, "r1"))
+            await asyncio.sleep(0.2)
+            answers = await pod.ask_many(60)
+            assert set(answers) == {(200, "a"), (200, "b"), (200, "c")}
+            # The agent's word still counts: what is draining, or gone, is not used.
+            await pod.told(state("r1", of={"r1": [b, c]}))
+            assert set(await pod.ask_many(30)) == {(200, "b"), (200, "c")}
+            # And a check that passes: the bad one among good ones is out again.
+            c.is_ready = True
+            await eventually(lambda: has_up(pod, "r1", 1))
+            assert set(await pod.ask_many(30)) == {(200, "c")}
+        assert load.problems == []
+        # Answers count for their revision, whichever way they were found.
+        total = len(load.answers) + 120
+
+        async def is_counted() -> bool:
+            return (await pod.counts("r1"))[0] == total
+
+        await eventually(is_counted)
+
+
+async def test_who_answers_when_all_checks_fail(pod: Pod) -> None:
+    async with backends("a", "b") as (a, b):
+        of = {"r1": [a], "r2": [b]}
+        await pod.told(state("r1", "r2", 50, of=of))
+        a.is_ready = False
+        await eventually(lambda: has_none_up(pod, "r1"))
+        # A revision that passes stands in for one that does not.
+        assert set(await pod.ask_many(30)) == {(200, "b")}
+        b.is_ready = False
+        await eventually(lambda: has_none_up(pod, "r2"))
+        assert set(await pod.ask_many(30)) == {(200, "a")}
+        # The canary has been granted requests, and nobody else has endpoints.
+        await pod.told(state("r1", "r2", 50, of=of | {"r1": []}))
+        assert set(await pod.ask_many(30)) == {(200, "b")}
+        await pod.told(state("r1", "r2", 0, of=of | {"r1": []}))
+        assert (await pod.ask())[0] == 503
+
+
+async def has_up(pod: Pod, name: str, count: int) -> bool:
+    return (await pod.counts(name))[3] == count
+
+
 async def test_a_split_is_refused_while_no_endpoint_of_it_passes(pod: Pod) -> None:
     async with backends("a", "b") as (a, b):
         of = {"r1": [a], "r2": [b]}
@@ -127,7 +177,7 @@ async def test_a_split_is_refused_while_no_endpoint_of_it_passes(pod: Pod) -> No
 
 
 async def has_none_up(pod: Pod, name: str) -> bool:
-    return (await pod.counts(name))[3] == 0
+    return await has_up(pod, name, 0)
 
 
 async def test_ipv6(pod: Pod) -> None:

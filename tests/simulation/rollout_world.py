@@ -234,7 +234,10 @@ class RolloutWorld:
     def observe(self) -> ServingObservation:
         rollout = self.status.rollout
         analysis = self.deployment.spec.rollout.analysis
-        due = is_sample_due(rollout, analysis, self.now)
+        canary = next(
+            (r for r in self.revisions.values() if rollout and r.digest == rollout.digest), None
+        )
+        due = is_sample_due(rollout, analysis, self.now, self.seen(canary) if canary else None)
         counts = tuple(
             RevisionCounts(r.name, r.requests, r.consecutive) for r in self.revisions.values()
         )

@@ -16,6 +16,8 @@ from tests.simulation.rollout_world import (
     TEXT,
     Faults,
     Model,
+    OperatorDied,
+    Pod,
     RolloutWorld,
 )
 from tunesmith_api.conditions import DeploymentCondition, DeploymentReason
@@ -27,6 +29,7 @@ from tunesmith_api.deploymentstatus import (
 )
 from tunesmith_operator.planning.conditions import find, is_true
 from tunesmith_operator.planning.serving import MetricSample, Traffic
+from tunesmith_operator.planning.serving_actions import ServingAction, SetTraffic
 
 QUICK = {
     "steps": [{"weight": 25, "holdSeconds": 1}, {"weight": 50, "holdSeconds": 1}],
@@ -125,6 +128,26 @@ def test_a_held_rollback_is_quiet_too() -> None:
         world.turn()
     assert world.passes - passes <= 2
     assert world.status.canary is None
+
+
+def test_a_canary_without_ready_pods_is_not_sampled() -> None:
+    world = at_weight(serving(), 25)
+    until(world, lambda w: w.samples > 0)
+    known, sampled = world.rollout.metrics, world.samples
+    world.models[2] = Model(never_ready="no node takes it")
+    revision = next(r for r in world.revisions.values() if r.number == 2)
+    revision.pods = [Pod() for _ in revision.pods]
+    for _ in range(30):
+        world.turn()
+    assert world.samples == sampled
+    assert [m.recent for m in world.rollout.metrics] == [m.recent for m in known]
+    assert reason(world, DeploymentCondition.PROGRESSING) == DeploymentReason.WAITING_FOR_REPLICAS
+    assert world.traffic is not None
+    assert world.traffic.weight == 0
+    world.models[2] = Model()
+    settle(world)
+    assert world.status.stable is not None
+    assert world.status.stable.revision == 2
 
 
 def test_the_first_revision_needs_only_to_be_ready() -> None:
@@ -513,6 +536,29 @@ def test_a_recent_good_revision_comes_back_without_steps() -> None:
     world.offer(2)
     settle(world, 30)
     assert [w for _, w in world.weights[-2:]] == [0, 0], "cold, it needs pods but no steps"
+
+
+def test_a_canary_superseded_at_all_of_the_traffic_carries_it_until_stable_has_its_pods() -> None:
+    class Superseded(RolloutWorld):
+        """The operator dies as the canary has all of it, and another spec comes."""
+
+        def act(self, action: ServingAction) -> None:
+            super().act(action)
+            canary = self.status.canary
+            if canary is None or canary.revision != 2 or not isinstance(action, SetTraffic):
+                return
+            if action.traffic.main == canary.name:
+                self.offer(3)
+                raise OperatorDied
+
+    world = settle(Superseded(1, {}, {"capacity": {"mode": "NoSurge"}}))
+    world.offer(2)
+    until(world, lambda w: w.status.canary is not None and w.status.canary.revision == 3)
+    # That no traffic goes to what is too small for it is an invariant of the world.
+    settle(world)
+    assert world.status.stable is not None
+    assert world.status.stable.revision == 3
+    assert world.unserved == 0
 
 
 # -- stable breaks ------------------------------------------------------------------------------

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import json
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tests.trainer.conftest import pairs
-from tunesmith_api.dataset import Checks, Columns, DataFormat, Dataset, Deduplication
-from tunesmith_trainer.data.cleaning import Cleaner, content_key
+from tunesmith_api.dataset import Checks, Columns, DataFormat, Dataset
 from tunesmith_trainer.data.compression import SourceFile
 from tunesmith_trainer.data.finding import find_files
 from tunesmith_trainer.data.formats import Malformed
-from tunesmith_trainer.data.reading import Reading, Row, read_rows
+from tunesmith_trainer.data.reading import Reading, read_rows
 from tunesmith_trainer.data.rows import Reader
-from tunesmith_trainer.data.splitting import split_rows
 from tunesmith_trainer.outcome import UserError
 
 HI = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
@@ -247,62 +241,3 @@ def test_files_of_a_volume_come_in_the_order_of_their_names(
         with pytest.raises(UserError) as caught:
             names(bad)
         assert caught.value.reason.startswith(reason)
-
-
-def rows_of(texts: list[str]) -> list[Row]:
-    return [Row(text.encode(), "f", n) for n, text in enumerate(texts, 1)]
-
-
-def test_only_the_first_of_equal_rows_stays() -> None:
-    cleaner = Cleaner(Deduplication.EXACT)
-    kept = list(cleaner.clean(rows_of(["a", "b", "a", "a"])))
-    assert [row.line for row in kept] == [1, 2]
-    assert cleaner.duplicates == 2
-
-
-def test_held_out_rows_never_stay_even_with_deduplication_off() -> None:
-    held_out = [content_key(row) for row in rows_of(["b"])]
-    cleaner = Cleaner(Deduplication.OFF, held_out)
-    assert [r.line for r in cleaner.clean(rows_of(["a", "b", "a"]))] == [1, 3]
-    assert cleaner.duplicates == 1
-
-
-@given(
-    texts=st.lists(st.sampled_from([f"row {n}" for n in range(40)]), min_size=3, max_size=80),
-    seed=st.integers(0, 2**31 - 1),
-    validation=st.integers(0, 50),
-    test=st.integers(0, 50),
-)
-def test_equal_rows_are_on_one_side_and_every_side_has_some(
-    texts: list[str], seed: int, validation: int, test: int
-) -> None:
-    rows = rows_of(texts)
-    try:
-        sides = split_rows(rows, seed, Decimal(validation), Decimal(test))
-    except UserError as error:
-        assert error.reason == "DatasetTooSmall" and len(set(texts)) < 3
-        return
-    contents = [{row.content for row in side} for side in sides]
-    assert sum(map(len, contents)) == len(set(texts))
-    assert sorted(row.line for side in sides for row in side) == [row.line for row in rows]
-    assert contents[0]
-    assert bool(contents[1]) == (validation > 0) and bool(contents[2]) == (test > 0)
-    assert all([r.line for r in side] == sorted(r.line for r in side) for side in sides)
-    again = split_rows(rows[::-1], seed, Decimal(validation), Decimal(test))
-    assert [{row.content for row in side} for side in again] == contents
-
-
-def test_more_data_moves_no_row_and_the_share_is_met() -> None:
-    texts = [f"row {n}" for n in range(4000)]
-    few = split_rows(rows_of(texts[:2000]), 7, Decimal(5), Decimal(10))
-    many = split_rows(rows_of(texts), 7, Decimal(5), Decimal(10))
-    for before, after in zip(few, many, strict=True):
-        assert {row.content for row in before} <= {row.content for row in after}
-    assert 340 < len(many.test) < 460
-    assert 150 < len(many.validation) < 250
-
-
-def test_another_seed_gives_another_split() -> None:
-    rows = rows_of([json.dumps(pair) for pair in pairs(100)])
-    sides = [split_rows(rows, seed, Decimal(0), Decimal(20)).test for seed in (1, 2)]
-    assert sides[0] != sides[1]

@@ -17,22 +17,23 @@ from transformers import AutoModelForCausalLM
 
 from tests.trainer.conftest import Bucket
 from tests.trainer.gguf_models import (
+    GEMMA3_POSITIONS,
     LLAMA3_POSITIONS,
     change_config,
     export,
     logits,
     make_model,
     metadata,
+    tokenizer_of,
 )
 from tests.trainer.trials import Trial, echo_rows, tiny_tokenizer
-from tunesmith_api.dataset import Template
-from tunesmith_api.evaluation import GgufQuantization
+from tunesmith_api.output import GgufQuantization
 from tunesmith_api.run import Outcome
 from tunesmith_trainer.batches import Batch
-from tunesmith_trainer.data.templates import load_tokenizer
 from tunesmith_trainer.export import check_gguf_parity, logits_of, parity_batch
 from tunesmith_trainer.gguf import file
-from tunesmith_trainer.gguf.families import arranged, read_hyperparameters, rope_factors
+from tunesmith_trainer.gguf.arrangement import arranged, rope_factors
+from tunesmith_trainer.gguf.configuration import read_hyperparameters
 from tunesmith_trainer.gguf.file import write_gguf
 from tunesmith_trainer.objective import SupervisedLoss
 from tunesmith_trainer.outcome import Infrastructure, Interrupted, UserError
@@ -49,6 +50,9 @@ FAMILIES = [
     pytest.param("mistral", {"sliding_window": None}, id="Mistral"),
     pytest.param("qwen2", {}, id="Qwen2"),
     pytest.param("qwen3", {"head_dim": 32}, id="Qwen3"),
+    pytest.param("gemma2", {"attn_logit_softcapping": 5.0}, id="Gemma 2"),
+    pytest.param("gemma3_text", {"rope_parameters": GEMMA3_POSITIONS}, id="Gemma 3"),
+    pytest.param("gpt2", {}, id="GPT-2"),
 ]
 
 
@@ -65,8 +69,9 @@ def test_a_stranger_reads_the_model_that_was_written(
         torch.tensor([tokens]), torch.arange(100), torch.zeros(100, dtype=torch.long), len(tokens)
     )
     assert check_gguf_parity(path, source, wanted, batch, GgufQuantization.F16) < 5e-3
-    arch = "llama" if family == "mistral" else family
-    for key in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
+    arch = {"mistral": "llama", "gemma3_text": "gemma3"}.get(family, family)
+    positions = ["rope.dimension_count"] if family != "gpt2" else []
+    for key in ("attention.key_length", "attention.value_length", *positions):
         assert metadata(path)[f"{arch}.{key}"] == settings.get("head_dim", 16)
 
 
@@ -134,7 +139,7 @@ def test_scaled_frequencies_are_those_of_transformers(tmp_path: Path) -> None:
 def test_memory_holds_one_tensor_at_a_time(tmp_path: Path) -> None:
     source = make_model(tmp_path / "m", num_hidden_layers=12, intermediate_size=4096)
     largest, total = 4 * 96 * 4096, (source / "model.safetensors").stat().st_size
-    tokenizer = load_tokenizer(source, Template.CHAT_TEMPLATE)
+    tokenizer = tokenizer_of(source)
     tracemalloc.start()
     try:
         export(source, "Q8_0", tokenizer)
@@ -241,7 +246,7 @@ def test_writing_can_be_interrupted(tmp_path: Path) -> None:
     source = make_model(tmp_path / "m")
     stop = StopSignal()
     stop.request()
-    tokenizer = load_tokenizer(source, Template.CHAT_TEMPLATE)
+    tokenizer = tokenizer_of(source)
     with pytest.raises(Interrupted):
         write_gguf(
             source,

@@ -21,12 +21,11 @@ from tests.trainer.gguf_models import (
     make_tokenizer,
     metadata,
     split,
+    tokenizer_of,
     words_of,
 )
-from tunesmith_api.dataset import Template
 from tunesmith_api.run import TrainingRun, UserErrorReason
-from tunesmith_trainer.data.templates import load_tokenizer
-from tunesmith_trainer.gguf.families import read_hyperparameters
+from tunesmith_trainer.gguf.configuration import read_hyperparameters
 from tunesmith_trainer.gguf.file import check_gguf
 from tunesmith_trainer.gguf.vocabulary import Vocabulary
 from tunesmith_trainer.outcome import UserError
@@ -108,8 +107,8 @@ def test_more_tokens_than_embeddings_are_refused() -> None:
 
 REFUSED = [
     pytest.param(
-        {"architectures": ["GPT2LMHeadModel"]},
-        ["GPT2LMHeadModel", "LlamaForCausalLM", "Qwen3ForCausalLM"],
+        {"architectures": ["FalconForCausalLM"]},
+        ["FalconForCausalLM", "LlamaForCausalLM", "Qwen3ForCausalLM"],
         id="another family",
     ),
     pytest.param({"architectures": None}, ["LlamaForCausalLM"], id="no family"),
@@ -132,7 +131,7 @@ def test_a_model_that_cannot_be_written_is_refused(
 ) -> None:
     write_tiny(tmp_path / "m")
     change_config(tmp_path / "m", {"rope_parameters": None} | changes)
-    tokenizer = load_tokenizer(tmp_path / "m", Template.CHAT_TEMPLATE)
+    tokenizer = tokenizer_of(tmp_path / "m")
     with pytest.raises(UserError) as error:
         check_gguf(make_run(output=GGUF_ONLY), tmp_path / "m", tokenizer)
     for word in words:
@@ -156,7 +155,7 @@ def test_prepare_refuses_before_a_gpu_is_taken(
     bucket: Bucket, make_run: Callable[..., TrainingRun], tmp_path: Path
 ) -> None:
     write_tiny(tmp_path / "m")
-    change_config(tmp_path / "m", {"architectures": ["GPT2LMHeadModel"]})
+    change_config(tmp_path / "m", {"architectures": ["FalconForCausalLM"]})
     for path in (tmp_path / "m").iterdir():
         bucket.put(f"models/m/{path.name}", path.read_bytes())
     bucket.put("data/train.jsonl", jsonl(*pairs(40)))
@@ -164,4 +163,4 @@ def test_prepare_refuses_before_a_gpu_is_taken(
     with pytest.raises(UserError) as error:
         prepare(run, tmp_path / "work", Progress(run.stage, run.attempt), StopSignal())
     assert error.value.reason == UserErrorReason.INVALID_RUN
-    assert "GPT2LMHeadModel" in error.value.message
+    assert "FalconForCausalLM" in error.value.message

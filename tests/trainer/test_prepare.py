@@ -196,6 +196,60 @@ def test_held_out_files_keep_their_rows_out_of_training(
     assert rows.train + rows.validation == 15 and rows.validation > 0
 
 
+LONG = " ".join(str(n) for n in range(45))
+
+
+def test_what_cleaning_did_is_counted_and_sampled(
+    bucket: Bucket, make_run: MakeRun, tmp_path: Path
+) -> None:
+    odd = [
+        {"prompt": "Who are you?", "response": "Write to me@example.org."},
+        {"prompt": "What?", "response": "?"},
+        {"prompt": LONG, "response": "Yes."},
+        {"prompt": LONG + " end", "response": "Yes."},
+    ]
+    bucket.put("data/train.jsonl", jsonl(*pairs(20), *pairs(1), *odd))
+    clean = {"pii": "Mask", "minCharacters": 10, "deduplicate": "Near"}
+    run = make_run(dataset={"train": {"uri": bucket.uri("data/train.jsonl")}, "clean": clean})
+    data = do(run, tmp_path / "work").data
+    assert data is not None
+    assert {d.reason: d.rows for d in data.dropped} == {
+        "Duplicate": 1,
+        "NearDuplicate": 1,
+        "TooFewCharacters": 1,
+    }
+    assert [(m.kind, m.pieces) for m in data.masked] == [("EMAIL", 1)]
+    rows = data.rows
+    assert (rows.read, rows.duplicates, rows.cleaned) == (25, 2, 1)
+    assert rows.train + rows.test == 22
+    samples = fetched(run, bucket, tmp_path / "back").meta.dropped
+    assert sorted((s.reason, s.line) for s in samples) == [
+        ("Duplicate", 21),
+        ("NearDuplicate", 25),
+        ("TooFewCharacters", 23),
+    ]
+
+
+def test_an_overlap_with_a_test_file_is_refused_if_asked(
+    bucket: Bucket, make_run: MakeRun, tmp_path: Path
+) -> None:
+    bucket.put("data/train.jsonl", jsonl(*pairs(20), {"prompt": LONG, "response": "Yes."}))
+    likewise = {"prompt": LONG.replace(" ", ", ") + " x", "response": "Yes."}
+    bucket.put("data/test.jsonl", jsonl(likewise))
+    dataset = {
+        "train": {"uri": bucket.uri("data/train.jsonl")},
+        "test": {"uri": bucket.uri("data/test.jsonl")},
+    }
+    rows = do(make_run(dataset=dataset), tmp_path / "1").data.rows  # type: ignore[union-attr]
+    assert (rows.train, rows.duplicates, rows.test) == (20, 1, 1)
+    run = make_run(dataset=dataset | {"checks": {"onOverlap": "Fail"}}, attempt=2)
+    with pytest.raises(UserError) as caught:
+        do(run, tmp_path / "2")
+    assert caught.value.reason == "DatasetOverlaps"
+    for word in ("1 rows", "train.jsonl line 21", "test.jsonl line 1", "onOverlap"):
+        assert word in caught.value.message
+
+
 def test_a_prefix_stands_for_all_json_files_below_it(
     bucket: Bucket, make_run: MakeRun, tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ FIXED = SeenTarget(exists=True)
 STABLE = SeenTarget(True, "support", "stable")
 NEXT = SeenTarget(True, "support", "next")
 OTHER = SeenTarget(True, "sales", "stable")
+LLAMA = SeenTarget(True, "support", "stable", "LlamaCpp", ("GGUF",))
 
 
 def trained(tags: list[str] | None = None, **spec: Any) -> FineTuneJob:
@@ -64,6 +65,7 @@ def read_back(job: FineTuneJob, spec: ModelVersionSpec) -> SeenVersion:
         pytest.param(["a"], NOBODY, ("a",), None, id="no deployment"),
         pytest.param([], FIXED, (), None, id="a deployment of fixed files"),
         pytest.param([], OTHER, (), None, id="a deployment of another model"),
+        pytest.param([], LLAMA, (), None, id="an engine that cannot serve any of it"),
     ],
 )
 def test_a_version_is_always_made_and_tagged_where_it_is_followed(
@@ -105,6 +107,14 @@ def test_tags_need_no_deployment() -> None:
         ),
         pytest.param(
             OTHER, OTHER, "False", "OtherModelFollowed", "follows model sales", id="another model"
+        ),
+        pytest.param(
+            LLAMA,
+            LLAMA,
+            "False",
+            "ArtifactMissing",
+            "add GGUF to output.artifacts",
+            id="no GGUF for llama.cpp",
         ),
         pytest.param(
             NOBODY,
@@ -188,6 +198,18 @@ def test_the_deployment_is_read_only_when_there_is_something_to_offer(
         ),
         pytest.param(
             {"metadata": {}, "spec": {"source": {"modelVersion": "v"}}}, FIXED, id="a fixed one"
+        ),
+        pytest.param(
+            {
+                "metadata": {},
+                "spec": {
+                    "source": {"model": "support", "channel": "stable"},
+                    "engine": {"type": "LlamaCpp"},
+                    "delivery": "Merged",
+                },
+            },
+            LLAMA,
+            id="its engine",
         ),
         pytest.param(
             {

@@ -259,6 +259,35 @@ def test_a_source_is_resolved(source: Any, more: Any, found: str) -> None:
         assert got.version == found
 
 
+def test_of_versions_made_in_one_second_the_higher_number_is_newer() -> None:
+    spec = ModelDeploymentSpec.model_validate({"source": {"model": "m", "channel": "prod"}})
+    files = {"format": "GGUF", "uri": "s3://models/v/", "digest": DIGEST, "sizeBytes": 1}
+
+    def made(name: str, second: int) -> ModelVersion:
+        created = datetime(2026, 1, 1, 0, 0, second, tzinfo=UTC)
+        meta = {"name": f"m-v{name}", "creationTimestamp": created}
+        asked = {"model": "m", "version": name, "tags": ["prod"], "artifacts": [files]}
+        return ModelVersion.model_validate({"metadata": meta, "spec": asked})
+
+    def newest(*versions: ModelVersion) -> str:
+        found = resolve(spec, versions)
+        assert isinstance(found, RevisionTemplate)
+        return found.version
+
+    assert newest(made("9", 0), made("10", 0)) == "m-v10"
+    assert newest(made("1.10", 0), made("1.9", 0), made("1.9.9", 0)) == "m-v1.10"
+    assert newest(made("2026-b2", 0), made("2026-b10", 0)) == "m-v2026-b10"
+    assert newest(made("10", 0), made("hotfix", 1)) == "m-vhotfix", "what was made last"
+
+
+def test_versions_that_cannot_be_read_are_named_where_one_is_missed() -> None:
+    spec = ModelDeploymentSpec.model_validate({"source": {"model": "m", "channel": "prod"}})
+    found = resolve(spec, [], ["ModelVersion m-v1: spec.x: no"])
+    assert isinstance(found, SourceObjection)
+    assert "m-v1: spec.x: no" in found.message
+    assert isinstance(resolve(spec, VERSIONS, ["ModelVersion m-v1: spec.x: no"]), RevisionTemplate)
+
+
 def test_an_adapter_must_say_what_it_was_trained_for() -> None:
     adapter = version("5", [], "Adapter")
     spec = ModelDeploymentSpec.model_validate(

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,25 @@ from tests.unit.deployments import (
     make_deployment,
     make_revision,
 )
-from tunesmith_api.engine import EngineType
+from tunesmith_api.engine import Engine, EngineType
+from tunesmith_api.modeldeployment import Delivery
+from tunesmith_api.revision import ModelFiles
 from tunesmith_api.router import RouterSplit
+from tunesmith_api.sidecar import Access
+from tunesmith_operator.planning.hosting import host_of
 from tunesmith_operator.resources.serving.autoscaling import build_autoscaler
 from tunesmith_operator.resources.serving.engines.plan import UnservableError
 from tunesmith_operator.resources.serving.gateway import build_route
 from tunesmith_operator.resources.serving.names import engine_selector
 from tunesmith_operator.resources.serving.record import (
     RecordError,
+    Revision,
     build_record,
     read_record,
 )
 from tunesmith_operator.resources.serving.router import TOKEN_VARIABLE, build_router
-from tunesmith_operator.resources.serving.workload import build_service, build_workload
+from tunesmith_operator.resources.serving.sidecar import Tokens
+from tunesmith_operator.resources.serving.workload import build_host, build_service, build_workload
 from tunesmith_sidecar.access import Keys
 from tunesmith_sidecar.fetch.settings import parse_fetch_settings
 from tunesmith_sidecar.settings import parse_settings
@@ -45,7 +52,7 @@ ENGINES: list[dict[str, Any]] = [
 def workload(engine: dict[str, Any], **more: Any) -> dict[str, Any]:
     deployment = make_deployment(engine=engine, **more)
     revision = make_revision(deployment)
-    return build_workload(deployment, revision, 3, RECORD_UID, SERVING, analysis_token=TOKEN)
+    return build_workload(deployment, revision, 3, RECORD_UID, SERVING, tokens=Tokens(TOKEN))
 
 
 def pod_of(engine: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -134,7 +141,7 @@ def test_without_a_secret_the_pods_own_identity_is_used() -> None:
     config = SERVING.model_copy(update={"s3": SERVING.s3.model_copy(update={"secret_name": ""})})
     deployment = make_deployment(engine={"serviceAccountName": "reader"})
     built = build_workload(
-        deployment, make_revision(deployment), 1, RECORD_UID, config, analysis_token=TOKEN
+        deployment, make_revision(deployment), 1, RECORD_UID, config, tokens=Tokens(TOKEN)
     )
     pod = built["spec"]["template"]["spec"]
     assert pod["serviceAccountName"] == "reader"
@@ -146,7 +153,7 @@ def test_without_a_secret_the_pods_own_identity_is_used() -> None:
 def test_requests_reach_the_sidecar_and_the_sidecar_the_engine(engine: dict[str, Any]) -> None:
     deployment = make_deployment(engine=engine)
     revision = make_revision(deployment)
-    built = build_workload(deployment, revision, 1, RECORD_UID, SERVING, analysis_token=TOKEN)
+    built = build_workload(deployment, revision, 1, RECORD_UID, SERVING, tokens=Tokens(TOKEN))
     pod = built["spec"]["template"]["spec"]
     sidecar = container(pod, "sidecar")
     port = sidecar["ports"][0]["containerPort"]
@@ -268,7 +275,7 @@ def test_a_log_without_a_secret_uses_the_pods_own_identity() -> None:
     config = SERVING.model_copy(update={"s3": SERVING.s3.model_copy(update={"secret_name": ""})})
     deployment = make_deployment(conversationLog={"uri": "s3://acme/logs/"})
     revision = make_revision(deployment)
-    built = build_workload(deployment, revision, 1, RECORD_UID, config, analysis_token=TOKEN)
+    built = build_workload(deployment, revision, 1, RECORD_UID, config, tokens=Tokens(TOKEN))
     sidecar = container(built["spec"]["template"]["spec"], "sidecar")
     settings = parse_settings(variables(sidecar), [])
     assert (settings.log_uri, settings.log_credentials_dir) == ("s3://acme/logs/", None)
@@ -283,7 +290,7 @@ def test_who_reads_a_pod_learns_no_token() -> None:
         1,
         RECORD_UID,
         SERVING,
-        analysis_token="",
+        tokens=Tokens(),
     )
     sidecar = container(without["spec"]["template"]["spec"], "sidecar")
     settings = parse_settings(variables(sidecar), [])
@@ -350,17 +357,79 @@ def test_vllm_uses_all_gpus_shared_memory_and_no_network() -> None:
 def test_vllm_serves_an_adapter_on_its_base_model_under_the_models_name() -> None:
     deployment = make_deployment(engine={"type": "VLLM", "gpus": 1}, delivery="Adapter")
     revision = make_adapter(deployment, "hf://org/base")
-    built = build_workload(deployment, revision, 1, RECORD_UID, SERVING, analysis_token=TOKEN)
-    part = container(built["spec"]["template"]["spec"], "engine")
+    tokens = Tokens(TOKEN, "of-the-adapters")
+    built = build_host(deployment, "host", revision.template, 1, SERVING, tokens=tokens)
+    pod = built["spec"]["template"]["spec"]
+    part, sidecar = container(pod, "engine"), container(pod, "sidecar")
     assert part["args"][:2] == ["org/base", "--revision=abc"]
-    assert {
-        "--enable-lora",
-        "--lora-modules=support=/models/files",
-        "--served-model-name=support-base",
-    } <= set(part["args"])
-    # Nothing is loaded later, so nobody may.
-    assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" not in variables(part)
+    wanted = {"--enable-lora", "--max-loras=2", "--served-model-name=support-base"}
+    assert wanted <= set(part["args"])
+    assert variables(part)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
     assert "HF_HUB_OFFLINE" not in variables(part)
+    assert pod["initContainers"] == []
+    assert_restricted(pod)
+    settings = parse_settings(variables(sidecar), [])
+    assert (settings.served_model, settings.model_name) == ("support", "")
+    assert settings.model_digest is None
+    assert settings.adapters_endpoint == "http://chart:9000"
+    assert "of-the-adapters" not in json.dumps(built)
+    writers = [
+        c["name"]
+        for c in pod["containers"]
+        for mount in c["volumeMounts"]
+        if mount["name"] == "models" and not mount.get("readOnly")
+    ]
+    assert writers == ["sidecar"]
+    paths = {mount["mountPath"] for mount in sidecar["volumeMounts"]}
+    assert str(settings.adapters_credentials_dir) in paths
+
+
+def test_two_adapters_are_served_by_the_same_pods_on_ports_of_their_own() -> None:
+    deployment = make_deployment(engine={"type": "VLLM"}, delivery="Adapter")
+    first = make_adapter(deployment, "hf://org/base")
+    files = ModelFiles(uri="s3://acme/other/", digest="sha256:" + "c" * 64)
+    second = Revision(
+        "support-other", 8, "sha256:" + "d" * 64, first.template.model_copy(update={"model": files})
+    )
+    name = host_of("support", first.template)
+    assert name == host_of("support", second.template)
+    one, other = (
+        build_host(deployment, name, r.template, 1, SERVING, tokens=Tokens())
+        for r in (first, second)
+    )
+    assert one == other, "whichever asks for the pods first"
+    services = [build_service(deployment, r, RECORD_UID, name)["spec"] for r in (first, second)]
+    labels = one["spec"]["template"]["metadata"]["labels"]
+    for service in services:
+        assert service["selector"].items() <= labels.items()
+    assert [s["ports"][0]["targetPort"] for s in services] == [10_007, 10_008]
+
+
+KEYS = Access.model_validate({"apiKeySecretRef": {"name": "keys", "key": "clients"}})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"base_model_uri": "hf://org/other"}, id="another base model"),
+        pytest.param({"base_model_revision": "def"}, id="another commit of it"),
+        pytest.param({"engine": Engine(type=EngineType.VLLM, args=("-x",))}, id="other arguments"),
+        pytest.param(
+            {
+                "access": Access.model_validate(
+                    {"apiKeySecretRef": {"name": "keys", "key": "clients"}}
+                )
+            },
+            id="other keys for clients",
+        ),
+    ],
+)
+def test_what_differs_in_more_than_the_adapter_has_other_pods(change: dict[str, Any]) -> None:
+    deployment = make_deployment(engine={"type": "VLLM"}, delivery="Adapter")
+    template = make_adapter(deployment, "hf://org/base").template
+    assert host_of("support", template) != host_of("support", template.model_copy(update=change))
+    whole = template.model_copy(update={"delivery": Delivery.MERGED})
+    assert host_of("support", whole) == ""
 
 
 @pytest.mark.parametrize("base", ["", "pvc://claim/base", "builtin://tiny"])
@@ -368,7 +437,7 @@ def test_a_base_model_that_pods_cannot_reach_is_told(base: str) -> None:
     deployment = make_deployment(engine={"type": "VLLM", "gpus": 1}, delivery="Adapter")
     with pytest.raises(UnservableError, match="Use Merged"):
         build_workload(
-            deployment, make_adapter(deployment, base), 1, RECORD_UID, SERVING, analysis_token=TOKEN
+            deployment, make_adapter(deployment, base), 1, RECORD_UID, SERVING, tokens=Tokens(TOKEN)
         )
 
 
@@ -471,7 +540,7 @@ def test_a_configmap_that_is_no_record_is_told(key: str, value: str | None) -> N
 def test_all_of_a_revision_goes_with_its_record() -> None:
     deployment = make_deployment()
     revision = make_revision(deployment)
-    built = build_workload(deployment, revision, 3, RECORD_UID, SERVING, analysis_token=TOKEN)
+    built = build_workload(deployment, revision, 3, RECORD_UID, SERVING, tokens=Tokens(TOKEN))
     for manifest in (built, build_service(deployment, revision, RECORD_UID)):
         assert manifest["metadata"]["name"] == revision.name
         (owner,) = manifest["metadata"]["ownerReferences"]
@@ -496,8 +565,8 @@ def test_only_the_template_decides_about_pods() -> None:
     other = make_deployment(replicas=9, paused=True)
     revision = make_revision(one)
     assert build_workload(
-        one, revision, 2, RECORD_UID, SERVING, analysis_token=TOKEN
-    ) == build_workload(other, revision, 2, RECORD_UID, SERVING, analysis_token=TOKEN)
+        one, revision, 2, RECORD_UID, SERVING, tokens=Tokens(TOKEN)
+    ) == build_workload(other, revision, 2, RECORD_UID, SERVING, tokens=Tokens(TOKEN))
 
 
 # --- router, route, autoscaler ----------------------------------------------------------------
@@ -510,7 +579,7 @@ def everything(config: Any = SERVING, **spec: Any) -> list[dict[str, Any]]:
     autoscaling = deployment.spec.autoscaling
     return [
         build_record(deployment, revision),
-        build_workload(deployment, revision, 1, RECORD_UID, config, analysis_token=TOKEN),
+        build_workload(deployment, revision, 1, RECORD_UID, config, tokens=Tokens(TOKEN)),
         build_service(deployment, revision, RECORD_UID),
         *build_router(deployment, config, "t0ken"),
         *([build_autoscaler(deployment, autoscaling)] if autoscaling else []),
@@ -560,8 +629,8 @@ def test_haproxy_has_what_the_agent_wrote_and_the_agent_alone_the_token() -> Non
     assert init["command"] == ["python", "-m", "tunesmith_router", "init"]
     assert haproxy["command"] == ["haproxy", "-W", "-db", "-f", "/run/tunesmith-router/haproxy.cfg"]
     assert agent["command"] == ["python", "-m", "tunesmith_router"]
-    assert variables(agent) == {TOKEN_VARIABLE: "t0ken"}
-    assert "t0ken" not in json.dumps([init, haproxy])
+    assert variables(agent) == {TOKEN_VARIABLE: f"sha256:{sha256(b't0ken').hexdigest()}"}
+    assert "t0ken" not in json.dumps(pod), "whoever may read pods must not move traffic"
     assert agent["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": 8404}
     assert init["volumeMounts"] == haproxy["volumeMounts"] == agent["volumeMounts"]
     stop = haproxy["lifecycle"]["preStop"]["exec"]["command"][-1]

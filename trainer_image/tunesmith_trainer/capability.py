@@ -68,7 +68,7 @@ def _packing_fails(loss: SupervisedLoss, probe: Split, pad_id: int) -> str:
     except (TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
         reason = str(error)[:200]
     else:
-        dtype = loss.model.get_input_embeddings().weight.dtype
+        dtype = loss.model.get_input_embeddings().weight.dtype  # type: ignore[operator]
         if _is_same(packed, plain, dtype):
             return ""
         reason = "packed rows would see each other in this architecture"

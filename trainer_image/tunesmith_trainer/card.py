@@ -1,99 +1,101 @@
 """The model card: README.md of every artifact, so that it explains itself wherever it goes.
 
-Called by `recipe`. Pure but for writing the file.
+Called by `publish`. Pure but for reading and writing the artifact's folder.
 """
 
 from pathlib import Path
+from typing import Any, Final
 
+import orjson
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
-from tunesmith_api.evaluation import ArtifactName
-from tunesmith_api.run import TrainingReport
+from tunesmith_api.output import ArtifactName
+from tunesmith_api.report import TrainingReport
+from tunesmith_api.run import TrainingRun
 
 # Values come from users; markup in them must stay text in a page that renders this.
 _ENVIRONMENT = Environment(
     autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
-_TEMPLATE = _ENVIRONMENT.from_string(
-    """---
-library_name: {{ library }}
-pipeline_tag: text-generation
-tags: [tunesmith, {{ method }}]
----
-# {{ report.job.name }}
-
-{{ report.base_model.uri }}{% if report.model_revision %} (`{{ report.model_revision }}`){% endif %}
- fine-tuned with {{ method }} by Tunesmith {{ report.trainer_version }},
-FineTuneJob `{{ report.job.namespace }}/{{ report.job.name }}`, {{ report.created.date() }}.
-
-## Use
-
-{% if gguf_file %}
-```
-llama-server --model {{ gguf_file }} --jinja
-```
-
-The file holds tokenizer and chat template. It is made from the merged model by rounding; the
-figures below are of the model before.
-{% else %}
-```python
-{% if library == "peft" %}
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-base = AutoModelForCausalLM.from_pretrained("BASE_MODEL")
-model = PeftModel.from_pretrained(base, "THIS_DIRECTORY")
-{% else %}
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("THIS_DIRECTORY")
-{% endif %}
-tokenizer = AutoTokenizer.from_pretrained("THIS_DIRECTORY")
-```
-{% endif %}
-
-## Measured on held-out rows
-
-{% if report.measurements %}
-| metric | this model | base model |
-| --- | ---: | ---: |
-{% for m in report.measurements %}
-| {{ m.metric }} | {{ m.value }} | {{ m.base_value or "-" }} |
-{% endfor %}
-{% else %}
-Nothing was measured.
-{% endif %}
-
-## Trained on
-
-| | |
-| --- | --- |
-| objective | {{ report.objective.value }} |
-| data | `{{ report.dataset_digest }}` |
-| rows | {{ report.data.rows.train }} to train, {{ report.data.rows.test }} held out |
-| steps | {{ report.training.steps }} ({{ report.training.epochs }} epochs) |
-| loss | {{ report.training.first_loss }} first, {{ report.training.last_loss }} last |
-| learning rate | {{ hyperparameters.learning_rate }}, {{ hyperparameters.scheduler.value }} |
-| precision | {{ report.training.precision }} |
-| seed | {{ hyperparameters.seed }} |
-| parameters | {{ report.model.parameters }}, {{ report.model.trainable_parameters }} trained |
-"""
-)
-_LIBRARIES = {
+_TEMPLATE = _ENVIRONMENT.from_string((Path(__file__).parent / "card.md.jinja").read_text())
+_LIBRARIES: Final = {
     ArtifactName.ADAPTER: "peft",
     ArtifactName.MERGED: "transformers",
     ArtifactName.GGUF: "gguf",
+    ArtifactName.INT8: "transformers",
+    ArtifactName.OLLAMA: "gguf",
+    ArtifactName.PACKAGE: "transformers",
 }
+# What the Hub calls the way from the base model to this one.
+_RELATIONS: Final = {
+    ArtifactName.ADAPTER: "adapter",
+    ArtifactName.GGUF: "quantized",
+    ArtifactName.INT8: "quantized",
+    ArtifactName.OLLAMA: "quantized",
+}
+_HUB: Final = "hf://"
 
 
-def write_card(report: TrainingReport, artifact: ArtifactName, directory: Path) -> None:
+def write_card(
+    run: TrainingRun, report: TrainingReport, artifact: ArtifactName, directory: Path
+) -> None:
     """Write README.md into `directory`, over what a library may have put there."""
-    method = next(n for n in ("lora", "qlora", "full") if getattr(report.method, n) is not None)
+    modelfile = directory / "Modelfile"
     text = _TEMPLATE.render(
         report=report,
-        hyperparameters=report.hyperparameters,
-        method=method,
-        library=_LIBRARIES[artifact],
+        metadata=metadata(run, report, artifact),
+        artifact=artifact.value,
+        base=hub_name(report.base_model.uri),
+        method=_method(report),
+        settings=_settings(report),
         gguf_file=next((path.name for path in directory.glob("*.gguf")), ""),
+        why_no_template=_why_no_template(modelfile.read_text()) if modelfile.is_file() else "",
     )
     (directory / "README.md").write_text(text)
+
+
+def metadata(run: TrainingRun, report: TrainingReport, artifact: ArtifactName) -> Markup:
+    """Give what stands between the dashes: YAML as the Hub reads it, each value as JSON."""
+    base = hub_name(report.base_model.uri)
+    sources = (hub_name(source.uri) for source in run.dataset.train.all_sources)
+    # hf://datasets/OWNER/NAME@REVISION/FILE: the Hub wants OWNER/NAME.
+    datasets = ["/".join(name.split("/")[1:3]).partition("@")[0] for name in sources if name]
+    content: dict[str, Any] = {
+        "library_name": _LIBRARIES[artifact],
+        "pipeline_tag": "text-generation",
+        "tags": ["tunesmith", _method(report), "text-generation"],
+    }
+    if base:
+        content["base_model"] = [base]
+        content["base_model_relation"] = _RELATIONS.get(artifact, "finetune")
+        # The base model's licence holds for what is made of it; nothing here knows its name.
+        content["license"] = "other"
+        content["license_name"] = "that-of-the-base-model"
+        content["license_link"] = f"https://huggingface.co/{base}"
+    if datasets:
+        content["datasets"] = sorted(set(datasets))
+    lines = (f"{key}: {orjson.dumps(value).decode()}" for key, value in content.items())
+    return Markup("\n".join(lines))  # noqa: S704 - for machines: escaping would change the values
+
+
+def hub_name(uri: str) -> str:
+    """Give ORGANIZATION/NAME of what is on the Hub, nothing for other places."""
+    return uri.removeprefix(_HUB).strip("/") if uri.startswith(_HUB) else ""
+
+
+def _method(report: TrainingReport) -> str:
+    return next(n for n in ("lora", "qlora", "full") if getattr(report.method, n) is not None)
+
+
+def _settings(report: TrainingReport) -> dict[str, Any]:
+    """Give all that was set, by the names of the API: the method's, then the training's."""
+    method = report.method.model_dump(mode="json", by_alias=True, exclude_none=True)
+    training = report.hyperparameters.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {**next(iter(method.values())), **training}
+
+
+def _why_no_template(modelfile: str) -> str:
+    start = "# No TEMPLATE: "
+    lines = (line for line in modelfile.splitlines() if line.startswith(start))
+    return next(lines, "").removeprefix(start)

@@ -1,7 +1,8 @@
 """Checkpoints: all that is needed to go on as if nothing had happened.
 
-Saving writes to the local disk, then uploads in the background while training goes on, one at a
-time; the manifest is last, so a checkpoint is complete or not there. Called by `recipe`, all
+Saving copies the state to host memory; writing it to the local disk and uploading it happen in the
+background while training goes on, one at a time. The manifest is last, so a checkpoint is complete
+or not there. Called by `recipe`, all
 methods on all ranks unless they say otherwise. Nothing is ever unpickled.
 """
 
@@ -12,11 +13,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors.numpy import load_file as load_arrays
-from safetensors.numpy import save_file as save_arrays
+from safetensors import numpy as arrays
 from safetensors.torch import load_file, save_file
 
 from tunesmith_api.meta import Digest
@@ -25,6 +26,7 @@ from tunesmith_trainer.attempt import Attempt
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.loop import Training
 from tunesmith_trainer.outcome import Infrastructure
+from tunesmith_trainer.preference import Reference
 from tunesmith_trainer.state import Chance, TrainState
 from tunesmith_trainer.storage import NotFound
 from tunesmith_trainer.storage.manifest import (
@@ -68,6 +70,53 @@ class Search:
     """Sentences about checkpoints that were passed over."""
 
 
+@dataclass(frozen=True)
+class _Snapshot:
+    """A state in host memory, which no later step changes."""
+
+    step: int
+    weights: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    chances: list[bytes]
+    """Of each rank."""
+    state: str
+    """Content of state.json."""
+    curve: tuple[str, ...]
+    references: dict[str, Reference]
+    """With objective DPO; no step changes them."""
+
+    @classmethod
+    def take(cls, training: Training, chances: list[bytes], ranks: int) -> "_Snapshot":
+        """Copy what a later step would change."""
+        scaler = training.scaler.state_dict() if training.scaler else {}
+        return cls(
+            step=training.state.step,
+            weights={
+                name: _copied(weight.detach())
+                for name, weight in training.loss.named_parameters()
+                if weight.requires_grad
+            },
+            optimizer=_copied({"optimizer": training.optimizer.state_dict(), "scaler": scaler}),
+            chances=chances,
+            state=_Saved(ranks=ranks, state=training.state).model_dump_json(),
+            curve=tuple(training.curve.lines),
+            references=training.pairs.references if training.pairs else {},
+        )
+
+    def write(self, directory: Path) -> None:
+        """Write all of it into `directory`, over what is there, down to the disk."""
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        save_file(self.weights, directory / _WEIGHTS)
+        torch.save(self.optimizer, directory / _OPTIMIZER)
+        for rank, content in enumerate(self.chances):
+            (directory / _chance_file(rank)).write_bytes(content)
+        arrays.save_file(self.references, directory / _REFERENCES)
+        (directory / _STATE).write_text(self.state)
+        (directory / _CURVE).write_text("".join(f"{line}\n" for line in self.curve))
+        _sync(directory)
+
+
 class Checkpoints:
     """The checkpoints of one run, below `<run_uri>checkpoints/`."""
 
@@ -83,7 +132,7 @@ class Checkpoints:
         self._saved_step = -1
 
     def save(self, training: Training, chance: Chance) -> None:
-        """Save the state after `training.state.step` steps; the upload may still run afterwards.
+        """Save the state after `training.state.step` steps; writing and upload go on afterwards.
 
         Does nothing where this step is saved already.
 
@@ -97,13 +146,11 @@ class Checkpoints:
         if not self._ranks.is_main:
             return
         self._finish_upload()
-        step = training.state.step
-        directory = self._work / f"step-{step:08d}"
-        self._write(training, chances, directory)
-        self._uploading = self._uploader.submit(self._upload, directory, step)
+        snapshot = _Snapshot.take(training, chances, self._ranks.size)
+        self._uploading = self._uploader.submit(self._write_and_upload, snapshot)
 
     def wait(self) -> None:
-        """Wait until the last checkpoint is complete in S3; raise what its upload failed with."""
+        """Wait until the last checkpoint is complete in S3; raise what that failed with."""
         uploading, self._uploading = self._uploading, None
         if uploading:
             uploading.result()
@@ -129,28 +176,10 @@ class Checkpoints:
         self.wait()
         self._storage.delete_prefix(self._prefix)
 
-    def _write(self, training: Training, chances: list[bytes], directory: Path) -> None:
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(parents=True)
-        weights = {
-            name: weight.detach().cpu().contiguous()
-            for name, weight in training.loss.named_parameters()
-            if weight.requires_grad
-        }
-        save_file(weights, directory / _WEIGHTS)
-        scaler = training.scaler.state_dict() if training.scaler else {}
-        torch.save(
-            {"optimizer": training.optimizer.state_dict(), "scaler": scaler},
-            directory / _OPTIMIZER,
-        )
-        if training.pairs:
-            save_arrays(training.pairs.references, directory / _REFERENCES)
-        for rank, content in enumerate(chances):
-            (directory / _chance_file(rank)).write_bytes(content)
-        saved = _Saved(ranks=self._ranks.size, state=training.state)
-        (directory / _STATE).write_text(saved.model_dump_json())
-        (directory / _CURVE).write_text("".join(f"{line}\n" for line in training.curve.lines))
-        _sync(directory)
+    def _write_and_upload(self, snapshot: "_Snapshot") -> None:
+        directory = self._work / f"step-{snapshot.step:08d}"
+        snapshot.write(directory)
+        self._upload(directory, snapshot.step)
 
     def _upload(self, directory: Path, step: int) -> None:
         now = datetime.now(UTC)
@@ -242,11 +271,22 @@ def restore(training: Training, found: Found) -> None:
     if training.scaler and extra["scaler"]:
         training.scaler.load_state_dict(extra["scaler"])
     if training.pairs:
-        training.pairs.references.update(load_arrays(found.directory / _REFERENCES))
+        training.pairs.references.update(arrays.load_file(found.directory / _REFERENCES))
     chance = found.directory / _chance_file(training.ranks.rank)
     # With more ranks than before, the new ones keep the generators they were seeded with.
     if chance.exists():
         Chance.load(chance).restore()
+
+
+def _copied(value: Any) -> Any:
+    """Give a copy of nested dicts, lists and tensors, the tensors in host memory."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True).contiguous()
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_copied(item) for item in value]
+    return value
 
 
 def _chance_file(rank: int) -> str:

@@ -15,12 +15,13 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    BitsAndBytesConfig,
     LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from tunesmith_api.evaluation import GgufQuantization
+from tunesmith_api.output import GgufQuantization
 from tunesmith_trainer.batches import Batch, collate
 from tunesmith_trainer.data.prepared import Split
 from tunesmith_trainer.model import load_base
@@ -42,7 +43,13 @@ _ROUNDING = {
     GgufQuantization.BF16: 1e-2,
     GgufQuantization.Q8_0: 0.03,
     GgufQuantization.Q4_0: 0.4,
+    # Rows that 256 does not divide are in coarser blocks.
+    GgufQuantization.Q6_K: 0.2,
+    GgufQuantization.Q5_K_M: 0.3,
+    GgufQuantization.Q4_K_M: 0.4,
 }
+# Of centred logits, where activations are rounded to 8 bits as well.
+_INT8_TOLERANCE = 0.3
 
 
 def save_adapter(
@@ -83,6 +90,35 @@ def save_complete(
     model.config.dtype = dtype
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+
+
+def save_int8(merged: Path, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Write the complete model of `merged` with its matrices in 8 bits, on the CPU.
+
+    LLM.int8() of bitsandbytes (Dettmers et al. 2022, arXiv:2208.07339): transformers loads it as it
+    is, on CPUs and GPUs. The output layer stays as it was.
+    """
+    model = AutoModelForCausalLM.from_pretrained(
+        merged,
+        quantization_config=BitsAndBytesConfig(load_in_8bit=True),
+        device_map={"": CPU},
+        use_safetensors=True,
+        dtype="auto",
+    )
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def check_int8_parity(directory: Path, expected: torch.Tensor, batch: Batch) -> float:
+    """Load the 8-bit model as a stranger would; give the relative distance of its logits.
+
+    Raises Infrastructure ExportMismatch where that is more than rounding.
+    """
+    model = AutoModelForCausalLM.from_pretrained(directory, device_map={"": CPU})
+    distance = _distance(model, expected, batch)
+    if not distance <= _INT8_TOLERANCE:
+        raise _mismatch("logits in 8 bits", distance, _INT8_TOLERANCE)
+    return distance
 
 
 def parity_batch(rows: Split, pad_id: int) -> Batch:

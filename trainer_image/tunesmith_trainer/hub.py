@@ -1,7 +1,7 @@
 """Models and data sets from the Hugging Face Hub.
 
-The only user of huggingface_hub in the trainer; called by ``sources`` and ``data.finding``. The
-token is read from the mounted Secret and never logged.
+Called by ``sources`` and ``data.finding``; `pushing` is for the other way. The token is read from
+the mounted Secret and never logged.
 """
 
 from collections.abc import Callable, Sequence

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from tunesmith_api.run import LossPoint, Rewards, UserErrorReason
+from tunesmith_api.report import LossPoint, Rewards
+from tunesmith_api.run import UserErrorReason
 from tunesmith_api.training import Hyperparameters
 from tunesmith_trainer.batches import (
     Batch,
@@ -230,6 +231,7 @@ def _look_if_due(run: Training, progress: Progress, stop: StopSignal) -> None:
     )
     run.prepared.train()
     run.state.note_validation_loss(score.loss, settings)
+    run.curve.note_validation_loss(score.loss)
     log.info("validation", step=run.state.step, loss=repr(score.loss))
     progress.measured({"eval_loss": score.loss})
 

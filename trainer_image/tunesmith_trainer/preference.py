@@ -197,8 +197,7 @@ def ask(
         if on_pairs:
             on_pairs(len(chosen))
     # Each pair was asked on one rank and is 0 on the others, so the sum is exact.
-    parts = [np.frombuffer(part, np.float32) for part in ranks.gather(found.tobytes())]
-    total = np.sum(parts, axis=0, dtype=np.float32).reshape(-1, 2)
+    total = np.sum(ranks.gather(found), axis=0)
     unasked = np.ones(len(total), bool)
     unasked[wanted] = False
     total[unasked] = math.nan

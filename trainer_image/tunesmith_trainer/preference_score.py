@@ -4,16 +4,16 @@ Called by `evaluation`, in place of scoring tokens, where the objective is DPO. 
 weights or the state of random generators.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from tunesmith_trainer.batches import supervised_by_row
 from tunesmith_trainer.data.prepared import Split
 from tunesmith_trainer.distributed import Ranks
+from tunesmith_trainer.intervals import Observed, Statistic, mean, observe
 from tunesmith_trainer.objective import SupervisedLoss
 from tunesmith_trainer.preference import HeldOutPairs, ask, pair_losses
 from tunesmith_trainer.stopping import StopSignal
@@ -21,10 +21,11 @@ from tunesmith_trainer.stopping import StopSignal
 Column = NDArray[np.float64]
 
 
-class PairColumns(NamedTuple):
-    """What was found about each pair; [pairs] each."""
+@dataclass(frozen=True)
+class PairScore:
+    """What was found about each pair of a split, of all ranks; [pairs] each."""
 
-    loss: Column
+    losses: Column
     """Of the objective, against the base model; of the base model itself, that of no margin."""
     preferred: Column
     """1 where the better answer is the likelier one (ranking accuracy, Chen et al. 2024,
@@ -36,37 +37,19 @@ class PairColumns(NamedTuple):
     targets: Column
     """Tokens of the better answer."""
 
-    def score(self) -> "PairScore":
-        """Give the sums."""
-        sums = {name: float(column.sum()) for name, column in self._asdict().items()}
-        return PairScore(pairs=len(self.loss), total_loss=sums.pop("loss"), **sums)
-
-
-class PairScore(BaseModel):
-    """Sums over all pairs of a split, over all ranks; their names are those of PairColumns."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    pairs: int
-    total_loss: float
-    preferred: float
-    margin: float
-    nats: float
-    targets: float
-
     @property
     def loss(self) -> float:
         """Mean loss of the objective."""
-        return self.total_loss / self.pairs
+        return float(self.losses.mean())
 
-    def metrics(self) -> dict[str, float]:
-        """Give the values by the names that gates use, without the suite."""
-        return {
-            "loss": self.loss,
-            "preference_accuracy": self.preferred / self.pairs,
-            "preference_margin": self.margin / self.pairs,
-            "chosen_loss": self.nats / self.targets,
-        }
+    def observed(self, suite: str) -> tuple[Observed, ...]:
+        """Give the suite's metrics."""
+        return (
+            mean(f"{suite}/loss", self.losses),
+            mean(f"{suite}/preference_accuracy", self.preferred),
+            mean(f"{suite}/preference_margin", self.margin),
+            observe(f"{suite}/chosen_loss", Statistic.RATIO, self.nats, self.targets),
+        )
 
 
 def judge_pairs(
@@ -78,7 +61,7 @@ def judge_pairs(
     *,
     batch_size: int,
     pad_id: int,
-) -> PairColumns:
+) -> PairScore:
     """Judge a model on the pairs of `rows`; all ranks must call this and get the same.
 
     Leaves the model in evaluation mode. Raises Interrupted, on all ranks, after SIGTERM.
@@ -92,8 +75,8 @@ def judge_pairs(
         held_out.settings,
     )
     chosen, rejected = policy.astype(np.float64).T
-    return PairColumns(
-        loss=losses.double().numpy(),
+    return PairScore(
+        losses=losses.double().numpy(),
         preferred=(chosen > rejected).astype(np.float64),
         margin=chosen - rejected,
         nats=-chosen,

@@ -44,6 +44,7 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
     """
     output = open_store(run.run_uri, run.s3, "output", stop)
     output.check_writable(run.run_uri)
+    check_push(run)
     fence = Fence(output, run.run_uri, run.attempt)
     fence.claim()
     if earlier := _earlier(output, run):
@@ -85,6 +86,15 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
         on_bytes=progress.touch,
     )
     return _result(run, prepared.meta, "Prepared")
+
+
+def check_push(run: TrainingRun) -> None:
+    """Find out whether the result could be pushed to the Hub, where that is asked for."""
+    if run.output.hugging_face:
+        # Imported here: the Hub's client takes a second to load and most runs do not need it.
+        from tunesmith_trainer.pushing import check_hub
+
+        check_hub(run.output.hugging_face)
 
 
 def _estimate(run: TrainingRun, model_path: Path, rows: Split) -> int | None:
@@ -155,6 +165,7 @@ def _tokenize(
         max_sequence_length=run.hyperparameters.max_sequence_length,
         seed=run.hyperparameters.seed,
         unsupervised=rows.counts.unsupervised,
+        dropped=tuple(gathered.tally.samples),
         estimated_gpu_memory_bytes=_estimate(run, model.path, splits["train"]),
     )
     return PreparedData(meta=meta, **splits)
@@ -190,7 +201,8 @@ def _data_status(
         rows=RowCounts(
             read=gathered.reading.rows,
             malformed=gathered.reading.malformed,
-            duplicates=gathered.duplicates,
+            duplicates=gathered.tally.duplicates,
+            cleaned=gathered.tally.cleaned,
             filtered=gathered.reading.filtered,
             unsupervised=counts.unsupervised,
             too_long=counts.too_long,
@@ -201,6 +213,8 @@ def _data_status(
             supervised=int(train.supervised.sum()),
             longest=int(train.lengths.max()),
         ),
+        dropped=gathered.tally.dropped(),
+        masked=gathered.tally.masked_pieces(),
     )
 
 

@@ -7,25 +7,24 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-from transformers import PreTrainedTokenizerBase
-
-from tunesmith_api.evaluation import ArtifactName, Gguf
 from tunesmith_api.jobstatus import ArtifactStatus
-from tunesmith_api.run import Phase, TrainerResult, TrainingReport, TrainingRun, TrainingSummary
+from tunesmith_api.output import ArtifactName
+from tunesmith_api.report import TrainingReport
+from tunesmith_api.run import Phase, TrainerResult, TrainingRun, TrainingSummary
 from tunesmith_api.training import Precision
-from tunesmith_trainer import VERSION, export
+from tunesmith_trainer import VERSION
+from tunesmith_trainer.artifacts import make_artifacts
 from tunesmith_trainer.attempt import Attempt
-from tunesmith_trainer.batches import Batch
 from tunesmith_trainer.card import write_card
 from tunesmith_trainer.checkpoints import Checkpoints, Search
-from tunesmith_trainer.evaluation import Judgement, measurements, sample_answers
-from tunesmith_trainer.gguf.file import file_name, write_gguf
+from tunesmith_trainer.comparing import measurements, notes, sample_answers
+from tunesmith_trainer.evaluation import Exam
+from tunesmith_trainer.examination import Examined
 from tunesmith_trainer.inputs import Inputs
-from tunesmith_trainer.logs import log
 from tunesmith_trainer.loop import Training
-from tunesmith_trainer.model import architecture, stored_dtype
+from tunesmith_trainer.model import architecture
 from tunesmith_trainer.outcome import Interrupted
+from tunesmith_trainer.page import write_pages
 from tunesmith_trainer.progress import Progress
 from tunesmith_trainer.report import peak_memory_bytes, success, write_report
 from tunesmith_trainer.storage.manifest import commit_directory
@@ -37,11 +36,10 @@ class Trained:
 
     inputs: Inputs
     precision: Precision
-    tokenizer: PreTrainedTokenizerBase
+    exam: Exam
     training: Training
     search: Search
-    tuned: Judgement
-    base: Judgement
+    examined: Examined
 
 
 def publish(attempt: Attempt, trained: Trained, checkpoints: Checkpoints) -> TrainerResult:
@@ -54,7 +52,9 @@ def publish(attempt: Attempt, trained: Trained, checkpoints: Checkpoints) -> Tra
     progress.enter(Phase.EXPORTING)
     draft = build_report(run, trained, progress)
     try:
-        directories = export_all(attempt, trained)
+        directories = make_artifacts(
+            attempt, trained.inputs, trained.training, trained.exam.tokenizer
+        )
     except Interrupted:
         checkpoints.wait()
         raise
@@ -62,7 +62,7 @@ def publish(attempt: Attempt, trained: Trained, checkpoints: Checkpoints) -> Tra
     progress.enter(Phase.UPLOADING)
     artifacts = []
     for name in run.output.artifacts:
-        write_card(draft, name, directories[name])
+        write_card(run, draft, name, directories[name])
         uri = f"{run.run_uri}{name.value.lower()}/"
         committed = commit_directory(
             attempt.storage,
@@ -80,76 +80,39 @@ def publish(attempt: Attempt, trained: Trained, checkpoints: Checkpoints) -> Tra
                 size_bytes=committed.size_bytes,
             )
         )
+    # Before the report: an attempt that fails here is repeated, as nothing says it has finished.
+    pushed = push_to_hub(run, directories)
     report = draft.model_copy(
-        update={"artifacts": tuple(artifacts), "timing": progress.phase_seconds()}
+        update={
+            "artifacts": tuple(artifacts),
+            "hugging_face": pushed,
+            "timing": progress.phase_seconds(),
+        }
     )
+    write_pages(attempt.storage, fence, run, report, attempt.work / "report")
     digest = write_report(attempt.storage, fence, run, report)
     checkpoints.delete_all()
     progress.enter(Phase.DONE)
-    return success(run, report, digest, trained.search.notes)
+    pushed_to = (f"Pushed to {pushed}.",) if pushed else ()
+    return success(run, report, digest, pushed_to)
 
 
-def export_all(attempt: Attempt, trained: Trained) -> dict[ArtifactName, Path]:
-    """Write what is asked for to the local disk, and check that it says what was judged."""
-    run, stop = attempt.run, attempt.stop
-    paths = {name: attempt.work / "export" / name.value.lower() for name in ArtifactName}
-    inputs, loss = trained.inputs, trained.training.loss
-    wants_complete = set(run.output.artifacts) - {ArtifactName.ADAPTER}
-    adapter = paths[ArtifactName.ADAPTER]
-    if run.method.adapter:
-        export.save_adapter(loss.model, trained.tokenizer, run.model.uri, adapter)
-    if not wants_complete:
-        return paths
-    rows = inputs.data.test if len(inputs.data.test) else inputs.data.train
-    batch = export.parity_batch(rows, trained.training.pad_id)
-    if run.method.qlora:
-        expected = export.logits_of_saved_adapter(inputs.base_path, adapter, batch)
-    else:
-        expected = export.logits_of(loss, batch)
-    stop.check()
-    model = export.merge(inputs.base_path, adapter) if run.method.adapter else loss.model
-    dtype = stored_dtype(inputs.base_path)
-    export.save_complete(model, trained.tokenizer, dtype, paths[ArtifactName.MERGED])
-    stop.check()
-    distance = export.check_parity(paths[ArtifactName.MERGED], expected, batch)
-    log.info("parity", relative_distance=distance)
-    if ArtifactName.GGUF in run.output.artifacts:
-        stop.check()
-        export_gguf(attempt, trained, paths, expected, batch)
-    return paths
+def push_to_hub(run: TrainingRun, directories: dict[ArtifactName, Path]) -> str:
+    """Push what output.huggingFace asks for; give the commit's address, or nothing."""
+    target = run.output.hugging_face
+    if target is None:
+        return ""
+    # Imported here: the Hub's client takes a second to load and most runs do not need it.
+    from tunesmith_trainer.pushing import push
 
-
-def export_gguf(
-    attempt: Attempt,
-    trained: Trained,
-    paths: dict[ArtifactName, Path],
-    expected: torch.Tensor,
-    batch: Batch,
-) -> None:
-    """Make the GGUF file out of the merged model, and check that it says what was judged.
-
-    `expected` is float32[supervised, vocabulary], of `batch`.
-    """
-    run, progress, merged = attempt.run, attempt.progress, paths[ArtifactName.MERGED]
-    quantization = (run.output.gguf or Gguf()).quantization
-    target = paths[ArtifactName.GGUF] / file_name(quantization)
-    target.parent.mkdir(parents=True)
-
-    def on_tensor() -> None:
-        progress.touch()
-        attempt.stop.check()
-
-    write_gguf(
-        merged, trained.tokenizer, target, quantization, name=run.job.name, on_tensor=on_tensor
-    )
-    distance = export.check_gguf_parity(target, merged, expected, batch, quantization)
-    log.info("parity of GGUF", relative_distance=distance, quantization=quantization.value)
+    message = f"FineTuneJob {run.job.namespace}/{run.job.name} ({run.job.uid})"
+    return push(target, directories[target.artifact], message)
 
 
 def build_report(run: TrainingRun, trained: Trained, progress: Progress) -> TrainingReport:
     """Put together all that is known before the upload."""
     inputs, search = trained.inputs, trained.search
-    suites, training = run.evaluation.suites, trained.training
+    training, examined = trained.training, trained.examined
     return TrainingReport(
         job=run.job,
         attempt=run.attempt,
@@ -163,13 +126,17 @@ def build_report(run: TrainingRun, trained: Trained, progress: Progress) -> Trai
         data=inputs.data.meta.data,
         objective=run.objective,
         dpo=run.dpo,
+        dropped=inputs.data.meta.dropped,
         method=run.method,
         hyperparameters=run.hyperparameters,
         training=summarize(trained, progress),
         model=architecture(training.loss.model),
         curve=training.curve.shortened(),
-        measurements=measurements(suites, trained.tuned, trained.base),
-        samples=sample_answers(suites, trained.tuned, trained.base),
+        measurements=measurements(run, examined),
+        evaluation=run.evaluation,
+        baselines=run.baselines,
+        samples=sample_answers(run, trained.exam.asked, examined),
+        notes=(*search.notes, *notes(examined)),
         resumed_from_step=search.found.ref.step if search.found else None,
     )
 

@@ -7,10 +7,8 @@ each is done by the module it is named after.
 from contextlib import nullcontext
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
-
-from tunesmith_api.evaluation import ArtifactName
 from tunesmith_api.objectives import Dpo, Objective
+from tunesmith_api.output import ArtifactName
 from tunesmith_api.run import Outcome, Phase, TrainerResult, TrainingRun, UserErrorReason
 from tunesmith_api.training import Precision, Switch
 from tunesmith_trainer.attempt import Attempt
@@ -21,7 +19,8 @@ from tunesmith_trainer.curve import Curve
 from tunesmith_trainer.data.prepared import SPLITS
 from tunesmith_trainer.data.templates import load_tokenizer
 from tunesmith_trainer.distributed import Ranks, check_devices, choose_precision, join
-from tunesmith_trainer.evaluation import Judgement, base_behaviour, judge
+from tunesmith_trainer.evaluation import Exam, base_behaviour
+from tunesmith_trainer.examination import examine, judge_base_of_full
 from tunesmith_trainer.gguf.file import check_gguf
 from tunesmith_trainer.inputs import Inputs, fetch_inputs, global_batch_size
 from tunesmith_trainer.loop import Training, train
@@ -42,6 +41,8 @@ from tunesmith_trainer.state import Chance, TrainState, seed_everything
 from tunesmith_trainer.stopping import StopSignal
 from tunesmith_trainer.storage import open_store
 from tunesmith_trainer.storage.fence import Fence
+from tunesmith_trainer.suites.harness import check_harness
+from tunesmith_trainer.suites.questions import load_questions
 
 
 def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) -> TrainerResult:
@@ -65,32 +66,36 @@ def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal
     search = checkpoints.search()
     tokenizer = load_tokenizer(inputs.base_path, run.dataset)
     check_gguf(run, inputs.base_path, tokenizer)
+    test = inputs.data.test
+    asked = load_questions(run, test, tokenizer, stop)
     loss = load_model(attempt, inputs, precision)
     set_up_loss(attempt, inputs, loss, padding_id(tokenizer))
     training = plan_training(attempt, inputs, loss, padding_id(tokenizer), search.found)
+    exam = Exam(attempt, tokenizer, test, asked, training.pairs)
     progress.plan(training.total_steps, search.found.ref.step if search.found else None)
 
     try:
         ask_base_about_pairs(attempt, inputs, training)
-        judge_base_of_full(attempt, inputs, tokenizer, training)
+        judge_base_of_full(exam, training)
         progress.enter(Phase.TRAINING)
         train(training, checkpoints.save, progress, stop)
         checkpoints.save(training, Chance.capture())
         progress.enter(Phase.EVALUATING)
-        tuned, base = judge_both(attempt, inputs, tokenizer, training)
+        examined = examine(exam, inputs, training)
     except Interrupted:
         checkpoints.wait()
         raise
 
     if not attempt.ranks.is_main:
         return silent_success(attempt)
-    trained = Trained(inputs, precision, tokenizer, training, search, tuned, base)
+    trained = Trained(inputs, precision, exam, training, search, examined)
     return publish(attempt, trained, checkpoints)
 
 
 def check_run(run: TrainingRun) -> None:
     """Refuse what no attempt can do, before anything is fetched."""
     check_devices(run.world)
+    check_harness(run)
     if run.method.adapter is None and ArtifactName.ADAPTER in run.output.artifacts:
         raise UserError(
             UserErrorReason.INVALID_RUN,
@@ -206,29 +211,6 @@ def ask_base_about_pairs(attempt: Attempt, inputs: Inputs, training: Training) -
                 pairs=trained if name == "train" else None,
                 on_pairs=attempt.progress.touch,
             )
-
-
-def judge_base_of_full(
-    attempt: Attempt, inputs: Inputs, tokenizer: PreTrainedTokenizerBase, training: Training
-) -> None:
-    """Judge the base model before training changes it; an adapter can be switched off later."""
-    if attempt.run.method.adapter is None and training.state.base is None:
-        attempt.progress.enter(Phase.EVALUATING)
-        training.state.base = judge(
-            attempt, training.loss, inputs.data.test, tokenizer, training.pairs
-        )
-
-
-def judge_both(
-    attempt: Attempt, inputs: Inputs, tokenizer: PreTrainedTokenizerBase, training: Training
-) -> tuple[Judgement, Judgement]:
-    """Judge the tuned and the base model on the same rows, on all ranks."""
-    loss, test, pairs = training.loss, inputs.data.test, training.pairs
-    tuned = judge(attempt, loss, test, tokenizer, pairs)
-    if training.state.base is not None:
-        return tuned, training.state.base
-    with base_behaviour(loss.model):
-        return tuned, judge(attempt, loss, test, tokenizer, pairs)
 
 
 def silent_success(attempt: Attempt) -> TrainerResult:

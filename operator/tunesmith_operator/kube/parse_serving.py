@@ -4,9 +4,10 @@ Called by reconcile/ for the objects of a ModelDeployment, and by the cache for 
 """
 
 from collections.abc import Iterable
+from datetime import datetime
 
 from tunesmith_api.artifacts import refusal
-from tunesmith_api.labels import LABEL_REVISION
+from tunesmith_api.labels import LABEL_HOST, LABEL_REVISION
 from tunesmith_operator.kube.kinds import Object
 from tunesmith_operator.kube.parse import controller_uid
 from tunesmith_operator.planning.gathering import SeenRecord, SeenWorkload
@@ -26,14 +27,23 @@ def parse_record(body: Object) -> SeenRecord | None:
 
 
 def parse_workload(body: Object) -> SeenWorkload:
-    """Extract a revision's Deployment."""
+    """Extract a revision's Deployment, or a host's."""
     meta, spec = body["metadata"], body.get("spec") or {}
-    owner = controller_uid(meta, "ConfigMap")
-    return SeenWorkload(meta["name"], meta["uid"], owner, spec.get("replicas", 1))
+    is_host = LABEL_HOST in (meta.get("labels") or {})
+    owner = controller_uid(meta, "ModelDeployment" if is_host else "ConfigMap")
+    conditions = (body.get("status") or {}).get("conditions") or ()
+    failures = (
+        str(c.get("message", ""))
+        for c in conditions
+        if c["type"] == "ReplicaFailure" and c["status"] == "True"
+    )
+    return SeenWorkload(
+        meta["name"], meta["uid"], owner, spec.get("replicas", 1), next(failures, ""), is_host
+    )
 
 
 def parse_serving_pod(body: Object) -> ServingPod:
-    """Extract a pod of a revision or of the router."""
+    """Extract a pod of a revision, of a host or of the router."""
     meta, status = body["metadata"], body.get("status") or {}
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
     init = status.get("initContainerStatuses") or ()
@@ -42,12 +52,14 @@ def parse_serving_pod(body: Object) -> ServingPod:
         name=meta["name"],
         uid=meta["uid"],
         revision=_number(meta),
+        host=(meta.get("labels") or {}).get(LABEL_HOST, ""),
         address=status.get("podIP", ""),
         is_ready=conditions.get("Ready", {}).get("status") == "True",
         # One that was evicted stays as Failed until somebody clears up, address and all.
         is_terminating=bool(meta.get("deletionTimestamp"))
         or status.get("phase") in ("Failed", "Succeeded"),
         restarts=sum(c.get("restartCount", 0) for c in status.get("containerStatuses") or ()),
+        last_restart=_last_restart(containers),
         waiting=_waiting(conditions.get("PodScheduled", {}), containers),
         refusal=_refusal(init),
     )
@@ -105,6 +117,14 @@ def _said(parent: Object, generation: int) -> dict[str, Object]:
 def _number(meta: Object) -> int:
     text = (meta.get("labels") or {}).get(LABEL_REVISION, "")
     return int(text) if text.isdecimal() else 0
+
+
+def _last_restart(containers: Iterable[Object]) -> datetime | None:
+    """Give when a container ended that was started again since."""
+    ends = (
+        ((c.get("lastState") or {}).get("terminated") or {}).get("finishedAt") for c in containers
+    )
+    return max((datetime.fromisoformat(end) for end in ends if end), default=None)
 
 
 def _waiting(scheduled: Object, containers: Iterable[Object]) -> str:

@@ -11,8 +11,8 @@ from decimal import Decimal
 
 from tunesmith_api.analysis import Analysis, AnalysisMetric, Better, BuiltinMetric, Verdict
 from tunesmith_api.deploymentstatus import MetricStatus, RolloutStatus
-from tunesmith_operator.planning.gates import parse_number
-from tunesmith_operator.planning.serving import MetricSample, Sampling
+from tunesmith_api.gates import parse_number
+from tunesmith_operator.planning.serving import MetricSample, Sampling, SeenRevision
 
 _WORST_FIRST = (Verdict.FAIL, Verdict.PROVIDER_ERROR, Verdict.NO_DATA, Verdict.PASS)
 _TEXT = 40
@@ -26,10 +26,16 @@ class Judgement:
     message: str
 
 
-def is_sample_due(rollout: RolloutStatus | None, analysis: Analysis, now: datetime) -> bool:
-    """Whether it is time to measure."""
+def is_sample_due(
+    rollout: RolloutStatus | None,
+    analysis: Analysis,
+    now: datetime,
+    canary: SeenRevision | None,
+) -> bool:
+    """Whether it is time to measure: without a ready pod there is nothing that could be."""
     due = next_sample_time(rollout, analysis)
-    return due is not None and due <= now
+    is_there = canary is not None and canary.ready_replicas > 0
+    return is_there and due is not None and due <= now
 
 
 def next_sample_time(rollout: RolloutStatus | None, analysis: Analysis) -> datetime | None:

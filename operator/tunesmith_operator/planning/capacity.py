@@ -2,7 +2,8 @@
 
 With Surge stable keeps all its pods until the canary has taken over and longer. With NoSurge the
 two share spec.replicas: pods change hands one at a time, the weight follows, and traffic runs on
-up to one pod less than it is sized for. The last pod of a revision with traffic never goes.
+up to one pod less than it is sized for. The last pod of a revision with traffic never goes. A
+canary on stable's pods needs no others, but all of them: any may be asked for it.
 """
 
 from dataclasses import dataclass
@@ -18,16 +19,18 @@ class Sizing:
     replicas: int
     """Pods that carry all of the traffic."""
     mode: CapacityMode
+    is_shared: bool = False
+    """Whether the canary is served by stable's pods, all of them."""
 
     @property
     def hands_over(self) -> bool:
         """Whether the canary's pods are taken from stable."""
-        return self.mode is CapacityMode.NO_SURGE and self.replicas > 1
+        return self.mode is CapacityMode.NO_SURGE and self.replicas > 1 and not self.is_shared
 
 
 def canary_needs(sizing: Sizing, weight: int, *, has_stable: bool = True) -> int:
     """Pods a canary must have ready before it gets ``weight`` percent; one at least."""
-    if not has_stable:
+    if not has_stable or sizing.is_shared:
         return sizing.replicas
     share = max(1, ceil(sizing.replicas * weight / 100))
     return min(share, sizing.replicas - 1) if sizing.hands_over else share

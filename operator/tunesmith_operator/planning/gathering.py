@@ -1,14 +1,20 @@
 """Puts the objects of a ModelDeployment together into what its decisions are made on.
 
 Pure; called by reconcile/ with what it has just read. A revision is a record (a ConfigMap), the
-Deployment that the record controls, and that Deployment's pods.
+Deployment that the record controls, and that Deployment's pods; or, for an adapter, a record, the
+host whose pods it shares, and what those pods say they hold.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from tunesmith_api.adapters import AdapterPhase, AdaptersReport, HeldAdapter, WantedAdapters
+from tunesmith_api.artifacts import refusal
+from tunesmith_api.meta import ObjectMeta
 from tunesmith_api.revision import RevisionTemplate
-from tunesmith_operator.planning.serving import SeenRevision, ServingPod
+from tunesmith_operator.planning.hosting import host_of
+from tunesmith_operator.planning.serving import SeenHost, SeenRevision, ServingPod
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,29 +31,104 @@ class SeenRecord:
 
 @dataclass(frozen=True, slots=True)
 class SeenWorkload:
-    """A revision's Deployment."""
+    """A revision's Deployment, or a host's."""
 
     name: str
     uid: str
     owner_uid: str
+    """uid of the record, or of the ModelDeployment that a host belongs to."""
     replicas: int
+    failure: str = ""
+    """Why the cluster makes no pods for it, such as a quota."""
+    is_host: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SeenObjects:
+    """All that was read of a deployment's revisions."""
+
+    records: Sequence[SeenRecord]
+    workloads: Sequence[SeenWorkload]
+    pods: Sequence[ServingPod]
+    services: frozenset[str] = frozenset()
+    """uids of the records that have a Service."""
+    reports: Mapping[str, AdaptersReport] = field(default_factory=dict)
+    """What pods of hosts said, by their uid; those that were silent are not in it."""
+
+
+def gather_hosts(owner: ObjectMeta, objects: SeenObjects) -> tuple[SeenHost, ...]:
+    """Give the hosts that ``owner`` controls."""
+    found = (w for w in objects.workloads if w.is_host and w.owner_uid == owner.uid)
+    return tuple(
+        SeenHost(w.name, w.uid, w.replicas, _told(w.name, objects), w.failure) for w in found
+    )
+
+
+def _told(host: str, objects: SeenObjects) -> tuple[WantedAdapters | None, ...]:
+    pods = (p for p in objects.pods if p.host == host and p.address and not p.is_terminating)
+    reports = (objects.reports.get(pod.uid) for pod in pods)
+    return tuple(report.wanted if report else None for report in reports)
 
 
 def gather_revisions(
-    owner_uid: str,
-    records: Iterable[SeenRecord],
-    workloads: Iterable[SeenWorkload],
-    pods: Sequence[ServingPod],
+    owner: ObjectMeta, objects: SeenObjects, required: frozenset[str] = frozenset()
 ) -> tuple[SeenRevision, ...]:
-    """Give the revisions whose record ``owner_uid`` controls, by number."""
-    by_owner = {workload.owner_uid: workload for workload in workloads}
-    own = sorted((r for r in records if r.owner_uid == owner_uid), key=lambda r: r.number)
-    return tuple(_revision(r, by_owner.get(r.uid), pods_of(r.number, pods)) for r in own)
+    """Give the revisions whose record ``owner`` controls, by number.
+
+    ``required`` are those without which no pod that they share is ready: a pod that is ready and
+    does not answer holds them.
+    """
+    by_owner = {workload.owner_uid: workload for workload in objects.workloads}
+    hosts = {host.name: host for host in gather_hosts(owner, objects)}
+    own = sorted((r for r in objects.records if r.owner_uid == owner.uid), key=lambda r: r.number)
+    made = []
+    for record in own:
+        host = host_of(owner.name, record.template)
+        pods = pods_of(record, host, objects, required)
+        if host:
+            made.append(_guest(record, host, hosts.get(host), pods, objects))
+        else:
+            made.append(_revision(record, by_owner.get(record.uid), pods))
+    return tuple(_without_shared_restarts(made))
 
 
-def pods_of(number: int, pods: Sequence[ServingPod]) -> tuple[ServingPod, ...]:
-    """Give the pods of a revision that are not on their way out."""
-    return tuple(pod for pod in pods if pod.revision == number and not pod.is_terminating)
+def _without_shared_restarts(revisions: Sequence[SeenRevision]) -> Iterable[SeenRevision]:
+    """Restarts of pods that several revisions are served by say nothing of any of them."""
+    guests = Counter(r.host for r in revisions if r.replicas)
+    for revision in revisions:
+        others = guests[revision.host] - (1 if revision.replicas else 0)
+        is_shared = revision.host and others > 0
+        yield replace(revision, restarts=0) if is_shared else revision
+
+
+def pods_of(
+    record: SeenRecord | SeenRevision, host: str, objects: SeenObjects, required: frozenset[str]
+) -> tuple[ServingPod, ...]:
+    """Give the pods that serve a revision and are not on their way out.
+
+    Of a host's pods those that have anything of it; ready are the ones that have all of it.
+    """
+    alive = [pod for pod in objects.pods if not pod.is_terminating]
+    if not host:
+        return tuple(pod for pod in alive if pod.revision == record.number)
+    found = []
+    for pod in alive:
+        if pod.host != host:
+            continue
+        report = objects.reports.get(pod.uid)
+        if report is None and record.name in required:
+            found.append(pod)
+        held = _held(record, report)
+        if held is not None:
+            is_loaded = held.phase is AdapterPhase.LOADED
+            found.append(replace(pod, is_ready=pod.is_ready and is_loaded))
+    return tuple(found)
+
+
+def _held(record: SeenRecord | SeenRevision, report: AdaptersReport | None) -> HeldAdapter | None:
+    digest = record.template.model.digest
+    held = report.held if report else ()
+    return next((h for h in held if (h.revision, h.digest) == (record.name, digest)), None)
 
 
 def _revision(
@@ -63,6 +144,43 @@ def _revision(
         replicas=workload.replicas if workload else 0,
         ready_replicas=sum(pod.is_ready for pod in pods),
         restarts=sum(pod.restarts for pod in pods),
-        waiting=next((pod.waiting for pod in pods if pod.waiting and not pod.is_ready), ""),
+        waiting=_waiting(pods) or (workload.failure if workload else ""),
         refusal=next((pod.refusal for pod in pods if pod.refusal), ""),
     )
+
+
+def _guest(
+    record: SeenRecord,
+    host: str,
+    there: SeenHost | None,
+    pods: Sequence[ServingPod],
+    objects: SeenObjects,
+) -> SeenRevision:
+    """Give a revision that is an adapter on a host's pods."""
+    said = [h for p in pods if (h := _held(record, objects.reports.get(p.uid))) is not None]
+    trouble = [h.message for h in said if h.phase is AdapterPhase.FAILED and h.message]
+    # A pod that was not told yet, because it does not start, has nothing of any revision.
+    all_pods = [pod for pod in objects.pods if pod.host == host and not pod.is_terminating]
+    return SeenRevision(
+        name=record.name,
+        uid=record.uid,
+        digest=record.digest,
+        number=record.number,
+        template=record.template,
+        host=host,
+        has_workload=there is not None and record.uid in objects.services,
+        replicas=there.replicas if there and pods else 0,
+        ready_replicas=sum(pod.is_ready for pod in pods),
+        restarts=sum(pod.restarts for pod in all_pods),
+        last_restart=max((p.last_restart for p in all_pods if p.last_restart), default=None),
+        waiting=next(iter(trouble), "") or _waiting(all_pods) or (there.failure if there else ""),
+        refusal=next((_why(h.message) for h in said if h.phase is AdapterPhase.REFUSED), ""),
+    )
+
+
+def _waiting(pods: Sequence[ServingPod]) -> str:
+    return next((pod.waiting for pod in pods if pod.waiting and not pod.is_ready), "")
+
+
+def _why(message: str) -> str:
+    return refusal(message) or message or "it was refused"

@@ -84,6 +84,16 @@ class SeenJob:
 
 
 @dataclass(frozen=True, slots=True)
+class SeenArtifact:
+    """A form in which a ModelVersion is stored."""
+
+    format: str
+    """Merged, Adapter, GGUF, ..."""
+    uri: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class SeenVersion:
     """A ModelVersion of the model that the job makes."""
 
@@ -96,6 +106,10 @@ class SeenVersion:
     """spec.offeredTo.deployment; empty where it was offered to nobody."""
     channel: str = ""
     """spec.offeredTo.channel; likewise."""
+    created: datetime | None = None
+    base_uri: str = ""
+    """spec.baseModel.uri."""
+    artifacts: tuple[SeenArtifact, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +122,12 @@ class SeenTarget:
     """source.model; empty where fixed files are named."""
     channel: str = ""
     """source.channel; likewise."""
+    engine: str = ""
+    """engine.type."""
+    formats: tuple[str, ...] = ()
+    """Artifacts of which that engine needs one; empty where this operator does not know it."""
+    stable: str = ""
+    """Name of the ModelVersion that it holds as stable; empty where there is none."""
 
 
 @dataclass(frozen=True, slots=True)

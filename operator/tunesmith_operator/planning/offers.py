@@ -7,7 +7,9 @@ the version and the status says the same as one that lives. Pure; called by ``re
 """
 
 from tunesmith_api.conditions import ConditionType, Reason
+from tunesmith_api.evaluation import Baseline
 from tunesmith_api.finetunejob import FineTuneJob
+from tunesmith_api.jobstatus import StageName
 from tunesmith_api.modelversion import Offer
 from tunesmith_operator.planning.acceptance import Objection
 from tunesmith_operator.planning.conditions import is_true
@@ -17,11 +19,19 @@ from tunesmith_operator.planning.observed import Observation, SeenTarget, SeenVe
 
 
 def target_name(job: FineTuneJob) -> str | None:
-    """Give the deployment to look at, or None while there is nothing to offer or all is said."""
+    """Give the deployment to look at, or None while there is nothing to ask of it.
+
+    Its stable version is measured beside the tuned model where that is a baseline, so it is looked
+    at until training has begun; and again once there is something to offer.
+    """
     wanted, status = job.spec.deploy_to, job.status
     if wanted is None or status.completion_time is not None:
         return None
-    return wanted.name if is_true(status.conditions, ConditionType.TRAINED) else None
+    is_baseline = Baseline.DEPLOYED in job.spec.evaluation.baselines
+    is_training = status.active is not None and status.active.stage is StageName.TRAIN
+    if is_true(status.conditions, ConditionType.TRAINED) or (is_baseline and not is_training):
+        return wanted.name
+    return None
 
 
 def make_offer(seen: Observation) -> Offer | None:
@@ -29,9 +39,15 @@ def make_offer(seen: Observation) -> Offer | None:
     wanted, target = seen.job.spec.deploy_to, seen.target
     if wanted is None or target is None or not target.channel:
         return None
-    if target.model != model_name(seen.job):
+    if target.model != model_name(seen.job) or _lacks(seen.job, target):
         return None
     return Offer(deployment=wanted.name, channel=target.channel)
+
+
+def _lacks(job: FineTuneJob, target: SeenTarget) -> bool:
+    """Whether the version has nothing that the deployment's engine could serve."""
+    made = {artifact.name for artifact in job.status.artifacts}
+    return bool(target.formats) and not made & set(target.formats)
 
 
 def tags_of(job: FineTuneJob, offer: Offer | None) -> tuple[str, ...]:
@@ -53,12 +69,12 @@ def say_offer(draft: JobDraft, seen: Observation, version: SeenVersion) -> None:
         draft.yes(ConditionType.OFFERED, Reason.CHANNEL_TAGGED, message)
         draft.emit("Normal", "Offered", message)
         return
-    wrong = _objection(wanted.name, seen.target, version)
+    wrong = _objection(wanted.name, seen.job, seen.target, version)
     draft.no(ConditionType.OFFERED, wrong.reason, wrong.message)
     draft.emit("Warning", wrong.reason, wrong.message)
 
 
-def _objection(name: str, target: SeenTarget, version: SeenVersion) -> Objection:
+def _objection(name: str, job: FineTuneJob, target: SeenTarget, version: SeenVersion) -> Objection:
     """Say why nobody took the version, as far as that can still be seen."""
     model = version.model
     serve = f"To serve it, let its source hold nothing but modelVersion {version.name}"
@@ -83,6 +99,14 @@ def _objection(name: str, target: SeenTarget, version: SeenVersion) -> Objection
             f"ModelDeployment {name} follows model {target.model}, and ModelVersion"
             f" {version.name} is of model {model}. {serve}; for the next jobs set"
             f" output.modelVersion.model {target.model}, or source.model {model} there",
+        )
+    if _lacks(job, target):
+        formats = " or ".join(target.formats)
+        return Objection(
+            Reason.ARTIFACT_MISSING,
+            f"ModelDeployment {name} has engine {target.engine}, which needs an artifact {formats},"
+            f" and ModelVersion {version.name} has none. For the next jobs add {formats} to"
+            " output.artifacts, or give the deployment an engine that serves what there is",
         )
     return Objection(
         Reason.OFFER_MISSED,

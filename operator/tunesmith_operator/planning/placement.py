@@ -10,6 +10,7 @@ from datetime import timedelta
 from tunesmith_api.deploymentstatus import RevisionStatus
 from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.planning.capacity import Sizing, canary_asks, canary_needs, stable_keeps
+from tunesmith_operator.planning.hosting import host_of, place_adapters
 from tunesmith_operator.planning.revisions import forgotten, in_use, revision_digest
 from tunesmith_operator.planning.serving import ServingObservation, Traffic
 from tunesmith_operator.planning.serving_actions import (
@@ -23,6 +24,7 @@ from tunesmith_operator.planning.serving_draft import ServingDraft
 from tunesmith_operator.planning.stepping import mirror_percent, sizing, target_weight
 from tunesmith_operator.planning.traffic import choose_traffic
 
+_RECORDED = timedelta(milliseconds=100)
 _ROUTER_ANSWERS = timedelta(milliseconds=100)
 _ROUTER_SETTLES = timedelta(milliseconds=500)
 _ROUTER_SILENT = timedelta(seconds=2)
@@ -31,8 +33,10 @@ _ROUTER_SILENT = timedelta(seconds=2)
 def place(draft: ServingDraft, seen: ServingObservation, wanted: RevisionTemplate | None) -> None:
     """Ask for all that is missing, in the order in which it is safe."""
     chosen = choose_traffic(seen, draft.status, mirror_percent(draft, draft.status.rollout))
-    for role, replicas in _wanted_pods(draft, seen, chosen):
+    pods = _wanted_pods(draft, seen, chosen)
+    for role, replicas in pods:
         _ensure(draft, seen, role, replicas, wanted)
+    place_adapters(draft, seen, chosen, pods)
     _route(draft, seen, chosen)
     _retire(draft, seen, chosen)
 
@@ -41,7 +45,7 @@ def _wanted_pods(
     draft: ServingDraft, seen: ServingObservation, chosen: Traffic | None
 ) -> list[tuple[RevisionStatus, int]]:
     """Give the pods of each role; what shrinks comes first where pods change hands."""
-    status, size = draft.status, sizing(draft)
+    status, size = draft.status, sizing(draft, seen)
     pods: list[tuple[RevisionStatus, int]] = []
     canary_pods = _canary_pods(draft, seen, size, chosen)
     if status.stable is not None:
@@ -89,6 +93,8 @@ def _ensure(
 ) -> None:
     there = seen.revision(role.name)
     if there is not None and there.has_workload:
+        if there.host:
+            return  # its pods are sized together with those who share them
         # While the router is silent nobody knows what a pod serves, so none is taken away.
         if replicas > there.replicas or (replicas < there.replicas and seen.router is not None):
             draft.act(ScaleRevision(there.name, there.uid, replicas))
@@ -97,7 +103,11 @@ def _ensure(
     if template is None and wanted is not None and revision_digest(wanted) == role.digest:
         template = wanted
     if template is not None:
-        draft.act(EnsureRevision(role.name, role.revision, role.digest, template, replicas))
+        host = host_of(seen.deployment.metadata.name, template)
+        draft.act(EnsureRevision(role.name, role.revision, role.digest, template, replicas, host))
+        if host:
+            # Its pods may be there already, so nothing that is watched changes.
+            draft.look_again_in(_RECORDED)
 
 
 def _route(draft: ServingDraft, seen: ServingObservation, chosen: Traffic | None) -> None:
@@ -110,7 +120,8 @@ def _route(draft: ServingDraft, seen: ServingObservation, chosen: Traffic | None
         # The router's own change wakes nobody.
         draft.look_again_in(_ROUTER_ANSWERS)
     elif not seen.router.is_settled:
-        draft.look_again_in(_ROUTER_SILENT if seen.router.refusal else _ROUTER_SETTLES)
+        is_stuck = seen.router.refusal or seen.router.trouble
+        draft.look_again_in(_ROUTER_SILENT if is_stuck else _ROUTER_SETTLES)
 
 
 def _retire(draft: ServingDraft, seen: ServingObservation, chosen: Traffic | None) -> None:
@@ -122,7 +133,7 @@ def _retire(draft: ServingDraft, seen: ServingObservation, chosen: Traffic | Non
     if rollout is not None and rollout.abort is not None and canary is not None:
         used -= {canary.name}
     for revision in seen.revisions:
-        is_spare = revision.name not in used and revision.replicas > 0
+        is_spare = revision.name not in used and revision.replicas > 0 and not revision.host
         if is_spare and _is_idle(seen, chosen, revision.name):
             draft.act(RetireRevision(revision.name, revision.uid))
     for name in forgotten(seen, draft.status):

@@ -34,6 +34,7 @@ def reason_to_reject(
     spec = seen.deployment.spec.rollout
     return (
         _by_its_pods(spec, canary)
+        or _by_shared_pods(seen, spec, rollout, canary)
         or _by_its_answers(seen, spec, rollout, canary)
         or _by_lost_pods(rollout)
         or _by_time(seen, spec, rollout, canary, now)
@@ -54,6 +55,22 @@ def _by_its_pods(spec: Rollout, canary: SeenRevision | None) -> Rejection | None
             f"Its containers restarted {canary.restarts} times; failFast.restarts is {limit}",
         )
     return None
+
+
+def _by_shared_pods(
+    seen: ServingObservation, spec: Rollout, rollout: RolloutStatus, canary: SeenRevision | None
+) -> Rejection | None:
+    """One end of an engine that stable needs is enough: taking the canary back restarts nothing."""
+    status = seen.deployment.status
+    if canary is None or not seen.shares_host(status.canary, status.stable):
+        return None
+    since, last = rollout.exposed_time, canary.last_restart
+    if not spec.fail_fast.restarts or since is None or last is None or last < since:
+        return None
+    return Rejection(
+        RollbackReason.CRASH_LOOPING,
+        "A container of the pods that it shares with stable ended while it had traffic",
+    )
 
 
 def _by_its_answers(
@@ -97,7 +114,8 @@ def _by_time(
     if seen.deployment.spec.paused:
         return None
     if rollout.unready_time and now >= ready_deadline(rollout, spec):
-        waits = f": {canary.waiting}" if canary and canary.waiting else ""
+        why = (canary.waiting if canary else "") or seen.refused
+        waits = f": {why}" if why else ""
         return Rejection(
             RollbackReason.READY_TIMEOUT,
             f"Its pods were not ready within {spec.ready_timeout_seconds} s{waits}",

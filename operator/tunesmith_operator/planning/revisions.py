@@ -38,6 +38,15 @@ def revision_digest(template: RevisionTemplate) -> str:
     )
 
 
+def base_digest(template: RevisionTemplate) -> str:
+    """Give the digest of all but the model: what an adapter's pods are made from."""
+    return _digest(
+        template.model_dump(
+            mode="json", by_alias=True, exclude={"version", "model"}, exclude_defaults=True
+        )
+    )
+
+
 def plan_digest(rollout: Rollout) -> str:
     """Give the digest of what a canary is judged by."""
     plan = {"steps", "analysis", "fail_fast", "ready_timeout_seconds"}

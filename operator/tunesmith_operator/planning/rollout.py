@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from tunesmith_api.conditions import DeploymentReason
 from tunesmith_api.deploymentstatus import Outcome, RolloutStatus
 from tunesmith_api.revision import RevisionTemplate
+from tunesmith_operator.planning.hosting import host_of
 from tunesmith_operator.planning.placement import place
 from tunesmith_operator.planning.revisions import (
     is_fast_track,
@@ -42,7 +43,7 @@ def decide_rollout(seen: ServingObservation, now: datetime) -> ServingDecision:
     # Milliseconds are kept, because a rollback is measured in them.
     now = now.replace(microsecond=now.microsecond // 1000 * 1000)
     deployment = seen.deployment
-    source = resolve(deployment.spec, seen.versions)
+    source = resolve(deployment.spec, seen.versions, seen.unreadable)
     if seen.unservable and isinstance(source, RevisionTemplate):
         source = SourceObjection(DeploymentReason.UNSERVABLE, seen.unservable)
     template = source if isinstance(source, RevisionTemplate) else None
@@ -52,6 +53,7 @@ def decide_rollout(seen: ServingObservation, now: datetime) -> ServingDecision:
         generation=deployment.metadata.generation,
         now=now,
         wanted=revision_digest(template) if template else None,
+        wanted_host=host_of(deployment.metadata.name, template) if template else "",
         plan=plan_digest(deployment.spec.rollout),
     )
     if deployment.metadata.deletion_timestamp is not None:

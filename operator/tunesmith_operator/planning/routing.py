@@ -29,6 +29,8 @@ class RouterAnswer:
 
     pod: ServingPod
     report: RouterReport | None
+    trouble: str = ""
+    """Why there is none."""
 
 
 def build_split(traffic: Traffic) -> RouterSplit:
@@ -99,7 +101,29 @@ def read_answers(answers: Sequence[RouterAnswer]) -> SeenRouter | None:
         traffic=_traffic(told[0]) if told else None,
         is_settled=not is_silent and len(set(splits)) == 1 and any(a.pod.is_ready for a in answers),
         counts=_sum([c for a in answers if a.report is not None for c in a.report.counts]),
+        trouble=say_trouble([a for a in answers if a.pod.is_ready]),
     )
+
+
+def say_trouble(answers: Sequence[RouterAnswer]) -> str:
+    """Say which pods did not do what they were asked to; nothing if all did."""
+    return "; ".join(f"router pod {a.pod.name}: {a.trouble}" for a in answers if a.trouble)
+
+
+def join_routers(wanted: SeenRouter | None, former: SeenRouter | None) -> SeenRouter | None:
+    """Say what the router does while there are two: that of the spec, and the one before.
+
+    Requests come through the former until the wanted one is in effect, and may do so until it is
+    gone. Only where both do the same is anything settled.
+    """
+    if wanted is not None and wanted.is_settled and wanted.traffic is not None:
+        agrees = former is not None and former.is_settled and former.traffic == wanted.traffic
+        return replace(wanted, is_settled=agrees)
+    serves = former or wanted
+    if serves is None:
+        return None
+    refusal = wanted.refusal if wanted else ""
+    return replace(serves, is_settled=False, is_moving=True, refusal=refusal)
 
 
 def _traffic(split: RouterSplit) -> Traffic:

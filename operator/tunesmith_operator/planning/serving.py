@@ -7,6 +7,8 @@ planning. Holds facts and draws no conclusions.
 from dataclasses import dataclass
 from datetime import datetime
 
+from tunesmith_api.adapters import WantedAdapters
+from tunesmith_api.deploymentstatus import RevisionStatus
 from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_api.modelversion import ModelVersion
 from tunesmith_api.revision import RevisionTemplate
@@ -23,14 +25,18 @@ class SeenRevision:
     number: int
     template: RevisionTemplate
     """What the record says."""
+    host: str = ""
+    """Deployment of the pods that serve it beside others; empty: it has pods of its own."""
     has_workload: bool = True
-    """Whether the Deployment of its pods exists."""
+    """Whether the Deployment of its pods, and its Service, exist."""
     replicas: int = 0
-    """Pods that are asked for."""
+    """Pods that are asked for; of shared ones none while none of them has anything of it."""
     ready_replicas: int = 0
     """Pods that are ready with just this model, as they say themselves."""
     restarts: int = 0
-    """Restarts of its containers, over all pods there are."""
+    """Restarts of its containers, over all pods there are; of pods that it shares none."""
+    last_restart: datetime | None = None
+    """When a container of shared pods ended last."""
     waiting: str = ""
     """What a pod that is not ready waits for: the scheduler's or the kubelet's words."""
     refusal: str = ""
@@ -43,19 +49,37 @@ class SeenRevision:
 
 
 @dataclass(frozen=True, slots=True)
+class SeenHost:
+    """The Deployment of pods that revisions with the same base model share."""
+
+    name: str
+    uid: str
+    replicas: int
+    """Pods that are asked for."""
+    told: tuple[WantedAdapters | None, ...] = ()
+    """What each of its pods that has an address was told last; None where it does not say."""
+    failure: str = ""
+    """Why the cluster makes no pods for it, such as a quota."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServingPod:
-    """A pod of a revision, or of the router."""
+    """A pod of a revision, of a host, or of the router."""
 
     name: str
     uid: str
     revision: int
-    """Number of its revision; 0 for a pod of the router."""
+    """Number of its revision; 0 for a pod of the router or of a host."""
+    host: str = ""
+    """Name of its host; empty for any other."""
     address: str = ""
     """IP address; empty until it has one."""
     is_ready: bool = False
     is_terminating: bool = False
     restarts: int = 0
     """Restarts of its containers."""
+    last_restart: datetime | None = None
+    """When one of them ended last; None where none was started again."""
     waiting: str = ""
     """What it waits for, in the scheduler's or the kubelet's words."""
     refusal: str = ""
@@ -108,6 +132,10 @@ class SeenRouter:
     """When all router pods had confirmed this traffic, where that is known: before this look."""
     refusal: str = ""
     """Why no Gateway does what the route says, in its controller's words."""
+    trouble: str = ""
+    """Which router pods do not answer or do not take what they are told, and why."""
+    is_moving: bool = False
+    """Whether the router of the spec is not in effect yet, and the former one serves meanwhile."""
 
     def counted(self, name: str) -> RevisionCounts:
         """Give the counts of a revision."""
@@ -146,18 +174,31 @@ class ServingObservation:
     deployment: ModelDeployment
     versions: tuple[ModelVersion, ...] = ()
     """The ModelVersion that the source names, or all versions of its model."""
+    unreadable: tuple[str, ...] = ()
+    """Those of them that this operator cannot read, with why."""
     revisions: tuple[SeenRevision, ...] = ()
     """All revisions whose record the deployment controls, by uid."""
+    hosts: tuple[SeenHost, ...] = ()
+    """The hosts that the deployment controls."""
     router: SeenRouter | None = None
     """None while it cannot be asked."""
     unservable: str = ""
     """Why no pods can be made of what the spec asks for, as the builder of their manifests says."""
     sampling: Sampling | None = None
     """Fresh values; the edge takes them when planning.analysis.is_sample_due says so."""
+    refused: str | None = None
+    """What the cluster refused in the pass before, with what to change: empty for nothing, None
+    where this process has made no pass yet."""
 
     def revision(self, name: str) -> SeenRevision | None:
         """Give a revision by its name."""
         return next((r for r in self.revisions if r.name == name), None)
+
+    def shares_host(self, one: RevisionStatus | None, other: RevisionStatus | None) -> bool:
+        """Whether two revisions are served by the same pods."""
+        found = [self.revision(role.name) for role in (one, other) if role is not None]
+        hosts = {there.host if there else "" for there in found}
+        return len(found) == 2 and len(hosts) == 1 and "" not in hosts
 
     @property
     def traffic(self) -> Traffic | None:

@@ -9,6 +9,7 @@ twice with the same result.
 from dataclasses import dataclass
 from datetime import timedelta
 
+from tunesmith_api.adapters import WantedAdapters
 from tunesmith_api.deploymentstatus import ModelDeploymentStatus, RollbackStatus
 from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.planning.actions import Emit
@@ -24,6 +25,8 @@ class EnsureRevision:
     digest: str
     template: RevisionTemplate
     replicas: int
+    host: str = ""
+    """Deployment of the pods that serve it beside others; empty: it has pods of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +40,35 @@ class ScaleRevision:
 
 @dataclass(frozen=True, slots=True)
 class RetireRevision:
-    """Take its pods away and keep its record: scale its own Deployment to zero, or unload its
-    adapter from pods that others share. Asked for only when the router sends it nothing."""
+    """Take its own pods away and keep its record. Asked for only when the router sends it
+    nothing."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleHost:
+    """Ask for this many pods that adapters share."""
+
+    name: str
+    uid: str
+    """uid of the Deployment."""
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class HoldAdapters:
+    """Tell the pods of a host the whole set of adapters that they should serve. What is not among
+    them is unloaded; left out only when the router sends it nothing."""
+
+    name: str
+    adapters: WantedAdapters
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteHost:
+    """Delete the Deployment of pods that no revision in use is served by."""
 
     name: str
     uid: str
@@ -67,9 +97,16 @@ class Notify:
     rollback: RollbackStatus
 
 
-ServingAction = (
-    EnsureRevision | ScaleRevision | RetireRevision | DeleteRevision | SetTraffic | Notify | Emit
+PodAction = (
+    EnsureRevision
+    | ScaleRevision
+    | RetireRevision
+    | ScaleHost
+    | HoldAdapters
+    | DeleteHost
+    | DeleteRevision
 )
+ServingAction = PodAction | SetTraffic | Notify | Emit
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,8 @@ class ServingDraft(Draft[ModelDeploymentStatus, ServingAction]):
     spec: ModelDeploymentSpec
     wanted: str | None
     """Digest of the revision that the spec asks for; None while that cannot be told."""
+    wanted_host: str
+    """Deployment whose pods serve that revision beside others; empty where it has its own."""
     plan: str
     """Digest of what a canary is judged by, as the spec has it now."""
 

@@ -3,6 +3,7 @@
 Pure; called by decide_rollout. An objection leaves what serves as it is.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,9 +32,12 @@ class SourceObjection:
 
 
 def resolve(
-    spec: ModelDeploymentSpec, versions: Sequence[ModelVersion]
+    spec: ModelDeploymentSpec, versions: Sequence[ModelVersion], unreadable: Sequence[str] = ()
 ) -> RevisionTemplate | SourceObjection:
-    """Give the revision that the spec asks for, or what stands against it."""
+    """Give the revision that the spec asks for, or what stands against it.
+
+    ``unreadable`` says which versions there are besides, and why they cannot be read.
+    """
     source = spec.source
     if source.uri is not None and source.digest is not None:
         return _template(spec, ModelFiles(uri=source.uri, digest=source.digest))
@@ -42,9 +46,10 @@ def resolve(
         what = source.model_version or f"of model {source.model} with the tag {source.channel}"
         return SourceObjection(
             DeploymentReason.VERSION_NOT_FOUND,
-            f"There is no ModelVersion {what} in the namespace. Create it or change spec.source",
+            f"There is no ModelVersion {what} in the namespace. Create it or change spec.source"
+            + "".join(f". {why}" for why in unreadable[:3]),
         )
-    formats = ("Adapter",) if spec.delivery is Delivery.ADAPTER else _FORMATS[spec.engine.type]
+    formats = servable_formats(spec.delivery, spec.engine.type)
     files = next((a for f in formats for a in version.spec.artifacts if a.format == f), None)
     if files is None:
         return SourceObjection(
@@ -67,6 +72,11 @@ def resolve(
     return template.model_copy(update=update)
 
 
+def servable_formats(delivery: Delivery, engine: EngineType) -> tuple[str, ...]:
+    """Give the formats of which a version must have one, the best first."""
+    return ("Adapter",) if delivery is Delivery.ADAPTER else _FORMATS[engine]
+
+
 def _template(spec: ModelDeploymentSpec, files: ModelFiles) -> RevisionTemplate:
     return RevisionTemplate(
         model=files,
@@ -83,9 +93,20 @@ def _find(spec: ModelDeploymentSpec, versions: Sequence[ModelVersion]) -> ModelV
     if source.model_version is not None:
         return next((v for v in versions if v.metadata.name == source.model_version), None)
     tagged = [v for v in versions if v.spec.model == source.model and source.channel in v.spec.tags]
-    # A ModelVersion never changes, so the newest with the tag is where the channel is.
+    # A ModelVersion never changes, so the newest with the tag is where the channel is. Versions are
+    # free text, so they only say which of two is newer that were made in the same second.
     return max(
         tagged,
-        key=lambda v: (v.metadata.creation_timestamp or _EARLIEST, v.metadata.name),
+        key=lambda v: (
+            v.metadata.creation_timestamp or _EARLIEST,
+            _order(v.spec.version),
+            v.metadata.name,
+        ),
         default=None,
     )
+
+
+def _order(version: str) -> tuple[tuple[bool, int, str], ...]:
+    """Give a key by which 10 comes after 9, and 1.10 after 1.9."""
+    parts = re.findall(r"[0-9]+|[a-z]+", version)
+    return tuple((p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in parts)

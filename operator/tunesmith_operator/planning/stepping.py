@@ -19,6 +19,7 @@ from tunesmith_operator.planning.analysis import (
     take,
 )
 from tunesmith_operator.planning.capacity import Sizing, canary_needs, carried_weight
+from tunesmith_operator.planning.hosting import shares_pods
 from tunesmith_operator.planning.rejection import Rejection, awaits, hold_end, reason_to_reject
 from tunesmith_operator.planning.revisions import remember
 from tunesmith_operator.planning.rollback import reject
@@ -35,9 +36,10 @@ class Standing:
     """Why it would be rejected if rollback.automatic were true, or if there were a stable."""
 
 
-def sizing(draft: ServingDraft) -> Sizing:
+def sizing(draft: ServingDraft, seen: ServingObservation) -> Sizing:
     """Give what the pods are counted by."""
-    return Sizing(draft.spec.replicas, draft.spec.rollout.capacity.mode)
+    mode = draft.spec.rollout.capacity.mode
+    return Sizing(draft.spec.replicas, mode, shares_pods(draft, seen))
 
 
 def target_weight(draft: ServingDraft, rollout: RolloutStatus) -> int:
@@ -115,7 +117,7 @@ def _sample(draft: ServingDraft, seen: ServingObservation) -> None:
     analysis = draft.spec.rollout.analysis
     if sampling is None or sampling.digest != rollout.digest:
         return
-    if not is_sample_due(rollout, analysis, sampling.taken):
+    if not is_sample_due(rollout, analysis, sampling.taken, _canary(draft, seen)):
         return
     stable = seen.revision(draft.status.stable.name) if draft.status.stable else None
     has_stable = stable is not None and stable.ready_replicas > 0
@@ -151,7 +153,7 @@ def _note_readiness(draft: ServingDraft, seen: ServingObservation) -> None:
 def _is_ready_for(draft: ServingDraft, seen: ServingObservation, weight: int) -> bool:
     canary = _canary(draft, seen)
     has_stable = draft.status.stable is not None
-    needed = canary_needs(sizing(draft), weight, has_stable=has_stable)
+    needed = canary_needs(sizing(draft, seen), weight, has_stable=has_stable)
     return canary is not None and canary.has_workload and canary.ready_replicas >= needed
 
 
@@ -160,7 +162,7 @@ def _advance(draft: ServingDraft, seen: ServingObservation) -> None:
     rollout = _rollout(draft)
     if _has_arrived(draft, seen, rollout):
         if target_weight(draft, rollout) == 100:
-            _promote(draft, rollout)
+            _promote(draft, seen, rollout)
             return
         if rollout.step_start_time is None:
             rollout = draft.update_rollout(
@@ -217,7 +219,7 @@ def _grant(draft: ServingDraft, seen: ServingObservation) -> None:
     if _is_ready_for(draft, seen, target):
         weight = max(weight, target)
     elif canary is not None and draft.status.stable is not None:
-        carried = carried_weight(sizing(draft), canary.ready_replicas, target)
+        carried = carried_weight(sizing(draft, seen), canary.ready_replicas, target)
         weight = max(weight, carried)
     steps = draft.spec.rollout.steps
     mirrors = rollout.step < len(steps) and steps[rollout.step].mirror_percent > 0
@@ -228,14 +230,16 @@ def _grant(draft: ServingDraft, seen: ServingObservation) -> None:
     )
 
 
-def _promote(draft: ServingDraft, rollout: RolloutStatus) -> None:
+def _promote(draft: ServingDraft, seen: ServingObservation, rollout: RolloutStatus) -> None:
     """Make the canary stable; the former stable stays warm for a while."""
     status, spec = draft.status, draft.spec.rollout
     canary = status.canary
     assert canary is not None  # noqa: S101 - it has just been seen with all of the traffic
     previous = None
     keep = timedelta(seconds=spec.rollback.keep_stable_warm_seconds)
-    if status.stable is not None and keep and spec.capacity.mode is CapacityMode.SURGE:
+    # On shared pods it costs none to keep.
+    has_room = spec.capacity.mode is CapacityMode.SURGE or shares_pods(draft, seen)
+    if status.stable is not None and keep and has_room:
         previous = PreviousStatus(**status.stable.model_dump(), until=draft.now + keep)
     history = remember(
         status,

@@ -4,13 +4,16 @@ Pure; called by decide_rollout. Each row says where the traffic ends:
 
     stable can serve                  stable, and the canary its granted share if it has pods
     it cannot, the former stable can  the same with the former stable, while that is warm
-    neither can                       all to the best revision whose pods are all ready
+    neither can, what has it all can  the same with that, unless it was rejected
+    none of these                     all to the best revision whose pods are all ready
     nothing is sent to anybody        all to stable, as far as it has pods that are ready
     nobody is ready                   as it is: moving it would help nobody
 """
 
 from tunesmith_api.deploymentstatus import ModelDeploymentStatus, RevisionStatus
 from tunesmith_api.rollout import CapacityMode
+from tunesmith_operator.planning.capacity import Sizing, canary_needs
+from tunesmith_operator.planning.revisions import in_use
 from tunesmith_operator.planning.serving import SeenRevision, ServingObservation, Traffic
 
 
@@ -22,10 +25,16 @@ def choose_traffic(
     rollout = status.rollout
     is_rejected = rollout is not None and rollout.abort is not None
     granted = 0 if is_rejected else _grant(seen, status)
+    taken = granted if canary is not None and canary.ready_replicas else 0
     for role in (status.stable, status.previous):
         proven = _of(seen, role)
-        if proven is not None and _can_serve(proven, seen, leaves_rejected=is_rejected):
+        if proven is None:
+            continue
+        if _can_serve(proven, seen, 100 - taken, leaves_rejected=is_rejected):
             return _split(proven, canary, granted, 0 if is_rejected else mirror_percent)
+    carrier = _carrier(seen, status)
+    if carrier is not None:
+        return _split(carrier, canary, granted, 0 if is_rejected else mirror_percent)
     serves = _stand_in(seen, status, is_rejected=is_rejected) or _remnant(seen, status)
     return Traffic(main=serves.name) if serves else seen.traffic
 
@@ -36,7 +45,9 @@ def _grant(seen: ServingObservation, status: ModelDeploymentStatus) -> int:
     if rollout is None or canary is None:
         return 0
     spec = seen.deployment.spec
-    is_lean = spec.rollout.capacity.mode is CapacityMode.NO_SURGE
+    is_lean = spec.rollout.capacity.mode is CapacityMode.NO_SURGE and not seen.shares_host(
+        canary, status.stable
+    )
     # While it is paused nobody keeps since when pods are awaited, and nothing rises.
     is_whole = rollout.unready_time is None and not spec.paused
     if is_whole or traffic is None or is_lean:
@@ -58,16 +69,33 @@ def _split(
     return Traffic(stable.name, canary.name, granted, 0 if granted else mirror_percent)
 
 
-def _can_serve(stable: SeenRevision, seen: ServingObservation, *, leaves_rejected: bool) -> bool:
-    """Whether stable may have traffic.
+def _can_serve(
+    stable: SeenRevision, seen: ServingObservation, share: int, *, leaves_rejected: bool
+) -> bool:
+    """Whether stable may have ``share`` percent of the traffic.
 
     What has traffic keeps it while a pod is ready; the router leaves the others out. To get it
-    back all pods must be ready, except from a rejected canary: few good pods beat bad answers.
+    back all pods that it takes must be ready, also those that a canary had without surge; except
+    from a rejected canary: few good pods beat bad answers.
     """
     has_some = seen.traffic is not None and seen.traffic.share(stable.name) > 0
     if has_some or leaves_rejected:
         return stable.ready_replicas > 0
-    return stable.is_fully_ready
+    spec = seen.deployment.spec
+    needed = canary_needs(Sizing(spec.replicas, spec.rollout.capacity.mode), share)
+    return stable.is_fully_ready and stable.ready_replicas >= needed
+
+
+def _carrier(seen: ServingObservation, status: ModelDeploymentStatus) -> SeenRevision | None:
+    """Give what carries the traffic now without a part to play, as long as it has pods.
+
+    Such as a canary that another spec superseded at 100 percent, while stable's pods come back.
+    The next canary is too small to take all that at once: it gets its steps, like any other.
+    """
+    main = seen.revision(seen.traffic.main) if seen.traffic else None
+    if main is None or main.ready_replicas == 0 or main.name in in_use(status):
+        return None
+    return None if main.digest in {r.digest for r in status.rejected} else main
 
 
 def _stand_in(

@@ -7,11 +7,9 @@ queue, never twice at a time for one object.
 """
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import assert_never
+from functools import partial
 
 import structlog
 from pydantic import ValidationError
@@ -21,38 +19,33 @@ from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.config import Config
 from tunesmith_operator.kube.cache import Key
-from tunesmith_operator.kube.errors import Gone, NotOurs, Refused
-from tunesmith_operator.kube.kinds import Object
-from tunesmith_operator.kube.parse import controller_uid
 from tunesmith_operator.planning.actions import Emit
 from tunesmith_operator.planning.analysis import is_sample_due
 from tunesmith_operator.planning.rollout import decide_rollout
 from tunesmith_operator.planning.serving import ServingObservation
 from tunesmith_operator.planning.serving_actions import (
-    DeleteRevision,
-    EnsureRevision,
     Notify,
-    RetireRevision,
-    ScaleRevision,
     ServingAction,
     ServingDecision,
     SetTraffic,
 )
 from tunesmith_operator.planning.sources import resolve
-from tunesmith_operator.reconcile.emitting import emit
+from tunesmith_operator.reconcile.emitting import emit, say_unreadable
+from tunesmith_operator.reconcile.former_router import FormerRouters
 from tunesmith_operator.reconcile.measuring import Measuring
+from tunesmith_operator.reconcile.refusals import Refusals
 from tunesmith_operator.reconcile.samples import remember, take_samples
 from tunesmith_operator.reconcile.serving_objects import ServingObjects
+from tunesmith_operator.reconcile.serving_pods import change_pods
 from tunesmith_operator.reconcile.serving_reading import Reading, read
 from tunesmith_operator.reconcile.serving_routing import Routing
 from tunesmith_operator.reconcile.world import World
 from tunesmith_operator.resources.serving.engines.plan import UnservableError
-from tunesmith_operator.resources.serving.record import Revision, build_record
-from tunesmith_operator.resources.serving.workload import build_service, build_workload
+from tunesmith_operator.resources.serving.record import Revision
+from tunesmith_operator.resources.serving.sidecar import Tokens
+from tunesmith_operator.resources.serving.workload import build_workload
 
 log = structlog.get_logger(__name__)
-
-_REFUSED_RETRY = timedelta(seconds=10)
 
 
 @dataclass(slots=True)
@@ -62,6 +55,8 @@ class ModelDeploymentReconciler:
     _measuring: Measuring = field(default_factory=Measuring)
     _objects: ServingObjects = field(default_factory=ServingObjects)
     _routing: Routing = field(default_factory=Routing)
+    _former: FormerRouters = field(default_factory=FormerRouters)
+    _refusals: Refusals = field(default_factory=Refusals)
     _notifications: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def __call__(self, world: World, namespace: str, name: str) -> timedelta | None:
@@ -73,13 +68,16 @@ class ModelDeploymentReconciler:
             self._measuring.forget(key)
             self._objects.forget(key)
             self._routing.forget(key)
+            self._former.forget(key)
+            self._refusals.forget(key)
             return None
         try:
             deployment = ModelDeployment.model_validate(body)
         except ValidationError as error:
-            _say_unreadable(world, body, error)
+            say_unreadable(world, ModelDeployment.KIND, body, error)
             return None
-        reading = await read(world, deployment)
+        may_have_former = self._former.may_exist(key, deployment)
+        reading = await read(world, deployment, may_have_former=may_have_former)
         seen = self._observe(world, key, deployment, reading)
         decision = decide_rollout(seen, world.now())
         await _write_status(world, deployment, decision.status)
@@ -97,10 +95,13 @@ class ModelDeploymentReconciler:
         return ServingObservation(
             deployment=deployment,
             versions=reading.versions,
+            unreadable=reading.unreadable,
             revisions=reading.revisions,
-            router=self._routing.dated(key, reading.router),
+            router=self._routing.complete(key, reading.router),
+            hosts=reading.hosts,
             unservable=_why_unservable(deployment, reading, world.config),
             sampling=self._measuring.result(key, digest),
+            refused=self._refusals.of(key),
         )
 
     async def _act(
@@ -120,34 +121,26 @@ class ModelDeploymentReconciler:
         for action in decision.actions:
             if isinstance(action, SetTraffic):
                 traffic = action.traffic
+        attempt = partial(self._refusals.attempt, world, key, deployment)
         looks = []
         # A route that somebody edited may send to nobody that we know.
         if traffic is not None and traffic.main:
             told = self._routing.direct(world, key, deployment, reading, traffic)
-            looks.append(await _unless_refused(world, deployment, told))
+            looks.append(await attempt(told))
+        removed = self._former.remove(world, key, deployment, reading, traffic)
+        looks.append(await attempt(removed))
         for action in decision.actions:
-            done = self._carry_out(world, deployment, action)
-            looks.append(await _unless_refused(world, deployment, done))
+            done = self._carry_out(world, deployment, reading, action)
+            looks.append(await attempt(done))
         kept = self._objects.ensure(world, deployment, has_router=bool(reading.router_pods))
-        looks.append(await _unless_refused(world, deployment, kept))
+        looks += [await attempt(kept), self._refusals.close(key)]
         return min((look for look in looks if look is not None), default=None)
 
     async def _carry_out(
-        self, world: World, deployment: ModelDeployment, action: ServingAction
-    ) -> None:
-        """Carry out one action. Doing it twice does nothing more."""
-        namespace = deployment.metadata.namespace
+        self, world: World, deployment: ModelDeployment, reading: Reading, action: ServingAction
+    ) -> timedelta | None:
+        """Carry out one action, and return when to look again; twice does nothing more."""
         match action:
-            case EnsureRevision():
-                await _ensure_revision(world, deployment, action)
-            case ScaleRevision(name=name, uid=uid, replicas=replicas):
-                await _scale(world, namespace, name, uid, replicas)
-            case RetireRevision(name=name, uid=uid):
-                await _scale(world, namespace, name, uid, 0)
-            case DeleteRevision(name=name, uid=uid):
-                await world.kube.delete(
-                    "ConfigMap", namespace, name, uid=uid, propagation="Background"
-                )
             case SetTraffic():
                 pass  # done already, before all others
             case Notify():
@@ -155,7 +148,8 @@ class ModelDeploymentReconciler:
             case Emit():
                 emit(world, ModelDeployment.KIND, deployment.metadata, action)
             case _:
-                assert_never(action)
+                return await change_pods(world, deployment, reading, action)
+        return None
 
     async def _measure(
         self,
@@ -175,7 +169,8 @@ class ModelDeploymentReconciler:
             world.serving.sampler.forget(key.namespace, before.canary.name)
         if rollout is None or rollout.abort is not None:
             return
-        if is_sample_due(rollout, deployment.spec.rollout.analysis, world.now()):
+        canary = reading.revision(status.canary.name) if status.canary else None
+        if is_sample_due(rollout, deployment.spec.rollout.analysis, world.now(), canary):
             self._measuring.start(
                 key,
                 lambda: take_samples(world, deployment, reading, status),
@@ -199,53 +194,11 @@ def _why_unservable(deployment: ModelDeployment, reading: Reading, config: Confi
         return ""
     try:
         build_workload(
-            deployment, Revision("trial", 1, "", template), 1, "", config, analysis_token=""
+            deployment, Revision("trial", 1, "", template), 1, "", config, tokens=Tokens()
         )
     except UnservableError as error:
         return str(error)
     return ""
-
-
-async def _unless_refused(
-    world: World, deployment: ModelDeployment, work: Awaitable[timedelta | None]
-) -> timedelta | None:
-    """Do it, and return when to look again; what the cluster refuses is said."""
-    try:
-        return await work
-    except (NotOurs, Refused, Gone) as error:
-        emit(
-            world,
-            ModelDeployment.KIND,
-            deployment.metadata,
-            Emit("Warning", "ChildRefused", str(error)),
-        )
-        return _REFUSED_RETRY
-
-
-async def _ensure_revision(
-    world: World, deployment: ModelDeployment, action: EnsureRevision
-) -> None:
-    """Create what is missing; each part belongs to the one before, so nothing is left over."""
-    kube = world.kube
-    revision = Revision(action.name, action.number, action.digest, action.template)
-    record = await kube.create_or_adopt(build_record(deployment, revision), deployment.metadata.uid)
-    uid = record["metadata"]["uid"]
-    await kube.create_or_adopt(build_service(deployment, revision, uid), uid)
-    token = world.serving.analysis_token(deployment.metadata.uid)
-    workload = build_workload(
-        deployment, revision, action.replicas, uid, world.config, analysis_token=token
-    )
-    await kube.create_or_adopt(workload, uid)
-
-
-async def _scale(world: World, namespace: str, name: str, record_uid: str, replicas: int) -> None:
-    """Scale the revision's Deployment, if its record still controls it."""
-    body = await world.kube.get("Deployment", namespace, name)
-    if body is None or controller_uid(body["metadata"], "ConfigMap") != record_uid:
-        return  # gone, or a namesake; the next pass sees it
-    uid = body["metadata"]["uid"]
-    with contextlib.suppress(Gone):
-        await world.kube.scale("Deployment", namespace, name, replicas, uid=uid)
 
 
 async def _write_status(
@@ -260,20 +213,4 @@ async def _write_status(
         status.model_dump(mode="json", by_alias=True, exclude_none=True),
         resource_version=deployment.metadata.resource_version,
         is_urgent=True,
-    )
-
-
-def _say_unreadable(world: World, body: Object, error: ValidationError) -> None:
-    """The API server accepted what we cannot read: a CRD newer or older than the operator."""
-    meta = body["metadata"]
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    world.record(
-        ModelDeployment.KIND,
-        meta["namespace"],
-        meta["name"],
-        meta["uid"],
-        type="Warning",
-        reason="Unreadable",
-        message=f"{where}: {first['msg']}. The CRD and the operator are of different versions",
     )

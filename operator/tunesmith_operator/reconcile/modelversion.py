@@ -6,8 +6,11 @@ the artifacts. A version made by hand has only its author's word.
 
 from datetime import timedelta
 
+from pydantic import ValidationError
+
 from tunesmith_api.modelversion import ModelVersion
 from tunesmith_operator.planning.versions import verified
+from tunesmith_operator.reconcile.emitting import say_unreadable
 from tunesmith_operator.reconcile.world import World
 
 
@@ -16,7 +19,11 @@ async def reconcile_modelversion(world: World, namespace: str, name: str) -> tim
     body = await world.kube.get(ModelVersion.KIND, namespace, name)
     if body is None:
         return None
-    version = ModelVersion.model_validate(body)
+    try:
+        version = ModelVersion.model_validate(body)
+    except ValidationError as error:
+        say_unreadable(world, ModelVersion.KIND, body, error)
+        return None
     status = verified(version, world.now())
     if status != version.status:
         await world.kube.apply_status(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from tunesmith_api.analysis import AnalysisMetric
 from tunesmith_api.deploymentstatus import ModelDeploymentStatus, RevisionStatus
 from tunesmith_api.modeldeployment import ModelDeployment
+from tunesmith_operator.kube.errors import KubeError
 from tunesmith_operator.metrics.sampling import Measured, PromptsError
 from tunesmith_operator.metrics.scraping import ServingPod as ScrapedPod
 from tunesmith_operator.planning.serving import Sampling, Traffic
@@ -59,7 +60,7 @@ def _measured(
     if role is None:
         return None
     pods = [pod for pod in reading.pods.get(role.name, ()) if pod.is_ready and pod.address]
-    seen = next((r for r in reading.revisions if r.name == role.name), None)
+    seen = reading.revision(role.name)
     return Measured(
         namespace=deployment.metadata.namespace,
         name=role.name,
@@ -81,7 +82,10 @@ async def _read_prompts(
 ) -> str | PromptsError:
     assert metric.golden_prompts is not None  # noqa: S101 - the only caller filters
     wanted = metric.golden_prompts.config_map_ref
-    body = await world.kube.get("ConfigMap", deployment.metadata.namespace, wanted.name)
+    try:
+        body = await world.kube.get("ConfigMap", deployment.metadata.namespace, wanted.name)
+    except KubeError as error:
+        return PromptsError(f"ConfigMap {wanted.name} cannot be read: {error}")
     if body is None:
         return PromptsError(f"there is no ConfigMap {wanted.name}")
     text = (body.get("data") or {}).get(wanted.key)

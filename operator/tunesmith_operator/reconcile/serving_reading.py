@@ -9,26 +9,38 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from tunesmith_api.engine import RouterType
 from tunesmith_api.labels import LABEL_DEPLOYMENT_UID
 from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_api.modelversion import ModelVersion
 from tunesmith_operator.kube.kinds import Object
+from tunesmith_operator.kube.parse import controller_uid
 from tunesmith_operator.kube.parse_serving import (
     parse_record,
     parse_route,
     parse_serving_pod,
     parse_workload,
 )
-from tunesmith_operator.planning.gathering import gather_revisions, pods_of
-from tunesmith_operator.planning.routing import RouterAnswer, read_answers
+from tunesmith_operator.planning.gathering import (
+    SeenObjects,
+    gather_hosts,
+    gather_revisions,
+    pods_of,
+)
+from tunesmith_operator.planning.hosting import required
+from tunesmith_operator.planning.routing import RouterAnswer, join_routers, read_answers
 from tunesmith_operator.planning.serving import (
+    SeenHost,
     SeenRevision,
     SeenRouter,
     ServingPod,
 )
+from tunesmith_operator.reconcile.emitting import say_unreadable
 from tunesmith_operator.reconcile.world import World
-from tunesmith_operator.resources.serving.sidecar import sidecar_port
+from tunesmith_operator.resources.serving.names import router_name
+from tunesmith_operator.resources.serving.sidecar import requests_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,53 +48,85 @@ class Reading:
     """What was read."""
 
     versions: tuple[ModelVersion, ...]
+    unreadable: tuple[str, ...]
+    """Other versions of the source, and why they cannot be read."""
+    objects: SeenObjects
+    """What all that follows was put together from."""
+    hosts: tuple[SeenHost, ...]
     revisions: tuple[SeenRevision, ...]
     pods: Mapping[str, tuple[ServingPod, ...]]
     """Pods of each revision that are not on their way out, by its name."""
     ports: Mapping[str, int]
-    """Port of the sidecar in them."""
+    """Where its requests go in them."""
     router_pods: tuple[ServingPod, ...]
     answers: tuple[RouterAnswer, ...]
     """What those that could be asked said."""
+    wanted_router: SeenRouter | None
+    """The router of the spec alone."""
     router: SeenRouter | None
+    """That, and the former one as long as it is there."""
+    has_former: bool
+    """Whether a router of ours is there that the spec no longer names."""
     route: Object | None
-    """The HTTPRoute, with router GatewayAPI."""
+    """The HTTPRoute, with router GatewayAPI now or before."""
+
+    def revision(self, name: str) -> SeenRevision | None:
+        """Give a revision by its name."""
+        return next((r for r in self.revisions if r.name == name), None)
 
 
-async def read(world: World, deployment: ModelDeployment) -> Reading:
-    """Read all that belongs to ``deployment``."""
+async def read(
+    world: World, deployment: ModelDeployment, *, may_have_former: bool = True
+) -> Reading:
+    """Read all that belongs to ``deployment``, and to its former router if there may be one."""
     meta = deployment.metadata
     selector = f"{LABEL_DEPLOYMENT_UID}={meta.uid}"
-    records, workloads, bodies, versions, route = await asyncio.gather(
+    records, workloads, services, bodies, (versions, unreadable), route = await asyncio.gather(
         world.kube.list("ConfigMap", meta.namespace, selector),
         world.kube.list("Deployment", meta.namespace, selector),
+        world.kube.list("Service", meta.namespace, selector),
         world.kube.list("Pod", meta.namespace, selector),
         _versions(world, deployment),
-        _route(world, deployment),
+        _route(world, deployment, may_have_former=may_have_former),
     )
     pods = [parse_serving_pod(body) for body in bodies]
-    router_pods = tuple(p for p in pods if p.revision == 0 and not p.is_terminating)
-    revisions = gather_revisions(
-        meta.uid,
-        [record for body in records if (record := parse_record(body)) is not None],
-        [parse_workload(body) for body in workloads],
-        pods,
+    router_pods = tuple(p for p in pods if p.revision == 0 and not p.host and not p.is_terminating)
+    answers, reports = await asyncio.gather(
+        world.serving.routers.ask(meta.uid, router_pods),
+        world.serving.adapters.ask(meta.uid, [p for p in pods if p.host and not p.is_terminating]),
     )
-    answers = await world.serving.routers.ask(meta.uid, router_pods)
+    objects = SeenObjects(
+        records=[record for body in records if (record := parse_record(body)) is not None],
+        workloads=[parse_workload(body) for body in workloads],
+        pods=pods,
+        services=frozenset(controller_uid(body["metadata"], "ConfigMap") for body in services),
+        reports=reports,
+    )
+    needed = required(deployment.status)
+    revisions = gather_revisions(meta, objects, needed)
+    wanted, former = _routers(deployment, read_answers(answers), route)
+    has_former = may_have_former and _has_former(deployment, workloads, route)
     return Reading(
         versions=versions,
+        unreadable=unreadable,
+        objects=objects,
+        hosts=gather_hosts(meta, objects),
         revisions=revisions,
-        pods={r.name: pods_of(r.number, pods) for r in revisions},
-        ports={r.name: sidecar_port(r.template) for r in revisions},
+        pods={r.name: pods_of(r, r.host, objects, needed) for r in revisions},
+        ports={r.name: requests_port(r.template, r.number) for r in revisions},
         router_pods=router_pods,
         answers=tuple(answers),
-        router=_router(deployment, answers, route),
+        wanted_router=wanted,
+        router=join_routers(wanted, former) if has_former else wanted,
+        has_former=has_former,
         route=route,
     )
 
 
-async def _versions(world: World, deployment: ModelDeployment) -> tuple[ModelVersion, ...]:
-    """Read the ModelVersion that the source names, or all of its model."""
+async def _versions(
+    world: World, deployment: ModelDeployment
+) -> tuple[tuple[ModelVersion, ...], tuple[str, ...]]:
+    """Read the ModelVersion that the source names, or all of its model; and why some cannot be."""
     source, namespace = deployment.spec.source, deployment.metadata.namespace
     bodies: Sequence[Object] = ()
     if source.model_version is not None:
@@ -90,22 +134,51 @@ async def _versions(world: World, deployment: ModelDeployment) -> tuple[ModelVer
         bodies = [body] if body is not None else []
     elif source.model is not None:
         bodies = await world.kube.list(ModelVersion.KIND, namespace)
-    versions = (ModelVersion.model_validate(body) for body in bodies)
-    return tuple(v for v in versions if source.model is None or v.spec.model == source.model)
+    versions, unreadable = [], []
+    for body in bodies:
+        if source.model is not None and (body.get("spec") or {}).get("model") != source.model:
+            continue
+        try:
+            versions.append(ModelVersion.model_validate(body))
+        except ValidationError as error:
+            why = say_unreadable(world, ModelVersion.KIND, body, error)
+            unreadable.append(f"ModelVersion {body['metadata']['name']}: {why}")
+    return tuple(versions), tuple(unreadable)
 
 
-async def _route(world: World, deployment: ModelDeployment) -> Object | None:
-    if deployment.spec.routing.router is not RouterType.GATEWAY_API:
+async def _route(
+    world: World, deployment: ModelDeployment, *, may_have_former: bool
+) -> Object | None:
+    if deployment.spec.routing.router is not RouterType.GATEWAY_API and not may_have_former:
         return None
     meta = deployment.metadata
     return await world.kube.get("HTTPRoute", meta.namespace, meta.name)
 
 
-def _router(
-    deployment: ModelDeployment, answers: Sequence[RouterAnswer], route: Object | None
-) -> SeenRouter | None:
+def _routers(
+    deployment: ModelDeployment, pods: SeenRouter | None, route: Object | None
+) -> tuple[SeenRouter | None, SeenRouter | None]:
+    """Give the router of the spec, and the other one."""
+    gateway = parse_route(route) if route else SeenRouter(traffic=None)
     match deployment.spec.routing.router:
         case RouterType.HAPROXY:
-            return read_answers(answers)
+            return pods, gateway
         case RouterType.GATEWAY_API:
-            return parse_route(route) if route else SeenRouter(traffic=None)
+            return gateway, pods
+
+
+def _has_former(
+    deployment: ModelDeployment, workloads: Sequence[Object], route: Object | None
+) -> bool:
+    uid = deployment.metadata.uid
+    match deployment.spec.routing.router:
+        case RouterType.HAPROXY:
+            found = [route] if route else []
+        case RouterType.GATEWAY_API:
+            name = router_name(deployment)
+            found = [body for body in workloads if body["metadata"]["name"] == name]
+    metas = [body["metadata"] for body in found]
+    return any(
+        controller_uid(meta, ModelDeployment.KIND) == uid and not meta.get("deletionTimestamp")
+        for meta in metas
+    )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
+from tunesmith_api.adapters import AdaptersReport, WantedAdapters
 from tunesmith_api.analysis import Analysis
 from tunesmith_api.deploymentstatus import RollbackStatus
 from tunesmith_api.router import RouterState
@@ -106,6 +107,23 @@ class Routers(Protocol):
         """Tell all pods side by side what to do; they answer once they do it."""
 
 
+class Adapters(Protocol):
+    """The sidecars of pods that serve adapters. What does not answer is left out."""
+
+    def token(self, deployment_uid: str) -> str:
+        """Give the token of a deployment's pods."""
+
+    async def ask(
+        self, deployment_uid: str, pods: Sequence[ServingPod]
+    ) -> Mapping[str, AdaptersReport]:
+        """Ask all pods side by side what they hold; give it by their uid."""
+
+    async def tell(
+        self, deployment_uid: str, pods: Sequence[ServingPod], wanted: WantedAdapters
+    ) -> Mapping[str, AdaptersReport]:
+        """Tell all pods side by side what to hold; they answer at once and begin."""
+
+
 class Samples(Protocol):
     """Measures canaries; never raises for what others do wrong."""
 
@@ -135,6 +153,7 @@ class ServingWorld:
     """What only roll-outs need."""
 
     routers: Routers
+    adapters: Adapters
     sampler: Samples
     notify: Tell
     analysis_token: Callable[[str], str]

@@ -17,6 +17,7 @@ from tunesmith_api.run import (
     TERMINATION_PATH,
     WORK_PATH,
     TrainingRun,
+    judge_folder,
 )
 from tunesmith_operator.config import Config
 from tunesmith_operator.resources.launch import command, environment
@@ -112,6 +113,8 @@ def _storage(run: TrainingRun, compute: Compute | None) -> tuple[list[Manifest],
         "model": run.s3.model_secret,
         "dataset": run.s3.dataset_secret,
         "output": run.s3.output_secret,
+        "hub": _hub_secret(run),
+        **(_judges(run) if compute is not None else {}),
     }
     pairs += [_secret(role, name) for role, name in secrets.items() if name]
     pairs += [_claim(name) for name in _claims(run)]
@@ -121,6 +124,23 @@ def _storage(run: TrainingRun, compute: Compute | None) -> tuple[list[Manifest],
             ({"name": "shm", "emptyDir": volume}, {"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
         )
     return [v for v, _ in pairs], [m for _, m in pairs]
+
+
+def _hub_secret(run: TrainingRun) -> str:
+    """Name of the Secret with the Hub's token to push with; empty where nothing is pushed."""
+    target = run.output.hugging_face
+    if target is None:
+        return ""
+    return target.secret_ref.name if target.secret_ref else run.s3.model_secret
+
+
+def _judges(run: TrainingRun) -> dict[str, str]:
+    """Secrets of endpoints that judge, by the folder that the trainer looks into."""
+    return {
+        judge_folder(place): suite.judge.secret_ref.name
+        for place, suite in enumerate(run.evaluation.suites)
+        if suite.judge and suite.judge.secret_ref
+    }
 
 
 def _run_file() -> tuple[Manifest, Manifest]:

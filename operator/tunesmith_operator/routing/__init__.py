@@ -1,1 +1,1 @@
-"""EDGE: talks to the pods of the HAProxy router. Decides nothing."""
+"""EDGE: talks to pods of ours: routers, and those that adapters share. Decides nothing."""

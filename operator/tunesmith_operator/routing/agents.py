@@ -6,25 +6,23 @@ by reconcile/ through ``world.routers``.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-
-import aiohttp
-import structlog
-from pydantic import ValidationError
-from yarl import URL
+import time
+from collections.abc import Awaitable, Callable, Sequence
 
 from tunesmith_api.router import AGENT_PORT, ROUTER_STATE_PATH, RouterReport, RouterState
-from tunesmith_operator.fetching import Unanswered, Unreachable, fetch, in_short
+from tunesmith_operator.fetching import Unanswered
 from tunesmith_operator.planning.routing import RouterAnswer
 from tunesmith_operator.planning.serving import ServingPod
+from tunesmith_operator.routing.calls import Call, call_pod, open_pod_session
+from tunesmith_operator.routing.patience import Patience
 from tunesmith_operator.routing.tokens import router_token
-
-log = structlog.get_logger(__name__)
 
 ASK_SECONDS = 2.0
 # The agent answers once new endpoints have passed a health check, for which it waits seconds.
-TELL_SECONDS = 10.0
-MAX_BODY_BYTES = 256 * 1024
+TELL_SECONDS = 6.0
+# Short enough that a pod that was only slow for a moment soon takes part in a rollback again.
+_SILENT_SECONDS = (0.5, 2.0)
+_UNWILLING_SECONDS = (1.0, 30.0)
 
 
 class RouterAgents:
@@ -40,65 +38,84 @@ class RouterAgents:
         self._key = key
         self._fence = fence
         self._port = port
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=256, keepalive_timeout=15),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-        )
+        self._silent = Patience(time.monotonic, *_SILENT_SECONDS)
+        self._unwilling = Patience(time.monotonic, *_UNWILLING_SECONDS)
+        self._asking: dict[str, asyncio.Task[RouterAnswer]] = {}
+        """What goes on beside the passes, by the pod's uid: one call at a time to each."""
+        self._session = open_pod_session()
 
     def token(self, deployment_uid: str) -> str:
         """Give the token of a deployment's agents."""
         return router_token(self._key, deployment_uid)
 
     async def ask(self, deployment_uid: str, pods: Sequence[ServingPod]) -> list[RouterAnswer]:
-        """Ask all pods side by side what they do."""
-        return await self._all("GET", deployment_uid, pods, None)
+        """Ask all pods side by side what they do.
+
+        A pod that did not answer is asked again beside the passes, and waited for by none, until
+        it answers.
+        """
+        token = self.token(deployment_uid)
+        return await self._all(pods, lambda pod: self._ask(pod, token))
 
     async def tell(
         self, deployment_uid: str, pods: Sequence[ServingPod], state: RouterState
     ) -> list[RouterAnswer]:
-        """Tell all pods side by side what to do; they answer once they do it."""
+        """Tell all pods side by side what to do; they answer once they do it.
+
+        A pod that did not take just this state is told it again only after a pause, another state
+        at once.
+        """
         self._fence()
-        return await self._all("PUT", deployment_uid, pods, state)
+        token = self.token(deployment_uid)
+        body = state.model_dump_json(by_alias=True).encode()
+        return await self._all(pods, lambda pod: self._tell(pod, token, body))
 
     async def close(self) -> None:
         """Close the session."""
+        for task in self._asking.values():
+            task.cancel()
         await self._session.close()
 
     async def _all(
         self,
-        method: str,
-        deployment_uid: str,
         pods: Sequence[ServingPod],
-        state: RouterState | None,
+        call: Callable[[ServingPod], Awaitable[RouterAnswer]],
     ) -> list[RouterAnswer]:
-        headers = {"Authorization": f"Bearer {self.token(deployment_uid)}"}
-        body = state.model_dump_json(by_alias=True).encode() if state else None
-        reachable = [pod for pod in pods if pod.address]
-        reports = await asyncio.gather(
-            *(self._one(method, pod, headers, body) for pod in reachable)
-        )
-        return [RouterAnswer(pod, report) for pod, report in zip(reachable, reports, strict=True)]
+        return list(await asyncio.gather(*(call(pod) for pod in pods if pod.address)))
 
-    async def _one(
-        self, method: str, pod: ServingPod, headers: dict[str, str], body: bytes | None
-    ) -> RouterReport | None:
-        url = URL.build(scheme="http", host=pod.address, port=self._port, path=ROUTER_STATE_PATH)
+    async def _ask(self, pod: ServingPod, token: str) -> RouterAnswer:
+        if not self._silent.trouble(pod.uid):
+            return await self._ask_now(pod, token)
+        if self._silent.is_due(pod.uid) and pod.uid not in self._asking:
+            task = asyncio.create_task(self._ask_now(pod, token), name=f"ask {pod.name}")
+            self._asking[pod.uid] = task
+            task.add_done_callback(lambda _: self._asking.pop(pod.uid, None))
+        return RouterAnswer(pod, None, self._silent.trouble(pod.uid))
+
+    async def _ask_now(self, pod: ServingPod, token: str) -> RouterAnswer:
         try:
-            answer = await fetch(
-                self._session,
-                method,
-                str(url),
-                body=body,
-                headers=headers,
-                seconds=ASK_SECONDS if body is None else TELL_SECONDS,
-                limit_bytes=MAX_BODY_BYTES,
-            )
-            if answer.status != 200:
-                raise Unanswered(f"HTTP {answer.status}: {in_short(answer.body)}")
-            return RouterReport.model_validate_json(answer.body)
-        except Unreachable as error:
-            log.info("a router pod does not answer", pod=pod.name, error=str(error))
-        except (Unanswered, ValidationError) as error:
-            log.warning("a router pod refuses", pod=pod.name, error=str(error))
-        return None
+            report = await self._exchange(pod, token, None)
+        except Unanswered as error:
+            self._silent.failed(pod.uid, str(error))
+            return RouterAnswer(pod, None, str(error))
+        self._silent.succeeded(pod.uid)
+        return RouterAnswer(pod, report)
+
+    async def _tell(self, pod: ServingPod, token: str, body: bytes) -> RouterAnswer:
+        message = (pod.uid, body)
+        if not self._unwilling.is_due(message):
+            return RouterAnswer(pod, None, self._unwilling.trouble(message))
+        try:
+            report = await self._exchange(pod, token, body)
+        except Unanswered as error:
+            self._unwilling.failed(message, str(error))
+            return RouterAnswer(pod, None, str(error))
+        self._unwilling.succeeded(message)
+        return RouterAnswer(pod, report)
+
+    async def _exchange(self, pod: ServingPod, token: str, body: bytes | None) -> RouterReport:
+        """Ask, or tell if there is a body. Raises Unanswered."""
+        method, seconds = ("GET", ASK_SECONDS) if body is None else ("PUT", TELL_SECONDS)
+        headers = {"Authorization": f"Bearer {token}"}
+        call = Call(method, self._port, ROUTER_STATE_PATH, body, headers)
+        return await call_pod(self._session, pod, call, RouterReport, seconds)

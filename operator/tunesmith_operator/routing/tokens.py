@@ -18,5 +18,10 @@ def analysis_token(key: str, deployment_uid: str) -> str:
     return _derive(key, f"analysis/{deployment_uid}")
 
 
+def adapters_token(key: str, deployment_uid: str) -> str:
+    """Give the token that pods are told with which adapters they serve."""
+    return _derive(key, f"adapters/{deployment_uid}")
+
+
 def _derive(key: str, text: str) -> str:
     return hmac.new(key.encode(), text.encode(), sha256).hexdigest()

@@ -1,7 +1,7 @@
 """All sources of a data set, read, cleaned and split: what comes before the tokenizer.
 
-Held-out sources are read first, so that their rows can be kept out of the training rows. Called
-by ``prepare``.
+Held-out sources come first: a row that repeats one of theirs is kept out of the training rows.
+Called by ``prepare``.
 """
 
 from collections.abc import Callable
@@ -11,19 +11,21 @@ from pathlib import Path
 
 import orjson
 
-from tunesmith_api.dataset import DataFormat, Dataset, FeedbackFilter, Source
+from tunesmith_api.dataset import DataFormat, Dataset, FeedbackFilter, Overlap, Source
 from tunesmith_api.dataset import Split as SplitSpec
 from tunesmith_api.jobstatus import SourceStatus
 from tunesmith_api.objectives import Objective
 from tunesmith_api.run import Phase, UserErrorReason
-from tunesmith_trainer.data.cleaning import Cleaner, content_key
+from tunesmith_trainer.data.cleaning import Cleaner
 from tunesmith_trainer.data.compression import SourceFile, open_text
 from tunesmith_trainer.data.containers import JSON_SUFFIXES, numbered_lines
 from tunesmith_trainer.data.finding import find_files
 from tunesmith_trainer.data.mixing import mix
 from tunesmith_trainer.data.reading import Reading, Row, read_rows
+from tunesmith_trainer.data.repeats import Part, Repeated, Repeats
 from tunesmith_trainer.data.rows import Reader, rating_of
 from tunesmith_trainer.data.splitting import Sides, split_rows
+from tunesmith_trainer.data.tally import Tally
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import UserError, shorten
 from tunesmith_trainer.progress import Progress
@@ -39,7 +41,8 @@ class Gathered:
 
     sides: Sides
     reading: Reading
-    duplicates: int
+    tally: Tally
+    """What cleaning dropped and masked."""
     sources: tuple[SourceStatus, ...]
     """What was found in each source of training rows."""
 
@@ -67,48 +70,66 @@ class Gatherer:
         self._storage, self._directory = storage, directory
         self._progress, self._stop = progress, stop
         self._reading = Reading(dataset.checks)
-        self._duplicates = 0
+        self._tally = Tally()
         self._found: list[SourceStatus] = []
         self._weights: dict[str, Decimal] = {}
 
     def gather(self) -> Gathered:
         """Read, clean and split. Raises UserError as the parts of ``data`` do."""
         dataset = self._dataset
-        test = self._held_out("test", dataset.test, [])
-        validation = self._held_out("validation", dataset.validation, test)
-        train = self._train([*test, *validation])
+        read = {
+            "test": self._held_out("test", dataset.test),
+            "validation": self._held_out("validation", dataset.validation),
+            "train": self._train(),
+        }
         self._reading.finish()
-        self._check_count(train)
         self._progress.enter(Phase.CLEANING)
-        split = split_rows(train, self._seed, _percent(dataset.validation), _percent(dataset.test))
+        test, validation, train = self._without_repeats(read)
+        self._check_count(train.rows)
+        split = split_rows(
+            train.rows,
+            train.clusters,
+            self._seed,
+            validation=_percent(dataset.validation),
+            test=_percent(dataset.test),
+        )
         mixed = mix(split.train, self._weights, self._seed)
-        sides = Sides(mixed, validation or split.validation, test or split.test)
+        sides = Sides(mixed, validation.rows or split.validation, test.rows or split.test)
         log.info("split", **{name: len(rows) for name, rows in sides._asdict().items()})
-        return Gathered(sides, self._reading, self._duplicates, tuple(self._found))
+        return Gathered(sides, self._reading, self._tally, tuple(self._found))
 
-    def _train(self, held_out: list[Row]) -> list[Row]:
-        # One cleaner for all: what two sources say alike is said twice.
-        cleaner = self._cleaner(held_out)
+    def _train(self) -> list[Row]:
         rows: list[Row] = []
         for number, source in enumerate(self._dataset.train.all_sources):
-            before = len(rows)
-            found = self._read(f"train-{number}", source, cleaner, rows)
+            more, found = self._read(f"train-{number}", source)
             status = SourceStatus(
                 uri=shorten(source.uri, 200),
                 format=found.value if found else "",
-                rows=len(rows) - before,
+                rows=len(more),
                 weight=source.weight,
             )
             self._found.append(status)
-        self._duplicates += cleaner.duplicates
+            rows += more
         return rows
 
-    def _held_out(self, name: str, spec: SplitSpec, others: list[Row]) -> list[Row]:
+    def _without_repeats(self, read: dict[str, list[Row]]) -> list[Part]:
+        repeats = Repeats(self._dataset.clean, self._tally)
+        parts = repeats.resolve(list(read.values()), self._on_rows)
+        if repeats.overlap and self._dataset.checks.on_overlap is Overlap.FAIL:
+            raise _overlapping(repeats.overlap, repeats.overlapping)
+        for (name, rows), part in zip(read.items(), parts, strict=True):
+            if rows and not part.rows and name != "train":
+                raise UserError(
+                    UserErrorReason.DATASET_EMPTY,
+                    f"All {len(rows)} rows of dataset.{name} repeat those of dataset.test. Give it"
+                    " rows that are in no other part, or set its percent.",
+                )
+        return parts
+
+    def _held_out(self, name: str, spec: SplitSpec) -> list[Row]:
         if spec.uri is None:
             return []
-        cleaner, rows = self._cleaner(others), list[Row]()
-        self._read(name, Source(uri=spec.uri), cleaner, rows)
-        self._duplicates += cleaner.duplicates
+        rows, _ = self._read(name, Source(uri=spec.uri))
         if not rows:
             raise UserError(
                 UserErrorReason.DATASET_EMPTY,
@@ -117,20 +138,15 @@ class Gatherer:
             )
         return rows
 
-    def _cleaner(self, held_out: list[Row]) -> Cleaner:
-        return Cleaner(self._dataset.clean.deduplicate, map(content_key, held_out))
-
-    def _read(
-        self, part: str, source: Source, cleaner: Cleaner, rows: list[Row]
-    ) -> DataFormat | None:
-        """Add the rows of a source that stay; returns the format that was found."""
+    def _read(self, part: str, source: Source) -> tuple[list[Row], DataFormat | None]:
+        """Read and clean one source; give its rows that stay and the format that was found."""
         wanted = self._wanted(source)
         directory = self._directory / part
         files = find_files(source.uri, self._storage, directory, self._progress.touch, wanted)
         reader = Reader(wanted, self._dataset, self._late_ratings(files))
-        before = len(rows)
         self._weights |= dict.fromkeys((file.uri for file in files), Decimal(source.weight))
-        rows += cleaner.clean(read_rows(files, reader, self._reading, self._on_row))
+        cleaner = Cleaner(self._dataset.clean, self._tally)
+        rows = list(cleaner.clean(read_rows(files, reader, self._reading, self._on_row)))
         if reader.format is DataFormat.PREFERENCE and self._objective is not Objective.DPO:
             raise UserError(
                 UserErrorReason.WRONG_COLUMNS,
@@ -143,11 +159,12 @@ class Gatherer:
             part=part,
             uri=source.uri,
             files=len(files),
-            rows=len(rows) - before,
-            duplicates=cleaner.duplicates,
+            rows=len(rows),
+            duplicates=self._tally.duplicates,
+            cleaned=self._tally.cleaned,
             format=reader.format.value if reader.format else "",
         )
-        return reader.format
+        return rows, reader.format
 
     def _wanted(self, source: Source) -> DataFormat:
         wanted = source.format or self._dataset.format
@@ -177,13 +194,18 @@ class Gatherer:
             self._stop.check()
             self._progress.touch()
 
+    def _on_rows(self, count: int) -> None:
+        self._stop.check()
+        self._progress.touch(count)
+
     def _check_count(self, train: list[Row]) -> None:
         fewest = self._dataset.checks.min_rows
         uri = shorten(", ".join(s.uri for s in self._dataset.train.all_sources), 300)
         if not train:
             why = (
                 f"none of the {self._reading.rows} rows read can be used"
-                f" ({self._reading.malformed} malformed, {self._duplicates} duplicates or held out,"
+                f" ({self._reading.malformed} malformed, {self._tally.duplicates} duplicates or"
+                f" held out, {self._tally.cleaned} dropped by dataset.clean,"
                 f" {self._reading.filtered} without the feedback asked for)"
                 if self._reading.rows
                 else "it has no rows"
@@ -196,8 +218,9 @@ class Gatherer:
         if len(train) < fewest:
             raise UserError(
                 UserErrorReason.DATASET_TOO_SMALL,
-                f"{uri} has {len(train)} usable rows ({self._duplicates} duplicates and"
-                f" {self._reading.malformed} malformed ones left out), dataset.checks.minRows asks"
+                f"{uri} has {len(train)} usable rows ({self._tally.duplicates} duplicates,"
+                f" {self._tally.cleaned} dropped by dataset.clean and {self._reading.malformed}"
+                " malformed ones left out), dataset.checks.minRows asks"
                 f" for {fewest}. Give more rows or lower it.",
             )
 
@@ -217,3 +240,12 @@ def _ratings(file: SourceFile) -> dict[str, str]:
 
 def _percent(spec: SplitSpec) -> Decimal:
     return Decimal(spec.percent or 0)
+
+
+def _overlapping(first: Repeated, count: int) -> UserError:
+    return UserError(
+        UserErrorReason.DATASET_OVERLAPS,
+        f"{count} rows repeat held-out ones; the first: {first.row.file} line {first.row.line} is"
+        f" {first.similarity:.0%} like {first.other.file} line {first.other.line}. Take them out of"
+        " one of the two, or set dataset.checks.onOverlap to Drop.",
+    )

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from tunesmith_api.jobstatus import DataStatus
 from tunesmith_api.meta import Digest, Status
+from tunesmith_api.report import DroppedSample
 
 SPLITS = ("train", "validation", "test")
 _ARRAYS = ("tokens", "offsets", "supervised")
@@ -37,6 +38,8 @@ class PreparedMeta(Status):
     """Seed of the split."""
     unsupervised: int = Field(default=0, ge=0)
     """Rows left out because no token of theirs would have been trained on."""
+    dropped: tuple[DroppedSample, ...] = ()
+    """A few rows a reason that cleaning dropped."""
     estimated_gpu_memory_bytes: int | None = None
     """Peak of a training step on each GPU; None where training is on CPUs."""
 

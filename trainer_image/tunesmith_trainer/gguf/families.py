@@ -1,22 +1,19 @@
-"""Which models can be written as GGUF, and what llama.cpp must know of each to compute the same.
+"""Which models can be written as GGUF, and in what llama.cpp's idea of each differs.
 
-Names and keys are those of llama.cpp's own converter (conversion/llama.py, conversion/qwen.py).
-A model is refused rather than written as something that computes slightly different.
+Names are those of llama.cpp's own converter (conversion/llama.py, qwen.py, gemma.py, gpt2.py). A
+model is refused rather than written as something that computes slightly different.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-from gguf import MODEL_ARCH, GGUFWriter, RopeScalingType
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from gguf import MODEL_ARCH
 
 from tunesmith_api.run import UserErrorReason
 from tunesmith_trainer.outcome import UserError
 
-Floats = NDArray[np.float32]
+GELU_TANH: Final = "gelu_pytorch_tanh"
+"""GELU by its tanh approximation, the only one that llama.cpp computes."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +21,23 @@ class Family:
     """A kind of model."""
 
     arch: MODEL_ARCH
+    activation: str = "silu"
+    """What llama.cpp computes between the matrices of the feed-forward part."""
+    is_rotary: bool = True
+    """Whether positions are rotations; otherwise they are learned."""
     is_interleaved: bool = False
     """Whether llama.cpp turns neighbouring rows of a head by the rotary angle. transformers turns
     row i with row i + size/2, so the rows of queries and keys have to be put in another order."""
+    is_transposed: bool = False
+    """Whether transformers keeps matrices as input by output (Conv1D)."""
+    norms_add_one: bool = False
+    """Whether transformers multiplies by 1 + weight where llama.cpp multiplies by the weight."""
+    full_attention_every: int = 0
+    """Which layers look back without a limit, the others through a sliding window. 0: all."""
+    largest_layers: int = 0
+    """Layers of the family's largest model, whose attention llama.cpp scales by another rule."""
+    rope_theta: float = 10000.0
+    """Rotary base where a configuration is silent."""
 
 
 FAMILIES: Final = {
@@ -35,75 +46,34 @@ FAMILIES: Final = {
     "MistralForCausalLM": Family(MODEL_ARCH.LLAMA, is_interleaved=True),
     "Qwen2ForCausalLM": Family(MODEL_ARCH.QWEN2),
     "Qwen3ForCausalLM": Family(MODEL_ARCH.QWEN3),
+    "Gemma2ForCausalLM": Family(
+        MODEL_ARCH.GEMMA2,
+        activation=GELU_TANH,
+        norms_add_one=True,
+        full_attention_every=2,
+        largest_layers=46,
+    ),
+    # The text models; those with eyes are Gemma3ForConditionalGeneration.
+    "Gemma3ForCausalLM": Family(
+        MODEL_ARCH.GEMMA3,
+        activation=GELU_TANH,
+        norms_add_one=True,
+        full_attention_every=6,
+        largest_layers=62,
+        rope_theta=1_000_000.0,
+    ),
+    "GPT2LMHeadModel": Family(
+        MODEL_ARCH.GPT2, activation="gelu_new", is_rotary=False, is_transposed=True
+    ),
 }
 
 
-class Rope(BaseModel):
-    """Rotary position embedding, as configurations spell it."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    rope_type: str = "default"
-    rope_theta: float = 10000.0
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position_embeddings: int = 8192
-
-
-class Hyperparameters(BaseModel):
-    """What counts of a config.json. Parsed once; anything missing is an error here."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    architectures: tuple[str, ...] = Field(min_length=1)
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    max_position_embeddings: int
-    rms_norm_eps: float
-    rope: Rope
-    head_dim: int
-    hidden_act: str = "silu"
-    sliding_window: int | None = None
-    use_sliding_window: bool = True
-
-    @property
-    def family(self) -> Family:
-        """The family; only after :func:`check_family`."""
-        return FAMILIES[self.architectures[0]]
-
-
-def read_hyperparameters(directory: Path) -> Hyperparameters:
-    """Read and check a model's config.json.
-
-    Raises UserError InvalidRun for a model that cannot be written as GGUF, ModelInvalid where the
-    configuration lacks what every such model has.
-    """
-    import orjson
-
-    content = orjson.loads((directory / "config.json").read_bytes())
-    check_family(content)
-    try:
-        settings = Hyperparameters.model_validate(_filled(content))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(
-            UserErrorReason.MODEL_INVALID,
-            f"config.json of the base model: {'.'.join(map(str, first['loc']))}: {first['msg']}.",
-        ) from error
-    _check_computation(settings)
-    return settings
-
-
-def check_family(content: dict[str, Any]) -> None:
-    """Raise UserError InvalidRun for a model of a family that is not in FAMILIES."""
+def family_of(content: dict[str, Any]) -> Family:
+    """Give the family of a config.json; raise UserError InvalidRun for one not in FAMILIES."""
     names = content.get("architectures") or ["a model without architectures in its config.json"]
     if names[0] not in FAMILIES:
         raise refusal(f"{names[0]} cannot be written; {', '.join(FAMILIES)} can")
+    return FAMILIES[names[0]]
 
 
 def refusal(why: str) -> UserError:
@@ -112,84 +82,3 @@ def refusal(why: str) -> UserError:
         UserErrorReason.INVALID_RUN,
         f"output.artifacts asks for GGUF: {why}. Choose another base model, or leave GGUF out.",
     )
-
-
-def _filled(content: dict[str, Any]) -> dict[str, Any]:
-    """Add what older configurations leave to be derived, as transformers derives it."""
-    heads, hidden = content.get("num_attention_heads"), content.get("hidden_size")
-    # Before its version 5, transformers kept the base beside, and the scaling in its own object.
-    rope = {"rope_theta": content["rope_theta"]} if content.get("rope_theta") else {}
-    rope |= content.get("rope_scaling") or {}
-    rope |= content.get("rope_parameters") or {}
-    if "type" in rope:
-        rope.setdefault("rope_type", rope["type"])
-    derived: dict[str, Any] = {"rope": rope}
-    if content.get("num_key_value_heads") is None:
-        derived["num_key_value_heads"] = heads
-    if content.get("head_dim") is None and heads and hidden:
-        derived["head_dim"] = hidden // heads
-    return content | derived
-
-
-def _check_computation(settings: Hyperparameters) -> None:
-    if settings.rope.rope_type not in {"default", "linear", "llama3"}:
-        raise refusal(
-            f"rotary embeddings of type {settings.rope.rope_type} cannot be written; default, "
-            "linear and llama3 can"
-        )
-    if settings.hidden_act != "silu":
-        raise refusal(f"llama.cpp computes this family with silu, not {settings.hidden_act}")
-    window = settings.sliding_window if settings.use_sliding_window else None
-    if window is not None and window < settings.max_position_embeddings:
-        raise refusal(f"llama.cpp knows no sliding window ({window} tokens) for this family")
-
-
-def add_hyperparameters(writer: GGUFWriter, settings: Hyperparameters) -> None:
-    """Add the keys that make llama.cpp compute what the configuration says."""
-    rope = settings.rope
-    writer.add_block_count(settings.num_hidden_layers)
-    writer.add_context_length(settings.max_position_embeddings)
-    writer.add_embedding_length(settings.hidden_size)
-    writer.add_feed_forward_length(settings.intermediate_size)
-    writer.add_head_count(settings.num_attention_heads)
-    writer.add_head_count_kv(settings.num_key_value_heads)
-    writer.add_key_length(settings.head_dim)
-    writer.add_value_length(settings.head_dim)
-    writer.add_rope_dimension_count(settings.head_dim)
-    writer.add_rope_freq_base(rope.rope_theta)
-    writer.add_layer_norm_rms_eps(settings.rms_norm_eps)
-    writer.add_vocab_size(settings.vocab_size)
-    if rope.rope_type == "linear":
-        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(rope.factor)
-
-
-def arranged(settings: Hyperparameters, name: str, values: Floats) -> Floats:
-    """Give a tensor as llama.cpp wants it; `name` is GGUF's, `values` are as in transformers.
-
-    Of queries and keys, float32[heads * size, …], the two halves of each head are interleaved:
-    x0 x1 … y0 y1 … becomes x0 y0 x1 y1 …
-    """
-    heads = {"attn_q": settings.num_attention_heads, "attn_k": settings.num_key_value_heads}
-    part = name.split(".")[-2]
-    if not settings.family.is_interleaved or part not in heads:
-        return values
-    halves = values.reshape(heads[part], 2, -1, *values.shape[1:])
-    return halves.swapaxes(1, 2).reshape(values.shape)
-
-
-def rope_factors(settings: Hyperparameters) -> Floats | None:
-    """Give what Llama 3.1 divides each rotary frequency by, float32[size/2]; None for others.
-
-    Source: transformers' `_compute_llama3_parameters`. Low frequencies are divided by `factor`,
-    high ones stay, those between go from one to the other.
-    """
-    rope = settings.rope
-    if rope.rope_type != "llama3":
-        return None
-    exponents = np.arange(0, settings.head_dim, 2, dtype=np.float32) / settings.head_dim
-    wavelengths = 2 * np.pi * rope.rope_theta**exponents
-    turns = rope.original_max_position_embeddings / wavelengths
-    span = rope.high_freq_factor - rope.low_freq_factor
-    smooth = np.clip((turns - rope.low_freq_factor) / span, 0.0, 1.0)
-    return (1 / ((1 - smooth) / rope.factor + smooth)).astype(np.float32)

@@ -27,21 +27,23 @@ from gguf import (
 from gguf.constants import MODEL_ARCH_NAMES
 from gguf.quants import quantize
 
-from tunesmith_api.evaluation import ArtifactName, GgufQuantization
+from tunesmith_api.output import ArtifactName, Gguf, GgufQuantization
 from tunesmith_api.run import TrainingRun
-from tunesmith_trainer.gguf.families import (
+from tunesmith_trainer.gguf.arrangement import (
     Floats,
-    Hyperparameters,
     add_hyperparameters,
     arranged,
-    read_hyperparameters,
+    arranged_shape,
     rope_factors,
 )
+from tunesmith_trainer.gguf.configuration import Hyperparameters, read_hyperparameters
+from tunesmith_trainer.gguf.kquants import check_llama_quantize
 from tunesmith_trainer.gguf.vocabulary import Vocabulary
 from tunesmith_trainer.logs import log
 
 _LOG_SECONDS = 10.0
 _ROPE_FACTORS: Final = "rope_freqs.weight"
+_POSITIONS: Final = "position_embd.weight"
 _FULL = GGMLQuantizationType.F32
 # llama-quantize keeps these two at more bits in its 4-bit files as well: errors in them are errors
 # of every token.
@@ -63,7 +65,8 @@ def check_gguf(run: TrainingRun, directory: Path, tokenizer: Any) -> None:
 
     `directory` holds the model's config.json, no weights are needed.
     """
-    if ArtifactName.GGUF in run.output.artifacts:
+    if {ArtifactName.GGUF, ArtifactName.OLLAMA} & set(run.output.artifacts):
+        check_llama_quantize((run.output.gguf or Gguf()).quantization)
         Vocabulary(tokenizer, read_hyperparameters(directory).vocab_size)
 
 
@@ -137,7 +140,7 @@ def _tensors(
             name = names.get_name(key, try_suffixes=(".weight", ".bias"))
             if name is None:
                 raise ValueError(f"the weights have a tensor {key} that the family does not have")
-            shape = tuple(file.get_slice(key).get_shape())
+            shape = arranged_shape(settings, name, tuple(file.get_slice(key).get_shape()))
             yield _Source(name, shape, _kind(name, shape, quantization), _reader(file, key))
 
 
@@ -149,8 +152,9 @@ def _reader(file: Any, key: str) -> Callable[[], Floats]:
 def _kind(
     name: str, shape: tuple[int, ...], quantization: GgufQuantization
 ) -> GGMLQuantizationType:
-    """Choose as llama.cpp's converter does: vectors and norms in full, matrices as asked for."""
-    if len(shape) == 1 or name.endswith("_norm.weight"):
+    """Choose as llama.cpp's converter does: vectors, norms and learned positions in
+    full, matrices as asked for."""
+    if len(shape) == 1 or name.endswith("_norm.weight") or name == _POSITIONS:
         return _FULL
     wanted = quantization
     if wanted is GgufQuantization.Q4_0 and name in _TOKENS:

@@ -6,6 +6,7 @@ Checks sizes; sha256 are the manifest's matter. Called by prepare, sources, chec
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
+from os.path import commonpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -59,12 +60,7 @@ class Storage:
         place = Place(role, connection.endpoint, "", secret=secret_of(connection, role))
         return cls(client, place, Patience(patience, stop))
 
-    def list(self, uri: str) -> list[ObjectInfo]:
-        """List the object ``uri`` or, where it ends in a slash, all below it; sorted by key.
-
-        Empty when there is nothing. Folder markers (empty keys ending in a slash) are left out.
-        Raises UserError (BucketNotFound, AccessDenied), Infrastructure (StorageUnavailable).
-        """
+    def _listed(self, uri: str, *, trusted: bool) -> list[ObjectInfo]:
         bucket, key = parse(uri)
         is_prefix = not key or key.endswith("/")
 
@@ -85,8 +81,16 @@ class Storage:
                     )
             return found
 
-        found = self._patience.run(self._at(uri), pages)
+        found = self._patience.run(self._at(uri), pages, trusted=trusted)
         return sorted(found, key=lambda info: info.key)
+
+    def list(self, uri: str) -> list[ObjectInfo]:
+        """List the object ``uri`` or, where it ends in a slash, all below it; sorted by key.
+
+        Empty when there is nothing. Folder markers (empty keys ending in a slash) are left out.
+        Raises UserError (BucketNotFound, AccessDenied), Infrastructure (StorageUnavailable).
+        """
+        return self._listed(uri, trusted=False)
 
     def download(self, uri: str, path: Path, on_bytes: OnBytes | None = None) -> None:
         """Fetch one object into ``path``; its folders are made.
@@ -175,8 +179,7 @@ class Storage:
         place = self._at(f"s3://{moves[0].location.bucket}/{moves[0].location.key}")
         self._transfers.upload(moves, place, on_bytes, trusted=self._has_written)
         self._has_written = True
-        for move in moves:
-            self._check_arrived(move)
+        self._check_arrived(moves)
 
     def delete_prefix(self, uri: str) -> int:
         """Delete all objects below ``uri``; returns how many. Nothing there is no error."""
@@ -231,15 +234,27 @@ class Storage:
         for info, path in wanted:
             _same_size(info.uri, info.size_bytes, path)
 
-    def _check_arrived(self, move: Move) -> None:
-        bucket, key = move.location
-        uri = f"s3://{bucket}/{key}"
-        size = self._patience.run(
-            self._at(uri),
-            lambda: self._client.head_object(Bucket=bucket, Key=key)["ContentLength"],
+    def _check_arrived(self, moves: Sequence[Move]) -> None:
+        """Compare sizes here and there. Raises Infrastructure SizeMismatch."""
+        sizes = self._sizes_there(moves)
+        for move in moves:
+            bucket, key = move.location
+            _same_size(f"s3://{bucket}/{key}", sizes.get(key, -1), move.path)
+
+    def _sizes_there(self, moves: Sequence[Move]) -> dict[str, int]:
+        bucket, key = moves[0].location
+        if len(moves) > 1:
+            # To ask for each of many small objects would take as long as to write them.
+            parent = commonpath([move.location.key.rpartition("/")[0] for move in moves])
+            folder = f"{parent}/" if parent else ""
+            listed = self._listed(f"s3://{bucket}/{folder}", trusted=self._has_written)
+            return {info.key: info.size_bytes for info in listed}
+        head = self._patience.run(
+            self._at(f"s3://{bucket}/{key}"),
+            lambda: self._client.head_object(Bucket=bucket, Key=key),
             trusted=self._has_written,
         )
-        _same_size(uri, size, move.path)
+        return {key: head["ContentLength"]}
 
     def _at(self, uri: str) -> Place:
         bucket, key = parse(uri)

@@ -18,8 +18,8 @@ from tunesmith_trainer.storage.store import OnBytes
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_PART_BYTES = 16 << 20
-_THREADS = 8
+_PART_BYTES = 8 << 20
+_THREADS = 10
 
 
 class Move(NamedTuple):

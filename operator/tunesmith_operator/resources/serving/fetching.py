@@ -1,5 +1,6 @@
 """The container that fetches the model before anything else starts, and its credentials."""
 
+from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.config import Config
 from tunesmith_operator.resources.metadata import Manifest
 from tunesmith_operator.resources.scheduling import container_resources
@@ -19,15 +20,18 @@ _PREFIX = "TUNESMITH_FETCH_"
 _MODELS, _MODELS_MOUNT = scratch("models", MODELS_PATH)
 
 
-def models_mount() -> Manifest:
-    """Where those that only read it see the model."""
-    return _MODELS_MOUNT | {"readOnly": True}
+def models_mount(*, is_writable: bool = False) -> Manifest:
+    """Where the model is seen; most only read it."""
+    return _MODELS_MOUNT if is_writable else _MODELS_MOUNT | {"readOnly": True}
 
 
-def build_fetcher(
-    revision: Revision, plan: EnginePlan, config: Config
-) -> tuple[Manifest, list[Manifest]]:
-    """Give the container and the pod's volumes that it needs."""
+def build_volumes(template: RevisionTemplate, config: Config) -> list[Manifest]:
+    """Give the pod's volumes that fetching needs, whoever does it."""
+    return [_MODELS, *resolve_storage(template, config).volumes]
+
+
+def build_fetcher(revision: Revision, plan: EnginePlan, config: Config) -> Manifest:
+    """Give the container."""
     storage = resolve_storage(revision.template, config)
     settings = {
         "URI": revision.template.model.uri,
@@ -41,10 +45,9 @@ def build_fetcher(
         settings["GGUF_LINK"] = GGUF_PATH
     if storage.secret:
         settings["SECRET"] = storage.secret
-    container = container_basis(CONTAINER, config.serving.image, config.serving) | {
+    return container_basis(CONTAINER, config.serving.image, config.serving) | {
         "command": ["python", "-m", "tunesmith_sidecar.fetch"],
         "env": variables({_PREFIX + name: value for name, value in settings.items()}),
         "resources": container_resources(config.serving.fetch_resources, 0, config),
         "volumeMounts": [_MODELS_MOUNT, *storage.mounts],
     }
-    return container, [_MODELS, *storage.volumes]

@@ -24,12 +24,22 @@ def build_route(
     deployment: ModelDeployment, options: GatewayOptions, split: RouterSplit
 ) -> Manifest:
     """Give the HTTPRoute that sends requests to the revisions' Services as ``split`` says."""
-    spec: Manifest = {
-        "parentRefs": [_parent(parent) for parent in options.parent_refs],
-        # Said where there is none, too: server-side apply leaves alone what it is not told of.
-        "hostnames": [options.hostname] if options.hostname else [],
-        "rules": [_rule(split)],
-    }
+    parents = [_parent(parent) for parent in options.parent_refs]
+    return _route(deployment, parents, [options.hostname] if options.hostname else [], split)
+
+
+def redirect_route(deployment: ModelDeployment, found: Manifest, split: RouterSplit) -> Manifest:
+    """Give a route that the spec no longer has, with another split: it serves for a while yet."""
+    spec = found["spec"]
+    return _route(deployment, spec.get("parentRefs", []), spec.get("hostnames", []), split)
+
+
+def _route(
+    deployment: ModelDeployment, parents: list[Manifest], hostnames: list[str], split: RouterSplit
+) -> Manifest:
+    # Lists are said where they are empty, too: server-side apply leaves alone what it is not told
+    # of.
+    spec: Manifest = {"parentRefs": parents, "hostnames": hostnames, "rules": [_rule(split)]}
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "HTTPRoute",

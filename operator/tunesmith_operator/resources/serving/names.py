@@ -9,6 +9,7 @@ from tunesmith_api.labels import (
     COMPONENT_ROUTER,
     LABEL_COMPONENT,
     LABEL_DEPLOYMENT_UID,
+    LABEL_HOST,
     LABEL_REVISION,
 )
 from tunesmith_api.modeldeployment import ModelDeployment
@@ -50,6 +51,16 @@ def revision_labels(deployment: ModelDeployment, number: int) -> dict[str, str]:
         | {LABEL_COMPONENT: COMPONENT_ENGINE}
         | {LABEL_REVISION: str(number)}
     )
+
+
+def host_selector(deployment: ModelDeployment, host: str) -> dict[str, str]:
+    """Labels of the pods that adapters share."""
+    return engine_selector(deployment) | {LABEL_HOST: host}
+
+
+def host_labels(deployment: ModelDeployment, host: str) -> dict[str, str]:
+    """Labels of a host and of its pods."""
+    return deployment_labels(deployment) | {LABEL_COMPONENT: COMPONENT_ENGINE} | {LABEL_HOST: host}
 
 
 def router_selector(deployment: ModelDeployment) -> dict[str, str]:

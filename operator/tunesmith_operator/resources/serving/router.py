@@ -4,6 +4,8 @@ The agent (tunesmith_router) writes HAProxy's configuration, owns its admin sock
 wanted state from the operator; the socket and the configuration are in a volume of the pod.
 """
 
+from hashlib import sha256
+
 from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_api.router import AGENT_PORT, ROUTER_PORT
 from tunesmith_operator.config import Config
@@ -22,7 +24,7 @@ from tunesmith_operator.resources.serving.security import (
     variables,
 )
 
-TOKEN_VARIABLE = "TUNESMITH_ROUTER_TOKEN"  # noqa: S105  the name of a variable
+TOKEN_VARIABLE = "TUNESMITH_ROUTER_TOKEN_DIGEST"  # noqa: S105  the name of a variable
 RUN_PATH = "/run/tunesmith-router"
 """What the agent works in unless it is told otherwise."""
 CONFIGURATION = f"{RUN_PATH}/haproxy.cfg"
@@ -109,9 +111,11 @@ def _haproxy(config: Config, run_mount: Manifest) -> Manifest:
 
 def _agent(config: Config, run_mount: Manifest, token: str) -> Manifest:
     serving = config.serving
+    # Not the token: whoever may read pods could move traffic with it.
+    digest = f"sha256:{sha256(token.encode()).hexdigest()}"
     return container_basis("agent", serving.image, serving) | {
         "command": ["python", "-m", "tunesmith_router"],
-        "env": variables({TOKEN_VARIABLE: token}),
+        "env": variables({TOKEN_VARIABLE: digest}),
         "ports": [{"name": "agent", "containerPort": AGENT_PORT}],
         "readinessProbe": {
             "httpGet": {"path": "/readyz", "port": AGENT_PORT},

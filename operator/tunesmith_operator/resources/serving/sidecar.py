@@ -3,16 +3,20 @@
 Settings as in tunesmith_sidecar/settings.py; a test holds the two together.
 """
 
+from dataclasses import dataclass
 from hashlib import sha256
 
+from tunesmith_api.adapters import adapter_port
 from tunesmith_api.engine import EngineType
+from tunesmith_api.modeldeployment import Delivery, ModelDeployment
 from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.config import Config
 from tunesmith_operator.resources.metadata import Manifest
 from tunesmith_operator.resources.scheduling import container_resources
 from tunesmith_operator.resources.serving.engines.custom import DEFAULT_PORT
-from tunesmith_operator.resources.serving.engines.plan import DIGEST_PATH, EnginePlan
+from tunesmith_operator.resources.serving.engines.plan import ADAPTERS_PATH, DIGEST_PATH, EnginePlan
 from tunesmith_operator.resources.serving.fetching import models_mount
+from tunesmith_operator.resources.serving.names import served_model
 from tunesmith_operator.resources.serving.record import Revision
 from tunesmith_operator.resources.serving.security import container_basis, variables
 from tunesmith_operator.resources.serving.storage import resolve_storage
@@ -20,7 +24,7 @@ from tunesmith_operator.resources.serving.storage import resolve_storage
 CONTAINER = "sidecar"
 _KEYS_VOLUME, _KEYS_FOLDER, _KEYS_FILE = "api-keys", "/etc/tunesmith/access", "keys"
 _PREFIX = "TUNESMITH_SIDECAR_"
-_PORT, _OTHER_PORT = 8000, 8001
+SIDECAR_PORT, _OTHER_PORT = 8000, 8001
 _END_SECONDS = 15
 """After the drain: the hook's answer, the log, the engine's own end."""
 
@@ -28,8 +32,8 @@ _END_SECONDS = 15
 def sidecar_port(template: RevisionTemplate) -> int:
     """Port of the pods where requests go: 8000, unless a Custom engine listens there."""
     engine = template.engine
-    is_taken = engine.type is EngineType.CUSTOM and (engine.port or DEFAULT_PORT) == _PORT
-    return _OTHER_PORT if is_taken else _PORT
+    is_taken = engine.type is EngineType.CUSTOM and (engine.port or DEFAULT_PORT) == SIDECAR_PORT
+    return _OTHER_PORT if is_taken else SIDECAR_PORT
 
 
 def drain_seconds(template: RevisionTemplate, config: Config) -> int:
@@ -43,21 +47,46 @@ def grace_seconds(template: RevisionTemplate, config: Config) -> int:
     return serving.pre_stop_seconds + drain_seconds(template, config) + _END_SECONDS
 
 
-def build_sidecar(
-    revision: Revision, plan: EnginePlan, config: Config, analysis_token: str
-) -> tuple[Manifest, list[Manifest]]:
-    """Give the container, and the pod's volumes that it needs besides the fetcher's.
+def requests_port(template: RevisionTemplate, number: int) -> int:
+    """Port of the pods where a revision's requests go; an adapter has one of its own."""
+    is_adapter = template.delivery is Delivery.ADAPTER
+    return adapter_port(number) if is_adapter else sidecar_port(template)
 
-    ``analysis_token`` is what golden prompts are asked with; empty: none are answered.
-    """
-    port = sidecar_port(revision.template)
-    settings = _settings(revision, plan, config) | _access_settings(revision.template)
-    settings |= _log_settings(revision.template, config) | {"PORT": str(port)}
-    if analysis_token:
-        # Not the token: whoever may read pods could use it.
-        digest = sha256(analysis_token.encode()).hexdigest()
-        settings["ANALYSIS_TOKEN_DIGEST"] = f"sha256:{digest}"
-    volumes, mounts = _secrets(revision.template, config)
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What the operator is known by in the pods of a deployment. Empty: not at all."""
+
+    analysis: str = ""
+    """Golden prompts are asked with it."""
+    adapters: str = ""
+    """Pods are told with it which adapters they serve."""
+
+
+def build_sidecar(
+    deployment: ModelDeployment,
+    revision: Revision,
+    plan: EnginePlan,
+    config: Config,
+    tokens: Tokens,
+) -> tuple[Manifest, list[Manifest]]:
+    """Give the container, and the pod's volumes that it needs besides the fetcher's."""
+    template = revision.template
+    port = sidecar_port(template)
+    is_host = template.delivery is Delivery.ADAPTER
+    settings = _settings(revision, plan, config) | _access_settings(template)
+    settings |= _log_settings(template, config) | {"PORT": str(port)}
+    settings |= (
+        _adapter_settings(deployment, template, config)
+        if is_host
+        else _model_settings(plan, template)
+    )
+    settings |= _digest("ANALYSIS_TOKEN_DIGEST", tokens.analysis)
+    settings |= _digest("ADAPTERS_TOKEN_DIGEST", tokens.adapters if is_host else "")
+    volumes, mounts = _secrets(template, config)
+    serving = config.serving
+    # It starts the fetcher itself where adapters come while the pod serves.
+    resources = serving.fetch_resources if is_host else serving.sidecar_resources
     container = container_basis(CONTAINER, config.serving.image, config.serving) | {
         "command": ["python", "-m", "tunesmith_sidecar"],
         "env": variables({_PREFIX + name: value for name, value in settings.items()}),
@@ -75,8 +104,8 @@ def build_sidecar(
             "timeoutSeconds": 5,
             "failureThreshold": 3,
         },
-        "resources": container_resources(config.serving.sidecar_resources, 0, config),
-        "volumeMounts": [models_mount(), *mounts],
+        "resources": container_resources(resources, 0, config),
+        "volumeMounts": [models_mount(is_writable=is_host), *mounts],
     }
     return container, volumes
 
@@ -88,14 +117,33 @@ def _settings(revision: Revision, plan: EnginePlan, config: Config) -> dict[str,
         "ENGINE_URL": f"http://127.0.0.1:{plan.port}",
         "ENGINE_READY_PATH": plan.ready_path,
         "ENGINE_LOGPROBS": str(plan.knows_logprobs).lower(),
-        "MODEL_NAME": plan.model,
-        "MODEL_DIGEST": template.model.digest,
-        "MODEL_DIGEST_FILE": DIGEST_PATH,
         "MAX_CONCURRENT_REQUESTS": str(template.engine.max_concurrent_requests),
         "REQUEST_TIMEOUT_SECONDS": str(template.engine.request_timeout_seconds),
         "PRE_STOP_SECONDS": str(config.serving.pre_stop_seconds),
         "DRAIN_TIMEOUT_SECONDS": str(drain_seconds(template, config)),
     }
+
+
+def _model_settings(plan: EnginePlan, template: RevisionTemplate) -> dict[str, str]:
+    return {
+        "MODEL_NAME": plan.model,
+        "MODEL_DIGEST": template.model.digest,
+        "MODEL_DIGEST_FILE": DIGEST_PATH,
+    }
+
+
+def _adapter_settings(
+    deployment: ModelDeployment, template: RevisionTemplate, config: Config
+) -> dict[str, str]:
+    storage = resolve_storage(template, config)
+    told = {"FOLDER": ADAPTERS_PATH, "SECRET": storage.secret, **storage.settings}
+    named = {f"ADAPTERS_{name}": value for name, value in told.items()}
+    return named | {"SERVED_MODEL": served_model(deployment)}
+
+
+def _digest(name: str, token: str) -> dict[str, str]:
+    """Not the token: whoever may read pods could use it."""
+    return {name: f"sha256:{sha256(token.encode()).hexdigest()}"} if token else {}
 
 
 def _access_settings(template: RevisionTemplate) -> dict[str, str]:
@@ -115,7 +163,8 @@ def _log_settings(template: RevisionTemplate, config: Config) -> dict[str, str]:
 def _secrets(template: RevisionTemplate, config: Config) -> tuple[list[Manifest], list[Manifest]]:
     """Volumes that the fetcher does not bring along, and all mounts of Secrets."""
     log, access = template.conversation_log, template.access
-    mounts = resolve_storage(template, config).mounts if log else []
+    reads_s3 = log is not None or template.delivery is Delivery.ADAPTER
+    mounts = resolve_storage(template, config).mounts if reads_s3 else []
     if access is None:
         return [], mounts
     reference = access.api_key_secret_ref

@@ -1,19 +1,27 @@
 """A revision's Deployment and Service: fetcher, engine and sidecar in each pod.
 
-Everything comes from the revision's template and the configuration, and the analysis' token from
-the deployment's uid; nothing from the rest of the spec: the pods of a revision never change, they
-only become more or fewer. Both are owned by the revision's record.
+Everything comes from the revision's template and the configuration, and the tokens from the
+deployment's uid; nothing from the rest of the spec: the pods of a revision never change, they
+only become more or fewer. Both are owned by the revision's record. Adapters share the pods of a
+host, which has no adapter of its own and belongs to the ModelDeployment.
 """
 
 from tunesmith_api.engine import Engine, EnvVar
-from tunesmith_api.modeldeployment import ModelDeployment
+from tunesmith_api.modeldeployment import Delivery, ModelDeployment
+from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.config import Config
-from tunesmith_operator.resources.metadata import Manifest
+from tunesmith_operator.resources.metadata import Manifest, owned_metadata
 from tunesmith_operator.resources.scheduling import container_resources, placement
 from tunesmith_operator.resources.serving.engines import plan_engine
 from tunesmith_operator.resources.serving.engines.plan import EnginePlan, UnservableError
-from tunesmith_operator.resources.serving.fetching import build_fetcher, models_mount
+from tunesmith_operator.resources.serving.fetching import (
+    build_fetcher,
+    build_volumes,
+    models_mount,
+)
 from tunesmith_operator.resources.serving.names import (
+    host_labels,
+    host_selector,
     revision_labels,
     revision_selector,
     served_model,
@@ -26,8 +34,10 @@ from tunesmith_operator.resources.serving.security import (
     variables,
 )
 from tunesmith_operator.resources.serving.sidecar import (
+    Tokens,
     build_sidecar,
     grace_seconds,
+    requests_port,
     sidecar_port,
 )
 
@@ -46,20 +56,48 @@ def build_workload(
     record_uid: str,
     config: Config,
     *,
-    analysis_token: str,
+    tokens: Tokens,
 ) -> Manifest:
-    """Give the Deployment of a revision's pods.
+    """Give the Deployment of a revision's own pods.
 
-    ``analysis_token`` is what golden prompts are asked with; the same for all of a deployment.
     Raises UnservableError (engines.plan) with a sentence for the condition.
     """
     selector = revision_selector(deployment, revision.number)
     labels = revision_labels(deployment, revision.number)
-    pod = _pod(revision, selector, served_model(deployment), config, analysis_token)
+    pod = _pod(deployment, revision, selector, config, tokens)
+    metadata = owned_by_record(deployment, revision, record_uid)
+    return _workload(metadata, selector, labels, replicas, pod)
+
+
+def build_host(
+    deployment: ModelDeployment,
+    name: str,
+    template: RevisionTemplate,
+    replicas: int,
+    config: Config,
+    *,
+    tokens: Tokens,
+) -> Manifest:
+    """Give the Deployment of the pods that adapters share; of ``template`` the adapter is not used.
+
+    Raises UnservableError (engines.plan) with a sentence for the condition.
+    """
+    selector, labels = host_selector(deployment, name), host_labels(deployment, name)
+    pod = _pod(deployment, Revision(name, 0, "", template), selector, config, tokens)
+    return _workload(owned_metadata(deployment, name, labels), selector, labels, replicas, pod)
+
+
+def _workload(
+    metadata: Manifest,
+    selector: dict[str, str],
+    labels: dict[str, str],
+    replicas: int,
+    pod: Manifest,
+) -> Manifest:
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": owned_by_record(deployment, revision, record_uid),
+        "metadata": metadata,
         "spec": {
             "replicas": replicas,
             "revisionHistoryLimit": 0,
@@ -80,20 +118,25 @@ def build_workload(
     }
 
 
-def build_service(deployment: ModelDeployment, revision: Revision, record_uid: str) -> Manifest:
-    """Give the Service of a revision's ready pods."""
+def build_service(
+    deployment: ModelDeployment, revision: Revision, record_uid: str, host: str = ""
+) -> Manifest:
+    """Give the Service of a revision's ready pods, its own or those of its host."""
+    selector = (
+        host_selector(deployment, host) if host else revision_selector(deployment, revision.number)
+    )
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": owned_by_record(deployment, revision, record_uid),
         "spec": {
             "type": "ClusterIP",
-            "selector": revision_selector(deployment, revision.number),
+            "selector": selector,
             "ports": [
                 {
                     "name": "http",
                     "port": SERVICE_PORT,
-                    "targetPort": sidecar_port(revision.template),
+                    "targetPort": requests_port(revision.template, revision.number),
                     "appProtocol": "http",
                 }
             ],
@@ -102,17 +145,16 @@ def build_service(deployment: ModelDeployment, revision: Revision, record_uid: s
 
 
 def _pod(
+    deployment: ModelDeployment,
     revision: Revision,
     selector: dict[str, str],
-    model: str,
     config: Config,
-    analysis_token: str,
+    tokens: Tokens,
 ) -> Manifest:
     template = revision.template
     engine = template.engine
-    plan = plan_engine(template, model, config.serving)
-    fetcher, volumes = build_fetcher(revision, plan, config)
-    sidecar, more = build_sidecar(revision, plan, config, analysis_token)
+    plan = plan_engine(template, served_model(deployment), config.serving)
+    sidecar, more = build_sidecar(deployment, revision, plan, config, tokens)
     pairs = _engine_storage(plan, config)
     spread = {
         "maxSkew": 1,
@@ -133,12 +175,19 @@ def _pod(
         **placement(engine.gpus, engine.gpu_type, engine.node_selector, engine.tolerations, config),
         "terminationGracePeriodSeconds": grace_seconds(template, config),
         "topologySpreadConstraints": [spread],
-        "initContainers": [fetcher],
+        # Adapters come while the pod serves: its sidecar fetches them.
+        "initContainers": (
+            [] if template.delivery is Delivery.ADAPTER else [build_fetcher(revision, plan, config)]
+        ),
         "containers": [
             _engine(revision, plan, [mount for _, mount in pairs], config),
             sidecar,
         ],
-        "volumes": [*volumes, *more, *(volume for volume, _ in pairs)],
+        "volumes": [
+            *build_volumes(template, config),
+            *more,
+            *(volume for volume, _ in pairs),
+        ],
     }
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 MODELS_PATH = "/models"
 FILES_PATH = f"{MODELS_PATH}/files"
 """The model's files, as they are in S3."""
+ADAPTERS_PATH = f"{MODELS_PATH}/adapters"
+"""Where the sidecar leaves adapters that come while the pod serves."""
 DIGEST_PATH = f"{MODELS_PATH}/digest"
 GGUF_PATH = f"{MODELS_PATH}/model.gguf"
 """Leads to the one GGUF file among them, whatever it is called."""
@@ -23,7 +25,8 @@ class EnginePlan:
     ready_path: str
     """Answers with 200 once the model is loaded, and not before."""
     model: str
-    """What the sidecar names to the engine; empty for an engine that needs no name."""
+    """What the sidecar names to the engine; empty for an engine that needs no name, and for
+    adapters, of which each has a name of its own."""
     command: tuple[str, ...] = ()
     """Empty: the image's own."""
     args: tuple[str, ...] = ()

@@ -27,13 +27,18 @@ _LORA_RANK = 64
 """Ranks up to this one are taken; vLLM's own default is 16. It costs memory, so not 512, which is
 the highest of the values that it knows; whoever needs it says so in engine.args."""
 
+_BATCHED = 2
+"""Adapters that are answered with in one batch: stable and canary. Each costs memory of the GPU."""
+_LOADED = 4
+"""Adapters that are kept in memory: the former stable, and one that is on its way out, too."""
+
 
 def plan_vllm(template: RevisionTemplate, model: str, serving: ServingConfig) -> EnginePlan:
     """Give the plan. Raises UnservableError for a base model that vLLM cannot load."""
     engine = template.engine
     is_adapter = template.delivery is Delivery.ADAPTER
     files, env = (
-        (_adapter(template, model), {})
+        (_base(template, model), {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"})
         if is_adapter
         else ([FILES_PATH, f"--served-model-name={model}"], {"HF_HUB_OFFLINE": "1"})
     )
@@ -62,8 +67,8 @@ def plan_vllm(template: RevisionTemplate, model: str, serving: ServingConfig) ->
     )
 
 
-def _adapter(template: RevisionTemplate, model: str) -> list[str]:
-    """Serve the base model from where it is, and the adapter under the model's name."""
+def _base(template: RevisionTemplate, model: str) -> list[str]:
+    """Serve the base model from where it is; the sidecar has adapters loaded while it serves."""
     scheme, _, rest = template.base_model_uri.partition("://")
     revision = template.base_model_revision
     match scheme:
@@ -81,6 +86,6 @@ def _adapter(template: RevisionTemplate, model: str) -> list[str]:
         f"--served-model-name={model}-base",
         "--enable-lora",
         f"--max-lora-rank={_LORA_RANK}",
-        # A following argument without a dash would be taken for another module.
-        f"--lora-modules={model}={FILES_PATH}",
+        f"--max-loras={_BATCHED}",
+        f"--max-cpu-loras={_LOADED}",
     ]

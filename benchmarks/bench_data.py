@@ -1,0 +1,324 @@
+"""How fast data is prepared, and how much of what it looks for is found.
+
+``make bench-data``. Everything runs on one core, one after the other, and rates are per second of
+processor time, so that other work on the machine does not count. Near duplicates: a seeded corpus
+with planted ones, against the exact Jaccard similarity of all pairs; beside it datasketch where it
+is installed (``pip install datasketch``). Personal data: ``pii.jsonl``, written for this, with hard
+cases and look-alikes. Prints a table; exits with 1 when a target is missed.
+"""
+
+import os
+
+os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+import json
+import random
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tunesmith_api.cleaning import Clean, TextPolicy
+from tunesmith_api.dataset import Checks, DataFormat, Dataset, TooLong, Training
+from tunesmith_trainer.data.cleaning import Cleaner
+from tunesmith_trainer.data.compression import SourceFile
+from tunesmith_trainer.data.masking import Kind, Masker
+from tunesmith_trainer.data.reading import Reading, Row, read_rows
+from tunesmith_trainer.data.repeats import Repeats
+from tunesmith_trainer.data.rows import Reader
+from tunesmith_trainer.data.splitting import split_rows
+from tunesmith_trainer.data.tally import Tally
+from tunesmith_trainer.data.templates import load_tokenizer
+from tunesmith_trainer.data.tokenizing import RowTokenizer
+from tunesmith_trainer.tiny import write_tiny
+
+PII = Path(__file__).with_name("pii.jsonl")
+SIMILARITY = 0.85
+DOCUMENTS = 20_000
+PEER_DOCUMENTS = 4_000
+TARGETS = {
+    "near duplicates, documents/s": 6000.0,
+    "near duplicates, F1": 0.95,
+    "exact duplicates, rows/s": 20_000.0,
+    "personal data, MB/s": 1.0,
+    "preparation in total, rows/s": 3000.0,
+}
+Shingle = tuple[str, ...]
+
+
+def corpus(count: int, seed: int = 7) -> list[str]:
+    """Give documents of 20 to 140 words of a vocabulary with Zipf's frequencies.
+
+    A third are another one with up to a tenth of its words changed, left out or put in.
+    """
+    rng = random.Random(seed)
+    letters = "etaoinshrdlu"
+    words = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(8000)]
+    weights = [1 / (rank + 10) for rank in range(len(words))]
+    documents: list[list[str]] = []
+    while len(documents) < count:
+        if documents and rng.random() < 1 / 3:
+            documents.append(edited(rng.choice(documents), words, rng))
+        else:
+            documents.append(rng.choices(words, weights, k=rng.randint(20, 140)))
+    rng.shuffle(documents)
+    return [" ".join(document) for document in documents]
+
+
+def edited(document: list[str], words: list[str], rng: random.Random) -> list[str]:
+    result = list(document)
+    for _ in range(rng.randint(0, max(1, len(result) // 10))):
+        place = rng.randrange(len(result))
+        match rng.randrange(3):
+            case 0:
+                result[place] = rng.choice(words)
+            case 1:
+                del result[place]
+            case _:
+                result.insert(place, rng.choice(words))
+    return result
+
+
+def rows_of(documents: Iterable[str]) -> list[Row]:
+    return [
+        Row(
+            orjson.dumps(
+                [{"role": "user", "content": text}, {"role": "assistant", "content": "Yes."}]
+            ),
+            "corpus",
+            line,
+        )
+        for line, text in enumerate(documents, 1)
+    ]
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    begin = time.process_time()
+    result = work()
+    return time.process_time() - begin, result
+
+
+def without_near(sets: Sequence[set[Shingle]], similarity: float) -> set[int]:
+    """Give what an exact comparison of all pairs keeps: a row goes if it is like one that stays."""
+    holders: dict[Shingle, list[int]] = {}
+    kept: set[int] = set()
+    for number, shingles in enumerate(sets):
+        shared = Counter(other for shingle in shingles for other in holders.get(shingle, ()))
+        if all(
+            count < similarity * (len(shingles) + len(sets[other]) - count)
+            for other, count in shared.items()
+        ):
+            kept.add(number)
+            for shingle in shingles:
+                holders.setdefault(shingle, []).append(number)
+    return kept
+
+
+def shingles_of(text: str) -> set[Shingle]:
+    words = [*text.split(), "yes"]
+    return set(zip(words, words[1:], words[2:], strict=False))
+
+
+def quality(removed: set[int], wanted: set[int]) -> tuple[float, float, float]:
+    """Give precision, recall and their harmonic mean."""
+    right = len(removed & wanted)
+    precision, recall = right / max(1, len(removed)), right / max(1, len(wanted))
+    return precision, recall, 2 * precision * recall / max(1e-9, precision + recall)
+
+
+def ours(documents: list[str]) -> tuple[float, set[int]]:
+    rows = rows_of(documents)
+    clean = Clean.model_validate({"deduplicate": "Near", "similarity": str(SIMILARITY)})
+
+    def work() -> set[int]:
+        tally = Tally()
+        kept = Repeats(clean, tally).resolve([list(Cleaner(clean, tally).clean(rows))])[0]
+        return {row.line - 1 for row in kept.rows}
+
+    seconds, kept = timed(work)
+    return len(documents) / seconds, set(range(len(documents))) - kept
+
+
+def datasketch(documents: list[str]) -> tuple[float, set[int]] | None:
+    """Do the same as its documentation does: a row goes if the index has one like it."""
+    try:
+        from datasketch import MinHash, MinHashLSH
+    except ImportError:
+        return None
+
+    def work() -> set[int]:
+        index = MinHashLSH(threshold=SIMILARITY, num_perm=128)
+        removed = set()
+        for number, text in enumerate(documents):
+            signature = MinHash(num_perm=128)
+            signature.update_batch([" ".join(s).encode() for s in shingles_of(text)])
+            if index.query(signature):
+                removed.add(number)
+            else:
+                index.insert(number, signature)
+        return removed
+
+    seconds, removed = timed(work)
+    return len(documents) / seconds, removed
+
+
+def bench_near() -> dict[str, float]:
+    documents = corpus(DOCUMENTS)
+    every = set(range(DOCUMENTS))
+    wanted = every - without_near([shingles_of(text) for text in documents], SIMILARITY)
+    ours(documents[:2000])  # Memory and tables are there afterwards.
+    rate, removed = ours(documents)
+    precision, recall, f1 = quality(removed, wanted)
+    size = sum(map(len, documents)) / DOCUMENTS
+    print(f"{DOCUMENTS} documents of {size:.0f} characters, {len(wanted)} to be removed")
+    line("near duplicates", "documents/s", rate, f"P {precision:.4f} R {recall:.4f} F1 {f1:.4f}")
+    few = documents[:PEER_DOCUMENTS]
+    wanted = set(range(len(few))) - without_near([shingles_of(t) for t in few], SIMILARITY)
+    beside, _ = ours(few)
+    if (peer := datasketch(few)) is None:
+        print("  datasketch is not installed: not compared")
+    else:
+        scores = "P {:.4f} R {:.4f} F1 {:.4f}".format(*quality(peer[1], wanted))
+        line(f"  datasketch, {len(few)}", "documents/s", peer[0], scores)
+        line(
+            f"  ours, {len(few)}", "documents/s", beside, f"{beside / peer[0]:.1f} times datasketch"
+        )
+    return {"near duplicates, documents/s": rate, "near duplicates, F1": f1}
+
+
+def bench_memory() -> None:
+    """Say what a row costs besides its text, at the peak: the slope between two sizes."""
+    # Short rows, none alike: the room to work in is of the same size in both, so the slope counts.
+    few, many = 20_000, 60_000
+    rng = random.Random(1)
+    rows = rows_of(" ".join(f"{rng.getrandbits(40):x}" for _ in range(12)) for _ in range(many))
+    clean = Clean.model_validate({"deduplicate": "Near"})
+    peaks = []
+    for count in (few, few, many):  # The first run makes the tables.
+        tracemalloc.start()
+        tally = Tally()
+        cleaner = Cleaner(clean, tally)
+        kept = list(cleaner.clean(rows[:count]))
+        Repeats(clean, tally).resolve([kept])
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    slope = (peaks[2] - peaks[1]) / (many - few)
+    line("memory a row", "bytes", slope, "at the peak, besides its text")
+
+
+def bench_exact() -> dict[str, float]:
+    documents = corpus(5000)
+    rows = rows_of(documents * 10)
+    tally = Tally()
+    seconds, kept = timed(lambda: list(Cleaner(Clean(), tally).clean(rows)))
+    rate = len(rows) / seconds
+    line("exact duplicates", "rows/s", rate, f"{len(kept)} of {len(rows)} stay")
+    return {"exact duplicates, rows/s": rate}
+
+
+def bench_pii() -> dict[str, float]:
+    labelled = [json.loads(text) for text in PII.read_text().splitlines()]
+    masker = Masker(dict.fromkeys(Kind, TextPolicy.MASK))
+    wanted, right, found = Counter[str](), Counter[str](), Counter[str]()
+    for row in labelled:
+        seen: Counter[Kind] = Counter()
+        masked = masker.mask(row["text"], seen)
+        expected = row["text"]
+        for piece in row["pieces"]:
+            expected = expected.replace(piece["text"], f"[{piece['kind']}]", 1)
+            wanted[piece["kind"]] += 1
+            # A piece counts when the whole text is as it should be, or it at least is.
+            if masked == expected or piece["text"] not in masked:
+                right[piece["kind"]] += f"[{piece['kind']}]" in masked
+        found.update({kind.value: count for kind, count in seen.items()})
+    for kind in Kind:
+        name = kind.value
+        line(
+            f"  {name}",
+            "recall",
+            right[name] / wanted[name],
+            f"precision {right[name] / max(1, found[name]):.3f} of {wanted[name]}",
+        )
+    documents = corpus(4000)
+    texts = [
+        f"{text} {labelled[number % len(labelled)]['text']}" if number % 4 == 0 else text
+        for number, text in enumerate(documents)
+    ]
+    seconds, _ = timed(lambda: [masker.mask(text, Counter()) for text in texts])
+    rate = sum(len(text.encode()) for text in texts) / seconds / 1e6
+    line("personal data", "MB/s", rate, "a piece in every fourth row")
+    return {"personal data, MB/s": rate}
+
+
+def bench_total(directory: Path) -> dict[str, float]:
+    """From a file of JSON lines to tokens: read, repair, mask, deduplicate, split, tokenize."""
+    path = directory / "rows.jsonl"
+    half = 250
+    documents = corpus(DOCUMENTS)
+    with path.open("wb") as file:
+        for text in documents:
+            row = {"prompt": text[:half], "response": text[half : 2 * half] or "Yes."}
+            file.write(orjson.dumps(row) + b"\n")
+    write_tiny(directory / "tiny")
+    dataset = Dataset(train=Training(uri=f"file://{path}"))
+    built_in = load_tokenizer(directory / "tiny", dataset)
+    # The built-in model's has a token a byte; real ones have one for about four.
+    tokenizer = built_in.train_new_from_iterator(documents[:1000], 4096, show_progress=False)
+    clean = Clean.model_validate(
+        {"unicode": "Repair", "whitespace": "Normalize", "pii": "Mask", "deduplicate": "Near"}
+    )
+
+    def gather() -> list[Row]:
+        tally, reading = Tally(), Reading(Checks())
+        reader = Reader(DataFormat.AUTO, dataset)
+        read = read_rows([SourceFile(path.name, path)], reader, reading, lambda: None)
+        part = Repeats(clean, tally).resolve([list(Cleaner(clean, tally).clean(read))])[0]
+        sides = split_rows(part.rows, part.clusters, 17, validation=Decimal(0), test=Decimal(10))
+        return [*sides.train, *sides.test]
+
+    def tokenize(rows: list[Row]) -> None:
+        tokens = RowTokenizer(tokenizer, 4096, TooLong.TRUNCATE, Reading(Checks()))
+        tokens.tokenize(rows, lambda _: None)
+
+    first, rows = timed(gather)
+    second, _ = timed(lambda: tokenize(rows))
+    line("  read, clean, split", "rows/s", DOCUMENTS / first, f"{len(rows)} stay")
+    line("  tokenize", "rows/s", len(rows) / second, "a vocabulary of 4,096")
+    rate = DOCUMENTS / (first + second)
+    line(
+        "preparation in total", "rows/s", rate, f"{path.stat().st_size / DOCUMENTS:.0f} bytes a row"
+    )
+    return {"preparation in total, rows/s": rate}
+
+
+def line(name: str, unit: str, value: float, note: str) -> None:
+    figure = f"{value:,.0f}" if value >= 100 else f"{value:.3f}"
+    print(f"{name:<26}{figure:>12} {unit:<12} {note}")
+
+
+def verdicts(measured: dict[str, float]) -> Iterator[bool]:
+    for name, target in TARGETS.items():
+        is_met = measured[name] >= target
+        verdict = "met     " if is_met else "MISSED  "
+        print(f"{verdict}{name}: {measured[name]:,.2f}, target {target:,}")
+        yield is_met
+
+
+def main() -> int:
+    """Run the benchmark; returns the exit code."""
+    measured = bench_near() | bench_exact() | bench_pii()
+    with tempfile.TemporaryDirectory() as directory:
+        measured |= bench_total(Path(directory))
+    bench_memory()
+    return 0 if all(list(verdicts(measured))) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""What the condition Progressing of a ModelDeployment says. Pure; called by ``serving_report``."""
+
+from dataclasses import dataclass
+
+from tunesmith_api.analysis import Verdict
+from tunesmith_api.conditions import DeploymentReason
+from tunesmith_api.deploymentstatus import RolloutStatus
+from tunesmith_api.meta import ConditionStatus
+from tunesmith_operator.planning.capacity import canary_needs
+from tunesmith_operator.planning.rejection import awaits
+from tunesmith_operator.planning.revisions import is_rejected
+from tunesmith_operator.planning.serving import SeenRouter, ServingObservation
+from tunesmith_operator.planning.serving_draft import ServingDraft
+from tunesmith_operator.planning.sources import SourceObjection
+from tunesmith_operator.planning.stepping import Standing, sizing, target_weight
+
+_TRUE, _FALSE = ConditionStatus.TRUE, ConditionStatus.FALSE
+
+
+@dataclass(frozen=True, slots=True)
+class Saying:
+    """One condition's status, reason and message."""
+
+    status: ConditionStatus
+    reason: DeploymentReason
+    message: str
+
+
+def progressing(
+    draft: ServingDraft,
+    seen: ServingObservation,
+    objection: SourceObjection | None,
+    standing: Standing,
+) -> Saying:
+    """Give what goes on, or why nothing does."""
+    rollout = draft.status.rollout
+    if rollout is None:
+        return _at_rest(draft, seen, objection)
+    held = _held(draft, rollout, objection, standing)
+    if held is not None:
+        return held
+    if draft.spec.paused:
+        return Saying(_TRUE, DeploymentReason.PAUSED, f"Paused at {_place(draft, rollout)}")
+    if rollout.unready_time is not None:
+        return _waiting(draft, seen, rollout)
+    return _of_the_router(draft, seen, rollout) or _stepping(draft, rollout)
+
+
+def _of_the_router(
+    draft: ServingDraft, seen: ServingObservation, rollout: RolloutStatus
+) -> Saying | None:
+    if seen.router is not None and seen.router.is_moving:
+        return _moving(seen.router)
+    if seen.router is not None and seen.router.refusal:
+        message = f"The HTTPRoute does not go to {_place(draft, rollout)}: {seen.router.refusal}"
+        return Saying(_TRUE, DeploymentReason.WAITING_FOR_ROUTER, message)
+    if seen.router is not None and seen.router.trouble and rollout.step_start_time is None:
+        message = f"Not all of the router goes to {_place(draft, rollout)}: {seen.router.trouble}"
+        return Saying(_TRUE, DeploymentReason.WAITING_FOR_ROUTER, message)
+    return None
+
+
+def _moving(router: SeenRouter) -> Saying:
+    why = f": {router.refusal}" if router.refusal else ""
+    return Saying(
+        _TRUE,
+        DeploymentReason.WAITING_FOR_ROUTER,
+        f"The former router serves until that of spec.routing is in effect{why}",
+    )
+
+
+def _held(
+    draft: ServingDraft,
+    rollout: RolloutStatus,
+    objection: SourceObjection | None,
+    standing: Standing,
+) -> Saying | None:
+    if rollout.abort is not None:
+        return Saying(_TRUE, DeploymentReason.ROLLING_BACK, rollout.abort.message)
+    if standing.held_by is not None and draft.status.stable is not None:
+        return Saying(_FALSE, DeploymentReason.ROLLBACK_DISABLED, standing.held_by.message)
+    if objection is not None:
+        return Saying(_FALSE, objection.reason, objection.message)
+    return None
+
+
+def _at_rest(
+    draft: ServingDraft, seen: ServingObservation, objection: SourceObjection | None
+) -> Saying:
+    status, wanted = draft.status, draft.wanted
+    if objection is not None:
+        return Saying(_FALSE, objection.reason, objection.message)
+    if seen.router is not None and seen.router.is_moving:
+        return _moving(seen.router)
+    if status.stable is not None and status.stable.digest == wanted:
+        message = f"Revision {status.stable.revision} is what is wanted"
+        return Saying(_FALSE, DeploymentReason.ROLLOUT_COMPLETE, message)
+    if wanted and is_rejected(status, wanted, draft.plan):
+        return Saying(_FALSE, DeploymentReason.REVISION_REJECTED, _why_rejected(draft, wanted))
+    return Saying(_FALSE, DeploymentReason.PAUSED, "spec.paused holds the roll-out back")
+
+
+def _why_rejected(draft: ServingDraft, wanted: str) -> str:
+    last = draft.status.last_rollback
+    why = last.message if last and last.digest == wanted else "it was rejected before"
+    return (
+        f"The wanted revision was rejected: {why}. It is tried again only when the spec changes:"
+        " the revision, or the steps, analysis, failFast or readyTimeoutSeconds it is judged by"
+    )
+
+
+def _waiting(draft: ServingDraft, seen: ServingObservation, rollout: RolloutStatus) -> Saying:
+    canary = draft.status.canary
+    there = seen.revision(canary.name) if canary else None
+    target = target_weight(draft, rollout)
+    has_stable = draft.status.stable is not None
+    needed = canary_needs(sizing(draft, seen), target, has_stable=has_stable)
+    waits = f": {there.waiting}" if there and there.waiting else ""
+    return Saying(
+        _TRUE,
+        DeploymentReason.WAITING_FOR_REPLICAS,
+        f"{there.ready_replicas if there else 0} of {needed} pods are ready for"
+        f" {_place(draft, rollout)}{waits}",
+    )
+
+
+def _stepping(draft: ServingDraft, rollout: RolloutStatus) -> Saying:
+    place = _place(draft, rollout)
+    if target_weight(draft, rollout) == 100:
+        return Saying(_TRUE, DeploymentReason.PROMOTING, f"Going to {place}")
+    if rollout.step_start_time is None:
+        return Saying(_TRUE, DeploymentReason.WAITING_FOR_ROUTER, f"The router goes to {place}")
+    missing = next((m for m in rollout.metrics if m.samples and m.verdict is rollout.verdict), None)
+    if rollout.verdict is Verdict.PROVIDER_ERROR and missing:
+        return Saying(_TRUE, DeploymentReason.PROVIDER_UNAVAILABLE, f"At {place}; no answer yet")
+    if rollout.verdict is Verdict.NO_DATA and missing:
+        return Saying(
+            _TRUE, DeploymentReason.INSUFFICIENT_TRAFFIC, f"At {place}; {missing.name} has no data"
+        )
+    if rollout.verdict is Verdict.PASS and awaits(draft.spec.rollout, rollout, draft.now):
+        return Saying(
+            _TRUE,
+            DeploymentReason.AWAITING_APPROVAL,
+            f"All steps have passed. Set spec.rollout.approvedDigest to {rollout.digest}",
+        )
+    return Saying(_TRUE, DeploymentReason.ANALYSING, f"At {place}")
+
+
+def _place(draft: ServingDraft, rollout: RolloutStatus) -> str:
+    count = len(draft.spec.rollout.steps)
+    weight = target_weight(draft, rollout)
+    if weight == 100:
+        return "weight 100"
+    return f"step {rollout.step + 1} of {count}, weight {weight}"

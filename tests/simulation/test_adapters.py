@@ -1,0 +1,201 @@
+"""Adapters on shared pods in the toy cluster: a story for each fault, and random ones."""
+
+from typing import Any
+
+import pytest
+
+from tests.simulation.adapter_world import OTHER_BASE, AdapterWorld
+from tests.simulation.rollout_world import Faults, Model
+from tests.simulation.test_rollout import MODELS, ROUGH, SHAPES, at_weight, settle, until
+from tunesmith_api.deploymentstatus import RollbackReason, RollbackStatus
+
+
+def serving(models: dict[int, Model] | None = None, **rules: Any) -> AdapterWorld:
+    """Version 1 is stable; version 2 is asked for."""
+    world = AdapterWorld(1, models or {}, rules)
+    settle(world)
+    world.offer(2)
+    return world
+
+
+def rolled_back(world: AdapterWorld) -> RollbackStatus:
+    settle(world)
+    assert world.status.stable is not None
+    assert world.status.stable.revision == 1
+    assert world.status.last_rollback is not None
+    return world.status.last_rollback
+
+
+def untouched(world: AdapterWorld) -> bool:
+    """Whether no pod was started beside the first ones, and none restarted."""
+    restarts = sum(p.restarts for h in world.hosts.values() for p in h.pods)
+    return len(world.born) == world.replicas and restarts == 0
+
+
+def test_a_canary_comes_to_the_pods_that_are_there_and_the_old_one_leaves_them() -> None:
+    world = serving()
+    settle(world)
+    assert world.transcript == [
+        "create the pods of a base model",
+        "pods of the base model: 4",
+        "create 1",
+        "hold 1",
+        "traffic 1: 100",
+        "spec asks for version 2",
+        "create 2",
+        "hold 1, 2",
+        "traffic 1: 75, 2: 25",
+        "traffic 1: 50, 2: 50",
+        "traffic 2: 100",
+    ]
+    until(world, lambda w: w.status.previous is None, 70)
+    until(world, lambda w: w.transcript[-1] == "hold 2", 10)
+    assert untouched(world)
+    assert world.unserved == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        pytest.param(Model(error_rate=1.0), RollbackReason.CONSECUTIVE_ERRORS, id="errors"),
+        pytest.param(Model(error_rate=0.2), RollbackReason.ANALYSIS_FAILED, id="some errors"),
+        pytest.param(Model(latency="3"), RollbackReason.ANALYSIS_FAILED, id="slow"),
+        pytest.param(Model(refused="digest"), RollbackReason.MODEL_REFUSED, id="another digest"),
+        pytest.param(Model(never_ready="S3: 403"), RollbackReason.READY_TIMEOUT, id="S3 refuses"),
+    ],
+)
+def test_a_rollback_restarts_no_pod(model: Model, reason: RollbackReason) -> None:
+    world = serving({2: model})
+    assert rolled_back(world).reason is reason
+    until(world, lambda w: w.transcript[-1] == "hold 1", 10)
+    assert untouched(world)
+    assert sum(g.failed for g in world.guests.values() if g.number == 1) == 0
+    if model.never_ready:
+        assert "S3: 403" in rolled_back(world).message
+
+
+def test_a_canary_that_ends_the_engine_goes_at_its_first_victim() -> None:
+    world = serving({2: Model(crashes_after=3)})
+    assert rolled_back(world).reason is RollbackReason.CRASH_LOOPING
+    assert max(p.restarts for h in world.hosts.values() for p in h.pods) == 1
+
+
+def test_restarts_from_before_the_canary_are_not_its_own() -> None:
+    world = serving()
+    for host in world.hosts.values():
+        for pod in host.pods:
+            pod.restarts, pod.last_restart = 9, world.now
+    settle(world)
+    assert world.status.stable is not None
+    assert world.status.stable.revision == 2
+
+
+def test_no_surge_takes_no_pod_from_stable() -> None:
+    world = serving(capacity={"mode": "NoSurge"})
+    settle(world)
+    assert [line for line in world.transcript if line.startswith("pods of")] == [
+        "pods of the base model: 4"
+    ]
+    assert world.status.previous is not None, "on shared pods it costs none to keep"
+
+
+def test_another_base_model_has_pods_of_its_own() -> None:
+    world = serving()
+    settle(world)
+    world.offer(OTHER_BASE)
+    until(world, lambda w: len(w.hosts) == 2, 5)
+    settle(world)
+    until(world, lambda w: w.status.previous is None, 70)
+    until(world, lambda w: len(w.hosts) == 1, 10)
+    assert world.unserved == 0
+
+
+def test_a_new_pod_loads_what_is_in_use_before_it_is_ready() -> None:
+    world = serving()
+    at_weight(world, 25)
+    (host,) = world.hosts.values()
+    host.pods[0] = pod = world.new_pod()
+    until(world, lambda _: pod.is_ready, 20)
+    assert all(pod.holds(name) for name in world.guests)
+    settle(world)
+    assert world.unserved == 0
+
+
+def test_pods_that_come_during_a_canary_hold_it_before_its_weight_rises() -> None:
+    """``AdapterWorld.check_rise`` looks at each rise."""
+    world = serving()
+    at_weight(world, 25)
+    world.set_spec(replicas=6)
+    settle(world)
+    assert world.status.stable is not None
+    assert world.status.stable.revision == 2
+    (host,) = world.hosts.values()
+    assert (len(host.pods), world.unserved) == (6, 0)
+
+
+def test_a_new_pod_does_not_wait_for_a_canary_that_cannot_be_had() -> None:
+    world = serving({2: Model(never_ready="S3: 403")})
+    until(world, lambda w: "hold 1, 2" in w.transcript, 10)
+    (host,) = world.hosts.values()
+    host.pods[0] = pod = world.new_pod()
+    until(world, lambda _: pod.is_ready, 20)
+    assert world.status.rollout is not None, "the canary is still awaited"
+
+
+def test_a_ready_pod_that_does_not_answer_the_operator_keeps_its_share() -> None:
+    world = serving()
+    at_weight(world, 25)
+    (host,) = world.hosts.values()
+    for pod in host.pods:
+        pod.is_silent = True
+    for _ in range(5):
+        world.turn()
+    assert world.rollout.interruptions == 0
+    assert world.traffic is not None
+    assert world.traffic.weight >= 25
+
+
+@pytest.mark.parametrize("away", [1, 5, 30])
+@pytest.mark.parametrize("weight", [25, 50])
+def test_an_operator_that_was_away_goes_on(weight: int, away: int) -> None:
+    world = serving({2: Model(error_rate=0.2)} if weight == 50 else {})
+    if weight == 25:
+        at_weight(world, 25)
+    else:
+        until(world, lambda w: w.status.canary is not None, 10)
+    world.away_for, world.due = away, None
+    settle(world)
+    assert world.status.stable is not None
+    assert world.status.stable.revision == (2 if weight == 25 else 1)
+    assert untouched(world)
+
+
+def play(seed: int) -> AdapterWorld:
+    world = AdapterWorld(seed, rules=SHAPES[seed % len(SHAPES)], faults=ROUGH)
+    world.models = {n: world.rng.choice(MODELS) for n in range(2, 6)}
+    try:
+        for _ in range(300):
+            world.turn()
+        world.faults = Faults()
+        world.set_spec(paused=False)
+        for _ in range(150):
+            world.turn()
+        world.offer(6)
+        world.set_rules(failFast={"restarts": 2, "consecutiveErrors": 99})
+        settle(world, 900)
+    except AssertionError as error:
+        tail = "\n".join(world.transcript[-25:])
+        raise AssertionError(f"seed {seed}: {error}\n{tail}") from error
+    return world
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("block", range(5))
+def test_random_worlds_keep_every_promise_and_settle(block: int) -> None:
+    for seed in range(2 * block, 2 * block + 2):
+        world = play(seed)
+        assert world.status.stable is not None
+        assert world.status.stable.version == "m-v6"
+        until(world, lambda w: w.status.previous is None, 80)
+        until(world, lambda w: len(w.hosts) == 1, 20)
+        assert world.one_pass().actions == ()

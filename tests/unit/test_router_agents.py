@@ -1,0 +1,135 @@
+"""Calls to router pods: one that hangs costs the passes nothing, and is not given up."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from tunesmith_api.router import ROUTER_STATE_PATH, RouterReport, RouterSplit, RouterState
+from tunesmith_operator.planning.routing import RouterAnswer, read_answers
+from tunesmith_operator.planning.serving import ServingPod
+from tunesmith_operator.routing import agents
+from tunesmith_operator.routing.agents import RouterAgents
+from tunesmith_operator.routing.patience import Patience
+
+SPLIT = RouterSplit(main="r1")
+STATE = RouterState(split=SPLIT)
+
+
+class Agent:
+    """A router pod's agent on an address of its own."""
+
+    def __init__(self, address: str) -> None:
+        self.pod = ServingPod(address, uid=address, revision=0, address=address, is_ready=True)
+        self.hangs: set[str] = set()
+        """Methods that are never answered."""
+        self.asked: list[str] = []
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.asked.append(request.method)
+        while request.method in self.hangs:  # noqa: ASYNC110 - a test says when
+            await asyncio.sleep(0.01)
+        return web.Response(body=RouterReport(split=SPLIT).model_dump_json(by_alias=True))
+
+
+@asynccontextmanager
+async def running(*addresses: str) -> AsyncIterator[tuple[RouterAgents, list[Agent]]]:
+    played = [Agent(address) for address in addresses]
+    runners, port = [], 0
+    for agent in played:
+        app = web.Application()
+        app.router.add_route("*", ROUTER_STATE_PATH, agent.answer)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        runners.append(runner)
+        await web.TCPSite(runner, agent.pod.address, port).start()
+        port = runner.addresses[0][1]
+    calls = RouterAgents("key", port=port)
+    try:
+        yield calls, played
+    finally:
+        await calls.close()
+        for agent in played:
+            agent.hangs.clear()
+        for runner in runners:
+            await runner.cleanup()
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agents, "ASK_SECONDS", 0.2)
+    monkeypatch.setattr(agents, "TELL_SECONDS", 0.2)
+    monkeypatch.setattr(agents, "_SILENT_SECONDS", (0.05, 0.1))
+    monkeypatch.setattr(agents, "_UNWILLING_SECONDS", (0.1, 0.4))
+
+
+async def timed(answers: object) -> tuple[list[RouterAnswer], float]:
+    began = time.monotonic()
+    found: list[RouterAnswer] = await answers  # type: ignore[misc]
+    return found, time.monotonic() - began
+
+
+async def test_a_pod_that_hangs_is_waited_for_once() -> None:
+    async with running("127.0.0.11", "127.0.0.12") as (calls, (good, bad)):
+        pods = [good.pod, bad.pod]
+        bad.hangs = {"GET"}
+        _, took = await timed(calls.ask("u", pods))
+        assert 0.2 <= took < 0.4
+        for _ in range(5):
+            answers, took = await timed(calls.ask("u", pods))
+            assert took < 0.15
+            assert answers[0].report is not None
+            seen = read_answers(answers)
+            assert seen is not None
+            assert not seen.is_settled
+            assert seen.trouble == "router pod 127.0.0.12: no answer within 0.2 s"
+            await asyncio.sleep(0.05)
+        assert len(bad.asked) <= 3, "one call at a time, with pauses"
+        bad.hangs = set()
+        await asyncio.sleep(0.4)
+        await calls.ask("u", pods)  # sees that the pause is over
+        await asyncio.sleep(0.05)
+        answers, _ = await timed(calls.ask("u", pods))
+        seen = read_answers(answers)
+        assert seen is not None
+        assert seen.is_settled
+        assert seen.trouble == ""
+
+
+async def test_a_state_that_is_not_taken_is_told_again_after_a_pause_another_one_at_once() -> None:
+    async with running("127.0.0.13", "127.0.0.14") as (calls, (good, bad)):
+        pods = [good.pod, bad.pod]
+        bad.hangs = {"PUT"}
+        answers, took = await timed(calls.tell("u", pods, STATE))
+        assert [bool(a.report) for a in answers] == [True, False]
+        assert took < 0.4
+        answers, took = await timed(calls.tell("u", pods, STATE))
+        assert answers[1].trouble == "no answer within 0.2 s"
+        assert took < 0.15
+        bad.hangs = set()
+        other = STATE.model_copy(update={"sticky_header": "x"})
+        answers = await calls.tell("u", pods, other)
+        assert all(a.report for a in answers), "a rollback does not wait"
+        await asyncio.sleep(0.15)
+        answers = await calls.tell("u", pods, STATE)
+        assert all(a.report for a in answers)
+
+
+def test_patience_doubles_its_pause_and_forgets_the_oldest() -> None:
+    now = [0.0]
+    patience = Patience(lambda: now[0], 1, 5)
+    for pause in (1, 2, 4, 5, 5):
+        patience.failed("a", "why")
+        now[0] += pause - 0.1
+        assert not patience.is_due("a")
+        now[0] += 0.1
+        assert patience.is_due("a")
+    for number in range(5000):
+        patience.failed(number, "why")
+    assert patience.trouble("a") == ""
+    assert patience.trouble(4999) == "why"
+    patience.succeeded(4999)
+    assert patience.is_due(4999)
