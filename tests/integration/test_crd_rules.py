@@ -92,6 +92,11 @@ FULL_EVALUATION = {
 ASK = {"name": "ask", "prompts": {"items": [{"prompt": "p", "answer": "a"}]}}
 TRAIN = {"uri": "s3://acme/tickets.jsonl"}
 
+DPO = {
+    "objective": "DPO",
+    "dpo": {"beta": "0.3", "loss": "Robust", "labelSmoothing": "0.1", "sftWeight": "1"},
+}
+
 ACCEPTED = [
     pytest.param("spec.suspend", False, id="the minimal job"),
     pytest.param("spec.method", {"qlora": {"rank": 8}}, id="QLoRA with a rank"),
@@ -165,6 +170,18 @@ ACCEPTED = [
         "spec.hyperparameters",
         {"neftuneAlpha": "5", "labelSmoothing": "0.1", "optimizer": "Adafactor"},
         id="noise and smoothing",
+    ),
+    pytest.param("spec.objective", "Pretrain", id="plain text"),
+    pytest.param("spec", {**JOB["spec"], **DPO}, id="preferences"),
+    pytest.param("spec", {**JOB["spec"], "objective": "DPO"}, id="preferences, all by default"),
+    pytest.param(
+        "spec",
+        {
+            **JOB["spec"],
+            "objective": "DPO",
+            "dataset": {"train": {"sources": [{**TRAIN, "format": "Preference"}]}},
+        },
+        id="preferences in a source that says so",
     ),
     pytest.param("spec.compute", {"gpusPerNode": 8, "nodes": 4, "gpuType": "A100-80GB"}, id="GPUs"),
     pytest.param("spec.evaluation", {"gates": [GATE]}, id="an absolute gate"),
@@ -394,6 +411,48 @@ REFUSED = [
         {},
         "needs dataset.validation",
         id="nothing to stop by",
+    ),
+    pytest.param("spec.objective", "ORPO", "Unsupported value", id="an unknown objective"),
+    pytest.param("spec.dpo", {}, "needs spec.objective DPO", id="DPO's settings for SFT"),
+    pytest.param(
+        "spec", {**JOB["spec"], **DPO, "dpo": {"beta": "0"}}, "above 0", id="a model let go"
+    ),
+    pytest.param(
+        "spec",
+        {**JOB["spec"], **DPO, "dpo": {"labelSmoothing": "0.5"}},
+        "below 0.5",
+        id="preferences that say nothing",
+    ),
+    pytest.param(
+        "spec",
+        {**JOB["spec"], **DPO, "dpo": {"labelSmoothing": "0.1", "loss": "IPO"}},
+        "Sigmoid or Robust",
+        id="smoothing of a loss without labels",
+    ),
+    pytest.param(
+        "spec",
+        {**JOB["spec"], **DPO, "hyperparameters": {"labelSmoothing": "0.1"}},
+        "dpo.labelSmoothing",
+        id="the smoothing of tokens with DPO",
+    ),
+    pytest.param(
+        "spec",
+        {**JOB["spec"], **DPO, "dataset": {"train": TRAIN, "format": "Messages"}},
+        "learns from preferences",
+        id="conversations for DPO",
+    ),
+    pytest.param(
+        "spec",
+        {
+            **JOB["spec"],
+            **DPO,
+            "dataset": {"train": {"sources": [{**TRAIN, "format": "Text"}]}},
+        },
+        "learns from preferences",
+        id="a source of text for DPO",
+    ),
+    pytest.param(
+        "spec.dataset", {"train": TRAIN, "format": "Preference"}, "objective DPO", id="SFT on pairs"
     ),
     pytest.param("spec.compute.gpusPerNode", 17, "gpusPerNode", id="too many GPUs"),
     pytest.param("spec.compute.nodes", 0, "nodes", id="no nodes"),

@@ -59,6 +59,7 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
     check_gguf(run, model.path, tokenizer)
     gathered = Gatherer(
         dataset=run.dataset,
+        objective=run.objective,
         seed=run.hyperparameters.seed,
         storage=cache(lambda: Storage.open(run.s3, "dataset", stop=stop)),
         directory=work / "data",
@@ -69,7 +70,9 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
     progress.enter(Phase.TOKENIZING)
     on_rows = _looking_up(progress, stop)
     limit, policy = run.hyperparameters.max_sequence_length, run.dataset.checks.too_long
-    rows = RowTokenizer(tokenizer, limit, policy, gathered.reading, prompting)
+    rows = RowTokenizer(
+        tokenizer, limit, policy, gathered.reading, prompting, objective=run.objective
+    )
     prepared = _tokenize(run, gathered, rows, model, on_rows)
     prepared = prepared.described(used_template(tokenizer, run.dataset).value)
 
@@ -116,6 +119,7 @@ def inputs_digest(run: TrainingRun) -> str:
         VERSION,
         run.model.model_dump(mode="json"),
         run.dataset.model_dump(mode="json"),
+        run.objective.value,
         run.hyperparameters.max_sequence_length,
         run.hyperparameters.seed,
     )
@@ -157,7 +161,7 @@ def _tokenize(
     gathered.reading.finish()
     _check_remaining(splits, gathered.sides, rows.counts)
     meta = PreparedMeta(
-        data=_data_status(gathered, splits, rows.counts, run.dataset.prompt.name),
+        data=_data_status(run, gathered, splits, rows.counts),
         dataset_digest=_digest(gathered.sides),
         model_revision=model.revision,
         max_sequence_length=run.hyperparameters.max_sequence_length,
@@ -189,13 +193,13 @@ def _check_remaining(splits: dict[str, Split], sides: Sides, counts: Tokenizing)
 
 
 def _data_status(
-    gathered: Gathered, splits: dict[str, Split], counts: Tokenizing, prompt_version: str
+    run: TrainingRun, gathered: Gathered, splits: dict[str, Split], counts: Tokenizing
 ) -> DataStatus:
     train = splits["train"]
     return DataStatus(
         format=gathered.format,
         sources=gathered.sources,
-        prompt_version=prompt_version,
+        prompt_version=run.dataset.prompt.name,
         rows=RowCounts(
             read=gathered.reading.rows,
             malformed=gathered.reading.malformed,
@@ -204,7 +208,7 @@ def _data_status(
             filtered=gathered.reading.filtered,
             unsupervised=counts.unsupervised,
             too_long=counts.too_long,
-            **{name: len(split) for name, split in splits.items()},
+            **{name: len(split) // run.objective.sides for name, split in splits.items()},
         ),
         tokens=TokenCounts(
             train=len(train.tokens),

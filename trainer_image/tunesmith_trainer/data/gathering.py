@@ -14,6 +14,7 @@ import orjson
 from tunesmith_api.dataset import DataFormat, Dataset, FeedbackFilter, Overlap, Source
 from tunesmith_api.dataset import Split as SplitSpec
 from tunesmith_api.jobstatus import SourceStatus
+from tunesmith_api.objectives import Objective
 from tunesmith_api.run import Phase, UserErrorReason
 from tunesmith_trainer.data.cleaning import Cleaner
 from tunesmith_trainer.data.compression import SourceFile, open_text
@@ -58,13 +59,14 @@ class Gatherer:
         self,
         *,
         dataset: Dataset,
+        objective: Objective = Objective.SFT,
         seed: int,
         storage: Callable[[], Storage],
         directory: Path,
         progress: Progress,
         stop: StopSignal,
     ) -> None:
-        self._dataset, self._seed = dataset, seed
+        self._dataset, self._objective, self._seed = dataset, objective, seed
         self._storage, self._directory = storage, directory
         self._progress, self._stop = progress, stop
         self._reading = Reading(dataset.checks)
@@ -138,19 +140,19 @@ class Gatherer:
 
     def _read(self, part: str, source: Source) -> tuple[list[Row], DataFormat | None]:
         """Read and clean one source; give its rows that stay and the format that was found."""
-        wanted = source.format or self._dataset.format
+        wanted = self._wanted(source)
         directory = self._directory / part
         files = find_files(source.uri, self._storage, directory, self._progress.touch, wanted)
         reader = Reader(wanted, self._dataset, self._late_ratings(files))
         self._weights |= dict.fromkeys((file.uri for file in files), Decimal(source.weight))
         cleaner = Cleaner(self._dataset.clean, self._tally)
         rows = list(cleaner.clean(read_rows(files, reader, self._reading, self._on_row)))
-        if reader.format is DataFormat.PREFERENCE:
+        if reader.format is DataFormat.PREFERENCE and self._objective is not Objective.DPO:
             raise UserError(
                 UserErrorReason.WRONG_COLUMNS,
                 f"{source.uri} holds preferences (a chosen and a rejected answer), which need"
-                " objective DPO; objective SFT learns from one answer. Give conversations, or set"
-                " the format to what the rows are besides.",
+                f" objective DPO; objective {self._objective.value} learns from one answer. Give"
+                " conversations, or set the format to what the rows are besides.",
             )
         log.info(
             "read",
@@ -163,6 +165,19 @@ class Gatherer:
             format=reader.format.value if reader.format else "",
         )
         return rows, reader.format
+
+    def _wanted(self, source: Source) -> DataFormat:
+        wanted = source.format or self._dataset.format
+        if self._objective is not Objective.DPO or wanted is DataFormat.PREFERENCE:
+            return wanted
+        if wanted is not DataFormat.AUTO:
+            raise UserError(
+                UserErrorReason.WRONG_COLUMNS,
+                f"Objective DPO learns from preferences, and the format of {source.uri} is"
+                f" {wanted.value}. Set it to Preference, or the objective to SFT.",
+            )
+        # Nothing else is of use, and what is asked for is named where it is missing.
+        return DataFormat.PREFERENCE
 
     def _late_ratings(self, files: list[SourceFile]) -> dict[str, str]:
         """Give what was said about conversations after they had been logged, by their id."""
