@@ -114,6 +114,7 @@ def _storage(run: TrainingRun, compute: Compute | None) -> tuple[list[Manifest],
         "output": run.s3.output_secret,
         "hub": _hub_secret(run),
         **_tracking_secrets(run),
+        "generator": _generator_secret(run),
     }
     pairs += [_secret(role, name) for role, name in secrets.items() if name]
     pairs += [_claim(name) for name in _claims(run)]
@@ -144,6 +145,14 @@ def _tracking_secrets(run: TrainingRun) -> dict[str, str]:
         for role, service in services.items()
         if service and service.secret_ref
     }
+
+
+def _generator_secret(run: TrainingRun) -> str:
+    """Name of the Secret with the key for the generator of synthetic rows, which prepare asks."""
+    synthetic = run.dataset.synthetic
+    if synthetic is None or run.stage is not StageName.PREPARE:
+        return ""
+    return synthetic.generator.secret_ref.name if synthetic.generator.secret_ref else ""
 
 
 def _run_file() -> tuple[Manifest, Manifest]:
@@ -177,6 +186,13 @@ def _claims(run: TrainingRun) -> list[str]:
     """Claims that the run reads from, each once, in a fixed order."""
     data = run.dataset
     sources = [source.uri for source in data.train.all_sources]
-    uris = [run.model.uri, *sources, data.validation.uri or "", data.test.uri or ""]
+    generator = data.synthetic.generator.uri if data.synthetic else None
+    uris = [
+        run.model.uri,
+        generator or "",
+        *sources,
+        data.validation.uri or "",
+        data.test.uri or "",
+    ]
     claims = {uri.removeprefix("pvc://").split("/")[0] for uri in uris if uri.startswith("pvc://")}
     return sorted(claims)
