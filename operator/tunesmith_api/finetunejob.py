@@ -191,6 +191,10 @@ _JOB_RULES = (
         "evaluation.gates is empty: add a gate or set evaluation.allowUngated to true",
     ),
     Rule(
+        "!('Deployed' in self.evaluation.baselines) || has(self.deployTo)",
+        "evaluation.baselines: Deployed needs deployTo, whose stable version it is",
+    ),
+    Rule(
         "self.model.uri != 'builtin://tiny' || !has(self.method.qlora)",
         "method.qlora has no use for builtin://tiny: choose lora or full",
     ),

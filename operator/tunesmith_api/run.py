@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tunesmith_api.dataset import Dataset
-from tunesmith_api.evaluation import Evaluation
+from tunesmith_api.evaluation import Baseline, Evaluation
 from tunesmith_api.finetunejob import CheckpointPolicy
 from tunesmith_api.jobstatus import (
     Architecture,
@@ -26,7 +26,7 @@ from tunesmith_api.jobstatus import (
     StageName,
 )
 from tunesmith_api.meta import Digest, Spec, Status
-from tunesmith_api.output import Output
+from tunesmith_api.output import ArtifactName, Output
 from tunesmith_api.training import Hyperparameters, Method, ModelSource
 
 RUN_VERSION: Literal["tunesmith.dev/run.v1"] = "tunesmith.dev/run.v1"
@@ -39,6 +39,11 @@ TERMINATION_BYTES = 4096
 PROGRESS_PORT = 8080
 PREPARED_DATA_LOST = "PreparedDataLost"
 """Reason of a train attempt that found no prepared data: the prepare stage has to run again."""
+
+
+def judge_folder(place: int) -> str:
+    """Give the folder below CREDENTIALS_PATH with the secret of the judge of suite `place`."""
+    return f"judge-{place}"
 
 
 class ExitCode(IntEnum):
@@ -141,6 +146,21 @@ class World(Spec):
         return self.nodes * max(1, self.gpus_per_node)
 
 
+class BaselineModel(Spec):
+    """An earlier model to measure beside the tuned one."""
+
+    name: Baseline
+    """Previous or Deployed; Base is always measured and is never listed."""
+    version: str = ""
+    """Name of its ModelVersion, for people."""
+    form: ArtifactName
+    """Merged, or Adapter of the same base model."""
+    uri: Annotated[str, Field(max_length=1024, pattern=r"^(s3|file)://.+$")]
+    """Folder that holds its manifest; read with the credentials of the output."""
+    digest: Digest
+    """sha256 of the manifest."""
+
+
 class PlannedGpus(Spec):
     """The GPUs that the train stage will get, for the prepare stage to look whether it fits."""
 
@@ -173,6 +193,8 @@ class TrainingRun(Spec):
     hyperparameters: Hyperparameters
     checkpoint: CheckpointPolicy
     evaluation: Evaluation
+    baselines: Annotated[tuple[BaselineModel, ...], Field(max_length=2)] = ()
+    """Those of evaluation.baselines that exist, besides Base."""
     output: Output
 
 
@@ -229,6 +251,8 @@ class TrainerResult(Status):
     training: "TrainingSummary | None" = None
     """Of a train stage that succeeded, like all below."""
     measurements: tuple[Measurement, ...] = ()
+    baselines: tuple[Baseline, ...] = ()
+    """Earlier models that the run was given to measure, whether or not it could."""
     artifacts: tuple[ArtifactStatus, ...] = ()
     architecture: "Architecture | None" = None
     report_uri: str = ""
@@ -256,68 +280,6 @@ class TrainingSummary(Status):
     """Of the GPU, or resident memory on CPU."""
     precision: str = ""
     ranks: int = 1
-
-
-class SampleAnswer(Status):
-    """The same question to both models, answered greedily."""
-
-    prompt: str
-    base: str
-    tuned: str
-
-
-class DroppedSample(Status):
-    """A row that cleaning dropped."""
-
-    reason: str
-    """As in the status's data.dropped."""
-    file: str
-    line: int
-    text: str
-    """Its beginning; what comes before the rule that dropped it is done: masked text is masked."""
-
-
-class LossPoint(Status):
-    """A point of the learning curve. The loss is exact: repr of the float."""
-
-    step: int
-    loss: str
-    learning_rate: str
-    gradient_norm: str
-    tokens: int
-
-
-class TrainingReport(Status):
-    """report.json: everything about the run, for people, dashboards and the ModelVersion."""
-
-    version: Literal["tunesmith.dev/report.v1"] = "tunesmith.dev/report.v1"
-    job: JobRef
-    attempt: int
-    created: datetime
-    trainer_version: str
-    trainer_image: str = ""
-    base_model: ModelSource
-    model_revision: str = ""
-    dataset_digest: Digest
-    inputs_digest: Digest
-    """sha256 over all that decides the training steps: two runs with the same one do the same."""
-    data: DataStatus
-    method: Method
-    hyperparameters: Hyperparameters
-    training: TrainingSummary
-    model: Architecture
-    curve: tuple[LossPoint, ...] = ()
-    measurements: tuple[Measurement, ...] = ()
-    samples: tuple[SampleAnswer, ...] = ()
-    dropped: tuple[DroppedSample, ...] = ()
-    """A few rows a reason that cleaning dropped."""
-    artifacts: tuple[ArtifactStatus, ...] = ()
-    hugging_face: str = ""
-    """Address of the commit on the Hugging Face Hub, where output.huggingFace asks for one."""
-    timing: dict[str, str] = Field(default_factory=dict)
-    """Seconds by phase."""
-    resumed_from_step: int | None = None
-    """Step this attempt began at, if it went on from a checkpoint."""
 
 
 TrainerResult.model_rebuild()

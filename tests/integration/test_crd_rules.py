@@ -65,6 +65,31 @@ def create(plane: ControlPlane, manifest: dict[str, Any]) -> str:
     )
 
 
+FULL_EVALUATION = {
+    "suites": [
+        {"name": "ask", "prompts": {"uri": "s3://acme/q.jsonl", "metrics": ["exact", "rougeL"]}},
+        {"name": "rows", "prompts": {}},
+        {"name": "intents", "intent": {"items": [{"prompt": "p", "answer": '{"intent": "x"}'}]}},
+        {
+            "name": "judge",
+            "judge": {"url": "http://judge:8000/v1", "model": "m", "secretRef": {"name": "key"}},
+        },
+        {"name": "tasks", "lmEval": {"tasks": ["hellaswag"], "limit": 100}},
+        {"name": "speed", "speed": {}},
+    ],
+    "baselines": ["Base", "Previous"],
+    "gates": [
+        {
+            "metric": "ask/rougeL",
+            "relation": "HigherBy",
+            "value": "0",
+            "comparedWith": "Previous",
+            "confidence": "Interval",
+        },
+        {"metric": "judge/quality", "relation": "AtLeast", "value": "3"},
+    ],
+}
+ASK = {"name": "ask", "prompts": {"items": [{"prompt": "p", "answer": "a"}]}}
 TRAIN = {"uri": "s3://acme/tickets.jsonl"}
 
 ACCEPTED = [
@@ -149,6 +174,7 @@ ACCEPTED = [
         [{"name": "heldout", "heldOut": {}}, {"name": "ask", "samples": {"prompts": ["Who?"]}}],
         id="sample questions",
     ),
+    pytest.param("spec.evaluation", FULL_EVALUATION, id="every kind of suite"),
     pytest.param("spec.output.artifacts", ["Adapter", "Merged"], id="both artifacts"),
     pytest.param(
         "spec.output",
@@ -426,8 +452,47 @@ REFUSED = [
     pytest.param(
         "spec.evaluation.gates",
         [{**GATE, "metric": "other/loss"}],
-        "heldOut suite",
+        "a suite that measures",
         id="unmeasured",
+    ),
+    pytest.param(
+        "spec.evaluation",
+        {
+            "suites": [{"name": "ask", "samples": {"prompts": ["Who?"]}}],
+            "gates": [{**GATE, "metric": "ask/exact"}],
+        },
+        "a suite that measures",
+        id="a gate on samples",
+    ),
+    pytest.param(
+        "spec.evaluation.gates",
+        [{**GATE, "relation": "LowerBy", "comparedWith": "Previous"}],
+        "among evaluation.baselines",
+        id="a baseline that is not measured",
+    ),
+    pytest.param(
+        "spec.evaluation.suites",
+        [{"name": "heldout", "heldOut": {}, "speed": {}}],
+        "exactly one",
+        id="two kinds in one suite",
+    ),
+    pytest.param(
+        "spec.evaluation.suites",
+        [{"name": "heldout", "prompts": {**ASK["prompts"], "uri": "s3://acme/q.jsonl"}}],
+        "at most one of uri and items",
+        id="two places of questions",
+    ),
+    pytest.param(
+        "spec.evaluation.suites",
+        [{"name": "heldout", "prompts": {"metrics": ["ROUGE"]}}],
+        "metrics",
+        id="an unknown text metric",
+    ),
+    pytest.param(
+        "spec.evaluation.suites",
+        [{"name": "heldout", "judge": {"url": "judge:8000", "model": "m"}}],
+        "url",
+        id="a judge without scheme",
     ),
     pytest.param("spec.evaluation.gates", [{**GATE, "metric": "loss"}], "metric", id="no suite"),
     pytest.param("spec.evaluation.gates", [GATE] * 17, "gates", id="too many gates"),
@@ -479,6 +544,10 @@ def test_contradictions_between_sections_are_refused(control_plane: ControlPlane
     tiny = changed(changed(JOB, "spec.method", {"qlora": {}}), "spec.model.uri", "builtin://tiny")
     with pytest.raises(StepError, match="no use for builtin"):
         create(control_plane, tiny)
+    deployed = changed(JOB, "spec.evaluation.baselines", ["Deployed"])
+    with pytest.raises(StepError, match="Deployed needs deployTo"):
+        create(control_plane, deployed)
+    create(control_plane, changed(deployed, "spec.deployTo", {"name": "support"}))
 
 
 def test_defaults_are_filled_in_all_the_way_down(control_plane: ControlPlane) -> None:

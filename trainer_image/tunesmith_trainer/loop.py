@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from tunesmith_api.run import LossPoint, UserErrorReason
+from tunesmith_api.report import LossPoint
+from tunesmith_api.run import UserErrorReason
 from tunesmith_api.training import Hyperparameters
 from tunesmith_trainer.batches import (
     Batch,
@@ -210,6 +211,7 @@ def _look_if_due(run: Training, progress: Progress, stop: StopSignal) -> None:
     )
     run.prepared.train()
     run.state.note_validation_loss(score.loss, settings)
+    run.curve.note_validation_loss(score.loss)
     log.info("validation", step=run.state.step, loss=repr(score.loss))
     progress.measured({"eval_loss": score.loss})
     run.tracking.add(run.state.step, {"eval/loss": score.loss})

@@ -4,7 +4,7 @@ Called by `loop` and `evaluation`. Must not know about steps, ranks or averages:
 that whoever adds them up over micro-batches and ranks divides once, by all tokens.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -90,6 +90,34 @@ class SupervisedLoss(nn.Module):
         with self._picking(pick):
             self._run(batch)
         return kept[0]
+
+    @torch.no_grad()
+    def by_token(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give each token's loss in nats (float32[supervised]) and whether it was predicted right.
+
+        For evaluation, which needs sums by row: no gradients, no label smoothing, and with `head`
+        no more logits at once than in training. The second is bool[supervised].
+        """
+        parts: Iterable[tuple[torch.Tensor, torch.Tensor]]
+        if self.head is None:
+            parts = [(self.logits(batch), batch.targets)]
+        else:
+            head, hidden = self.head, self.hidden(batch)
+            parts = (
+                (head(hidden[start:end]).float(), batch.targets[start:end])
+                for start, end in _chunks(len(hidden), head, hidden)
+            )
+        found = [
+            (
+                functional.cross_entropy(logits, targets, reduction="none"),
+                logits.argmax(-1) == targets,
+            )
+            for logits, targets in parts
+        ]
+        if not found:
+            return torch.zeros(0), torch.zeros(0, dtype=torch.bool)
+        nats, correct = zip(*found, strict=True)
+        return torch.cat(nats), torch.cat(correct)
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Give the summed loss in nats (float32[]) and how many were predicted right (int64[])."""

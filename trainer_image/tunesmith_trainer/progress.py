@@ -173,7 +173,7 @@ class _Metrics:
 class ProgressServer:
     """Answers ``GET /progress`` (JSON) and ``GET /metrics`` (Prometheus) from daemon threads."""
 
-    def __init__(self, progress: Progress, port: int) -> None:
+    def __init__(self, progress: Progress, port: int, host: str) -> None:
         metrics = _Metrics(progress)
 
         class Handler(BaseHTTPRequestHandler):
@@ -198,7 +198,7 @@ class ProgressServer:
             def log_message(self, *_: object) -> None:
                 """Say nothing: a poll every few seconds would drown the log."""
 
-        self._server = ThreadingHTTPServer(("", port), Handler)
+        self._server = ThreadingHTTPServer((host, port), Handler)
         self._server.daemon_threads = True
         threading.Thread(
             target=self._server.serve_forever, name="progress-server", daemon=True
@@ -215,6 +215,9 @@ class ProgressServer:
         self._server.server_close()
 
 
-def serve(progress: Progress, port: int) -> ProgressServer:
-    """Serve the record on all interfaces. Raises OSError when the port is taken."""
-    return ProgressServer(progress, port)
+def serve(progress: Progress, port: int, host: str = "") -> ProgressServer:
+    """Serve the record, on all interfaces if no host is given; port 0 takes any free one.
+
+    Raises OSError when the port is taken.
+    """
+    return ProgressServer(progress, port, host)

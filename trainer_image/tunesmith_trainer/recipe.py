@@ -6,8 +6,6 @@ each is done by the module it is named after.
 
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
-
 from tunesmith_api.output import ArtifactName
 from tunesmith_api.run import Outcome, Phase, TrainerResult, TrainingRun, UserErrorReason
 from tunesmith_api.training import Precision, Switch
@@ -18,7 +16,8 @@ from tunesmith_trainer.checkpoints import Checkpoints, Found, restore
 from tunesmith_trainer.curve import Curve
 from tunesmith_trainer.data.templates import load_tokenizer
 from tunesmith_trainer.distributed import Ranks, check_devices, choose_precision, join
-from tunesmith_trainer.evaluation import Judgement, base_behaviour, judge
+from tunesmith_trainer.evaluation import Exam
+from tunesmith_trainer.examination import examine, judge_base_of_full
 from tunesmith_trainer.gguf.file import check_gguf
 from tunesmith_trainer.inputs import Inputs, fetch_inputs, global_batch_size
 from tunesmith_trainer.loop import Training, train
@@ -38,6 +37,8 @@ from tunesmith_trainer.state import Chance, TrainState, seed_everything
 from tunesmith_trainer.stopping import StopSignal
 from tunesmith_trainer.storage import open_store
 from tunesmith_trainer.storage.fence import Fence
+from tunesmith_trainer.suites.harness import check_harness
+from tunesmith_trainer.suites.questions import load_questions
 from tunesmith_trainer.tracking.services import begin_tracking
 
 
@@ -62,6 +63,8 @@ def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal
     search = checkpoints.search()
     tokenizer = load_tokenizer(inputs.base_path, run.dataset)
     check_gguf(run, inputs.base_path, tokenizer)
+    test = inputs.data.test
+    exam = Exam(attempt, tokenizer, test, load_questions(run, test, tokenizer, stop))
     loss = load_model(attempt, inputs, precision)
     set_up_loss(attempt, inputs, loss, padding_id(tokenizer))
     training = plan_training(attempt, inputs, loss, padding_id(tokenizer), search.found)
@@ -69,25 +72,26 @@ def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal
 
     with training.tracking:
         try:
-            judge_base_of_full(attempt, inputs, tokenizer, training)
+            judge_base_of_full(exam, training)
             progress.enter(Phase.TRAINING)
             train(training, checkpoints.save, progress, stop)
             checkpoints.save(training, Chance.capture())
             progress.enter(Phase.EVALUATING)
-            tuned, base = judge_both(attempt, inputs, tokenizer, training)
+            examined = examine(exam, inputs, training)
         except Interrupted:
             checkpoints.wait()
             raise
 
         if not attempt.ranks.is_main:
             return silent_success(attempt)
-        trained = Trained(inputs, precision, tokenizer, training, search, tuned, base)
+        trained = Trained(inputs, precision, exam, training, search, examined)
         return publish(attempt, trained, checkpoints)
 
 
 def check_run(run: TrainingRun) -> None:
     """Refuse what no attempt can do, before anything is fetched."""
     check_devices(run.world)
+    check_harness(run)
     if run.method.adapter is None and ArtifactName.ADAPTER in run.output.artifacts:
         raise UserError(
             UserErrorReason.INVALID_RUN,
@@ -169,27 +173,6 @@ def plan_training(
     if found:
         restore(training, found)
     return training
-
-
-def judge_base_of_full(
-    attempt: Attempt, inputs: Inputs, tokenizer: PreTrainedTokenizerBase, training: Training
-) -> None:
-    """Judge the base model before training changes it; an adapter can be switched off later."""
-    if attempt.run.method.adapter is None and training.state.base is None:
-        attempt.progress.enter(Phase.EVALUATING)
-        training.state.base = judge(attempt, training.loss, inputs.data.test, tokenizer)
-
-
-def judge_both(
-    attempt: Attempt, inputs: Inputs, tokenizer: PreTrainedTokenizerBase, training: Training
-) -> tuple[Judgement, Judgement]:
-    """Judge the tuned and the base model on the same rows, on all ranks."""
-    loss, test = training.loss, inputs.data.test
-    tuned = judge(attempt, loss, test, tokenizer)
-    if training.state.base is not None:
-        return tuned, training.state.base
-    with base_behaviour(loss.model):
-        return tuned, judge(attempt, loss, test, tokenizer)
 
 
 def silent_success(attempt: Attempt) -> TrainerResult:

@@ -17,6 +17,7 @@ from tunesmith_api.run import (
     TERMINATION_PATH,
     WORK_PATH,
     TrainingRun,
+    judge_folder,
 )
 from tunesmith_operator.config import Config
 from tunesmith_operator.resources.launch import command, environment
@@ -113,6 +114,7 @@ def _storage(run: TrainingRun, compute: Compute | None) -> tuple[list[Manifest],
         "dataset": run.s3.dataset_secret,
         "output": run.s3.output_secret,
         "hub": _hub_secret(run),
+        **(_judges(run) if compute is not None else {}),
         **_tracking_secrets(run),
         "generator": _generator_secret(run),
     }
@@ -132,6 +134,15 @@ def _hub_secret(run: TrainingRun) -> str:
     if target is None:
         return ""
     return target.secret_ref.name if target.secret_ref else run.s3.model_secret
+
+
+def _judges(run: TrainingRun) -> dict[str, str]:
+    """Secrets of endpoints that judge, by the folder that the trainer looks into."""
+    return {
+        judge_folder(place): suite.judge.secret_ref.name
+        for place, suite in enumerate(run.evaluation.suites)
+        if suite.judge and suite.judge.secret_ref
+    }
 
 
 def _tracking_secrets(run: TrainingRun) -> dict[str, str]:
