@@ -218,6 +218,24 @@ ACCEPTED = [
     pytest.param("spec.s3", {"endpoint": "http://minio:9000", "pathStyle": True}, id="own S3"),
     pytest.param("spec.runPolicy.ttlSecondsAfterFinished", 0, id="deleted at once"),
     pytest.param(
+        "spec.dataset.synthetic",
+        {
+            "generator": {
+                "url": "https://llm.acme.dev/v1",
+                "model": "big",
+                "secretRef": {"name": "llm"},
+            },
+            "prompts": ["Like {{ examples }}, but new."],
+            "temperature": "1.2",
+        },
+        id="rows written by a model elsewhere",
+    ),
+    pytest.param(
+        "spec.dataset.synthetic",
+        {"generator": {"uri": "hf://org/small"}, "prompts": ["More."], "samples": 5},
+        id="rows written by a small model",
+    ),
+    pytest.param(
         "spec.output.tracking",
         {
             "mlflow": {"uri": "https://mlflow.acme.dev", "experiment": "support"},
@@ -246,6 +264,30 @@ REFUSED = [
     pytest.param("spec.dataset.train.uri", "s3://acme//etc/passwd", "train.uri", id="absolute key"),
     pytest.param("spec.output.uri", "s3://acme/../x/", "must not contain", id="dots in output"),
     pytest.param("spec.output.uri", "file:///tmp", "spec.output.uri", id="a local output"),
+    pytest.param(
+        "spec.dataset.synthetic",
+        {"generator": {"url": "https://x/v1"}, "prompts": ["More."]},
+        "url needs model",
+        id="an endpoint without a model",
+    ),
+    pytest.param(
+        "spec.dataset.synthetic",
+        {"generator": {}, "prompts": ["More."]},
+        "exactly one of uri, url",
+        id="rows written by nobody",
+    ),
+    pytest.param(
+        "spec.dataset.synthetic",
+        {"generator": {"uri": "hf://o/m", "secretRef": {"name": "k"}}, "prompts": ["More."]},
+        "secretRef is for url",
+        id="a key for a model without an endpoint",
+    ),
+    pytest.param(
+        "spec.dataset.synthetic",
+        {"generator": {"uri": "hf://o/m"}, "prompts": ["More."], "temperature": "3"},
+        "between 0 and 2",
+        id="too hot a generator",
+    ),
     pytest.param("spec.output.tracking", {}, "set mlflow, wandb", id="tracking by nobody"),
     pytest.param(
         "spec.output.tracking",

@@ -20,6 +20,7 @@ from tunesmith_trainer.data.prompting import Prompting
 from tunesmith_trainer.data.splitting import Sides
 from tunesmith_trainer.data.templates import load_tokenizer, used_template
 from tunesmith_trainer.data.tokenizing import RowTokenizer, Tokenizing
+from tunesmith_trainer.generating import generated_answers
 from tunesmith_trainer.gguf.file import check_gguf
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import UserError
@@ -65,6 +66,9 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
         directory=work / "data",
         progress=progress,
         stop=stop,
+        ask_generator=lambda asked: generated_answers(
+            run, asked, output, work, progress=progress, stop=stop
+        ),
     ).gather()
 
     progress.enter(Phase.TOKENIZING)
@@ -206,6 +210,7 @@ def _data_status(
             duplicates=gathered.tally.duplicates,
             cleaned=gathered.tally.cleaned,
             filtered=gathered.reading.filtered,
+            synthetic=gathered.synthetic,
             unsupervised=counts.unsupervised,
             too_long=counts.too_long,
             **{name: len(split) // run.objective.sides for name, split in splits.items()},

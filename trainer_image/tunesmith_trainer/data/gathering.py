@@ -25,6 +25,7 @@ from tunesmith_trainer.data.reading import Reading, Row, read_rows
 from tunesmith_trainer.data.repeats import Part, Repeated, Repeats
 from tunesmith_trainer.data.rows import Reader, rating_of
 from tunesmith_trainer.data.splitting import Sides, split_rows
+from tunesmith_trainer.data.synthesis import generator_prompts, synthetic_rows
 from tunesmith_trainer.data.tally import Tally
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import UserError, shorten
@@ -43,6 +44,8 @@ class Gathered:
     reading: Reading
     tally: Tally
     """What cleaning dropped and masked."""
+    synthetic: int
+    """Rows of a generator among those to train on."""
     sources: tuple[SourceStatus, ...]
     """What was found in each source of training rows."""
 
@@ -65,7 +68,10 @@ class Gatherer:
         directory: Path,
         progress: Progress,
         stop: StopSignal,
+        ask_generator: Callable[[list[str]], list[str]] = lambda _: [],
     ) -> None:
+        """`ask_generator` gives the answer to each of its prompts, for synthetic rows."""
+        self._ask_generator = ask_generator
         self._dataset, self._objective, self._seed = dataset, objective, seed
         self._storage, self._directory = storage, directory
         self._progress, self._stop = progress, stop
@@ -94,9 +100,31 @@ class Gatherer:
             test=_percent(dataset.test),
         )
         mixed = mix(split.train, self._weights, self._seed)
+        made = self._synthetic(split.train, [*test.rows, *validation.rows, *train.rows])
+        mixed += made
         sides = Sides(mixed, validation.rows or split.validation, test.rows or split.test)
         log.info("split", **{name: len(rows) for name, rows in sides._asdict().items()})
-        return Gathered(sides, self._reading, self._tally, tuple(self._found))
+        return Gathered(sides, self._reading, self._tally, len(made), tuple(self._found))
+
+    def _synthetic(self, train: list[Row], others: list[Row]) -> list[Row]:
+        """Have rows written after the training rows; they are like none of the others."""
+        synthetic = self._dataset.synthetic
+        if synthetic is None:
+            return []
+        answers = self._ask_generator(generator_prompts(synthetic, train))
+        rows = synthetic_rows(answers, self._dataset, others, self._tally)
+        generator = synthetic.generator
+        uri = shorten(f"{generator.uri or generator.url} {generator.model}".strip(), 200)
+        self._found.append(SourceStatus(uri=uri, format="Synthetic", rows=len(rows)))
+        log.info("synthetic rows", generator=uri, answers=len(answers), rows=len(rows))
+        if not rows:
+            raise UserError(
+                UserErrorReason.DATASET_EMPTY,
+                f"None of the {len(answers)} answers of dataset.synthetic.generator became a row;"
+                f" the first: {shorten(answers[0] if answers else '', 200)!r}. Its prompts must ask"
+                " for a JSON object with prompt and response; or lower minQuality.",
+            )
+        return rows
 
     def _train(self) -> list[Row]:
         rows: list[Row] = []
