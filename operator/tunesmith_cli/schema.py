@@ -124,8 +124,9 @@ def _fill_in(value: Any, schema: Schema) -> None:
 def _sentences(error: jsonschema.ValidationError) -> Iterator[Mistake]:
     path: Path = tuple(error.absolute_path)
     if error.validator == "required":
+        given: Any = error.instance
         for name in _list(error.validator_value):
-            if name not in error.instance:
+            if name not in given:
                 yield Mistake((*path, name), "Required value")
         return
     yield Mistake(path, _sentence(error, dotted(path)))

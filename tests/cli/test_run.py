@@ -26,7 +26,7 @@ def test_a_run_ends_with_results_and_a_verdict(finished: FinishedRun) -> None:
     # Neither checkpoints nor scratch files stay.
     assert names == {
         *("adapter", "merged", "prepared", "logs"),
-        *("report.json", "run.json", "fence.json"),
+        *("report.json", "report.html", "curve.png", "run.json", "fence.json"),
     }
 
 
@@ -73,7 +73,7 @@ def test_a_failed_stage_says_what_to_change_and_where_its_log_is(tmp_path: Path)
     assert "WrongColumns" in Path(log).read_text()
 
 
-@pytest.mark.parametrize("place", ["", "merged", "adapter"])
+@pytest.mark.parametrize("place", ["", "adapter"])
 def test_a_result_answers(finished: FinishedRun, place: str) -> None:
     told = tell("chat", finished.folder / place, "--prompt", "say a", "--max-tokens", "8")
     assert told.returncode == 0, told.stderr
