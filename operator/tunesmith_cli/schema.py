@@ -124,9 +124,9 @@ def _fill_in(value: Any, schema: Schema) -> None:
 def _sentences(error: jsonschema.ValidationError) -> Iterator[Mistake]:
     path: Path = tuple(error.absolute_path)
     if error.validator == "required":
-        given: Any = error.instance
+        instance: Any = error.instance
         for name in _list(error.validator_value):
-            if name not in given:
+            if name not in instance:
                 yield Mistake((*path, name), "Required value")
         return
     yield Mistake(path, _sentence(error, dotted(path)))

@@ -33,6 +33,7 @@ from tunesmith_trainer.storage.manifest import (
     fetch_committed,
     read_manifest,
 )
+from tunesmith_trainer.tracking.session import EVENTS, upload_events
 
 _NAME = re.compile(r"^step-(\d{8,})/")
 _WEIGHTS, _OPTIMIZER = "weights.safetensors", "optimizer.pt"
@@ -79,6 +80,8 @@ class _Snapshot:
     state: str
     """Content of state.json."""
     curve: tuple[str, ...]
+    events: bytes
+    """Content of TensorBoard's event file."""
 
     @classmethod
     def take(cls, training: Training, chances: list[bytes], ranks: int) -> "_Snapshot":
@@ -95,6 +98,7 @@ class _Snapshot:
             chances=chances,
             state=_Saved(ranks=ranks, state=training.state).model_dump_json(),
             curve=tuple(training.curve.lines),
+            events=training.tracking.events(),
         )
 
     def write(self, directory: Path) -> None:
@@ -107,6 +111,7 @@ class _Snapshot:
             (directory / _chance_file(rank)).write_bytes(content)
         (directory / _STATE).write_text(self.state)
         (directory / _CURVE).write_text("".join(f"{line}\n" for line in self.curve))
+        (directory / EVENTS).write_bytes(self.events)
         _sync(directory)
 
 
@@ -185,6 +190,7 @@ class Checkpoints:
             fence=self._fence,
             on_bytes=self._progress.touch,
         )
+        upload_events(self._storage, self._fence, self._run.run_uri, directory / EVENTS)
         shutil.rmtree(directory)
         self._progress.saved(CheckpointRef(step=step, uri=committed.uri, time=now))
         log.info("checkpoint", step=step, uri=committed.uri)

@@ -17,7 +17,15 @@ from tunesmith_api.run import CheckpointRef, Phase, TrainerProgress, TrainingRun
 from tunesmith_trainer.logs import log
 
 _REQUEST_TIMEOUT_SECONDS = 10
-_METRICS_ON_PAGE = ("loss", "learning_rate", "gradient_norm", "tokens_per_second", "eval_loss")
+_METRICS_ON_PAGE = (
+    "loss",
+    "learning_rate",
+    "gradient_norm",
+    "tokens_per_second",
+    "packing_efficiency",
+    "peak_memory_bytes",
+    "eval_loss",
+)
 
 
 class Progress:
@@ -133,6 +141,7 @@ class _Metrics:
         gauge = self._gauge
         self._step = gauge("step", "Optimizer steps done")
         self._total = gauge("total_steps", "Optimizer steps in all")
+        self._epoch = gauge("epoch", "Passes over the training rows done")
         self._idle = gauge("seconds_since_progress", "Seconds since anything moved")
         self._values = {
             name: gauge(name, f"Latest {name.replace('_', ' ')}") for name in _METRICS_ON_PAGE
@@ -151,6 +160,7 @@ class _Metrics:
         seen = self._progress.snapshot()
         self._step.set(seen.step)
         self._total.set(seen.total_steps)
+        self._epoch.set(float(seen.epoch))
         self._idle.set(seen.seconds_since_progress)
         for metric in seen.metrics:
             if metric.name in self._values:

@@ -39,6 +39,7 @@ from tunesmith_trainer.storage import open_store
 from tunesmith_trainer.storage.fence import Fence
 from tunesmith_trainer.suites.harness import check_harness
 from tunesmith_trainer.suites.questions import load_questions
+from tunesmith_trainer.tracking.services import begin_tracking
 
 
 def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) -> TrainerResult:
@@ -69,21 +70,22 @@ def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal
     training = plan_training(attempt, inputs, loss, padding_id(tokenizer), search.found)
     progress.plan(training.total_steps, search.found.ref.step if search.found else None)
 
-    try:
-        judge_base_of_full(exam, training)
-        progress.enter(Phase.TRAINING)
-        train(training, checkpoints.save, progress, stop)
-        checkpoints.save(training, Chance.capture())
-        progress.enter(Phase.EVALUATING)
-        examined = examine(exam, inputs, training)
-    except Interrupted:
-        checkpoints.wait()
-        raise
+    with training.tracking:
+        try:
+            judge_base_of_full(exam, training)
+            progress.enter(Phase.TRAINING)
+            train(training, checkpoints.save, progress, stop)
+            checkpoints.save(training, Chance.capture())
+            progress.enter(Phase.EVALUATING)
+            examined = examine(exam, inputs, training)
+        except Interrupted:
+            checkpoints.wait()
+            raise
 
-    if not attempt.ranks.is_main:
-        return silent_success(attempt)
-    trained = Trained(inputs, precision, exam, training, search, examined)
-    return publish(attempt, trained, checkpoints)
+        if not attempt.ranks.is_main:
+            return silent_success(attempt)
+        trained = Trained(inputs, precision, exam, training, search, examined)
+        return publish(attempt, trained, checkpoints)
 
 
 def check_run(run: TrainingRun) -> None:
@@ -166,6 +168,7 @@ def plan_training(
         curve=Curve(
             attempt.work / "metrics.jsonl" if ranks.is_main else None, found.curve if found else []
         ),
+        tracking=begin_tracking(attempt, inputs, found.directory if found else None),
     )
     if found:
         restore(training, found)
