@@ -63,6 +63,8 @@ class RowCounts(Status):
     """Rows dropped or cut because of their length."""
     train: Annotated[int, Field(ge=0)] = 0
     """Rows trained on."""
+    synthetic: Annotated[int, Field(ge=0)] = 0
+    """Rows that dataset.synthetic added to those trained on."""
     validation: Annotated[int, Field(ge=0)] = 0
     """Rows that early stopping looks at."""
     test: Annotated[int, Field(ge=0)] = 0
@@ -116,8 +118,8 @@ class DataStatus(Status):
 
     format: ShortText = ""
     """Shape of the training rows; several where the sources differ."""
-    sources: Annotated[tuple[SourceStatus, ...], Field(max_length=16)] = ()
-    """What was found in each source of training rows."""
+    sources: Annotated[tuple[SourceStatus, ...], Field(max_length=17)] = ()
+    """What was found in each source of training rows; a generator's rows have format Synthetic."""
     template: ShortText = ""
     """Chat template that is used; Plain where the model has none of its own."""
     prompt_version: ShortText = ""

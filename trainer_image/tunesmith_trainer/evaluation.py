@@ -24,6 +24,8 @@ from tunesmith_trainer.intervals import Observed, Statistic, observe
 from tunesmith_trainer.model import padding_id
 from tunesmith_trainer.objective import SupervisedLoss
 from tunesmith_trainer.outcome import Interrupted
+from tunesmith_trainer.preference import HeldOutPairs, Pairs
+from tunesmith_trainer.preference_score import PairScore, judge_pairs
 from tunesmith_trainer.stopping import StopSignal
 from tunesmith_trainer.suites.answering import answer_all
 from tunesmith_trainer.suites.harness import run_tasks
@@ -83,6 +85,8 @@ class Exam:
     tokenizer: PreTrainedTokenizerBase
     test: Split
     asked: Asked
+    pairs: Pairs | None = None
+    """With objective DPO: what the rows of `test`, which are pairs, are judged by."""
 
 
 def held_out_score(
@@ -93,11 +97,15 @@ def held_out_score(
     *,
     batch_size: int,
     pad_id: int,
-) -> Score:
+    pairs: HeldOutPairs | None = None,
+) -> Score | PairScore:
     """Score a model on `rows`, shared out over the ranks; all of them must call this.
 
+    With objective DPO the rows are `pairs`, and judged as such.
     Leaves the model in evaluation mode. Raises Interrupted, on all ranks, after SIGTERM.
     """
+    if pairs is not None:
+        return judge_pairs(loss, rows, ranks, stop, pairs, batch_size=batch_size, pad_id=pad_id)
     batches = batches_by_length(rows.lengths, batch_size, ranks.rank, ranks.size)
     turns = math.ceil(len(rows) / batch_size / ranks.size)
     # Its lines are places of rows, so that the order of the sums is that of the rows.
@@ -141,6 +149,7 @@ def judge(exam: Exam, loss: SupervisedLoss) -> Judgement:
                 attempt.stop,
                 batch_size=attempt.run.hyperparameters.per_device_batch_size,
                 pad_id=padding_id(exam.tokenizer),
+                pairs=exam.pairs.held_out("test") if exam.pairs else None,
             )
             observed += score.observed(suite.name)
         elif suite.prompts or suite.intent:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from tunesmith_trainer.batches import Batch
 
@@ -129,6 +130,33 @@ class SupervisedLoss(nn.Module):
         trained = [p for p in output.parameters() if p.requires_grad]
         wanted = torch.is_grad_enabled()
         return _ChunkedLoss.apply(hidden, batch.targets, self.head, smoothing, wanted, *trained)
+
+    def token_nats(self, batch: Batch) -> torch.Tensor:
+        """Give float32[supervised]: the loss of each token, for whoever weighs tokens differently.
+
+        Logits are computed again on the way back, chunk by chunk: the gradient of a token depends
+        on what is made of the losses, so it cannot be known on the way forward.
+        """
+        if self.head is None:
+            return functional.cross_entropy(self.logits(batch), batch.targets, reduction="none")
+        hidden, head = self.hidden(batch), self.head
+        if not len(hidden):
+            return hidden.float().sum(-1)
+
+        def nats(states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return functional.cross_entropy(head(states).float(), targets, reduction="none")
+
+        parts = [
+            checkpoint(
+                nats,
+                hidden[start:end],
+                batch.targets[start:end],
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
+            for start, end in _chunks(len(hidden), head, hidden)
+        ]
+        return torch.cat(parts)
 
 
 class _ChunkedLoss(torch.autograd.Function):

@@ -25,6 +25,10 @@ _METRICS_ON_PAGE = (
     "packing_efficiency",
     "peak_memory_bytes",
     "eval_loss",
+    "reward_chosen",
+    "reward_rejected",
+    "reward_accuracy",
+    "reward_margin",
 )
 
 

@@ -127,6 +127,8 @@ def build_report(run: TrainingRun, trained: Trained, progress: Progress) -> Trai
         dataset_digest=inputs.data.meta.dataset_digest,
         inputs_digest=inputs.digest,
         data=inputs.data.meta.data,
+        objective=run.objective,
+        dpo=run.dpo,
         dropped=inputs.data.meta.dropped,
         method=run.method,
         hyperparameters=run.hyperparameters,

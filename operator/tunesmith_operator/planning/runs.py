@@ -38,6 +38,8 @@ def build_run(
         world=_world(job, stage),
         planned_gpus=_planned_gpus(job, stage, config),
         model=spec.model,
+        objective=spec.objective,
+        dpo=spec.dpo,
         method=spec.method,
         dataset=spec.dataset,
         hyperparameters=_halved(spec.hyperparameters, job.status.counters.batch_halvings),

@@ -116,6 +116,7 @@ def _storage(run: TrainingRun, compute: Compute | None) -> tuple[list[Manifest],
         "hub": _hub_secret(run),
         **(_judges(run) if compute is not None else {}),
         **_tracking_secrets(run),
+        "generator": _generator_secret(run),
     }
     pairs += [_secret(role, name) for role, name in secrets.items() if name]
     pairs += [_claim(name) for name in _claims(run)]
@@ -157,6 +158,14 @@ def _tracking_secrets(run: TrainingRun) -> dict[str, str]:
     }
 
 
+def _generator_secret(run: TrainingRun) -> str:
+    """Name of the Secret with the key for the generator of synthetic rows, which prepare asks."""
+    synthetic = run.dataset.synthetic
+    if synthetic is None or run.stage is not StageName.PREPARE:
+        return ""
+    return synthetic.generator.secret_ref.name if synthetic.generator.secret_ref else ""
+
+
 def _run_file() -> tuple[Manifest, Manifest]:
     source = {"fieldPath": f"metadata.annotations['{RUN_ANNOTATION}']"}
     items = [{"path": _RUN_FILE, "fieldRef": source}]
@@ -188,6 +197,13 @@ def _claims(run: TrainingRun) -> list[str]:
     """Claims that the run reads from, each once, in a fixed order."""
     data = run.dataset
     sources = [source.uri for source in data.train.all_sources]
-    uris = [run.model.uri, *sources, data.validation.uri or "", data.test.uri or ""]
+    generator = data.synthetic.generator.uri if data.synthetic else None
+    uris = [
+        run.model.uri,
+        generator or "",
+        *sources,
+        data.validation.uri or "",
+        data.test.uri or "",
+    ]
     claims = {uri.removeprefix("pvc://").split("/")[0] for uri in uris if uri.startswith("pvc://")}
     return sorted(claims)

@@ -79,7 +79,7 @@ def _of_suite(
     elif source.items is not None:
         found = _render(tokenizer, [(i.prompt, i.answer) for i in source.items])
     else:
-        found = tuple(spread(_of_rows(test, tokenizer), source.max_rows))
+        found = tuple(spread(_of_rows(test, tokenizer, run.objective.sides), source.max_rows))
     if not found:
         raise UserError(
             UserErrorReason.INVALID_RUN,
@@ -157,10 +157,10 @@ def _render(
     )
 
 
-def _of_rows(test: Split, tokenizer: PreTrainedTokenizerBase) -> list[Question]:
-    """Take the last answer of each test row, and ask what stands before it."""
+def _of_rows(test: Split, tokenizer: PreTrainedTokenizerBase, sides: int) -> list[Question]:
+    """Take the last answer of each test row, and ask what stands before it; of pairs the better."""
     found = []
-    for index in range(len(test)):
+    for index in range(0, len(test), sides):
         tokens, supervised = test.row(index)
         learned = np.flatnonzero(supervised)
         if not len(learned):
