@@ -13,7 +13,7 @@ compile trainer --extra trainer
 compile demo --extra demo
 # Likewise.
 # Not lm-eval: nothing here needs it, and it brings a hundred packages.
-compile dev --extra operator --extra sidecar --extra router --extra trainer --extra demo --extra dev --override <(echo 'python-dateutil>=3.0.0')
+compile dev --extra operator --extra sidecar --extra router --extra trainer --extra cli --extra demo --extra dev --override <(echo 'python-dateutil>=3.0.0')
 # What installs the others, in the images and in the development environment.
 uv -q pip compile - --generate-hashes --python-version 3.11 --no-header --no-emit-index-url --no-annotate \
     -o requirements/uv.txt <<< "uv==0.13.8"

@@ -93,6 +93,7 @@ class UserErrorReason(StrEnum):
     DOES_NOT_FIT = "DoesNotFit"
     PRECISION_UNSUPPORTED = "PrecisionUnsupported"
     NON_FINITE_LOSS = "NonFiniteLoss"
+    PACKAGE_MISSING = "PackageMissing"
     INVALID_RUN = "InvalidRun"
 
 
@@ -223,8 +224,9 @@ class TrainerProgress(Status):
     seconds_since_progress: float = 0.0
     """Seconds since step, phase or byte count last moved."""
     metrics: tuple[Metric, ...] = ()
-    """Latest: loss, learning_rate, gradient_norm, tokens_per_second, eval_loss; with objective DPO
-    reward_chosen, reward_rejected, reward_accuracy, reward_margin."""
+    """Latest: loss, learning_rate, gradient_norm, tokens_per_second, packing_efficiency,
+    peak_memory_bytes, eval_loss; with objective DPO reward_chosen, reward_rejected,
+    reward_accuracy, reward_margin."""
     checkpoint: CheckpointRef | None = None
     resumed_from_step: int | None = None
 

@@ -217,6 +217,14 @@ ACCEPTED = [
     pytest.param("spec.output.modelVersion", {"tags": ["stable", "next-2"]}, id="two channels"),
     pytest.param("spec.s3", {"endpoint": "http://minio:9000", "pathStyle": True}, id="own S3"),
     pytest.param("spec.runPolicy.ttlSecondsAfterFinished", 0, id="deleted at once"),
+    pytest.param(
+        "spec.output.tracking",
+        {
+            "mlflow": {"uri": "https://mlflow.acme.dev", "experiment": "support"},
+            "wandb": {"project": "support", "entity": "acme", "secretRef": {"name": "wandb"}},
+        },
+        id="two services that are told of the curve",
+    ),
     pytest.param("metadata.name", "a" * 45, id="the longest name"),
 ]
 
@@ -238,6 +246,19 @@ REFUSED = [
     pytest.param("spec.dataset.train.uri", "s3://acme//etc/passwd", "train.uri", id="absolute key"),
     pytest.param("spec.output.uri", "s3://acme/../x/", "must not contain", id="dots in output"),
     pytest.param("spec.output.uri", "file:///tmp", "spec.output.uri", id="a local output"),
+    pytest.param("spec.output.tracking", {}, "set mlflow, wandb", id="tracking by nobody"),
+    pytest.param(
+        "spec.output.tracking",
+        {"mlflow": {"uri": "sqlite:///x.db"}},
+        "give the server's URL",
+        id="a tracking store in the pod",
+    ),
+    pytest.param(
+        "spec.output.tracking",
+        {"wandb": {"project": "p"}},
+        "secretRef",
+        id="Weights & Biases without a key",
+    ),
     pytest.param("spec.output.uri", "s3://acme/" + "x" * 1100, "240", id="an endless output"),
     pytest.param(
         "spec.output",

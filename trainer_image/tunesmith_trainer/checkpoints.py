@@ -27,7 +27,7 @@ from tunesmith_trainer.logs import log
 from tunesmith_trainer.loop import Training
 from tunesmith_trainer.outcome import Infrastructure
 from tunesmith_trainer.preference import Reference
-from tunesmith_trainer.state import Chance, TrainState
+from tunesmith_trainer.state import Chance, TrainState, host_copy
 from tunesmith_trainer.storage import NotFound
 from tunesmith_trainer.storage.manifest import (
     Damaged,
@@ -35,6 +35,7 @@ from tunesmith_trainer.storage.manifest import (
     fetch_committed,
     read_manifest,
 )
+from tunesmith_trainer.tracking.session import EVENTS, upload_events
 
 _NAME = re.compile(r"^step-(\d{8,})/")
 _WEIGHTS, _OPTIMIZER = "weights.safetensors", "optimizer.pt"
@@ -84,6 +85,8 @@ class _Snapshot:
     curve: tuple[str, ...]
     references: dict[str, Reference]
     """With objective DPO; no step changes them."""
+    events: bytes
+    """Content of TensorBoard's event file."""
 
     @classmethod
     def take(cls, training: Training, chances: list[bytes], ranks: int) -> "_Snapshot":
@@ -92,15 +95,16 @@ class _Snapshot:
         return cls(
             step=training.state.step,
             weights={
-                name: _copied(weight.detach())
+                name: host_copy(weight.detach())
                 for name, weight in training.loss.named_parameters()
                 if weight.requires_grad
             },
-            optimizer=_copied({"optimizer": training.optimizer.state_dict(), "scaler": scaler}),
+            optimizer=host_copy({"optimizer": training.optimizer.state_dict(), "scaler": scaler}),
             chances=chances,
             state=_Saved(ranks=ranks, state=training.state).model_dump_json(),
             curve=tuple(training.curve.lines),
             references=training.pairs.references if training.pairs else {},
+            events=training.tracking.events(),
         )
 
     def write(self, directory: Path) -> None:
@@ -114,6 +118,7 @@ class _Snapshot:
         arrays.save_file(self.references, directory / _REFERENCES)
         (directory / _STATE).write_text(self.state)
         (directory / _CURVE).write_text("".join(f"{line}\n" for line in self.curve))
+        (directory / EVENTS).write_bytes(self.events)
         _sync(directory)
 
 
@@ -192,6 +197,7 @@ class Checkpoints:
             fence=self._fence,
             on_bytes=self._progress.touch,
         )
+        upload_events(self._storage, self._fence, self._run.run_uri, directory / EVENTS)
         shutil.rmtree(directory)
         self._progress.saved(CheckpointRef(step=step, uri=committed.uri, time=now))
         log.info("checkpoint", step=step, uri=committed.uri)
@@ -276,17 +282,6 @@ def restore(training: Training, found: Found) -> None:
     # With more ranks than before, the new ones keep the generators they were seeded with.
     if chance.exists():
         Chance.load(chance).restore()
-
-
-def _copied(value: Any) -> Any:
-    """Give a copy of nested dicts, lists and tensors, the tensors in host memory."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True).contiguous()
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_copied(item) for item in value]
-    return value
 
 
 def _chance_file(rank: int) -> str:

@@ -33,9 +33,11 @@ from tunesmith_trainer.objective import SupervisedLoss
 from tunesmith_trainer.outcome import Interrupted, UserError
 from tunesmith_trainer.preference import REWARDS, PairBatch, PairLoss, Pairs, collate_pairs
 from tunesmith_trainer.progress import Progress
+from tunesmith_trainer.report import peak_memory_bytes
 from tunesmith_trainer.schedule import learning_rate
 from tunesmith_trainer.state import Chance, TrainState
 from tunesmith_trainer.stopping import StopSignal
+from tunesmith_trainer.tracking.session import Tracking
 
 
 @dataclass
@@ -57,6 +59,7 @@ class Training:
     curve: Curve
     pairs: Pairs | None = None
     """With objective DPO: the plan's rows are pairs then."""
+    tracking: Tracking = field(default_factory=lambda: Tracking(None))
     computed: int = 0
     """Tokens that the ranks worked on in this attempt, padding included."""
     prepared: nn.Module = field(init=False)
@@ -234,6 +237,7 @@ def _look_if_due(run: Training, progress: Progress, stop: StopSignal) -> None:
     run.curve.note_validation_loss(score.loss)
     log.info("validation", step=run.state.step, loss=repr(score.loss))
     progress.measured({"eval_loss": score.loss})
+    run.tracking.add(run.state.step, {"eval/loss": score.loss})
 
 
 @dataclass(frozen=True)
@@ -259,13 +263,16 @@ def _report(run: Training, point: LossPoint, started: _Start, progress: Progress
         values |= {f"reward_{name}": value for name, value in point.rewards}
     # The same text as in the curve: the exact numbers, so that runs can be compared by their logs.
     log.info("step", step=run.state.step, epoch=epoch, tokens_per_second=round(speed, 1), **values)
+    metrics = {name: float(value) for name, value in values.items()} | {
+        "tokens_per_second": speed,
+        "packing_efficiency": (run.state.tokens - started.tokens) / run.computed,
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+    tracked = {f"train/{name}": value for name, value in metrics.items()}
+    run.tracking.add(run.state.step, tracked | {"train/epoch": float(epoch)})
     progress.advance(
         run.state.step,
         epoch=epoch,
-        metrics={name: float(value) for name, value in values.items()}
-        | {
-            "tokens_per_second": speed,
-            "packing_efficiency": (run.state.tokens - started.tokens) / run.computed,
-        },
+        metrics=metrics,
         eta_seconds=left * seconds / (run.state.step - started.step),
     )

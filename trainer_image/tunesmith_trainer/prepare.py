@@ -35,6 +35,7 @@ from tunesmith_trainer.storage.manifest import (
     commit_directory,
     read_manifest,
 )
+from tunesmith_trainer.tracking.services import check_tracking
 
 
 def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) -> TrainerResult:
@@ -45,6 +46,7 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
     output = open_store(run.run_uri, run.s3, "output", stop)
     output.check_writable(run.run_uri)
     check_push(run)
+    check_tracking(run)
     fence = Fence(output, run.run_uri, run.attempt)
     fence.claim()
     if earlier := _earlier(output, run):

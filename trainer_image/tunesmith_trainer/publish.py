@@ -89,6 +89,9 @@ def publish(attempt: Attempt, trained: Trained, checkpoints: Checkpoints) -> Tra
             "timing": progress.phase_seconds(),
         }
     )
+    tracking = trained.training.tracking
+    tracking.judge(report.measurements, report.training.steps)
+    tracking.upload(attempt.storage, fence, run.run_uri)
     write_pages(attempt.storage, fence, run, report, attempt.work / "report")
     digest = write_report(attempt.storage, fence, run, report)
     checkpoints.delete_all()

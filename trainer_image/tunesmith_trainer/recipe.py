@@ -43,6 +43,7 @@ from tunesmith_trainer.storage import open_store
 from tunesmith_trainer.storage.fence import Fence
 from tunesmith_trainer.suites.harness import check_harness
 from tunesmith_trainer.suites.questions import load_questions
+from tunesmith_trainer.tracking.services import begin_tracking
 
 
 def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) -> TrainerResult:
@@ -74,22 +75,23 @@ def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal
     exam = Exam(attempt, tokenizer, test, asked, training.pairs)
     progress.plan(training.total_steps, search.found.ref.step if search.found else None)
 
-    try:
-        ask_base_about_pairs(attempt, inputs, training)
-        judge_base_of_full(exam, training)
-        progress.enter(Phase.TRAINING)
-        train(training, checkpoints.save, progress, stop)
-        checkpoints.save(training, Chance.capture())
-        progress.enter(Phase.EVALUATING)
-        examined = examine(exam, inputs, training)
-    except Interrupted:
-        checkpoints.wait()
-        raise
+    with training.tracking:
+        try:
+            ask_base_about_pairs(attempt, inputs, training)
+            judge_base_of_full(exam, training)
+            progress.enter(Phase.TRAINING)
+            train(training, checkpoints.save, progress, stop)
+            checkpoints.save(training, Chance.capture())
+            progress.enter(Phase.EVALUATING)
+            examined = examine(exam, inputs, training)
+        except Interrupted:
+            checkpoints.wait()
+            raise
 
-    if not attempt.ranks.is_main:
-        return silent_success(attempt)
-    trained = Trained(inputs, precision, exam, training, search, examined)
-    return publish(attempt, trained, checkpoints)
+        if not attempt.ranks.is_main:
+            return silent_success(attempt)
+        trained = Trained(inputs, precision, exam, training, search, examined)
+        return publish(attempt, trained, checkpoints)
 
 
 def check_run(run: TrainingRun) -> None:
@@ -181,6 +183,7 @@ def plan_training(
             attempt.work / "metrics.jsonl" if ranks.is_main else None, found.curve if found else []
         ),
         pairs=pairs,
+        tracking=begin_tracking(attempt, inputs, found.directory if found else None),
     )
     if found:
         restore(training, found)

@@ -115,6 +115,7 @@ def _storage(run: TrainingRun, compute: Compute | None) -> tuple[list[Manifest],
         "output": run.s3.output_secret,
         "hub": _hub_secret(run),
         **(_judges(run) if compute is not None else {}),
+        **_tracking_secrets(run),
     }
     pairs += [_secret(role, name) for role, name in secrets.items() if name]
     pairs += [_claim(name) for name in _claims(run)]
@@ -140,6 +141,19 @@ def _judges(run: TrainingRun) -> dict[str, str]:
         judge_folder(place): suite.judge.secret_ref.name
         for place, suite in enumerate(run.evaluation.suites)
         if suite.judge and suite.judge.secret_ref
+    }
+
+
+def _tracking_secrets(run: TrainingRun) -> dict[str, str]:
+    """Names of the Secrets of the services that the curve is sent to."""
+    tracking = run.output.tracking
+    if tracking is None:
+        return {}
+    services = {"mlflow": tracking.mlflow, "wandb": tracking.wandb}
+    return {
+        role: service.secret_ref.name
+        for role, service in services.items()
+        if service and service.secret_ref
     }
 
 
