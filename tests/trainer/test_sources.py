@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors.numpy import load_file
@@ -129,7 +129,7 @@ def test_a_strange_configuration_is_an_invalid_model(
     assert caught.value.reason == "ModelInvalid"
 
 
-RESPONSE = httpx.Response(404, request=httpx.Request("GET", "https://hub"))
+RESPONSE = httpx2.Response(404, request=httpx2.Request("GET", "https://hub"))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ RESPONSE = httpx.Response(404, request=httpx.Request("GET", "https://hub"))
             id="an unknown revision",
         ),
         pytest.param(
-            httpx.ConnectError("no route"),
+            httpx2.ConnectError("no route"),
             "HubUnavailable",
             ["no route", "S3"],
             id="no way to the Hub",

@@ -1,10 +1,17 @@
 """Rules of the house that no linter knows."""
 
+import ast
+import re
+import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+
+# Asked for only where they are there: extras, and types.
+OPTIONAL = {"lm_eval", "mlflow", "wandb", "mypy_boto3_s3"}
 
 
 def test_the_folders_that_hold_packages_are_no_packages() -> None:
@@ -38,3 +45,50 @@ def test_dockerignore_lets_through_what_a_dockerfile_copies(name: str) -> None:
     }
     assert sources
     assert sources <= allowed
+
+
+@pytest.mark.parametrize(
+    ("lock", "packages"),
+    [
+        ("trainer", ["operator/tunesmith_api", "trainer_image/tunesmith_trainer"]),
+        (
+            "operator",
+            [
+                "operator/tunesmith_api",
+                "operator/tunesmith_operator",
+                "operator/tunesmith_sidecar",
+                "operator/tunesmith_router",
+            ],
+        ),
+    ],
+)
+def test_an_image_holds_what_its_code_imports(lock: str, packages: list[str]) -> None:
+    pinned = set(
+        re.findall(r"^([a-z0-9._-]+)==", (ROOT / f"requirements/{lock}.txt").read_text(), re.M)
+    )
+    homes = packages_distributions()
+    missing = {
+        f"{file.relative_to(ROOT)}: {name}"
+        for package in packages
+        for file in (ROOT / package).rglob("*.py")
+        for name in imported(file)
+        if name not in sys.stdlib_module_names and not name.startswith("tunesmith_")
+        if name not in OPTIONAL
+        if not {normal(home) for home in homes.get(name, [])} & pinned
+    }
+    assert missing == set()
+
+
+def imported(file: Path) -> set[str]:
+    """Give the first parts of the names of all modules that are imported, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

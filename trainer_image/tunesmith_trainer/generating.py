@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
+import httpx2
 import orjson
 import tenacity
 
@@ -116,7 +116,7 @@ def _ask_endpoint(
     url = f"{(generator.url or '').rstrip('/')}/chat/completions"
 
     with (
-        httpx.Client(headers=headers, timeout=_TIMEOUT_SECONDS) as client,
+        httpx2.Client(headers=headers, timeout=_TIMEOUT_SECONDS) as client,
         ThreadPoolExecutor(_AT_ONCE) as pool,
     ):
 
@@ -144,17 +144,17 @@ class _Busy(Exception):
     """The endpoint may answer later."""
 
 
-def _answer(client: httpx.Client, url: str, stop: StopSignal, body: dict[str, object]) -> str:
+def _answer(client: httpx2.Client, url: str, stop: StopSignal, body: dict[str, object]) -> str:
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(_TRIES),
         wait=tenacity.wait_random_exponential(multiplier=0.5, max=20),
-        retry=tenacity.retry_if_exception_type((_Busy, httpx.TransportError)),
+        retry=tenacity.retry_if_exception_type((_Busy, httpx2.TransportError)),
         sleep=stop.sleep,
         reraise=True,
     )
     try:
         return retrying(_once, client, url, body)
-    except (_Busy, httpx.TransportError) as error:
+    except (_Busy, httpx2.TransportError) as error:
         raise Infrastructure(
             "GeneratorUnavailable",
             f"{url} of dataset.synthetic.generator did not answer {_TRIES} times in a row:"
@@ -162,7 +162,7 @@ def _answer(client: httpx.Client, url: str, stop: StopSignal, body: dict[str, ob
         ) from error
 
 
-def _once(client: httpx.Client, url: str, body: dict[str, object]) -> str:
+def _once(client: httpx2.Client, url: str, body: dict[str, object]) -> str:
     answer = client.post(url, json=body)
     if answer.status_code in _BUSY:
         raise _Busy(f"status {answer.status_code}")
@@ -175,7 +175,7 @@ def _once(client: httpx.Client, url: str, body: dict[str, object]) -> str:
     try:
         answer.raise_for_status()
         return answer.json()["choices"][0]["message"]["content"] or ""
-    except (httpx.HTTPStatusError, ValueError, LookupError, TypeError) as error:
+    except (httpx2.HTTPStatusError, ValueError, LookupError, TypeError) as error:
         raise UserError(
             UserErrorReason.INVALID_RUN,
             f"{url} of dataset.synthetic.generator does not answer as OpenAI's API does (status"

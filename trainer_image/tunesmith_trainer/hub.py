@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx
+import httpx2
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -30,7 +30,7 @@ _AWAY = (
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     HfHubHTTPError,
-    httpx.HTTPError,
+    httpx2.HTTPError,
     ConnectionError,
     TimeoutError,
 )
@@ -81,7 +81,7 @@ def fetch_from_hub(name: str, revision: str, directory: Path, whole: bool, token
             allow_patterns=[file for file in files if wanted_file(file, whole)],
             max_workers=_WORKERS,
         )
-    except (HfHubHTTPError, HFValidationError, OSError, httpx.HTTPError) as error:
+    except (HfHubHTTPError, HFValidationError, OSError, httpx2.HTTPError) as error:
         raise _explained(error, asked) from error
     return str(info.sha)
 
@@ -123,7 +123,7 @@ def fetch_dataset(
                 allow_patterns=files,
                 max_workers=_WORKERS,
             )
-    except (HfHubHTTPError, HFValidationError, OSError, httpx.HTTPError) as error:
+    except (HfHubHTTPError, HFValidationError, OSError, httpx2.HTTPError) as error:
         raise _explained(error, asked) from error
     log.info("data set of the Hub", name=name, commit=info.sha, files=len(files))
     return files

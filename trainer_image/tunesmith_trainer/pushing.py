@@ -7,7 +7,7 @@ is called by `publish`. The token is read from the mounted Secret and never logg
 from pathlib import Path
 from typing import Final
 
-import httpx
+import httpx2
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
@@ -31,7 +31,7 @@ def check_hub(target: HuggingFace, token_file: Path = TOKEN_FILE) -> None:
         api.whoami()
         api.create_repo(target.repository, private=target.private, exist_ok=True)
         api.auth_check(target.repository, write=True)
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         raise _explained(error, target.repository) from error
 
 
@@ -47,7 +47,7 @@ def push(target: HuggingFace, directory: Path, message: str, token_file: Path = 
         commit = api.upload_folder(
             repo_id=target.repository, folder_path=directory, commit_message=message
         )
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         raise _explained(error, target.repository) from error
     log.info("pushed", repository=target.repository, commit=commit.oid)
     return str(commit.commit_url)
