@@ -269,6 +269,8 @@ USER_ERROR_MEANINGS: dict[UserErrorReason, str] = {
     "message says what would fit.",
     UserErrorReason.PRECISION_UNSUPPORTED: "The device cannot compute in this precision.",
     UserErrorReason.NON_FINITE_LOSS: "The loss became NaN or infinite.",
+    UserErrorReason.PACKAGE_MISSING: "The trainer's image lacks a Python package that the spec "
+    "asks for, such as MLflow's; the message says which.",
     UserErrorReason.INVALID_RUN: "The trainer cannot do what the spec asks; the message says why.",
 }
 

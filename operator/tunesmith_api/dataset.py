@@ -21,6 +21,7 @@ from tunesmith_api.meta import (
     exactly_one,
     section,
 )
+from tunesmith_api.synthetic import Synthetic
 from tunesmith_api.templating import CUSTOM_RULE, JinjaText, Prompt, Template
 
 
@@ -228,5 +229,7 @@ class Dataset(Spec):
     """What is done to the rows before they are split. docs/cleaning.md has the details."""
     checks: Checks = Field(default_factory=Checks, json_schema_extra=section(**cel(_CHECKS_RULE)))
     """When the data is refused."""
+    synthetic: Synthetic | None = None
+    """Further training rows that a model writes. Absent: none."""
     secret_ref: SecretRef | None = None
     """S3 credentials for the data. Default: spec.s3.secretRef."""

@@ -1,6 +1,7 @@
-"""How a trained model is judged: suites and gates.
+"""How a trained model is judged: gates and baselines.
 
-Run inputs like those in :mod:`tunesmith_api.training`.
+Run inputs like those in :mod:`tunesmith_api.training`; what can be measured is in
+:mod:`tunesmith_api.suites`.
 """
 
 from enum import StrEnum
@@ -13,40 +14,11 @@ from tunesmith_api.meta import (
     Rule,
     Spec,
     cel,
-    exactly_one,
 )
+from tunesmith_api.suites import HeldOut, Suite
 from tunesmith_api.training import HELD_OUT_SUITE
 
-MetricName = Annotated[str, Field(max_length=128, pattern=r"^[a-z0-9-]+/[a-z0-9_]+$")]
-
-
-class HeldOut(Spec):
-    """Loss, perplexity and token accuracy on the test rows, of the tuned and the base model."""
-
-
-class Samples(Spec):
-    """Answers of the base and of the tuned model, side by side in the report. Not judged."""
-
-    prompts: Annotated[
-        tuple[Annotated[str, Field(max_length=1024, min_length=1)], ...],
-        Field(min_length=1, max_length=10),
-    ]
-    """Questions to ask."""
-    max_new_tokens: Annotated[int, Field(ge=1, le=1024)] = 64
-    """Longest answer, in tokens."""
-
-
-class Suite(Spec):
-    """One thing that is measured. Exactly one member besides the name is set."""
-
-    model_config = ConfigDict(json_schema_extra=cel(exactly_one("heldOut", "samples")))
-
-    name: Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9-]+$")]
-    """First part of the names of the suite's metrics, as in heldout/loss."""
-    held_out: HeldOut | None = None
-    """Metrics on the test rows."""
-    samples: Samples | None = None
-    """Answers to look at."""
+MetricName = Annotated[str, Field(max_length=128, pattern=r"^[a-z0-9-]+/[A-Za-z0-9_]+$")]
 
 
 class Relation(StrEnum):
@@ -58,24 +30,40 @@ class Relation(StrEnum):
     HIGHER_BY = "HigherBy"
 
 
-class ComparedWith(StrEnum):
-    """What LowerBy and HigherBy measure from."""
+class Baseline(StrEnum):
+    """A model that the tuned one is compared with, on the same rows."""
 
     BASE = "Base"
+    PREVIOUS = "Previous"
+    DEPLOYED = "Deployed"
+
+
+class Confidence(StrEnum):
+    """What of a measurement a gate looks at."""
+
+    POINT = "Point"
+    INTERVAL = "Interval"
 
 
 class Gate(Spec):
     """One demand on a metric. A model becomes a ModelVersion only when all gates pass."""
 
     metric: MetricName
-    """SUITE/METRIC: heldout/loss (nats per token), heldout/perplexity or heldout/token_accuracy."""
+    """SUITE/METRIC, such as heldout/loss (nats per token), heldout/perplexity,
+    heldout/token_accuracy, or of a suite with prompts NAME/exact. docs/evaluation.md has them
+    all."""
     relation: Relation
     """AtMost and AtLeast compare with value; LowerBy and HigherBy ask for a distance of at least
     value from the metric of comparedWith."""
     value: DecimalText
     """The limit or the distance."""
-    compared_with: ComparedWith = ComparedWith.BASE
-    """Whose metric LowerBy and HigherBy measure from."""
+    compared_with: Baseline = Baseline.BASE
+    """Whose metric LowerBy and HigherBy measure from; it must be among evaluation.baselines. Where
+    no such model exists yet, as before the first version, it is Base."""
+    confidence: Confidence = Confidence.POINT
+    """Point: the measured value decides, as if chance had no part in it. Interval: the whole 95 %
+    interval must be on the right side of the limit to pass and on the wrong one to fail; a gate
+    whose interval spans the limit, or that has none, is Inconclusive."""
 
 
 def _default_suites() -> tuple[Suite, ...]:
@@ -87,15 +75,21 @@ def _default_gates() -> tuple[Gate, ...]:
 
 
 _GATES_MEASURED = Rule(
-    "self.gates.all(g, self.suites.exists(s, has(s.heldOut) && g.metric.startsWith(s.name + '/')))",
-    "every gate's metric must begin with the name of a heldOut suite",
+    "self.gates.all(g, self.suites.exists(s, !has(s.samples)"
+    " && g.metric.startsWith(s.name + '/')))",
+    "every gate's metric must begin with the name of a suite that measures; samples does not",
+)
+_GATES_COMPARED = Rule(
+    "self.gates.all(g, !has(g.comparedWith) || g.comparedWith == 'Base'"
+    " || g.comparedWith in self.baselines)",
+    "a gate's comparedWith must be Base or among evaluation.baselines",
 )
 
 
 class Evaluation(Spec):
     """How the model is judged."""
 
-    model_config = ConfigDict(json_schema_extra=cel(_GATES_MEASURED))
+    model_config = ConfigDict(json_schema_extra=cel(_GATES_MEASURED, _GATES_COMPARED))
 
     suites: Annotated[tuple[Suite, ...], Field(max_length=8)] = Field(
         default_factory=_default_suites,
@@ -106,6 +100,12 @@ class Evaluation(Spec):
         },
     )
     """What is measured."""
+    baselines: Annotated[tuple[Baseline, ...], Field(max_length=3)] = Field(
+        default=(Baseline.BASE,), json_schema_extra={"x-kubernetes-list-type": "set"}
+    )
+    """What the tuned model is compared with on the same rows. Base: the model it was made from,
+    always measured. Previous: the newest ModelVersion of the same model. Deployed: the version that
+    the ModelDeployment of deployTo holds as stable. One that does not exist yet is left out."""
     gates: Annotated[tuple[Gate, ...], Field(max_length=16)] = Field(
         default_factory=_default_gates,
         json_schema_extra={

@@ -26,6 +26,7 @@ from tunesmith_api.meta import (
     cel,
     section,
 )
+from tunesmith_api.objectives import Dpo, Objective
 from tunesmith_api.output import Output
 from tunesmith_api.training import Hyperparameters, Lora, Method, ModelSource, S3Options
 
@@ -150,6 +151,8 @@ class DeploymentRef(Spec):
     """Name of the ModelDeployment."""
 
 
+_SOURCES = "(has(self.dataset.train.sources) ? self.dataset.train.sources : [])"
+
 _JOB_RULES = (
     Rule("self.model == oldSelf.model", f"spec.model {IMMUTABLE.message}"),
     *(
@@ -158,11 +161,12 @@ _JOB_RULES = (
             f" && (!has(self.{name}) || self.{name} == oldSelf.{name})",
             f"spec.{name} {IMMUTABLE.message}",
         )
-        for name in ("s3", "deployTo")
+        for name in ("s3", "dpo", "deployTo")
     ),
     *(
         Rule(f"self.{name} == oldSelf.{name}", f"spec.{name} {IMMUTABLE.message}")
         for name in (
+            "objective",
             "method",
             "dataset",
             "hyperparameters",
@@ -191,6 +195,10 @@ _JOB_RULES = (
         "evaluation.gates is empty: add a gate or set evaluation.allowUngated to true",
     ),
     Rule(
+        "!('Deployed' in self.evaluation.baselines) || has(self.deployTo)",
+        "evaluation.baselines: Deployed needs deployTo, whose stable version it is",
+    ),
+    Rule(
         "self.model.uri != 'builtin://tiny' || !has(self.method.qlora)",
         "method.qlora has no use for builtin://tiny: choose lora or full",
     ),
@@ -198,6 +206,23 @@ _JOB_RULES = (
         "self.hyperparameters.optimizer != 'AdamW8bit' || self.compute.gpusPerNode > 0",
         "hyperparameters.optimizer AdamW8bit needs a GPU: choose AdamW or Adafactor, or set "
         "compute.gpusPerNode",
+    ),
+    Rule("!has(self.dpo) || self.objective == 'DPO'", "spec.dpo needs spec.objective DPO"),
+    Rule(
+        "self.objective != 'DPO' || (self.dataset.format in ['Auto', 'Preference']"
+        f" && {_SOURCES}.all(s, !has(s.format) || s.format in ['Auto', 'Preference']))",
+        "objective DPO learns from preferences: set dataset.format, and that of each source, to "
+        "Preference or Auto",
+    ),
+    Rule(
+        "self.objective == 'DPO' || (self.dataset.format != 'Preference'"
+        f" && {_SOURCES}.all(s, !has(s.format) || s.format != 'Preference'))",
+        "format Preference needs objective DPO",
+    ),
+    Rule(
+        "self.objective != 'DPO' || double(self.hyperparameters.labelSmoothing) == 0.0",
+        "hyperparameters.labelSmoothing is for objectives SFT and Pretrain: with DPO set "
+        "dpo.labelSmoothing",
     ),
 )
 
@@ -213,6 +238,12 @@ class FineTuneJobSpec(Spec):
     """The base model."""
     s3: S3Options | None = None
     """How to reach S3, for all of the job. Default: the operator's chart."""
+    objective: Objective = Objective.SFT
+    """What is learned from a row. SFT: the answers of a conversation, and plain text where it is
+    mixed in. DPO: to prefer the better of two answers, from rows of format Preference. Pretrain:
+    every token; conversations become text by the chat template. docs/objectives.md has more."""
+    dpo: Dpo | None = None
+    """How objective DPO is trained. Absent: its defaults."""
     method: Method = Field(
         default_factory=lambda: Method(lora=Lora()), json_schema_extra={"default": {"lora": {}}}
     )

@@ -63,6 +63,8 @@ class RowCounts(Status):
     """Rows dropped or cut because of their length."""
     train: Annotated[int, Field(ge=0)] = 0
     """Rows trained on."""
+    synthetic: Annotated[int, Field(ge=0)] = 0
+    """Rows that dataset.synthetic added to those trained on."""
     validation: Annotated[int, Field(ge=0)] = 0
     """Rows that early stopping looks at."""
     test: Annotated[int, Field(ge=0)] = 0
@@ -116,8 +118,8 @@ class DataStatus(Status):
 
     format: ShortText = ""
     """Shape of the training rows; several where the sources differ."""
-    sources: Annotated[tuple[SourceStatus, ...], Field(max_length=16)] = ()
-    """What was found in each source of training rows."""
+    sources: Annotated[tuple[SourceStatus, ...], Field(max_length=17)] = ()
+    """What was found in each source of training rows; a generator's rows have format Synthetic."""
     template: ShortText = ""
     """Chat template that is used; Plain where the model has none of its own."""
     prompt_version: ShortText = ""
@@ -275,11 +277,24 @@ class GateResult(Status):
     value: Annotated[str, Field(max_length=40)] = ""
     """Value of the tuned model."""
     baseline: ShortText = ""
-    """What it was compared with: Base, or empty for a fixed limit."""
+    """What it was compared with: Base, Previous, Deployed, or empty for a fixed limit."""
     baseline_value: Annotated[str, Field(max_length=40)] = ""
     """Value of that."""
     message: Text = ""
     """The judgement as a sentence."""
+
+
+class BaselineValue(Status):
+    """A metric of a model other than the base model, on the same rows."""
+
+    name: ShortText
+    """Previous or Deployed."""
+    value: Annotated[str, Field(max_length=40)]
+    """Value of that model."""
+    difference_low: Annotated[str, Field(max_length=40)] = ""
+    """Lower end of the 95 % interval of the tuned model's value minus this one."""
+    difference_high: Annotated[str, Field(max_length=40)] = ""
+    """Upper end."""
 
 
 class Measurement(Status):
@@ -289,8 +304,18 @@ class Measurement(Status):
     """SUITE/METRIC."""
     value: Annotated[str, Field(max_length=40)]
     """Value of the tuned model."""
+    low: Annotated[str, Field(max_length=40)] = ""
+    """Lower end of its 95 % interval; empty where there is none."""
+    high: Annotated[str, Field(max_length=40)] = ""
+    """Upper end."""
     base_value: Annotated[str, Field(max_length=40)] = ""
     """Value of the base model."""
+    difference_low: Annotated[str, Field(max_length=40)] = ""
+    """Lower end of the 95 % interval of value minus baseValue."""
+    difference_high: Annotated[str, Field(max_length=40)] = ""
+    """Upper end."""
+    others: Annotated[tuple[BaselineValue, ...], Field(max_length=2)] = ()
+    """The same of other baselines."""
 
 
 class EvaluationStatus(Status):

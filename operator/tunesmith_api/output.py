@@ -9,6 +9,7 @@ from typing import Annotated, Final
 from pydantic import ConfigDict, Field
 
 from tunesmith_api.meta import ChannelName, OutputUri, Rule, SecretRef, Spec, cel, section
+from tunesmith_api.tracking import Tracking
 
 OptionalModel = Annotated[str, Field(max_length=50, pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$")]
 
@@ -126,5 +127,8 @@ class Output(Spec):
         default_factory=ModelVersionRequest, json_schema_extra=section()
     )
     """How the ModelVersion is called, and which channels it is put into."""
+    tracking: Tracking | None = None
+    """Services that the learning curve is sent to. Absent: none. TensorBoard's file is always
+    written, below tensorboard/."""
     secret_ref: SecretRef | None = None
     """S3 credentials for the result. Default: spec.s3.secretRef."""

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tunesmith_api.dataset import Dataset
-from tunesmith_api.evaluation import Evaluation
+from tunesmith_api.evaluation import Baseline, Evaluation
 from tunesmith_api.finetunejob import CheckpointPolicy
 from tunesmith_api.jobstatus import (
     Architecture,
@@ -26,7 +26,8 @@ from tunesmith_api.jobstatus import (
     StageName,
 )
 from tunesmith_api.meta import Digest, Spec, Status
-from tunesmith_api.output import Output
+from tunesmith_api.objectives import Dpo, Objective
+from tunesmith_api.output import ArtifactName, Output
 from tunesmith_api.training import Hyperparameters, Method, ModelSource
 
 RUN_VERSION: Literal["tunesmith.dev/run.v1"] = "tunesmith.dev/run.v1"
@@ -39,6 +40,11 @@ TERMINATION_BYTES = 4096
 PROGRESS_PORT = 8080
 PREPARED_DATA_LOST = "PreparedDataLost"
 """Reason of a train attempt that found no prepared data: the prepare stage has to run again."""
+
+
+def judge_folder(place: int) -> str:
+    """Give the folder below CREDENTIALS_PATH with the secret of the judge of suite `place`."""
+    return f"judge-{place}"
 
 
 class ExitCode(IntEnum):
@@ -87,6 +93,7 @@ class UserErrorReason(StrEnum):
     DOES_NOT_FIT = "DoesNotFit"
     PRECISION_UNSUPPORTED = "PrecisionUnsupported"
     NON_FINITE_LOSS = "NonFiniteLoss"
+    PACKAGE_MISSING = "PackageMissing"
     INVALID_RUN = "InvalidRun"
 
 
@@ -140,6 +147,21 @@ class World(Spec):
         return self.nodes * max(1, self.gpus_per_node)
 
 
+class BaselineModel(Spec):
+    """An earlier model to measure beside the tuned one."""
+
+    name: Baseline
+    """Previous or Deployed; Base is always measured and is never listed."""
+    version: str = ""
+    """Name of its ModelVersion, for people."""
+    form: ArtifactName
+    """Merged, or Adapter of the same base model."""
+    uri: Annotated[str, Field(max_length=1024, pattern=r"^(s3|file)://.+$")]
+    """Folder that holds its manifest; read with the credentials of the output."""
+    digest: Digest
+    """sha256 of the manifest."""
+
+
 class PlannedGpus(Spec):
     """The GPUs that the train stage will get, for the prepare stage to look whether it fits."""
 
@@ -167,11 +189,16 @@ class TrainingRun(Spec):
     planned_gpus: PlannedGpus | None = None
     """Of a prepare stage, where training will be on GPUs."""
     model: ModelSource
+    objective: Objective = Objective.SFT
+    dpo: Dpo | None = None
+    """None: the defaults, where the objective is DPO."""
     method: Method
     dataset: Dataset
     hyperparameters: Hyperparameters
     checkpoint: CheckpointPolicy
     evaluation: Evaluation
+    baselines: Annotated[tuple[BaselineModel, ...], Field(max_length=2)] = ()
+    """Those of evaluation.baselines that exist, besides Base."""
     output: Output
 
 
@@ -197,7 +224,9 @@ class TrainerProgress(Status):
     seconds_since_progress: float = 0.0
     """Seconds since step, phase or byte count last moved."""
     metrics: tuple[Metric, ...] = ()
-    """Latest: loss, learning_rate, gradient_norm, tokens_per_second, eval_loss."""
+    """Latest: loss, learning_rate, gradient_norm, tokens_per_second, packing_efficiency,
+    peak_memory_bytes, eval_loss; with objective DPO reward_chosen, reward_rejected,
+    reward_accuracy, reward_margin."""
     checkpoint: CheckpointRef | None = None
     resumed_from_step: int | None = None
 
@@ -227,6 +256,8 @@ class TrainerResult(Status):
     training: "TrainingSummary | None" = None
     """Of a train stage that succeeded, like all below."""
     measurements: tuple[Measurement, ...] = ()
+    baselines: tuple[Baseline, ...] = ()
+    """Earlier models that the run was given to measure, whether or not it could."""
     artifacts: tuple[ArtifactStatus, ...] = ()
     architecture: "Architecture | None" = None
     report_uri: str = ""
@@ -254,68 +285,6 @@ class TrainingSummary(Status):
     """Of the GPU, or resident memory on CPU."""
     precision: str = ""
     ranks: int = 1
-
-
-class SampleAnswer(Status):
-    """The same question to both models, answered greedily."""
-
-    prompt: str
-    base: str
-    tuned: str
-
-
-class DroppedSample(Status):
-    """A row that cleaning dropped."""
-
-    reason: str
-    """As in the status's data.dropped."""
-    file: str
-    line: int
-    text: str
-    """Its beginning; what comes before the rule that dropped it is done: masked text is masked."""
-
-
-class LossPoint(Status):
-    """A point of the learning curve. The loss is exact: repr of the float."""
-
-    step: int
-    loss: str
-    learning_rate: str
-    gradient_norm: str
-    tokens: int
-
-
-class TrainingReport(Status):
-    """report.json: everything about the run, for people, dashboards and the ModelVersion."""
-
-    version: Literal["tunesmith.dev/report.v1"] = "tunesmith.dev/report.v1"
-    job: JobRef
-    attempt: int
-    created: datetime
-    trainer_version: str
-    trainer_image: str = ""
-    base_model: ModelSource
-    model_revision: str = ""
-    dataset_digest: Digest
-    inputs_digest: Digest
-    """sha256 over all that decides the training steps: two runs with the same one do the same."""
-    data: DataStatus
-    method: Method
-    hyperparameters: Hyperparameters
-    training: TrainingSummary
-    model: Architecture
-    curve: tuple[LossPoint, ...] = ()
-    measurements: tuple[Measurement, ...] = ()
-    samples: tuple[SampleAnswer, ...] = ()
-    dropped: tuple[DroppedSample, ...] = ()
-    """A few rows a reason that cleaning dropped."""
-    artifacts: tuple[ArtifactStatus, ...] = ()
-    hugging_face: str = ""
-    """Address of the commit on the Hugging Face Hub, where output.huggingFace asks for one."""
-    timing: dict[str, str] = Field(default_factory=dict)
-    """Seconds by phase."""
-    resumed_from_step: int | None = None
-    """Step this attempt began at, if it went on from a checkpoint."""
 
 
 TrainerResult.model_rebuild()

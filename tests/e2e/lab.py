@@ -17,7 +17,7 @@ from deploy.storage import BUCKET, Storage
 from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.jobstatus import FineTuneJobStatus
 from tunesmith_api.meta import Condition
-from tunesmith_api.run import TrainingReport
+from tunesmith_api.report import TrainingReport
 
 Manifest = dict[str, Any]
 OPERATOR_PODS = f"app.kubernetes.io/instance={RELEASE}"

@@ -6,7 +6,7 @@ import pytest
 
 from tests.e2e.fickle_s3 import fickle_s3
 from tests.e2e.lab import Lab, until
-from tunesmith_api.run import TrainingReport
+from tunesmith_api.report import TrainingReport
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 

@@ -65,7 +65,37 @@ def create(plane: ControlPlane, manifest: dict[str, Any]) -> str:
     )
 
 
+FULL_EVALUATION = {
+    "suites": [
+        {"name": "ask", "prompts": {"uri": "s3://acme/q.jsonl", "metrics": ["exact", "rougeL"]}},
+        {"name": "rows", "prompts": {}},
+        {"name": "intents", "intent": {"items": [{"prompt": "p", "answer": '{"intent": "x"}'}]}},
+        {
+            "name": "judge",
+            "judge": {"url": "http://judge:8000/v1", "model": "m", "secretRef": {"name": "key"}},
+        },
+        {"name": "tasks", "lmEval": {"tasks": ["hellaswag"], "limit": 100}},
+        {"name": "speed", "speed": {}},
+    ],
+    "baselines": ["Base", "Previous"],
+    "gates": [
+        {
+            "metric": "ask/rougeL",
+            "relation": "HigherBy",
+            "value": "0",
+            "comparedWith": "Previous",
+            "confidence": "Interval",
+        },
+        {"metric": "judge/quality", "relation": "AtLeast", "value": "3"},
+    ],
+}
+ASK = {"name": "ask", "prompts": {"items": [{"prompt": "p", "answer": "a"}]}}
 TRAIN = {"uri": "s3://acme/tickets.jsonl"}
+
+DPO = {
+    "objective": "DPO",
+    "dpo": {"beta": "0.3", "loss": "Robust", "labelSmoothing": "0.1", "sftWeight": "1"},
+}
 
 ACCEPTED = [
     pytest.param("spec.suspend", False, id="the minimal job"),
@@ -141,6 +171,18 @@ ACCEPTED = [
         {"neftuneAlpha": "5", "labelSmoothing": "0.1", "optimizer": "Adafactor"},
         id="noise and smoothing",
     ),
+    pytest.param("spec.objective", "Pretrain", id="plain text"),
+    pytest.param("spec", {**JOB["spec"], **DPO}, id="preferences"),
+    pytest.param("spec", {**JOB["spec"], "objective": "DPO"}, id="preferences, all by default"),
+    pytest.param(
+        "spec",
+        {
+            **JOB["spec"],
+            "objective": "DPO",
+            "dataset": {"train": {"sources": [{**TRAIN, "format": "Preference"}]}},
+        },
+        id="preferences in a source that says so",
+    ),
     pytest.param("spec.compute", {"gpusPerNode": 8, "nodes": 4, "gpuType": "A100-80GB"}, id="GPUs"),
     pytest.param("spec.evaluation", {"gates": [GATE]}, id="an absolute gate"),
     pytest.param("spec.evaluation", {"gates": [], "allowUngated": True}, id="no gate, said so"),
@@ -149,6 +191,7 @@ ACCEPTED = [
         [{"name": "heldout", "heldOut": {}}, {"name": "ask", "samples": {"prompts": ["Who?"]}}],
         id="sample questions",
     ),
+    pytest.param("spec.evaluation", FULL_EVALUATION, id="every kind of suite"),
     pytest.param("spec.output.artifacts", ["Adapter", "Merged"], id="both artifacts"),
     pytest.param(
         "spec.output",
@@ -174,6 +217,32 @@ ACCEPTED = [
     pytest.param("spec.output.modelVersion", {"tags": ["stable", "next-2"]}, id="two channels"),
     pytest.param("spec.s3", {"endpoint": "http://minio:9000", "pathStyle": True}, id="own S3"),
     pytest.param("spec.runPolicy.ttlSecondsAfterFinished", 0, id="deleted at once"),
+    pytest.param(
+        "spec.dataset.synthetic",
+        {
+            "generator": {
+                "url": "https://llm.acme.dev/v1",
+                "model": "big",
+                "secretRef": {"name": "llm"},
+            },
+            "prompts": ["Like {{ examples }}, but new."],
+            "temperature": "1.2",
+        },
+        id="rows written by a model elsewhere",
+    ),
+    pytest.param(
+        "spec.dataset.synthetic",
+        {"generator": {"uri": "hf://org/small"}, "prompts": ["More."], "samples": 5},
+        id="rows written by a small model",
+    ),
+    pytest.param(
+        "spec.output.tracking",
+        {
+            "mlflow": {"uri": "https://mlflow.acme.dev", "experiment": "support"},
+            "wandb": {"project": "support", "entity": "acme", "secretRef": {"name": "wandb"}},
+        },
+        id="two services that are told of the curve",
+    ),
     pytest.param("metadata.name", "a" * 45, id="the longest name"),
 ]
 
@@ -195,6 +264,43 @@ REFUSED = [
     pytest.param("spec.dataset.train.uri", "s3://acme//etc/passwd", "train.uri", id="absolute key"),
     pytest.param("spec.output.uri", "s3://acme/../x/", "must not contain", id="dots in output"),
     pytest.param("spec.output.uri", "file:///tmp", "spec.output.uri", id="a local output"),
+    pytest.param(
+        "spec.dataset.synthetic",
+        {"generator": {"url": "https://x/v1"}, "prompts": ["More."]},
+        "url needs model",
+        id="an endpoint without a model",
+    ),
+    pytest.param(
+        "spec.dataset.synthetic",
+        {"generator": {}, "prompts": ["More."]},
+        "exactly one of uri, url",
+        id="rows written by nobody",
+    ),
+    pytest.param(
+        "spec.dataset.synthetic",
+        {"generator": {"uri": "hf://o/m", "secretRef": {"name": "k"}}, "prompts": ["More."]},
+        "secretRef is for url",
+        id="a key for a model without an endpoint",
+    ),
+    pytest.param(
+        "spec.dataset.synthetic",
+        {"generator": {"uri": "hf://o/m"}, "prompts": ["More."], "temperature": "3"},
+        "between 0 and 2",
+        id="too hot a generator",
+    ),
+    pytest.param("spec.output.tracking", {}, "set mlflow, wandb", id="tracking by nobody"),
+    pytest.param(
+        "spec.output.tracking",
+        {"mlflow": {"uri": "sqlite:///x.db"}},
+        "give the server's URL",
+        id="a tracking store in the pod",
+    ),
+    pytest.param(
+        "spec.output.tracking",
+        {"wandb": {"project": "p"}},
+        "secretRef",
+        id="Weights & Biases without a key",
+    ),
     pytest.param("spec.output.uri", "s3://acme/" + "x" * 1100, "220", id="an endless output"),
     pytest.param(
         "spec.output",
@@ -348,6 +454,48 @@ REFUSED = [
         "needs dataset.validation",
         id="nothing to stop by",
     ),
+    pytest.param("spec.objective", "ORPO", "Unsupported value", id="an unknown objective"),
+    pytest.param("spec.dpo", {}, "needs spec.objective DPO", id="DPO's settings for SFT"),
+    pytest.param(
+        "spec", {**JOB["spec"], **DPO, "dpo": {"beta": "0"}}, "above 0", id="a model let go"
+    ),
+    pytest.param(
+        "spec",
+        {**JOB["spec"], **DPO, "dpo": {"labelSmoothing": "0.5"}},
+        "below 0.5",
+        id="preferences that say nothing",
+    ),
+    pytest.param(
+        "spec",
+        {**JOB["spec"], **DPO, "dpo": {"labelSmoothing": "0.1", "loss": "IPO"}},
+        "Sigmoid or Robust",
+        id="smoothing of a loss without labels",
+    ),
+    pytest.param(
+        "spec",
+        {**JOB["spec"], **DPO, "hyperparameters": {"labelSmoothing": "0.1"}},
+        "dpo.labelSmoothing",
+        id="the smoothing of tokens with DPO",
+    ),
+    pytest.param(
+        "spec",
+        {**JOB["spec"], **DPO, "dataset": {"train": TRAIN, "format": "Messages"}},
+        "learns from preferences",
+        id="conversations for DPO",
+    ),
+    pytest.param(
+        "spec",
+        {
+            **JOB["spec"],
+            **DPO,
+            "dataset": {"train": {"sources": [{**TRAIN, "format": "Text"}]}},
+        },
+        "learns from preferences",
+        id="a source of text for DPO",
+    ),
+    pytest.param(
+        "spec.dataset", {"train": TRAIN, "format": "Preference"}, "objective DPO", id="SFT on pairs"
+    ),
     pytest.param("spec.compute.gpusPerNode", 17, "gpusPerNode", id="too many GPUs"),
     pytest.param("spec.compute.nodes", 0, "nodes", id="no nodes"),
     pytest.param("spec.compute.gpuType", "A100; rm", "gpuType", id="a hostile GPU type"),
@@ -363,8 +511,47 @@ REFUSED = [
     pytest.param(
         "spec.evaluation.gates",
         [{**GATE, "metric": "other/loss"}],
-        "heldOut suite",
+        "a suite that measures",
         id="unmeasured",
+    ),
+    pytest.param(
+        "spec.evaluation",
+        {
+            "suites": [{"name": "ask", "samples": {"prompts": ["Who?"]}}],
+            "gates": [{**GATE, "metric": "ask/exact"}],
+        },
+        "a suite that measures",
+        id="a gate on samples",
+    ),
+    pytest.param(
+        "spec.evaluation.gates",
+        [{**GATE, "relation": "LowerBy", "comparedWith": "Previous"}],
+        "among evaluation.baselines",
+        id="a baseline that is not measured",
+    ),
+    pytest.param(
+        "spec.evaluation.suites",
+        [{"name": "heldout", "heldOut": {}, "speed": {}}],
+        "exactly one",
+        id="two kinds in one suite",
+    ),
+    pytest.param(
+        "spec.evaluation.suites",
+        [{"name": "heldout", "prompts": {**ASK["prompts"], "uri": "s3://acme/q.jsonl"}}],
+        "at most one of uri and items",
+        id="two places of questions",
+    ),
+    pytest.param(
+        "spec.evaluation.suites",
+        [{"name": "heldout", "prompts": {"metrics": ["ROUGE"]}}],
+        "metrics",
+        id="an unknown text metric",
+    ),
+    pytest.param(
+        "spec.evaluation.suites",
+        [{"name": "heldout", "judge": {"url": "judge:8000", "model": "m"}}],
+        "url",
+        id="a judge without scheme",
     ),
     pytest.param("spec.evaluation.gates", [{**GATE, "metric": "loss"}], "metric", id="no suite"),
     pytest.param("spec.evaluation.gates", [GATE] * 17, "gates", id="too many gates"),
@@ -416,6 +603,10 @@ def test_contradictions_between_sections_are_refused(control_plane: ControlPlane
     tiny = changed(changed(JOB, "spec.method", {"qlora": {}}), "spec.model.uri", "builtin://tiny")
     with pytest.raises(StepError, match="no use for builtin"):
         create(control_plane, tiny)
+    deployed = changed(JOB, "spec.evaluation.baselines", ["Deployed"])
+    with pytest.raises(StepError, match="Deployed needs deployTo"):
+        create(control_plane, deployed)
+    create(control_plane, changed(deployed, "spec.deployTo", {"name": "support"}))
 
 
 def test_defaults_are_filled_in_all_the_way_down(control_plane: ControlPlane) -> None:

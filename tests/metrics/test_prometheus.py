@@ -16,9 +16,9 @@ import pytest
 from tests.metrics.conftest import CANARY, NOW, STABLE, Begin, analysis, answer, measured, pod
 from tests.sidecar.conftest import Serving
 from tunesmith_api.analysis import BuiltinMetric
+from tunesmith_api.gates import parse_number
 from tunesmith_operator.metrics.prometheus import QUERIES
 from tunesmith_operator.metrics.sampling import Sampler
-from tunesmith_operator.planning.gates import parse_number
 from tunesmith_sidecar.usage import Usage
 
 PROGRAM = shutil.which("prometheus")

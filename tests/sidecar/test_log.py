@@ -13,12 +13,12 @@ import pytest
 from tests.sidecar.conftest import CHAT, Serving, Start, chat, eventually
 from tests.sidecar.standin import events
 from tests.trainer.conftest import REGION, STRANGER_KEYS, Bucket, S3Server, new_bucket, use_identity
-from tunesmith_api.dataset import Columns, DataFormat
+from tunesmith_api.dataset import DataFormat, Dataset, Training
 from tunesmith_sidecar.conversations.bucket import Bucket as LogBucket
 from tunesmith_sidecar.conversations.lines import Exchanged, build_conversation
 from tunesmith_sidecar.s3 import CredentialsError
 from tunesmith_sidecar.settings import Settings
-from tunesmith_trainer.data.formats import Reader
+from tunesmith_trainer.data.rows import Reader
 
 LINES = "tunesmith_serving_log_lines_total"
 FAILURES = "tunesmith_serving_log_write_failures_total"
@@ -88,9 +88,10 @@ async def test_a_trainer_reads_what_was_logged(start: Start, bucket: Bucket) -> 
     assert second["messages"][1]["content"] == " tök0 tök1"
     assert second["feedback"] == {"rating": "good", "comment": "", "correction": "Ask [EMAIL]"}
     assert [message["role"] for message in third["messages"]] == ["system", "user", "assistant"]
-    reader = Reader(DataFormat.AUTO, Columns())
-    assert [json.loads(reader.parse(row))[-1]["role"] for row in rows] == ["assistant"] * 3
-    assert reader.format is DataFormat.MESSAGES
+    reader = Reader(DataFormat.AUTO, Dataset(train=Training(uri="s3://acme/log/")))
+    parsed = [reader.parse(row) for row in rows]
+    assert [json.loads(row or b"")[-1]["role"] for row in parsed] == ["assistant"] * 3
+    assert reader.format is DataFormat.CONVERSATIONS
     assert await serving.metric(LINES, result="written") == 3
 
 

@@ -19,7 +19,7 @@ import pytest
 from botocore.exceptions import ReadTimeoutError
 
 from tests.trainer.conftest import Bucket, free_port, jsonl, pairs
-from tunesmith_api.jobstatus import ArtifactStatus, Measurement, StageName
+from tunesmith_api.jobstatus import ArtifactStatus, BaselineValue, Measurement, StageName
 from tunesmith_api.output import ArtifactName
 from tunesmith_api.run import (
     TERMINATION_BYTES,
@@ -136,7 +136,16 @@ def test_the_longest_names_fit_into_the_result(tmp_path: Path) -> None:
         )
         for name in ArtifactName
     }
-    long = Measurement(metric=f"{'s' * 30}/token_accuracy", value="0.1234567891", base_value="1")
+    ends = {"low": "0.12345", "high": "0.12345"}
+    difference = {"difference_low": "-0.12345", "difference_high": "-0.12345"}
+    long = Measurement(
+        metric=f"{'s' * 30}/token_accuracy",
+        value="0.1234567891",
+        base_value="0.1234567891",
+        others=(BaselineValue(name="Deployed", value="0.1234567891", **difference),),
+        **ends,
+        **difference,
+    )
     full = TrainerResult(
         stage=StageName.TRAIN,
         attempt=100,
@@ -157,7 +166,12 @@ def test_the_longest_names_fit_into_the_result(tmp_path: Path) -> None:
     write_result(full, tmp_path / "log")
     back = TrainerResult.model_validate_json((tmp_path / "log").read_bytes())
     assert set(back.artifacts) == kept
+    # All six forms with names as long as these leave room for half of the measurements.
     assert len(back.measurements) >= 4
+    assert {m.value for m in back.measurements} == {"0.1234567891"}
+    # The first are those that gates ask for: their intervals go last.
+    whole = [m == long for m in back.measurements]
+    assert whole == sorted(whole, reverse=True)
 
 
 def test_a_failure_tells_how_far_it_got() -> None:

@@ -12,7 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from tests.trainer.trials import echo_rows, tiny_tokenizer
 from tunesmith_api.training import Hyperparameters
+from tunesmith_trainer import objective
 from tunesmith_trainer.batches import BatchPlan, collate
+from tunesmith_trainer.capability import head_of
 from tunesmith_trainer.curve import Curve
 from tunesmith_trainer.data.prepared import Split
 from tunesmith_trainer.distributed import Ranks
@@ -65,16 +67,25 @@ def test_a_padded_batch_gives_the_sum_and_gradient_of_its_rows(
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-5)
 
 
-def test_scores_are_sums_over_sums(loss: SupervisedLoss, rows: Split) -> None:
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["whole logits", "chunks of seven"])
+def test_scores_are_those_of_each_row(
+    loss: SupervisedLoss, rows: Split, is_chunked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ranks, stop = Ranks(Accelerator(cpu=True)), StopSignal()
     parts = [plain_sum(loss.model, rows, row) for row in range(len(rows))]
     targets = sum(part[1] for part in parts)
+    if is_chunked:
+        loss.head = head_of(loss.model)
+        monkeypatch.setitem(objective._CHUNK_VALUES, "cpu", 7 * loss.model.config.vocab_size)
     for size in (1, 3, 8):
         score = held_out_score(loss, rows, ranks, stop, batch_size=size, pad_id=0)
-        assert score.targets == targets
+        assert score.nats == pytest.approx([part[0].item() for part in parts], rel=1e-5)
+        assert score.targets.tolist() == [part[1] for part in parts]
+        assert score.correct.tolist() == [part[2] for part in parts]
         assert score.loss == pytest.approx(sum(p[0].item() for p in parts) / targets, rel=1e-6)
-        assert score.token_accuracy == sum(p[2] for p in parts) / targets
-        assert score.perplexity == pytest.approx(np.exp(score.loss))
+        values = {one.metric: one.value() for one in score.observed("s")}
+        assert values["s/token_accuracy"] == sum(p[2] for p in parts) / targets
+        assert values["s/perplexity"] == pytest.approx(np.exp(score.loss))
 
 
 def test_scoring_touches_no_generator_of_chance(loss: SupervisedLoss, rows: Split) -> None:

@@ -17,7 +17,7 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from tests.trainer.conftest import ROOT_KEYS, free_port
-from tests.trainer.trials import Trial, Watcher
+from tests.trainer.trials import Trial, Watcher, echo_pairs, echo_rows
 from tunesmith_api.run import Outcome, TrainerResult, TrainingRun
 from tunesmith_trainer.__main__ import main
 from tunesmith_trainer.outcome import Interrupted
@@ -70,14 +70,21 @@ def go_as_two(trial: Trial, attempt: int, stop_at: int = -1) -> list[int]:
 
 
 @pytest.mark.timeout(240)
-def test_two_ranks_do_what_one_does_and_stop_together(make_trial: Callable[..., Trial]) -> None:
+@pytest.mark.parametrize(
+    ("objective", "make_rows"), [("SFT", echo_rows), ("DPO", echo_pairs)], ids=["SFT", "DPO"]
+)
+def test_two_ranks_do_what_one_does_and_stop_together(
+    make_trial: Callable[..., Trial], objective: str, make_rows: Callable[..., Any]
+) -> None:
+    sections = LORA | {"objective": objective}
     # 22 rows leave a last batch in which rank 1 has fewer rows than rank 0.
-    alone = make_trial(name="alone", sections=LORA, rows=(22, 0, 5))
+    alone = make_trial(name="alone", sections=sections, rows=(22, 0, 5), make_rows=make_rows)
     expected = alone.go()
     pair = make_trial(
         name="pair",
-        sections=LORA | {"world": {"nodes": 2}},
+        sections=sections | {"world": {"nodes": 2}},
         rows=(22, 0, 5),
+        make_rows=make_rows,
         hyperparameters={"perDeviceBatchSize": 2},
     )
     assert go_as_two(pair, 1, stop_at=7) == [INTERRUPTED, INTERRUPTED]

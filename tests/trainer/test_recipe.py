@@ -255,3 +255,81 @@ def test_a_gpu_trains_in_bf16(make_trial: MakeTrial, method: str) -> None:
     assert result.training.precision == "BF16"
     loss = next(m for m in result.measurements if m.metric == "heldout/loss")
     assert float(loss.value) < float(loss.base_value)
+
+
+def suite(name: str, **kind: Any) -> dict[str, Any]:
+    return {"name": name, **kind}
+
+
+ITEMS = [
+    {"prompt": f"{word} {times}", "answer": " ".join([word] * times)}
+    for word, times in (("alpha", 3), ("beta", 1), ("gamma", 2))
+]
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_all_models_are_measured_side_by_side(make_trial: MakeTrial, method: str) -> None:
+    """The second run has the first one's model as the previous version."""
+    artifact = {"lora": "Adapter", "full": "Merged"}[method]
+    suites = [
+        suite("heldout", heldOut={}),
+        suite("ask", prompts={"items": ITEMS, "metrics": ["exact", "bleu", "similarity"]}),
+        suite("rows", prompts={"metrics": ["rougeL"], "maxNewTokens": 8}),
+        suite("pace", speed={"promptTokens": 4, "newTokens": 2, "repeats": 2}),
+    ]
+    gate = {"metric": "ask/exact", "relation": "AtLeast", "value": "0"}
+    sections = {
+        "method": {method: {}},
+        "output": {"uri": "s3://any/", "artifacts": [artifact]},
+        "evaluation": {"suites": suites, "gates": [gate], "baselines": ["Base", "Previous"]},
+    }
+    first = make_trial(name="u-1", sections=sections, rows=(16, 0, 6)).go()
+    (kept,) = first.artifacts
+    previous = {
+        "name": "Previous",
+        "version": "echo-v1",
+        "form": artifact,
+        "uri": kept.uri,
+        "digest": kept.digest,
+    }
+    trial = make_trial(name="u-2", sections=sections | {"baselines": [previous]}, rows=(16, 0, 6))
+    result = trial.go()
+    measured = {m.metric: m for m in result.measurements}
+    assert result.measurements[0].metric == "ask/exact"
+    assert set(measured) == {
+        *("heldout/loss", "heldout/perplexity", "heldout/token_accuracy"),
+        *("ask/exact", "ask/bleu", "ask/similarity", "rows/rougeL"),
+        *("pace/tokens_per_second", "pace/peak_memory_bytes"),
+    }
+    loss, earlier = measured["heldout/loss"], {m.metric: m for m in first.measurements}
+    assert float(loss.low) < float(loss.value) < float(loss.high)
+    assert float(loss.difference_high) < 0
+    assert loss.base_value == earlier["heldout/loss"].base_value
+    # It was trained on the same rows with the same seed, so it is the same model.
+    (other,) = loss.others
+    assert other.name == "Previous"
+    assert float(other.value) == pytest.approx(float(loss.value), rel=1e-5)
+    assert float(other.difference_low) <= 0 <= float(other.difference_high)
+
+    report = trial.report()
+    sample = next(s for s in report.samples if s.suite == "ask")
+    assert (sample.prompt, sample.expected) == ("alpha 3", "alpha alpha alpha")
+    assert sample.others == {"Previous": sample.tuned}
+    names = {info.relative for info in trial.storage.list(trial.run_uri)}
+    assert {"report.json", "report.html", "curve.png"} <= names
+
+
+def test_an_earlier_version_that_cannot_be_had_is_noted(make_trial: MakeTrial) -> None:
+    gone = {
+        "name": "Deployed",
+        "form": "Merged",
+        "uri": "s3://{bucket}/nothing/",
+        "digest": "sha256:" + "1" * 64,
+    }
+    trial = make_trial(rows=(8, 0, 4))
+    gone["uri"] = trial.bucket.uri("nothing/")
+    trial.sections = {"baselines": [gone]}
+    result = trial.go()
+    assert result.outcome is Outcome.SUCCEEDED
+    assert "Deployed" in result.message
+    assert all(m.base_value and not m.others for m in result.measurements)

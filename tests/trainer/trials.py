@@ -17,7 +17,8 @@ from transformers import AutoTokenizer
 
 from tests.trainer.conftest import Bucket
 from tunesmith_api.jobstatus import DataStatus, RowCounts
-from tunesmith_api.run import TrainerResult, TrainingReport, TrainingRun
+from tunesmith_api.report import TrainingReport
+from tunesmith_api.run import TrainerResult, TrainingRun
 from tunesmith_trainer.data.prepared import PreparedData, PreparedMeta, Split
 from tunesmith_trainer.progress import Progress
 from tunesmith_trainer.recipe import fine_tune
@@ -31,6 +32,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
 WORDS = ("alpha", "beta", "gamma", "delta")
+OTHERS = ("omega", "iota", "kappa", "theta")
 DIGEST = "sha256:" + "0" * 64
 
 
@@ -43,13 +45,34 @@ def tiny_tokenizer(folder: Path) -> Any:
 def echo_rows(count: int, seed: int, tokenizer: Any) -> Split:
     """Rows of differing length that a small model can learn: repeat the word so many times."""
     chance = np.random.default_rng(seed)
+    asked = [_question(chance) for _ in range(count)]
+    return split_of([(f"{w} {n}", " ".join([w] * n)) for w, n in asked], tokenizer)
+
+
+def echo_pairs(count: int, seed: int, tokenizer: Any) -> Split:
+    """Pairs of rows: the better answer repeats the word, the worse one a word as long."""
+    chance = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        word, times = _question(chance)
+        other = OTHERS[WORDS.index(word)]
+        rows += [(f"{word} {times}", " ".join([said] * times)) for said in (word, other)]
+    return split_of(rows, tokenizer)
+
+
+def _question(chance: np.random.Generator) -> tuple[str, int]:
+    times, word = int(chance.integers(1, 5)), WORDS[int(chance.integers(4))]
+    return word, times
+
+
+def split_of(rows: list[tuple[str, str]], tokenizer: Any) -> Split:
+    """Tokenize questions with their answers, of which the loss is taken."""
     tokens: list[int] = []
     supervised: list[int] = []
     offsets = [0]
-    for _ in range(count):
-        times, word = int(chance.integers(1, 5)), WORDS[int(chance.integers(4))]
-        asked = [{"role": "user", "content": f"{word} {times}"}]
-        answered = [*asked, {"role": "assistant", "content": " ".join([word] * times)}]
+    for question, answer in rows:
+        asked = [{"role": "user", "content": question}]
+        answered = [*asked, {"role": "assistant", "content": answer}]
         prompt = tokenizer.apply_chat_template(
             asked, add_generation_prompt=True, tokenize=True, return_dict=False
         )
@@ -90,11 +113,12 @@ class Trial:
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     sections: dict[str, Any] = field(default_factory=dict)
     rows: tuple[int, int, int] = (24, 4, 6)
+    make_rows: Callable[[int, int, Any], Split] = echo_rows
     attempts: int = 0
 
     def __post_init__(self) -> None:
         tokenizer = tiny_tokenizer(self.folder / "tiny")
-        splits = [echo_rows(count, seed, tokenizer) for seed, count in enumerate(self.rows)]
+        splits = [self.make_rows(count, seed, tokenizer) for seed, count in enumerate(self.rows)]
         rows = RowCounts(train=self.rows[0], validation=self.rows[1], test=self.rows[2])
         meta = PreparedMeta(data=DataStatus(rows=rows), dataset_digest=DIGEST)
         self.data = PreparedData(*splits, meta)

@@ -136,10 +136,11 @@ def test_golden_prompts_are_beside_the_deployment_and_were_not_trained_on() -> N
 
 
 @pytest.mark.parametrize("path", sorted(DATA.glob("*.jsonl")), ids=lambda p: p.name)
-def test_data_is_pairs_of_prompt_and_response_without_repetition(path: Path) -> None:
+def test_data_is_prompts_with_answers_without_repetition(path: Path) -> None:
     found = rows(path.name)
+    answers = {"chosen", "rejected"} if "preferences" in path.name else {"response"}
     for row in found:
-        assert set(row) == {"prompt", "response"}
+        assert set(row) == {"prompt", *answers}
         assert all(text == text.strip() and text for text in row.values())
     twice = [p for p, n in Counter(normal(row["prompt"]) for row in found).items() if n > 1]
     assert twice == []

@@ -129,6 +129,17 @@ def test_each_role_gets_its_own_credentials_and_the_charts_where_it_names_none()
     assert plain["credentials-model"]["secretName"] == "chart-s3"
 
 
+def test_services_that_are_told_of_the_curve_have_their_own_secrets() -> None:
+    tracking = {
+        "mlflow": {"uri": "http://mlflow:5000"},
+        "wandb": {"project": "p", "secretRef": {"name": "wandb-key"}},
+    }
+    job = make_job(output={"uri": "s3://acme/models/support/", "tracking": tracking})
+    names = {v["name"]: v["secret"]["secretName"] for v in pod_of(job)["volumes"] if "secret" in v}
+    assert names["credentials-wandb"] == "wandb-key"
+    assert "credentials-mlflow" not in names
+
+
 def test_claims_are_mounted_read_only_and_once() -> None:
     job = make_job(
         model={"uri": "pvc://models/llama"},

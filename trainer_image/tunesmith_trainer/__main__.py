@@ -54,9 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
         run = read_run(options.run)
         name_the_run(run)
         progress = Progress.of(run)
-        if rank == 0:
-            serve(progress, options.port)
-        log.info("started", run_uri=run.run_uri, model=run.model.uri, rank=rank)
+        port = serve(progress, options.port, options.host).port if rank == 0 else None
+        log.info("started", run_uri=run.run_uri, model=run.model.uri, rank=rank, port=port)
         result = _do_stage(run, options.work, progress, stop)
         progress.enter(Phase.DONE)
     except BaseException as error:
@@ -134,6 +133,7 @@ def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tunesmith_trainer", description=__doc__)
     parser.add_argument("--run", type=Path, default=Path(RUN_PATH), help="the TrainingRun (JSON)")
     parser.add_argument("--work", type=Path, default=Path(WORK_PATH), help="scratch folder")
+    parser.add_argument("--host", default="", help="address to serve progress on; empty: all")
     parser.add_argument("--port", type=int, default=PROGRESS_PORT, help="0: any free port")
     parser.add_argument(
         "--result", type=Path, default=Path(TERMINATION_PATH), help="where the result is written"

@@ -75,6 +75,10 @@ class BatchPlan:
             batches += cuts[len(full) :]
         return batches
 
+    def rows_of(self, steps: int) -> Rows:
+        """Give the rows that the first `steps` steps train on, each once, in ascending order."""
+        return np.unique(np.concatenate(self.epoch_batches(0)[:steps]))
+
     def batches_from(self, step: int) -> Iterator[Rows]:
         """Give the global batches of optimizer steps `step`, `step + 1`, … without end."""
         epoch, position = divmod(step, self.steps_per_epoch)
@@ -135,8 +139,13 @@ class Batch:
 
 def supervised_targets(split: Split, rows: Sequence[int] | Rows) -> int:
     """Count the tokens that rows are judged on; a row's first token is predicted by nothing."""
+    return sum(supervised_by_row(split, rows))
+
+
+def supervised_by_row(split: Split, rows: Sequence[int] | Rows) -> list[int]:
+    """Count the tokens that each row is judged on."""
     offsets = split.offsets
-    return sum(int(split.supervised[offsets[row] + 1 : offsets[row + 1]].sum()) for row in rows)
+    return [int(split.supervised[offsets[row] + 1 : offsets[row + 1]].sum()) for row in rows]
 
 
 def collate(split: Split, rows: Sequence[int] | Rows, pad_id: int) -> Batch:

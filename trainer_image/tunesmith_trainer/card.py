@@ -11,7 +11,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from tunesmith_api.output import ArtifactName
-from tunesmith_api.run import TrainingReport, TrainingRun
+from tunesmith_api.report import TrainingReport
+from tunesmith_api.run import TrainingRun
 
 # Values come from users; markup in them must stay text in a page that renders this.
 _ENVIRONMENT = Environment(

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import numpy as arrays
 from safetensors.torch import load_file, save_file
 
 from tunesmith_api.meta import Digest
@@ -25,6 +26,7 @@ from tunesmith_trainer.attempt import Attempt
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.loop import Training
 from tunesmith_trainer.outcome import Infrastructure
+from tunesmith_trainer.preference import Reference
 from tunesmith_trainer.state import Chance, TrainState
 from tunesmith_trainer.storage import NotFound
 from tunesmith_trainer.storage.manifest import (
@@ -33,10 +35,12 @@ from tunesmith_trainer.storage.manifest import (
     fetch_committed,
     read_manifest,
 )
+from tunesmith_trainer.tracking.session import EVENTS, upload_events
 
 _NAME = re.compile(r"^step-(\d{8,})/")
 _WEIGHTS, _OPTIMIZER = "weights.safetensors", "optimizer.pt"
 _STATE, _CURVE = "state.json", "metrics.jsonl"
+_REFERENCES = "references.safetensors"
 
 
 class _Saved(BaseModel):
@@ -79,6 +83,10 @@ class _Snapshot:
     state: str
     """Content of state.json."""
     curve: tuple[str, ...]
+    events: bytes
+    """Content of TensorBoard's event file."""
+    references: dict[str, Reference]
+    """With objective DPO; no step changes them."""
 
     @classmethod
     def take(cls, training: Training, chances: list[bytes], ranks: int) -> "_Snapshot":
@@ -95,6 +103,8 @@ class _Snapshot:
             chances=chances,
             state=_Saved(ranks=ranks, state=training.state).model_dump_json(),
             curve=tuple(training.curve.lines),
+            events=training.tracking.events(),
+            references=training.pairs.references if training.pairs else {},
         )
 
     def write(self, directory: Path) -> None:
@@ -105,8 +115,10 @@ class _Snapshot:
         torch.save(self.optimizer, directory / _OPTIMIZER)
         for rank, content in enumerate(self.chances):
             (directory / _chance_file(rank)).write_bytes(content)
+        arrays.save_file(self.references, directory / _REFERENCES)
         (directory / _STATE).write_text(self.state)
         (directory / _CURVE).write_text("".join(f"{line}\n" for line in self.curve))
+        (directory / EVENTS).write_bytes(self.events)
         _sync(directory)
 
 
@@ -185,6 +197,7 @@ class Checkpoints:
             fence=self._fence,
             on_bytes=self._progress.touch,
         )
+        upload_events(self._storage, self._fence, self._run.run_uri, directory / EVENTS)
         shutil.rmtree(directory)
         self._progress.saved(CheckpointRef(step=step, uri=committed.uri, time=now))
         log.info("checkpoint", step=step, uri=committed.uri)
@@ -263,6 +276,8 @@ def restore(training: Training, found: Found) -> None:
     training.optimizer.load_state_dict(extra["optimizer"])
     if training.scaler and extra["scaler"]:
         training.scaler.load_state_dict(extra["scaler"])
+    if training.pairs:
+        training.pairs.references.update(arrays.load_file(found.directory / _REFERENCES))
     chance = found.directory / _chance_file(training.ranks.rank)
     # With more ranks than before, the new ones keep the generators they were seeded with.
     if chance.exists():

@@ -4,11 +4,13 @@ A text file of JSON lines, so that it can be followed while training runs and tr
 checkpoint. Called by `loop`, `checkpoints` and `report`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from tunesmith_api.run import LossPoint
+from tunesmith_api.report import LossPoint
 
 REPORT_POINTS = 500
+_VALIDATION = '"validationLoss":'
 
 
 class Curve:
@@ -25,10 +27,19 @@ class Curve:
 
     def add(self, point: LossPoint) -> None:
         """Append a point."""
-        self.lines.append(point.model_dump_json(by_alias=True))
+        self.lines.append(_line(point))
         if self._path:
             with self._path.open("a") as file:
                 file.write(self.lines[-1] + "\n")
+
+    def note_validation_loss(self, loss: float) -> None:
+        """Write the loss on the validation rows to the last point."""
+        if not self.lines:
+            return
+        point = LossPoint.model_validate_json(self.lines[-1])
+        self.lines[-1] = _line(point.model_copy(update={"validation_loss": repr(loss)}))
+        if self._path:
+            self._path.write_text("".join(f"{line}\n" for line in self.lines))
 
     def first_and_last(self) -> tuple[str, str]:
         """Give the first and the last loss, or empty texts if there is no point."""
@@ -37,10 +48,21 @@ class Curve:
         return tuple(LossPoint.model_validate_json(self.lines[i]).loss for i in (0, -1))  # type: ignore[return-value]
 
     def shortened(self, most: int = REPORT_POINTS) -> tuple[LossPoint, ...]:
-        """Give at most `most` points, evenly spread, the first and the last among them."""
-        count = len(self.lines)
-        if count <= most:
-            chosen = list(range(count))
-        else:
-            chosen = [round(i * (count - 1) / (most - 1)) for i in range(most)]
-        return tuple(LossPoint.model_validate_json(self.lines[i]) for i in chosen)
+        """Give at most `most` points, evenly spread, the first and the last among them.
+
+        Points with a validation loss are kept besides, as many again.
+        """
+        looks = [i for i, line in enumerate(self.lines) if _VALIDATION in line]
+        chosen = {*_spread(range(len(self.lines)), most), *_spread(looks, most)}
+        return tuple(LossPoint.model_validate_json(self.lines[i]) for i in sorted(chosen))
+
+
+def _line(point: LossPoint) -> str:
+    return point.model_dump_json(by_alias=True, exclude_defaults=True)
+
+
+def _spread(places: Sequence[int], most: int) -> list[int]:
+    count = len(places)
+    if count <= most:
+        return list(places)
+    return [places[round(i * (count - 1) / (most - 1))] for i in range(most)]

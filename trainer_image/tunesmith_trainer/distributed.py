@@ -54,7 +54,7 @@ class Ranks:
         """Whether the flag is set on at least one rank. All ranks must call this."""
         return self.total(float(flag))[0] > 0
 
-    def gather(self, value: bytes) -> list[bytes]:
+    def gather(self, value: _T) -> list[_T]:
         """Give every rank's value, in the order of ranks. All ranks must call this."""
         return gather_object([value]) if self.size > 1 else [value]
 

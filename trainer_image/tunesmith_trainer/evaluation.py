@@ -1,65 +1,67 @@
-"""How good a model is on rows it has not seen, and what it answers.
+"""How good a model is: the run's suites, one after the other, on one model.
 
-Called by `loop` (validation) and `recipe` (test rows, samples). Must not change weights or the
-state of random generators.
+Called by `loop` (validation) and `examination` (the suites). Must not change weights or the state
+of random generators. What the suites do says `suites`, how models are compared says `comparing`.
 """
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import dataclass
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import nn
-from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from transformers import PreTrainedTokenizerBase
 
-from tunesmith_api.evaluation import Samples, Suite
-from tunesmith_api.jobstatus import Measurement
-from tunesmith_api.run import SampleAnswer
+from tunesmith_api.suites import Suite, TextMetric
 from tunesmith_trainer.attempt import Attempt
-from tunesmith_trainer.batches import batches_by_length, collate
+from tunesmith_trainer.batches import Batch, batches_by_length, collate
 from tunesmith_trainer.data.prepared import Split
 from tunesmith_trainer.distributed import Ranks
+from tunesmith_trainer.intervals import Observed, Statistic, observe
 from tunesmith_trainer.model import padding_id
 from tunesmith_trainer.objective import SupervisedLoss
 from tunesmith_trainer.outcome import Interrupted
+from tunesmith_trainer.preference import HeldOutPairs, Pairs
+from tunesmith_trainer.preference_score import PairScore, judge_pairs
 from tunesmith_trainer.stopping import StopSignal
+from tunesmith_trainer.suites.answering import answer_all
+from tunesmith_trainer.suites.harness import run_tasks
+from tunesmith_trainer.suites.intent import compare_intents
+from tunesmith_trainer.suites.judging import rate
+from tunesmith_trainer.suites.questions import Asked
+from tunesmith_trainer.suites.speed import measure_speed
+from tunesmith_trainer.suites.text import compare
+
+Column = NDArray[np.float64]
 
 
-class Score(BaseModel):
-    """Sums over all supervised tokens of a split, over all ranks."""
+@dataclass(frozen=True)
+class Score:
+    """Sums over the supervised tokens of each row of a split, of all ranks; [rows] each."""
 
-    model_config = ConfigDict(frozen=True)
-
-    nats: float
+    nats: Column
     """Negative log-likelihood."""
-    targets: int
+    targets: Column
     """Supervised tokens."""
-    correct: int
+    correct: Column
     """Those of them whose most likely prediction was right."""
 
     @property
     def loss(self) -> float:
         """Nats a token: sum divided by sum, never a mean of means of batches."""
-        return self.nats / self.targets if self.targets else math.nan
+        targets = float(self.targets.sum())
+        return float(self.nats.sum()) / targets if targets else math.nan
 
-    @property
-    def perplexity(self) -> float:
-        """exp of the loss (Jelinek et al. 1977); infinite where a float cannot hold it."""
-        return math.exp(self.loss) if self.loss < 700 else math.inf
-
-    @property
-    def token_accuracy(self) -> float:
-        """Share of tokens whose most likely prediction was right."""
-        return self.correct / self.targets if self.targets else math.nan
-
-    def metrics(self) -> dict[str, float]:
-        """Give the values by the names that gates use, without the suite."""
-        return {
-            "loss": self.loss,
-            "perplexity": self.perplexity,
-            "token_accuracy": self.token_accuracy,
-        }
+    def observed(self, suite: str) -> tuple[Observed, ...]:
+        """Give the suite's metrics. Perplexity is exp of the loss (Jelinek et al. 1977)."""
+        return (
+            observe(f"{suite}/loss", Statistic.RATIO, self.nats, self.targets),
+            observe(f"{suite}/perplexity", Statistic.EXP_RATIO, self.nats, self.targets),
+            observe(f"{suite}/token_accuracy", Statistic.RATIO, self.correct, self.targets),
+        )
 
 
 class Judgement(BaseModel):
@@ -67,13 +69,24 @@ class Judgement(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    score: Score | None
-    """None without a held-out suite or test rows."""
+    observed: tuple[Observed, ...]
+    """In the order of the suites."""
     answers: dict[str, tuple[str, ...]]
-    """By the name of the suite, in the order of its prompts."""
+    """By the name of the suite, in the order of its questions."""
+    notes: tuple[str, ...] = ()
+    """What could not be measured, and why."""
 
 
-Measured = tuple[Measurement, ...]
+@dataclass(frozen=True)
+class Exam:
+    """What every model is asked: the same rows and questions, in the same order."""
+
+    attempt: Attempt
+    tokenizer: PreTrainedTokenizerBase
+    test: Split
+    asked: Asked
+    pairs: Pairs | None = None
+    """With objective DPO: what the rows of `test`, which are pairs, are judged by."""
 
 
 def held_out_score(
@@ -84,98 +97,126 @@ def held_out_score(
     *,
     batch_size: int,
     pad_id: int,
-) -> Score:
+    pairs: HeldOutPairs | None = None,
+) -> Score | PairScore:
     """Score a model on `rows`, shared out over the ranks; all of them must call this.
 
+    With objective DPO the rows are `pairs`, and judged as such.
     Leaves the model in evaluation mode. Raises Interrupted, on all ranks, after SIGTERM.
     """
+    if pairs is not None:
+        return judge_pairs(loss, rows, ranks, stop, pairs, batch_size=batch_size, pad_id=pad_id)
     batches = batches_by_length(rows.lengths, batch_size, ranks.rank, ranks.size)
     turns = math.ceil(len(rows) / batch_size / ranks.size)
-    nats, targets, correct = 0.0, 0, 0
+    # Its lines are places of rows, so that the order of the sums is that of the rows.
+    table = np.zeros((len(rows), 3))
     loss.eval()
-    # Inference mode would leave tensors behind that training must not touch.
-    with torch.no_grad():
-        for turn in range(turns):
-            if ranks.any(stop.requested):
-                raise Interrupted
-            if turn < len(batches):
-                batch = collate(rows, batches[turn], pad_id).to(ranks.device)
-                part, right = loss(batch)
-                nats += float(part.double())
-                correct += int(right)
-                targets += len(batch.targets)
-    sums = ranks.total(nats, targets, correct)
-    return Score(nats=sums[0], targets=int(sums[1]), correct=int(sums[2]))
+    for turn in range(turns):
+        if ranks.any(stop.requested):
+            raise Interrupted
+        if turn < len(batches):
+            batch = collate(rows, batches[turn], pad_id).to(ranks.device)
+            table[batches[turn]] = _row_sums(loss, batch)
+    table = np.sum(ranks.gather(table), axis=0)
+    return Score(*table.T)
 
 
-def judge(
-    attempt: Attempt, loss: SupervisedLoss, rows: Split, tokenizer: PreTrainedTokenizerBase
-) -> Judgement:
+def _row_sums(loss: SupervisedLoss, batch: Batch) -> Column:
+    """Give nats, targets and correct of each row of a batch: float64[rows, 3]."""
+    nats, correct = loss.by_token(batch)
+    count, longest = batch.input_ids.shape
+    row = (batch.positions // longest).cpu().numpy()
+    columns = [nats.double().cpu().numpy(), np.ones(len(row)), correct.double().cpu().numpy()]
+    return np.stack([np.bincount(row, column, minlength=count) for column in columns], axis=1)
+
+
+def judge(exam: Exam, loss: SupervisedLoss) -> Judgement:
     """Measure a model by the run's suites; all ranks must call this.
 
     Raises Interrupted, on all ranks, after SIGTERM.
     """
-    run, ranks, stop = attempt.run, attempt.ranks, attempt.stop
-    suites = run.evaluation.suites
+    attempt = exam.attempt
+    answers = _answers(exam, loss.model)
     score = None
-    if len(rows) and any(suite.held_out for suite in suites):
-        score = held_out_score(
-            loss,
-            rows,
-            ranks,
-            stop,
-            batch_size=run.hyperparameters.per_device_batch_size,
-            pad_id=padding_id(tokenizer),
-        )
-    asked = {suite.name: suite.samples for suite in suites if suite.samples}
-    replies: dict[str, tuple[str, ...]] | None = None
-    if ranks.is_main:
-        with suppress(Interrupted), ranks.accelerator.autocast():
-            replies = {n: answers(loss.model, tokenizer, s, stop) for n, s in asked.items()}
-    replies = ranks.from_main(replies)
-    if replies is None:
+    observed: list[Observed] = []
+    notes: list[str] = []
+    for place, suite in enumerate(attempt.run.evaluation.suites):
+        if suite.held_out and len(exam.test):
+            score = score or held_out_score(
+                loss,
+                exam.test,
+                attempt.ranks,
+                attempt.stop,
+                batch_size=attempt.run.hyperparameters.per_device_batch_size,
+                pad_id=padding_id(exam.tokenizer),
+                pairs=exam.pairs.held_out("test") if exam.pairs else None,
+            )
+            observed += score.observed(suite.name)
+        elif suite.prompts or suite.intent:
+            observed += _compared(exam, suite, answers[suite.name])
+        elif suite.judge or suite.lm_eval or suite.speed:
+            found, note = _on_main(exam, place, suite, loss.model, answers.get(suite.name, ()))
+            observed += found
+            notes += [note] if note else []
+    return Judgement(observed=tuple(observed), answers=answers, notes=tuple(notes))
+
+
+def _answers(exam: Exam, model: nn.Module) -> dict[str, tuple[str, ...]]:
+    attempt = exam.attempt
+    answers = {}
+    for suite in attempt.run.evaluation.suites:
+        source = suite.samples or suite.questions
+        if source:
+            answers[suite.name] = answer_all(
+                model,
+                exam.tokenizer,
+                [question.tokens for question in exam.asked[suite.name]],
+                source.max_new_tokens,
+                ranks=attempt.ranks,
+                stop=attempt.stop,
+                touch=attempt.progress.touch,
+            )
+    return answers
+
+
+def _compared(exam: Exam, suite: Suite, replies: tuple[str, ...]) -> tuple[Observed, ...]:
+    expected = [question.expected for question in exam.asked[suite.name]]
+    if suite.prompts is None:
+        return compare_intents(suite.name, replies, expected)
+    metrics = [m for m in suite.prompts.metrics if m is not TextMetric.SIMILARITY]
+    return tuple(compare(suite.name, metric, replies, expected) for metric in metrics)
+
+
+def _on_main(
+    exam: Exam, place: int, suite: Suite, model: nn.Module, replies: tuple[str, ...]
+) -> tuple[tuple[Observed, ...], str]:
+    """Measure on rank 0 what cannot be shared out, and give it to all ranks."""
+    attempt = exam.attempt
+    found: tuple[tuple[Observed, ...], str] | None = None
+    if attempt.ranks.is_main:
+        try:
+            with attempt.ranks.accelerator.autocast():
+                found = _alone(exam, place, suite, model, replies)
+        except Interrupted:
+            found = None
+    found = attempt.ranks.from_main(found)
+    if found is None:
         raise Interrupted
-    return Judgement(score=score, answers=replies)
+    return found
 
 
-def measurements(suites: tuple[Suite, ...], tuned: Judgement, base: Judgement) -> Measured:
-    """Name the scores as every held-out suite's metrics; without test rows there are none.
-
-    What is no finite number is left out: a gate on it is inconclusive, which is the truth.
-    """
-    if tuned.score is None or base.score is None:
-        return ()
-    base_values = base.score.metrics()
-    return tuple(
-        Measurement(
-            metric=f"{suite.name}/{name}",
-            value=decimal(value),
-            base_value=decimal(base_values[name]),
+def _alone(
+    exam: Exam, place: int, suite: Suite, model: nn.Module, replies: tuple[str, ...]
+) -> tuple[tuple[Observed, ...], str]:
+    stop, touch = exam.attempt.stop, exam.attempt.progress.touch
+    if suite.judge:
+        return rate(
+            suite.name, place, suite.judge, exam.asked[suite.name], replies, stop=stop, touch=touch
         )
-        for suite in suites
-        if suite.held_out is not None
-        for name, value in tuned.score.metrics().items()
-        if math.isfinite(value) and math.isfinite(base_values[name])
-    )
-
-
-def sample_answers(
-    suites: tuple[Suite, ...], tuned: Judgement, base: Judgement
-) -> tuple[SampleAnswer, ...]:
-    """Put both models' answers side by side, in the order of the prompts."""
-    return tuple(
-        SampleAnswer(prompt=prompt, base=before, tuned=after)
-        for suite in suites
-        if suite.samples
-        for prompt, before, after in zip(
-            suite.samples.prompts, base.answers[suite.name], tuned.answers[suite.name], strict=True
-        )
-    )
-
-
-def decimal(value: float) -> str:
-    """Give ten significant digits; differences below that are noise between machines."""
-    return f"{value:.10g}"
+    if suite.lm_eval:
+        return run_tasks(suite.name, model, exam.tokenizer, suite.lm_eval)
+    assert suite.speed is not None  # noqa: S101 - the only other kind that the caller passes
+    return measure_speed(suite.name, model, suite.speed, stop), ""
 
 
 @contextmanager
@@ -183,46 +224,3 @@ def base_behaviour(model: nn.Module) -> Iterator[None]:
     """Switch the adapter off, so that the model answers as the base model does."""
     with model.disable_adapter():  # type: ignore[operator]
         yield
-
-
-class _StopWhenAsked(StoppingCriteria):
-    """Ends generation soon after SIGTERM instead of at its last token."""
-
-    def __init__(self, stop: StopSignal) -> None:
-        self._stop = stop
-
-    def __call__(self, input_ids: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
-        shape = (input_ids.shape[0],)
-        return torch.full(shape, self._stop.requested, device=input_ids.device, dtype=torch.bool)
-
-
-def answers(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, asked: Samples, stop: StopSignal
-) -> tuple[str, ...]:
-    """Answer the prompts greedily, through the chat template; raise Interrupted after SIGTERM.
-
-    One after the other: padding prompts to a common length can change a greedy answer.
-    """
-    model.eval()
-    replies = []
-    for prompt in asked.prompts:
-        encoded = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}],
-            add_generation_prompt=True,
-            return_tensors="pt",
-            return_dict=True,
-        ).to(model.device)
-        with torch.no_grad():
-            output = model.generate(  # type: ignore[operator]
-                input_ids=encoded["input_ids"],
-                attention_mask=encoded["attention_mask"],
-                max_new_tokens=asked.max_new_tokens,
-                do_sample=False,
-                use_cache=True,
-                pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
-                stopping_criteria=StoppingCriteriaList([_StopWhenAsked(stop)]),
-            )
-        stop.check()
-        new = output[0, encoded["input_ids"].shape[1] :]
-        replies.append(tokenizer.decode(new, skip_special_tokens=True).strip())
-    return tuple(replies)

@@ -78,6 +78,8 @@ def inputs_digest(run: TrainingRun, dataset_digest: Digest, revision: str, ranks
     inputs = {
         "model": run.model.uri,
         "revision": revision,
+        "objective": run.objective.value,
+        "dpo": run.dpo and run.dpo.model_dump(mode="json"),
         "method": run.method.model_dump(mode="json"),
         "dataset": dataset_digest,
         "template": run.dataset.template.value,

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from tunesmith_api.run import LossPoint, UserErrorReason
+from tunesmith_api.report import LossPoint, Rewards
+from tunesmith_api.run import UserErrorReason
 from tunesmith_api.training import Hyperparameters
 from tunesmith_trainer.batches import (
     Batch,
@@ -30,10 +31,13 @@ from tunesmith_trainer.evaluation import held_out_score
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.objective import SupervisedLoss
 from tunesmith_trainer.outcome import Interrupted, UserError
+from tunesmith_trainer.preference import REWARDS, PairBatch, PairLoss, Pairs, collate_pairs
 from tunesmith_trainer.progress import Progress
+from tunesmith_trainer.report import peak_memory_bytes
 from tunesmith_trainer.schedule import learning_rate
 from tunesmith_trainer.state import Chance, TrainState
 from tunesmith_trainer.stopping import StopSignal
+from tunesmith_trainer.tracking.session import Tracking
 
 
 @dataclass
@@ -53,23 +57,38 @@ class Training:
     checkpoint_every: int
     state: TrainState
     curve: Curve
+    tracking: Tracking = field(default_factory=lambda: Tracking(None))
+    pairs: Pairs | None = None
+    """With objective DPO: the plan's rows are pairs then."""
     computed: int = 0
     """Tokens that the ranks worked on in this attempt, padding included."""
     prepared: nn.Module = field(init=False)
-    """The same model, wrapped where gradients are averaged over ranks."""
+    """The loss of the run's objective, wrapped where gradients are averaged over ranks."""
 
     def __post_init__(self) -> None:
         self.prepared = self.ranks.accelerator.prepare_model(
-            self.loss, device_placement=False, evaluation_mode=self.ranks.size == 1
+            PairLoss(self.loss, self.pairs.settings) if self.pairs else self.loss,
+            device_placement=False,
+            evaluation_mode=self.ranks.size == 1,
         )
 
-    def batch(self, rows: Rows) -> Batch:
+    def batch(self, rows: Rows) -> Batch | PairBatch:
         """Give a micro-batch on this rank's device, packed where the model can do it."""
-        if not self.loss.can_pack:
-            return collate(self.train, rows, self.pad_id).to(self.ranks.device)
+        packed, device = self.loss.can_pack, self.ranks.device
         # Noise on the embeddings has to be each row's own.
         share = not float(self.settings.neftune_alpha)
-        return collate_packed(self.train, rows, self.pad_id, share=share).to(self.ranks.device)
+        if self.pairs is not None:
+            reference = self.pairs.references["train"]
+            return collate_pairs(
+                self.train, rows, reference, self.pad_id, packed=packed, share=share
+            ).to(device)
+        if not packed:
+            return collate(self.train, rows, self.pad_id).to(device)
+        return collate_packed(self.train, rows, self.pad_id, share=share).to(device)
+
+    def units(self, rows: Rows) -> int:
+        """Count what the loss of a global batch is the mean over: tokens to predict, or pairs."""
+        return len(rows) if self.pairs else max(1, supervised_targets(self.train, rows))
 
     @property
     def scaler(self) -> torch.amp.GradScaler | None:
@@ -111,14 +130,13 @@ def train(run: Training, save: SaveCheckpoint, progress: Progress, stop: StopSig
 def optimizer_step(run: Training, rows: Rows, stop: StopSignal) -> LossPoint:
     """Do one optimizer step on a global batch.
 
-    The gradient is that of the mean over all supervised tokens of the global batch, whatever
-    micro-batch or rank they are in: each adds its sum divided by the count of all. Raises
+    The gradient is that of the mean over all supervised tokens, or pairs, of the global batch,
+    whatever micro-batch or rank they are in: each adds its sum divided by the count of all. Raises
     Interrupted, with weights and counters unchanged, and UserError NonFiniteLoss.
     """
-    targets = max(1, supervised_targets(run.train, rows))
-    share, seen, worked = _accumulate_gradients(run, rows, targets, stop)
+    sums = _accumulate_gradients(run, rows, run.units(rows), stop)
     # One exchange a step: the sums, and whether anybody was told to stop.
-    loss, tokens, computed, stopping = run.ranks.total(share, seen, worked, float(stop.requested))
+    stopping, loss, tokens, computed, *rewards = run.ranks.total(float(stop.requested), *sums)
     if stopping:
         run.optimizer.zero_grad(set_to_none=True)
         raise Interrupted
@@ -134,16 +152,21 @@ def optimizer_step(run: Training, rows: Rows, stop: StopSignal) -> LossPoint:
         learning_rate=repr(rate),
         gradient_norm=repr(norm),
         tokens=run.state.tokens,
+        rewards=Rewards(**dict(zip(REWARDS, map(repr, rewards), strict=True))) if rewards else None,
     )
 
 
 def _accumulate_gradients(
-    run: Training, rows: Rows, targets: int, stop: StopSignal
-) -> tuple[float, float, float]:
-    """Add up gradients; give this rank's part of the mean loss, its tokens, and those computed."""
+    run: Training, rows: Rows, units: int, stop: StopSignal
+) -> tuple[float, ...]:
+    """Add up gradients; give this rank's part of the mean loss, its tokens, and those computed.
+
+    With objective DPO its part of the mean REWARDS follows.
+    """
     ranks = run.ranks
     shares = rank_share(rows, run.settings.per_device_batch_size, ranks.rank, ranks.size)
     nats = torch.zeros((), dtype=torch.float64, device=ranks.device)
+    rewards = torch.zeros(len(REWARDS) if run.pairs else 0, device=ranks.device)
     tokens, computed = 0, 0
     for turn, share in enumerate(shares):
         # Alone, stop at once. Several ranks have to agree first, at the end of the step.
@@ -152,14 +175,17 @@ def _accumulate_gradients(
         is_last = turn == len(shares) - 1
         batch = run.batch(share)
         with nullcontext() if is_last else ranks.accelerator.no_sync(run.prepared):
-            part, _ = run.prepared(batch)
+            part, besides = run.prepared(batch)
             # The wrapper takes the mean over ranks; what is wanted is the sum.
-            scaled = part * (ranks.size / targets)
+            scaled = part * (ranks.size / units)
             (run.scaler.scale(scaled) if run.scaler else scaled).backward()
         nats += part.detach().double()
+        if run.pairs:
+            rewards += besides
         tokens += batch.tokens
         computed += batch.computed
-    return nats.item() / targets, float(tokens), float(computed)
+    means = (float(reward) / units for reward in rewards)
+    return nats.item() / units, float(tokens), float(computed), *means
 
 
 def _update_weights(run: Training, rate: float) -> float:
@@ -204,11 +230,14 @@ def _look_if_due(run: Training, progress: Progress, stop: StopSignal) -> None:
         stop,
         batch_size=run.settings.per_device_batch_size,
         pad_id=run.pad_id,
+        pairs=run.pairs.held_out("validation") if run.pairs else None,
     )
     run.prepared.train()
     run.state.note_validation_loss(score.loss, settings)
+    run.curve.note_validation_loss(score.loss)
     log.info("validation", step=run.state.step, loss=repr(score.loss))
     progress.measured({"eval_loss": score.loss})
+    run.tracking.add(run.state.step, {"eval/loss": score.loss})
 
 
 @dataclass(frozen=True)
@@ -230,15 +259,20 @@ def _report(run: Training, point: LossPoint, started: _Start, progress: Progress
         "learning_rate": point.learning_rate,
         "gradient_norm": point.gradient_norm,
     }
+    if point.rewards:
+        values |= {f"reward_{name}": value for name, value in point.rewards}
     # The same text as in the curve: the exact numbers, so that runs can be compared by their logs.
     log.info("step", step=run.state.step, epoch=epoch, tokens_per_second=round(speed, 1), **values)
+    metrics = {name: float(value) for name, value in values.items()} | {
+        "tokens_per_second": speed,
+        "packing_efficiency": (run.state.tokens - started.tokens) / run.computed,
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+    tracked = {f"train/{name}": value for name, value in metrics.items()}
+    run.tracking.add(run.state.step, tracked | {"train/epoch": float(epoch)})
     progress.advance(
         run.state.step,
         epoch=epoch,
-        metrics={name: float(value) for name, value in values.items()}
-        | {
-            "tokens_per_second": speed,
-            "packing_efficiency": (run.state.tokens - started.tokens) / run.computed,
-        },
+        metrics=metrics,
         eta_seconds=left * seconds / (run.state.step - started.step),
     )

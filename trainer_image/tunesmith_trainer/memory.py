@@ -127,7 +127,7 @@ def check_fit(shape: ModelShape, run: TrainingRun, longest: int) -> MemoryEstima
     gpus = run.planned_gpus or PlannedGpus()
     work = planned_work(run, longest)
     found = estimate(shape, run.method, work)
-    least = estimate(shape, run.method, replace(work, rows=1, checkpointing=True))
+    least = estimate(shape, run.method, _least(run, work))
     if gpus.memory_bytes and least.total > gpus.memory_bytes:
         raise UserError(
             UserErrorReason.DOES_NOT_FIT,
@@ -144,16 +144,20 @@ def planned_work(run: TrainingRun, longest: int) -> Workload:
     is_full = run.method.adapter is None
     wanted = settings.gradient_checkpointing
     return Workload(
-        rows=settings.per_device_batch_size,
+        rows=settings.per_device_batch_size * run.objective.sides,
         longest=longest,
         width=_FLOAT32 if settings.precision is Precision.FP32 else 2,
         checkpointing=wanted is Switch.ENABLED or (wanted is Switch.AUTO and is_full),
     )
 
 
+def _least(run: TrainingRun, work: Workload) -> Workload:
+    return replace(work, rows=run.objective.sides, checkpointing=True)
+
+
 def _what_would(shape: ModelShape, run: TrainingRun, work: Workload, gpus: PlannedGpus) -> str:
     """Name what would fit: another method, or how large a GPU must be."""
-    smallest = replace(work, rows=1, checkpointing=True)
+    smallest = _least(run, work)
     least = estimate(shape, run.method, smallest).total
     ways = []
     if run.method.qlora is None:

@@ -4,7 +4,7 @@ Called by `loop` and `evaluation`. Must not know about steps, ranks or averages:
 that whoever adds them up over micro-batches and ranks divides once, by all tokens.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from tunesmith_trainer.batches import Batch
 
@@ -91,6 +92,34 @@ class SupervisedLoss(nn.Module):
             self._run(batch)
         return kept[0]
 
+    @torch.no_grad()
+    def by_token(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give each token's loss in nats (float32[supervised]) and whether it was predicted right.
+
+        For evaluation, which needs sums by row: no gradients, no label smoothing, and with `head`
+        no more logits at once than in training. The second is bool[supervised].
+        """
+        parts: Iterable[tuple[torch.Tensor, torch.Tensor]]
+        if self.head is None:
+            parts = [(self.logits(batch), batch.targets)]
+        else:
+            head, hidden = self.head, self.hidden(batch)
+            parts = (
+                (head(hidden[start:end]).float(), batch.targets[start:end])
+                for start, end in _chunks(len(hidden), head, hidden)
+            )
+        found = [
+            (
+                functional.cross_entropy(logits, targets, reduction="none"),
+                logits.argmax(-1) == targets,
+            )
+            for logits, targets in parts
+        ]
+        if not found:
+            return torch.zeros(0), torch.zeros(0, dtype=torch.bool)
+        nats, correct = zip(*found, strict=True)
+        return torch.cat(nats), torch.cat(correct)
+
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Give the summed loss in nats (float32[]) and how many were predicted right (int64[])."""
         smoothing = self.label_smoothing if self.training else 0.0
@@ -101,6 +130,33 @@ class SupervisedLoss(nn.Module):
         trained = [p for p in output.parameters() if p.requires_grad]
         wanted = torch.is_grad_enabled()
         return _ChunkedLoss.apply(hidden, batch.targets, self.head, smoothing, wanted, *trained)
+
+    def token_nats(self, batch: Batch) -> torch.Tensor:
+        """Give float32[supervised]: the loss of each token, for whoever weighs tokens differently.
+
+        Logits are computed again on the way back, chunk by chunk: the gradient of a token depends
+        on what is made of the losses, so it cannot be known on the way forward.
+        """
+        if self.head is None:
+            return functional.cross_entropy(self.logits(batch), batch.targets, reduction="none")
+        hidden, head = self.hidden(batch), self.head
+        if not len(hidden):
+            return hidden.float().sum(-1)
+
+        def nats(states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return functional.cross_entropy(head(states).float(), targets, reduction="none")
+
+        parts = [
+            checkpoint(
+                nats,
+                hidden[start:end],
+                batch.targets[start:end],
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
+            for start, end in _chunks(len(hidden), head, hidden)
+        ]
+        return torch.cat(parts)
 
 
 class _ChunkedLoss(torch.autograd.Function):

@@ -6,8 +6,10 @@ imports none of them, and no library whose errors it sorts (those are told apart
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+from tunesmith_api.jobstatus import Measurement
 from tunesmith_api.run import (
     TERMINATION_BYTES,
     ExitCode,
@@ -136,8 +138,9 @@ def write_result(result: TrainerResult, path: Path) -> None:
     """Write the termination message, at most TERMINATION_BYTES bytes of JSON.
 
     The kubelet cuts a longer one anywhere, which would leave no JSON at all. So the message is
-    shortened first, then the list of sources and the measurements beyond the fourth go, which are
-    in S3 as well; the digest that success hangs on always stays.
+    shortened first, and the list of sources and the architecture go, which are in S3 as well. Then
+    measurements lose their intervals and other baselines, and after that go themselves, from the
+    end, where those are that no gate asks for. The digest that success hangs on always stays.
     """
     data = _fitting(result)
     # The kubelet mounts the termination log as a file: it can be written, not replaced.
@@ -148,21 +151,29 @@ def write_result(result: TrainerResult, path: Path) -> None:
 
 
 def _fitting(result: TrainerResult) -> bytes:
-    data_in_short = result.data.model_copy(update={"sources": ()}) if result.data else None
-    for smaller in (
-        result,
-        result.model_copy(update={"message": shorten(result.message, 256)}),
-        result.model_copy(update={"message": shorten(result.message, _FEWEST_CHARACTERS)}),
-        result.model_copy(
-            update={
-                "message": shorten(result.message, _FEWEST_CHARACTERS),
-                "data": data_in_short,
-                "measurements": result.measurements[:4],
-                "architecture": None,
-            }
-        ),
-    ):
-        data = smaller.model_dump_json(by_alias=True, exclude_none=True).encode()
+    for smaller in _ever_smaller(result):
+        # A field that is left out has its default for whoever reads it.
+        data = smaller.model_dump_json(by_alias=True, exclude_defaults=True).encode()
         if len(data) <= TERMINATION_BYTES:
             return data
     raise ValueError(f"a result of {len(data)} bytes cannot be made to fit")
+
+
+def _ever_smaller(result: TrainerResult) -> Iterator[TrainerResult]:
+    yield result
+    for length in (256, _FEWEST_CHARACTERS):
+        result = result.model_copy(update={"message": shorten(result.message, length)})
+        yield result
+    # After success there is no checkpoint any more, and report.json has the architecture.
+    unneeded = ("architecture", "checkpoint") if result.report_digest else ("architecture",)
+    short = result.data.model_copy(update={"sources": ()}) if result.data else None
+    result = result.model_copy(update={**dict.fromkeys(unneeded), "data": short})
+    yield result
+    measured = result.measurements
+    bare = tuple(
+        Measurement(metric=m.metric, value=m.value, base_value=m.base_value) for m in measured
+    )
+    counts = range(len(measured) - 1, -1, -1)
+    smaller = [*(measured[:n] + bare[n:] for n in counts), *(bare[:n] for n in counts)]
+    for kept in smaller:
+        yield result.model_copy(update={"measurements": kept})

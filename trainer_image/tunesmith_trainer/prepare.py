@@ -20,6 +20,7 @@ from tunesmith_trainer.data.prompting import Prompting
 from tunesmith_trainer.data.splitting import Sides
 from tunesmith_trainer.data.templates import load_tokenizer, used_template
 from tunesmith_trainer.data.tokenizing import RowTokenizer, Tokenizing
+from tunesmith_trainer.generating import generated_answers
 from tunesmith_trainer.gguf.file import check_gguf
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import UserError
@@ -35,6 +36,7 @@ from tunesmith_trainer.storage.manifest import (
     commit_directory,
     read_manifest,
 )
+from tunesmith_trainer.tracking.services import check_tracking
 
 
 def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) -> TrainerResult:
@@ -45,6 +47,7 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
     output = open_store(run.run_uri, run.s3, "output", stop)
     output.check_writable(run.run_uri)
     check_push(run)
+    check_tracking(run)
     fence = Fence(output, run.run_uri, run.attempt)
     fence.claim()
     if earlier := _earlier(output, run):
@@ -57,17 +60,23 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
     check_gguf(run, model.path, tokenizer)
     gathered = Gatherer(
         dataset=run.dataset,
+        objective=run.objective,
         seed=run.hyperparameters.seed,
         storage=cache(lambda: Storage.open(run.s3, "dataset", stop=stop)),
         directory=work / "data",
         progress=progress,
         stop=stop,
+        ask_generator=lambda asked: generated_answers(
+            run, asked, output, work, progress=progress, stop=stop
+        ),
     ).gather()
 
     progress.enter(Phase.TOKENIZING)
     on_rows = _looking_up(progress, stop)
     limit, policy = run.hyperparameters.max_sequence_length, run.dataset.checks.too_long
-    rows = RowTokenizer(tokenizer, limit, policy, gathered.reading, prompting)
+    rows = RowTokenizer(
+        tokenizer, limit, policy, gathered.reading, prompting, objective=run.objective
+    )
     prepared = _tokenize(run, gathered, rows, model, on_rows)
     prepared = prepared.described(used_template(tokenizer, run.dataset).value)
 
@@ -114,6 +123,7 @@ def inputs_digest(run: TrainingRun) -> str:
         VERSION,
         run.model.model_dump(mode="json"),
         run.dataset.model_dump(mode="json"),
+        run.objective.value,
         run.hyperparameters.max_sequence_length,
         run.hyperparameters.seed,
     )
@@ -155,7 +165,7 @@ def _tokenize(
     gathered.reading.finish()
     _check_remaining(splits, gathered.sides, rows.counts)
     meta = PreparedMeta(
-        data=_data_status(gathered, splits, rows.counts, run.dataset.prompt.name),
+        data=_data_status(run, gathered, splits, rows.counts),
         dataset_digest=_digest(gathered.sides),
         model_revision=model.revision,
         max_sequence_length=run.hyperparameters.max_sequence_length,
@@ -187,22 +197,23 @@ def _check_remaining(splits: dict[str, Split], sides: Sides, counts: Tokenizing)
 
 
 def _data_status(
-    gathered: Gathered, splits: dict[str, Split], counts: Tokenizing, prompt_version: str
+    run: TrainingRun, gathered: Gathered, splits: dict[str, Split], counts: Tokenizing
 ) -> DataStatus:
     train = splits["train"]
     return DataStatus(
         format=gathered.format,
         sources=gathered.sources,
-        prompt_version=prompt_version,
+        prompt_version=run.dataset.prompt.name,
         rows=RowCounts(
             read=gathered.reading.rows,
             malformed=gathered.reading.malformed,
             duplicates=gathered.tally.duplicates,
             cleaned=gathered.tally.cleaned,
             filtered=gathered.reading.filtered,
+            synthetic=gathered.synthetic,
             unsupervised=counts.unsupervised,
             too_long=counts.too_long,
-            **{name: len(split) for name, split in splits.items()},
+            **{name: len(split) // run.objective.sides for name, split in splits.items()},
         ),
         tokens=TokenCounts(
             train=len(train.tokens),

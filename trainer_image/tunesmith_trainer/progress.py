@@ -17,7 +17,19 @@ from tunesmith_api.run import CheckpointRef, Phase, TrainerProgress, TrainingRun
 from tunesmith_trainer.logs import log
 
 _REQUEST_TIMEOUT_SECONDS = 10
-_METRICS_ON_PAGE = ("loss", "learning_rate", "gradient_norm", "tokens_per_second", "eval_loss")
+_METRICS_ON_PAGE = (
+    "loss",
+    "learning_rate",
+    "gradient_norm",
+    "tokens_per_second",
+    "packing_efficiency",
+    "peak_memory_bytes",
+    "eval_loss",
+    "reward_chosen",
+    "reward_rejected",
+    "reward_accuracy",
+    "reward_margin",
+)
 
 
 class Progress:
@@ -133,6 +145,7 @@ class _Metrics:
         gauge = self._gauge
         self._step = gauge("step", "Optimizer steps done")
         self._total = gauge("total_steps", "Optimizer steps in all")
+        self._epoch = gauge("epoch", "Passes over the training rows done")
         self._idle = gauge("seconds_since_progress", "Seconds since anything moved")
         self._values = {
             name: gauge(name, f"Latest {name.replace('_', ' ')}") for name in _METRICS_ON_PAGE
@@ -151,6 +164,7 @@ class _Metrics:
         seen = self._progress.snapshot()
         self._step.set(seen.step)
         self._total.set(seen.total_steps)
+        self._epoch.set(float(seen.epoch))
         self._idle.set(seen.seconds_since_progress)
         for metric in seen.metrics:
             if metric.name in self._values:
@@ -163,7 +177,7 @@ class _Metrics:
 class ProgressServer:
     """Answers ``GET /progress`` (JSON) and ``GET /metrics`` (Prometheus) from daemon threads."""
 
-    def __init__(self, progress: Progress, port: int) -> None:
+    def __init__(self, progress: Progress, port: int, host: str) -> None:
         metrics = _Metrics(progress)
 
         class Handler(BaseHTTPRequestHandler):
@@ -188,7 +202,7 @@ class ProgressServer:
             def log_message(self, *_: object) -> None:
                 """Say nothing: a poll every few seconds would drown the log."""
 
-        self._server = ThreadingHTTPServer(("", port), Handler)
+        self._server = ThreadingHTTPServer((host, port), Handler)
         self._server.daemon_threads = True
         threading.Thread(
             target=self._server.serve_forever, name="progress-server", daemon=True
@@ -205,6 +219,9 @@ class ProgressServer:
         self._server.server_close()
 
 
-def serve(progress: Progress, port: int) -> ProgressServer:
-    """Serve the record on all interfaces. Raises OSError when the port is taken."""
-    return ProgressServer(progress, port)
+def serve(progress: Progress, port: int, host: str = "") -> ProgressServer:
+    """Serve the record, on all interfaces if no host is given; port 0 takes any free one.
+
+    Raises OSError when the port is taken.
+    """
+    return ProgressServer(progress, port, host)

@@ -7,22 +7,24 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
-
 from tunesmith_api.jobstatus import ArtifactStatus
 from tunesmith_api.output import ArtifactName
-from tunesmith_api.run import Phase, TrainerResult, TrainingReport, TrainingRun, TrainingSummary
+from tunesmith_api.report import TrainingReport
+from tunesmith_api.run import Phase, TrainerResult, TrainingRun, TrainingSummary
 from tunesmith_api.training import Precision
 from tunesmith_trainer import VERSION
 from tunesmith_trainer.artifacts import make_artifacts
 from tunesmith_trainer.attempt import Attempt
 from tunesmith_trainer.card import write_card
 from tunesmith_trainer.checkpoints import Checkpoints, Search
-from tunesmith_trainer.evaluation import Judgement, measurements, sample_answers
+from tunesmith_trainer.comparing import measurements, notes, sample_answers
+from tunesmith_trainer.evaluation import Exam
+from tunesmith_trainer.examination import Examined
 from tunesmith_trainer.inputs import Inputs
 from tunesmith_trainer.loop import Training
 from tunesmith_trainer.model import architecture
 from tunesmith_trainer.outcome import Interrupted
+from tunesmith_trainer.page import write_pages
 from tunesmith_trainer.progress import Progress
 from tunesmith_trainer.report import peak_memory_bytes, success, write_report
 from tunesmith_trainer.storage.manifest import commit_directory
@@ -34,11 +36,10 @@ class Trained:
 
     inputs: Inputs
     precision: Precision
-    tokenizer: PreTrainedTokenizerBase
+    exam: Exam
     training: Training
     search: Search
-    tuned: Judgement
-    base: Judgement
+    examined: Examined
 
 
 def publish(attempt: Attempt, trained: Trained, checkpoints: Checkpoints) -> TrainerResult:
@@ -51,7 +52,9 @@ def publish(attempt: Attempt, trained: Trained, checkpoints: Checkpoints) -> Tra
     progress.enter(Phase.EXPORTING)
     draft = build_report(run, trained, progress)
     try:
-        directories = make_artifacts(attempt, trained.inputs, trained.training, trained.tokenizer)
+        directories = make_artifacts(
+            attempt, trained.inputs, trained.training, trained.exam.tokenizer
+        )
     except Interrupted:
         checkpoints.wait()
         raise
@@ -86,11 +89,15 @@ def publish(attempt: Attempt, trained: Trained, checkpoints: Checkpoints) -> Tra
             "timing": progress.phase_seconds(),
         }
     )
+    tracking = trained.training.tracking
+    tracking.judge(report.measurements, report.training.steps)
+    tracking.upload(attempt.storage, fence, run.run_uri)
+    write_pages(attempt.storage, fence, run, report, attempt.work / "report")
     digest = write_report(attempt.storage, fence, run, report)
     checkpoints.delete_all()
     progress.enter(Phase.DONE)
-    notes = (*trained.search.notes, *([f"Pushed to {pushed}."] if pushed else []))
-    return success(run, report, digest, notes)
+    pushed_to = (f"Pushed to {pushed}.",) if pushed else ()
+    return success(run, report, digest, pushed_to)
 
 
 def push_to_hub(run: TrainingRun, directories: dict[ArtifactName, Path]) -> str:
@@ -108,7 +115,7 @@ def push_to_hub(run: TrainingRun, directories: dict[ArtifactName, Path]) -> str:
 def build_report(run: TrainingRun, trained: Trained, progress: Progress) -> TrainingReport:
     """Put together all that is known before the upload."""
     inputs, search = trained.inputs, trained.search
-    suites, training = run.evaluation.suites, trained.training
+    training, examined = trained.training, trained.examined
     return TrainingReport(
         job=run.job,
         attempt=run.attempt,
@@ -120,14 +127,19 @@ def build_report(run: TrainingRun, trained: Trained, progress: Progress) -> Trai
         dataset_digest=inputs.data.meta.dataset_digest,
         inputs_digest=inputs.digest,
         data=inputs.data.meta.data,
+        objective=run.objective,
+        dpo=run.dpo,
         dropped=inputs.data.meta.dropped,
         method=run.method,
         hyperparameters=run.hyperparameters,
         training=summarize(trained, progress),
         model=architecture(training.loss.model),
         curve=training.curve.shortened(),
-        measurements=measurements(suites, trained.tuned, trained.base),
-        samples=sample_answers(suites, trained.tuned, trained.base),
+        measurements=measurements(run, examined),
+        evaluation=run.evaluation,
+        baselines=run.baselines,
+        samples=sample_answers(run, trained.exam.asked, examined),
+        notes=(*search.notes, *notes(examined)),
         resumed_from_step=search.found.ref.step if search.found else None,
     )
 

@@ -4,10 +4,10 @@ Called by ``__main__``, once in every rank's process. Only the order of things i
 each is done by the module it is named after.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
-
+from tunesmith_api.objectives import Dpo, Objective
 from tunesmith_api.output import ArtifactName
 from tunesmith_api.run import Outcome, Phase, TrainerResult, TrainingRun, UserErrorReason
 from tunesmith_api.training import Precision, Switch
@@ -16,9 +16,11 @@ from tunesmith_trainer.batches import BatchPlan
 from tunesmith_trainer.capability import settle
 from tunesmith_trainer.checkpoints import Checkpoints, Found, restore
 from tunesmith_trainer.curve import Curve
+from tunesmith_trainer.data.prepared import SPLITS
 from tunesmith_trainer.data.templates import load_tokenizer
 from tunesmith_trainer.distributed import Ranks, check_devices, choose_precision, join
-from tunesmith_trainer.evaluation import Judgement, base_behaviour, judge
+from tunesmith_trainer.evaluation import Exam, base_behaviour
+from tunesmith_trainer.examination import examine, judge_base_of_full
 from tunesmith_trainer.gguf.file import check_gguf
 from tunesmith_trainer.inputs import Inputs, fetch_inputs, global_batch_size
 from tunesmith_trainer.loop import Training, train
@@ -31,6 +33,7 @@ from tunesmith_trainer.noise import add_noise
 from tunesmith_trainer.objective import SupervisedLoss
 from tunesmith_trainer.optimizers import build_optimizer
 from tunesmith_trainer.outcome import Interrupted, UserError
+from tunesmith_trainer.preference import Pairs, ask, pair_lengths
 from tunesmith_trainer.progress import Progress
 from tunesmith_trainer.publish import Trained, publish
 from tunesmith_trainer.report import find_finished
@@ -38,6 +41,9 @@ from tunesmith_trainer.state import Chance, TrainState, seed_everything
 from tunesmith_trainer.stopping import StopSignal
 from tunesmith_trainer.storage import open_store
 from tunesmith_trainer.storage.fence import Fence
+from tunesmith_trainer.suites.harness import check_harness
+from tunesmith_trainer.suites.questions import load_questions
+from tunesmith_trainer.tracking.services import begin_tracking
 
 
 def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) -> TrainerResult:
@@ -61,36 +67,48 @@ def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal
     search = checkpoints.search()
     tokenizer = load_tokenizer(inputs.base_path, run.dataset)
     check_gguf(run, inputs.base_path, tokenizer)
+    test = inputs.data.test
+    asked = load_questions(run, test, tokenizer, stop)
     loss = load_model(attempt, inputs, precision)
     set_up_loss(attempt, inputs, loss, padding_id(tokenizer))
     training = plan_training(attempt, inputs, loss, padding_id(tokenizer), search.found)
+    exam = Exam(attempt, tokenizer, test, asked, training.pairs)
     progress.plan(training.total_steps, search.found.ref.step if search.found else None)
 
-    try:
-        judge_base_of_full(attempt, inputs, tokenizer, training)
-        progress.enter(Phase.TRAINING)
-        train(training, checkpoints.save, progress, stop)
-        checkpoints.save(training, Chance.capture())
-        progress.enter(Phase.EVALUATING)
-        tuned, base = judge_both(attempt, inputs, tokenizer, training)
-    except Interrupted:
-        checkpoints.wait()
-        raise
+    with training.tracking:
+        try:
+            ask_base_about_pairs(attempt, inputs, training)
+            judge_base_of_full(exam, training)
+            progress.enter(Phase.TRAINING)
+            train(training, checkpoints.save, progress, stop)
+            checkpoints.save(training, Chance.capture())
+            progress.enter(Phase.EVALUATING)
+            examined = examine(exam, inputs, training)
+        except Interrupted:
+            checkpoints.wait()
+            raise
 
-    if not attempt.ranks.is_main:
-        return silent_success(attempt)
-    trained = Trained(inputs, precision, tokenizer, training, search, tuned, base)
-    return publish(attempt, trained, checkpoints)
+        if not attempt.ranks.is_main:
+            return silent_success(attempt)
+        trained = Trained(inputs, precision, exam, training, search, examined)
+        return publish(attempt, trained, checkpoints)
 
 
 def check_run(run: TrainingRun) -> None:
     """Refuse what no attempt can do, before anything is fetched."""
     check_devices(run.world)
+    check_harness(run)
     if run.method.adapter is None and ArtifactName.ADAPTER in run.output.artifacts:
         raise UserError(
             UserErrorReason.INVALID_RUN,
             "output.artifacts asks for an Adapter, which method.full does not make. Use Merged or "
             "GGUF.",
+        )
+    if run.objective is Objective.DPO and float(run.hyperparameters.label_smoothing):
+        raise UserError(
+            UserErrorReason.INVALID_RUN,
+            "hyperparameters.labelSmoothing is for objectives SFT and Pretrain. Set "
+            "dpo.labelSmoothing instead.",
         )
 
 
@@ -145,7 +163,9 @@ def plan_training(
     """Put together all that the loop needs, at the first step or where the checkpoint was."""
     run, ranks, data = attempt.run, attempt.ranks, inputs.data
     settings = run.hyperparameters
-    plan = BatchPlan(data.train.lengths, settings.seed, global_batch_size(run, ranks.size))
+    pairs = Pairs(run.dpo or Dpo()) if run.objective is Objective.DPO else None
+    lengths = pair_lengths(data.train) if pairs else data.train.lengths
+    plan = BatchPlan(lengths, settings.seed, global_batch_size(run, ranks.size))
     seed_everything(settings.seed, ranks.rank)
     training = Training(
         settings=settings,
@@ -162,31 +182,38 @@ def plan_training(
         curve=Curve(
             attempt.work / "metrics.jsonl" if ranks.is_main else None, found.curve if found else []
         ),
+        tracking=begin_tracking(attempt, inputs, found.directory if found else None),
+        pairs=pairs,
     )
     if found:
         restore(training, found)
     return training
 
 
-def judge_base_of_full(
-    attempt: Attempt, inputs: Inputs, tokenizer: PreTrainedTokenizerBase, training: Training
-) -> None:
-    """Judge the base model before training changes it; an adapter can be switched off later."""
-    if attempt.run.method.adapter is None and training.state.base is None:
-        attempt.progress.enter(Phase.EVALUATING)
-        training.state.base = judge(attempt, training.loss, inputs.data.test, tokenizer)
-
-
-def judge_both(
-    attempt: Attempt, inputs: Inputs, tokenizer: PreTrainedTokenizerBase, training: Training
-) -> tuple[Judgement, Judgement]:
-    """Judge the tuned and the base model on the same rows, on all ranks."""
-    loss, test = training.loss, inputs.data.test
-    tuned = judge(attempt, loss, test, tokenizer)
-    if training.state.base is not None:
-        return tuned, training.state.base
-    with base_behaviour(loss.model):
-        return tuned, judge(attempt, loss, test, tokenizer)
+def ask_base_about_pairs(attempt: Attempt, inputs: Inputs, training: Training) -> None:
+    """With objective DPO, ask what to compare with, unless a checkpoint has brought the answers."""
+    pairs, data, run = training.pairs, inputs.data, attempt.run
+    if pairs is None or pairs.references:
+        return
+    attempt.progress.enter(Phase.EVALUATING)
+    trained = training.plan.rows_of(training.total_steps)
+    splits = {name: getattr(data, name) for name in SPLITS}
+    # Before the first step all weights are the base model's, so only an adapter is in the way.
+    has_adapter = run.method.adapter is not None
+    with base_behaviour(training.loss.model) if has_adapter else nullcontext():
+        for name, split in splits.items():
+            if not len(split):
+                continue
+            pairs.references[name] = ask(
+                training.loss,
+                split,
+                attempt.ranks,
+                attempt.stop,
+                batch_size=run.hyperparameters.per_device_batch_size,
+                pad_id=training.pad_id,
+                pairs=trained if name == "train" else None,
+                on_pairs=attempt.progress.touch,
+            )
 
 
 def silent_success(attempt: Attempt) -> TrainerResult:

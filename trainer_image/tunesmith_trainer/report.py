@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from tunesmith_api.jobstatus import Measurement
 from tunesmith_api.meta import Digest
 from tunesmith_api.output import ArtifactName
-from tunesmith_api.run import Outcome, TrainerResult, TrainingReport, TrainingRun
+from tunesmith_api.report import TrainingReport
+from tunesmith_api.run import Outcome, TrainerResult, TrainingRun
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.storage import NotFound, Store
 from tunesmith_trainer.storage.fence import Fence
@@ -61,6 +62,7 @@ def success(
         f"Trained {done.steps} steps{early}, loss {_short(done.first_loss)} to "
         f"{_short(done.last_loss)}.",
         *_held_out(report.measurements),
+        *report.notes,
         *notes,
     ]
     return TrainerResult(
@@ -75,6 +77,7 @@ def success(
         model_revision=report.model_revision,
         training=done,
         measurements=report.measurements,
+        baselines=tuple(model.name for model in report.baselines),
         artifacts=report.artifacts,
         architecture=report.model,
         report_uri=report_uri(run),

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import orjson
 
 from tunesmith_api.run import CREDENTIALS_PATH, PVC_PATH, TrainingRun, UserErrorReason
+from tunesmith_api.training import ModelSource
 from tunesmith_trainer import tiny
 from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.progress import Progress
@@ -75,6 +76,11 @@ def fetch_model(
     fetched = _fetch(run, directory, True, progress, stop)
     check_context(run, fetched.path)
     return fetched
+
+
+def fetch_generator(run: TrainingRun, source: ModelSource, directory: Path) -> FetchedModel:
+    """Fetch another model with the credentials of the run's own. Raises as the others do."""
+    return _fetch(run.model_copy(update={"model": source}), directory, True, None, None)
 
 
 def check_context(run: TrainingRun, path: Path) -> None:

@@ -13,7 +13,13 @@ from tunesmith_api.jobstatus import StageName
 from tunesmith_api.labels import LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_STAGE
 from tunesmith_api.modeldeployment import Delivery
 from tunesmith_operator.kube.kinds import Object
-from tunesmith_operator.planning.observed import SeenJob, SeenPod, SeenTarget, SeenVersion
+from tunesmith_operator.planning.observed import (
+    SeenArtifact,
+    SeenJob,
+    SeenPod,
+    SeenTarget,
+    SeenVersion,
+)
 from tunesmith_operator.planning.sources import servable_formats
 
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
@@ -101,6 +107,12 @@ def parse_version(body: Object) -> SeenVersion:
         job_uid=(meta.get("labels") or {}).get(LABEL_JOB_UID, ""),
         deployment=offered.get("deployment", ""),
         channel=offered.get("channel", ""),
+        created=parse_time(meta.get("creationTimestamp")),
+        base_uri=(spec.get("baseModel") or {}).get("uri", ""),
+        artifacts=tuple(
+            SeenArtifact(one["format"], one["uri"], one["digest"])
+            for one in spec.get("artifacts") or ()
+        ),
     )
 
 
@@ -110,11 +122,19 @@ def parse_target(body: Object | None) -> SeenTarget:
         return SeenTarget(exists=False)
     spec = body.get("spec") or {}
     source, engine = spec.get("source") or {}, (spec.get("engine") or {}).get("type", "")
+    stable = (body.get("status") or {}).get("stable") or {}
     try:
         formats = servable_formats(Delivery(spec.get("delivery", "")), EngineType(engine))
     except ValueError:
         formats = ()
-    return SeenTarget(True, source.get("model", ""), source.get("channel", ""), engine, formats)
+    return SeenTarget(
+        exists=True,
+        model=source.get("model", ""),
+        channel=source.get("channel", ""),
+        engine=engine,
+        formats=formats,
+        stable=stable.get("version", ""),
+    )
 
 
 def _true_conditions(status: Object) -> dict[str, Object]:

@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from tunesmith_api.analysis import Analysis, AnalysisMetric, Better, BuiltinMetric, Verdict
 from tunesmith_api.deploymentstatus import MetricStatus, RolloutStatus
-from tunesmith_operator.planning.gates import parse_number
+from tunesmith_api.gates import parse_number
 from tunesmith_operator.planning.serving import MetricSample, Sampling, SeenRevision
 
 _WORST_FIRST = (Verdict.FAIL, Verdict.PROVIDER_ERROR, Verdict.NO_DATA, Verdict.PASS)

@@ -84,6 +84,16 @@ class SeenJob:
 
 
 @dataclass(frozen=True, slots=True)
+class SeenArtifact:
+    """A form in which a ModelVersion is stored."""
+
+    format: str
+    """Merged, Adapter, GGUF, ..."""
+    uri: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class SeenVersion:
     """A ModelVersion of the model that the job makes."""
 
@@ -96,6 +106,10 @@ class SeenVersion:
     """spec.offeredTo.deployment; empty where it was offered to nobody."""
     channel: str = ""
     """spec.offeredTo.channel; likewise."""
+    created: datetime | None = None
+    base_uri: str = ""
+    """spec.baseModel.uri."""
+    artifacts: tuple[SeenArtifact, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +126,8 @@ class SeenTarget:
     """engine.type."""
     formats: tuple[str, ...] = ()
     """Artifacts of which that engine needs one; empty where this operator does not know it."""
+    stable: str = ""
+    """Name of the ModelVersion that it holds as stable; empty where there is none."""
 
 
 @dataclass(frozen=True, slots=True)

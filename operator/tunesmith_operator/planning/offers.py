@@ -7,7 +7,9 @@ the version and the status says the same as one that lives. Pure; called by ``re
 """
 
 from tunesmith_api.conditions import ConditionType, Reason
+from tunesmith_api.evaluation import Baseline
 from tunesmith_api.finetunejob import FineTuneJob
+from tunesmith_api.jobstatus import StageName
 from tunesmith_api.modelversion import Offer
 from tunesmith_operator.planning.acceptance import Objection
 from tunesmith_operator.planning.conditions import is_true
@@ -17,11 +19,19 @@ from tunesmith_operator.planning.observed import Observation, SeenTarget, SeenVe
 
 
 def target_name(job: FineTuneJob) -> str | None:
-    """Give the deployment to look at, or None while there is nothing to offer or all is said."""
+    """Give the deployment to look at, or None while there is nothing to ask of it.
+
+    Its stable version is measured beside the tuned model where that is a baseline, so it is looked
+    at until training has begun; and again once there is something to offer.
+    """
     wanted, status = job.spec.deploy_to, job.status
     if wanted is None or status.completion_time is not None:
         return None
-    return wanted.name if is_true(status.conditions, ConditionType.TRAINED) else None
+    is_baseline = Baseline.DEPLOYED in job.spec.evaluation.baselines
+    is_training = status.active is not None and status.active.stage is StageName.TRAIN
+    if is_true(status.conditions, ConditionType.TRAINED) or (is_baseline and not is_training):
+        return wanted.name
+    return None
 
 
 def make_offer(seen: Observation) -> Offer | None:

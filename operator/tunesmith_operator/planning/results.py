@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from tunesmith_api.conditions import ConditionType, Reason
 from tunesmith_api.finetunejob import FineTuneJob
+from tunesmith_api.gates import judge, parse_number
 from tunesmith_api.jobstatus import Architecture, Metric, NamedRef, ReportRef, Verdict
 from tunesmith_api.modelversion import (
     Artifact,
@@ -19,7 +20,6 @@ from tunesmith_operator.planning.acceptance import version_objection
 from tunesmith_operator.planning.actions import MakeVersion
 from tunesmith_operator.planning.draft import JobDraft
 from tunesmith_operator.planning.endings import complete, fail
-from tunesmith_operator.planning.gates import judge, parse_number
 from tunesmith_operator.planning.names import model_name, version_name
 from tunesmith_operator.planning.observed import Observation, SeenVersion
 from tunesmith_operator.planning.offers import make_offer, say_offer, tags_of
@@ -62,7 +62,7 @@ def trained(draft: JobDraft, job: FineTuneJob, result: TrainerResult) -> None:
         )
         if progress
         else None,
-        evaluation=judge(job.spec.evaluation.gates, result.measurements),
+        evaluation=judge(job.spec.evaluation.gates, result.measurements, result.baselines),
     )
     if result.model_revision:
         resolved = draft.status.resolved

@@ -3,7 +3,14 @@
 from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.jobstatus import StageName
 from tunesmith_api.meta import SecretRef
-from tunesmith_api.run import JobRef, PlannedGpus, S3Connection, TrainingRun, World
+from tunesmith_api.run import (
+    BaselineModel,
+    JobRef,
+    PlannedGpus,
+    S3Connection,
+    TrainingRun,
+    World,
+)
 from tunesmith_api.training import Hyperparameters, S3Options
 from tunesmith_operator.config import Config
 from tunesmith_operator.planning.names import run_uri
@@ -11,8 +18,14 @@ from tunesmith_operator.planning.names import run_uri
 _GIB = 1024**3
 
 
-def build_run(job: FineTuneJob, stage: StageName, attempt: int, config: Config) -> TrainingRun:
-    """Give the run of an attempt."""
+def build_run(
+    job: FineTuneJob,
+    stage: StageName,
+    attempt: int,
+    config: Config,
+    baselines: tuple[BaselineModel, ...] = (),
+) -> TrainingRun:
+    """Give the run of an attempt; `baselines` are the earlier versions it measures."""
     spec = job.spec
     meta = job.metadata
     return TrainingRun(
@@ -25,11 +38,14 @@ def build_run(job: FineTuneJob, stage: StageName, attempt: int, config: Config) 
         world=_world(job, stage),
         planned_gpus=_planned_gpus(job, stage, config),
         model=spec.model,
+        objective=spec.objective,
+        dpo=spec.dpo,
         method=spec.method,
         dataset=spec.dataset,
         hyperparameters=_halved(spec.hyperparameters, job.status.counters.batch_halvings),
         checkpoint=spec.checkpoint,
         evaluation=spec.evaluation,
+        baselines=baselines,
         output=spec.output,
     )
 

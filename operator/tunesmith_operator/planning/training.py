@@ -25,6 +25,7 @@ from tunesmith_operator.planning.actions import (
     DeleteAttempt,
     StartAttempt,
 )
+from tunesmith_operator.planning.baselines import choose_baselines
 from tunesmith_operator.planning.causes import Ending, why_ended
 from tunesmith_operator.planning.conditions import find
 from tunesmith_operator.planning.draft import JobDraft
@@ -224,7 +225,8 @@ def _start(draft: JobDraft, seen: Observation, config: Config) -> None:
     name = attempt_name(seen.job, stage, number)
     # build_run reads the counters, which this very pass may have changed.
     job = seen.job.model_copy(update={"status": draft.status})
-    draft.act(StartAttempt(name, build_run(job, stage, number, config)))
+    baselines = choose_baselines(seen) if stage is StageName.TRAIN else ()
+    draft.act(StartAttempt(name, build_run(job, stage, number, config, baselines)))
     _note_start(draft, stage, number, name)
     for old in seen.attempts:
         if old.is_finished and not old.is_deleting and old.attempt <= number - _KEPT_JOBS:

@@ -17,6 +17,7 @@ from tunesmith_api.run import (
     TERMINATION_PATH,
     WORK_PATH,
     TrainingRun,
+    judge_folder,
 )
 from tunesmith_operator.config import Config
 from tunesmith_operator.resources.launch import command, environment
@@ -113,6 +114,9 @@ def _storage(run: TrainingRun, compute: Compute | None) -> tuple[list[Manifest],
         "dataset": run.s3.dataset_secret,
         "output": run.s3.output_secret,
         "hub": _hub_secret(run),
+        **(_judges(run) if compute is not None else {}),
+        **_tracking_secrets(run),
+        "generator": _generator_secret(run),
     }
     pairs += [_secret(role, name) for role, name in secrets.items() if name]
     pairs += [_claim(name) for name in _claims(run)]
@@ -130,6 +134,36 @@ def _hub_secret(run: TrainingRun) -> str:
     if target is None:
         return ""
     return target.secret_ref.name if target.secret_ref else run.s3.model_secret
+
+
+def _judges(run: TrainingRun) -> dict[str, str]:
+    """Secrets of endpoints that judge, by the folder that the trainer looks into."""
+    return {
+        judge_folder(place): suite.judge.secret_ref.name
+        for place, suite in enumerate(run.evaluation.suites)
+        if suite.judge and suite.judge.secret_ref
+    }
+
+
+def _tracking_secrets(run: TrainingRun) -> dict[str, str]:
+    """Names of the Secrets of the services that the curve is sent to."""
+    tracking = run.output.tracking
+    if tracking is None:
+        return {}
+    services = {"mlflow": tracking.mlflow, "wandb": tracking.wandb}
+    return {
+        role: service.secret_ref.name
+        for role, service in services.items()
+        if service and service.secret_ref
+    }
+
+
+def _generator_secret(run: TrainingRun) -> str:
+    """Name of the Secret with the key for the generator of synthetic rows, which prepare asks."""
+    synthetic = run.dataset.synthetic
+    if synthetic is None or run.stage is not StageName.PREPARE:
+        return ""
+    return synthetic.generator.secret_ref.name if synthetic.generator.secret_ref else ""
 
 
 def _run_file() -> tuple[Manifest, Manifest]:
@@ -163,6 +197,13 @@ def _claims(run: TrainingRun) -> list[str]:
     """Claims that the run reads from, each once, in a fixed order."""
     data = run.dataset
     sources = [source.uri for source in data.train.all_sources]
-    uris = [run.model.uri, *sources, data.validation.uri or "", data.test.uri or ""]
+    generator = data.synthetic.generator.uri if data.synthetic else None
+    uris = [
+        run.model.uri,
+        generator or "",
+        *sources,
+        data.validation.uri or "",
+        data.test.uri or "",
+    ]
     claims = {uri.removeprefix("pvc://").split("/")[0] for uri in uris if uri.startswith("pvc://")}
     return sorted(claims)

@@ -14,6 +14,7 @@ import orjson
 from tunesmith_api.dataset import DataFormat, Dataset, FeedbackFilter, Overlap, Source
 from tunesmith_api.dataset import Split as SplitSpec
 from tunesmith_api.jobstatus import SourceStatus
+from tunesmith_api.objectives import Objective
 from tunesmith_api.run import Phase, UserErrorReason
 from tunesmith_trainer.data.cleaning import Cleaner
 from tunesmith_trainer.data.compression import SourceFile, open_text
@@ -24,6 +25,7 @@ from tunesmith_trainer.data.reading import Reading, Row, read_rows
 from tunesmith_trainer.data.repeats import Part, Repeated, Repeats
 from tunesmith_trainer.data.rows import Reader, rating_of
 from tunesmith_trainer.data.splitting import Sides, split_rows
+from tunesmith_trainer.data.synthesis import generator_prompts, synthetic_rows
 from tunesmith_trainer.data.tally import Tally
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import UserError, shorten
@@ -42,6 +44,8 @@ class Gathered:
     reading: Reading
     tally: Tally
     """What cleaning dropped and masked."""
+    synthetic: int
+    """Rows of a generator among those to train on."""
     sources: tuple[SourceStatus, ...]
     """What was found in each source of training rows."""
 
@@ -58,13 +62,17 @@ class Gatherer:
         self,
         *,
         dataset: Dataset,
+        objective: Objective = Objective.SFT,
         seed: int,
         storage: Callable[[], Storage],
         directory: Path,
         progress: Progress,
         stop: StopSignal,
+        ask_generator: Callable[[list[str]], list[str]] = lambda _: [],
     ) -> None:
-        self._dataset, self._seed = dataset, seed
+        """`ask_generator` gives the answer to each of its prompts, for synthetic rows."""
+        self._ask_generator = ask_generator
+        self._dataset, self._objective, self._seed = dataset, objective, seed
         self._storage, self._directory = storage, directory
         self._progress, self._stop = progress, stop
         self._reading = Reading(dataset.checks)
@@ -92,9 +100,31 @@ class Gatherer:
             test=_percent(dataset.test),
         )
         mixed = mix(split.train, self._weights, self._seed)
+        made = self._synthetic(split.train, [*test.rows, *validation.rows, *train.rows])
+        mixed += made
         sides = Sides(mixed, validation.rows or split.validation, test.rows or split.test)
         log.info("split", **{name: len(rows) for name, rows in sides._asdict().items()})
-        return Gathered(sides, self._reading, self._tally, tuple(self._found))
+        return Gathered(sides, self._reading, self._tally, len(made), tuple(self._found))
+
+    def _synthetic(self, train: list[Row], others: list[Row]) -> list[Row]:
+        """Have rows written after the training rows; they are like none of the others."""
+        synthetic = self._dataset.synthetic
+        if synthetic is None:
+            return []
+        answers = self._ask_generator(generator_prompts(synthetic, train))
+        rows = synthetic_rows(answers, self._dataset, others, self._tally)
+        generator = synthetic.generator
+        uri = shorten(f"{generator.uri or generator.url} {generator.model}".strip(), 200)
+        self._found.append(SourceStatus(uri=uri, format="Synthetic", rows=len(rows)))
+        log.info("synthetic rows", generator=uri, answers=len(answers), rows=len(rows))
+        if not rows:
+            raise UserError(
+                UserErrorReason.DATASET_EMPTY,
+                f"None of the {len(answers)} answers of dataset.synthetic.generator became a row;"
+                f" the first: {shorten(answers[0] if answers else '', 200)!r}. Its prompts must ask"
+                " for a JSON object with prompt and response; or lower minQuality.",
+            )
+        return rows
 
     def _train(self) -> list[Row]:
         rows: list[Row] = []
@@ -138,19 +168,19 @@ class Gatherer:
 
     def _read(self, part: str, source: Source) -> tuple[list[Row], DataFormat | None]:
         """Read and clean one source; give its rows that stay and the format that was found."""
-        wanted = source.format or self._dataset.format
+        wanted = self._wanted(source)
         directory = self._directory / part
         files = find_files(source.uri, self._storage, directory, self._progress.touch, wanted)
         reader = Reader(wanted, self._dataset, self._late_ratings(files))
         self._weights |= dict.fromkeys((file.uri for file in files), Decimal(source.weight))
         cleaner = Cleaner(self._dataset.clean, self._tally)
         rows = list(cleaner.clean(read_rows(files, reader, self._reading, self._on_row)))
-        if reader.format is DataFormat.PREFERENCE:
+        if reader.format is DataFormat.PREFERENCE and self._objective is not Objective.DPO:
             raise UserError(
                 UserErrorReason.WRONG_COLUMNS,
                 f"{source.uri} holds preferences (a chosen and a rejected answer), which need"
-                " objective DPO; objective SFT learns from one answer. Give conversations, or set"
-                " the format to what the rows are besides.",
+                f" objective DPO; objective {self._objective.value} learns from one answer. Give"
+                " conversations, or set the format to what the rows are besides.",
             )
         log.info(
             "read",
@@ -163,6 +193,19 @@ class Gatherer:
             format=reader.format.value if reader.format else "",
         )
         return rows, reader.format
+
+    def _wanted(self, source: Source) -> DataFormat:
+        wanted = source.format or self._dataset.format
+        if self._objective is not Objective.DPO or wanted is DataFormat.PREFERENCE:
+            return wanted
+        if wanted is not DataFormat.AUTO:
+            raise UserError(
+                UserErrorReason.WRONG_COLUMNS,
+                f"Objective DPO learns from preferences, and the format of {source.uri} is"
+                f" {wanted.value}. Set it to Preference, or the objective to SFT.",
+            )
+        # Nothing else is of use, and what is asked for is named where it is missing.
+        return DataFormat.PREFERENCE
 
     def _late_ratings(self, files: list[SourceFile]) -> dict[str, str]:
         """Give what was said about conversations after they had been logged, by their id."""

@@ -7,6 +7,8 @@ on them.
 
 from typing import Any
 
+import orjson
+
 from tunesmith_api.dataset import Columns
 from tunesmith_trainer.data.formats import (
     Malformed,
@@ -16,6 +18,9 @@ from tunesmith_trainer.data.formats import (
     structured,
     text_of,
 )
+
+_START = b'{"messages":'
+"""What the canonical JSON of a preference begins with, and of nothing else."""
 
 
 def from_preference(value: Any, columns: Columns) -> dict[str, Any]:
@@ -46,6 +51,13 @@ def from_preference(value: Any, columns: Columns) -> dict[str, Any]:
     if better == worse:
         raise Malformed(f"{columns.chosen} and {columns.rejected} are equal")
     return {"messages": turns, "chosen": better, "rejected": worse}
+
+
+def question_of(content: bytes) -> bytes | None:
+    """Give the turns up to the answers, as canonical JSON; None for what is no preference."""
+    if not content.startswith(_START):
+        return None
+    return orjson.dumps(orjson.loads(content)["messages"])
 
 
 def both_sides(content: dict[str, Any]) -> tuple[list[Message], list[Message]]:

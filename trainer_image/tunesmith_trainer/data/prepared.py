@@ -14,7 +14,7 @@ from pydantic import Field
 
 from tunesmith_api.jobstatus import DataStatus
 from tunesmith_api.meta import Digest, Status
-from tunesmith_api.run import DroppedSample
+from tunesmith_api.report import DroppedSample
 
 SPLITS = ("train", "validation", "test")
 _ARRAYS = ("tokens", "offsets", "supervised")

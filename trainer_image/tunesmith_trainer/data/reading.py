@@ -51,8 +51,8 @@ class Reading:
     malformed: int = 0
     filtered: int = 0
     """Rows left out because of their feedback."""
-    first: str = ""
-    """The first malformed row, for the message."""
+    examples: list[str] = field(default_factory=list)
+    """The first malformed rows: place, what is wrong, and how they begin."""
     files: list[str] = field(default_factory=list)
 
     def refuse(self, place: str, what: str, content: bytes) -> None:
@@ -60,8 +60,8 @@ class Reading:
         self.malformed += 1
         text = shorten(content[: 4 * _EXCERPT].decode("utf-8", "replace"), _EXCERPT)
         message = f"{place}: {what}: {text}" if text else f"{place}: {what}"
-        self.first = self.first or message
-        if self.malformed <= _LOGGED_EXAMPLES:
+        if len(self.examples) < _LOGGED_EXAMPLES:
+            self.examples.append(message)
             log.warning("malformed row", place=place, what=what, content=text)
         if Decimal(self.checks.fail_on_malformed) == 0:
             raise self._refused("")
@@ -74,7 +74,7 @@ class Reading:
     def _refused(self, start: str) -> UserError:
         return UserError(
             UserErrorReason.DATASET_MALFORMED,
-            f"{start}{self.first}. Correct it, or allow a share of such rows with"
+            f"{start}{self.examples[0]}. Correct it, or allow a share of such rows with"
             " dataset.checks.failOnMalformed.",
         )
 

@@ -4,11 +4,13 @@ Near duplicates are looked for whatever is dropped, as a split must not tear the
 held-out row must not be trained on in other words. Called by ``gathering``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from tunesmith_api.cleaning import Clean, Deduplication
 from tunesmith_trainer.data.near import Pairs, find_pairs
+from tunesmith_trainer.data.preferences import question_of
 from tunesmith_trainer.data.reading import Row
 from tunesmith_trainer.data.tally import Reason, Tally, content_key
 
@@ -53,7 +55,8 @@ class Repeats:
         index, firsts = _distinct_rows(parts)
         pairs = find_pairs([row.content for row in firsts], self._similarity, on_rows)
         keys = list(index)
-        clusters = _clusters(pairs, keys)
+        ties = zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)
+        clusters = _clusters(chain(ties, _same_questions(firsts)), keys)
         alike = _neighbours(pairs)
         kept: dict[int, int] = {}
         """The first part that has a content, by its number."""
@@ -101,10 +104,19 @@ def _neighbours(pairs: Pairs) -> dict[int, dict[int, float]]:
     return result
 
 
-def _clusters(pairs: Pairs, keys: list[bytes]) -> dict[int, bytes]:
-    """Give for each row that is in a pair the smallest key among those a chain joins it with.
+def _same_questions(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
+    """Tie each preference to the first one about the same question."""
+    first: dict[bytes, int] = {}
+    for number, row in enumerate(rows):
+        question = question_of(row.content)
+        if question is not None:
+            yield first.setdefault(question, number), number
 
-    Union-find over the pairs; rows in none are left out, as most are.
+
+def _clusters(ties: Iterable[tuple[int, int]], keys: list[bytes]) -> dict[int, bytes]:
+    """Give for each row that is tied the smallest key among those a chain joins it with.
+
+    Union-find over the ties; rows in none are left out, as most are.
     """
     parents: dict[int, int] = {}
 
@@ -113,7 +125,7 @@ def _clusters(pairs: Pairs, keys: list[bytes]) -> dict[int, bytes]:
             parents[row] = row = parents[parent]
         return row
 
-    for one, other in zip(pairs.first.tolist(), pairs.second.tolist(), strict=True):
+    for one, other in ties:
         parents[root(one)] = root(other)
     smallest: dict[int, bytes] = {}
     for row in parents:

@@ -1,12 +1,13 @@
 """Rows to tokens, with marks at those that the loss is taken on, and what happens to long ones.
 
 A conversation is one row. Plain text is learned whole, with the end token behind it, and a long
-text becomes several rows. Works in batches so that the tokenizer uses all cores. Called by
-``prepare`` for each split.
+text becomes several rows; with objective Pretrain a conversation is such a text, as the template
+shows it. A preference is two rows, the better answer first. Works in batches so that the tokenizer
+uses all cores. Called by ``prepare`` for each split.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,9 +16,11 @@ import orjson
 from numpy.typing import NDArray
 
 from tunesmith_api.dataset import TooLong
+from tunesmith_api.objectives import Objective
 from tunesmith_api.run import UserErrorReason
 from tunesmith_api.templating import Prompt
 from tunesmith_trainer.data.formats import Canonical, Malformed, Message
+from tunesmith_trainer.data.preferences import both_sides
 from tunesmith_trainer.data.prepared import EMPTY, Split
 from tunesmith_trainer.data.prompting import Prompting
 from tunesmith_trainer.data.reading import Reading, Row
@@ -62,6 +65,8 @@ class RowTokenizer:
         policy: TooLong,
         reading: Reading,
         prompting: Prompting | None = None,
+        *,
+        objective: Objective = Objective.SFT,
     ) -> None:
         self._renderer = Renderer(tokenizer)
         self._end_id: int | None = tokenizer.eos_token_id
@@ -71,6 +76,7 @@ class RowTokenizer:
         self._backend.no_truncation()
         self._backend.no_padding()
         self._limit, self._policy, self._reading = limit, policy, reading
+        self._objective = objective
         self.counts = Tokenizing()
 
     def tokenize(self, rows: Sequence[Row], on_rows: Callable[[int], None]) -> Split:
@@ -110,23 +116,27 @@ class RowTokenizer:
 
     def _batch(self, rows: Sequence[Row]) -> Iterator[Encoded]:
         contents: list[Canonical] = [orjson.loads(row.content) for row in rows]
-        results = iter(self.encode([c for c in contents if isinstance(c, list)]))
-        texts = iter(
-            self._encode([c["text"] for c in contents if isinstance(c, dict)], special=True)
-        )
+        conversations = [side for content in contents for side in _conversations(content)]
+        results = iter(self.encode(conversations))
+        plain = [c["text"] for c in contents if isinstance(c, dict) and "text" in c]
+        texts = iter(self._encode(plain, special=True))
         for row, content in zip(rows, contents, strict=True):
-            if isinstance(content, dict):
-                yield from self._pieces(next(texts))
-                continue
-            result = next(results)
-            if isinstance(result, Malformed):
-                self._reading.refuse(f"{row.file} line {row.line}", str(result), row.content)
-            elif self._stays(row, *result):
-                yield Encoded(result.ids[: self._limit], result.supervised[: self._limit])
+            found = [next(results) for _ in _conversations(content)]
+            sides = [side for side in found if isinstance(side, Encoded)]
+            if not found:
+                yield from self._pieces(next(texts).ids)
+            elif len(sides) < len(found):
+                why = next(str(side) for side in found if isinstance(side, Malformed))
+                self._reading.refuse(f"{row.file} line {row.line}", why, row.content)
+            elif self._objective is Objective.PRETRAIN:
+                yield from self._pieces(sides[0].ids)
+            elif self._stays(row, sides):
+                for ids, supervised in sides:
+                    yield Encoded(ids[: self._limit], supervised[: self._limit])
 
-    def _pieces(self, encoding: Any) -> Iterator[Encoded]:
+    def _pieces(self, tokens: Iterable[int]) -> Iterator[Encoded]:
         """Cut a text into rows of at most the limit; all of their tokens are learned."""
-        ids = list(encoding.ids)
+        ids = list(tokens)
         if self._end_id is not None and ids[-1:] != [self._end_id]:
             ids.append(self._end_id)
         whole = np.array(ids, dtype=np.int32)
@@ -135,20 +145,30 @@ class RowTokenizer:
             if len(piece) >= _FEWEST_TOKENS:
                 yield Encoded(piece, np.ones(len(piece), np.uint8))
 
-    def _stays(self, row: Row, ids: NDArray[np.int32], supervised: NDArray[np.uint8]) -> bool:
-        if not supervised.any():
+    def _stays(self, row: Row, sides: Sequence[Encoded]) -> bool:
+        """Say whether a conversation, or both of a preference, are to be trained on."""
+        if not all(side.supervised.any() for side in sides):
             self.counts.unsupervised += 1
             return False
-        if len(ids) <= self._limit:
+        longest = max(len(side.ids) for side in sides)
+        if longest <= self._limit:
             return True
         if self._policy is TooLong.FAIL:
             raise UserError(
                 UserErrorReason.SEQUENCE_TOO_LONG,
-                f"{row.file} line {row.line} has {len(ids)} tokens, the limit is {self._limit}."
+                f"{row.file} line {row.line} has {longest} tokens, the limit is {self._limit}."
                 f" {_LOGGED_HINT}",
             )
         self.counts.too_long += 1
-        return self._policy is TooLong.TRUNCATE and bool(supervised[: self._limit].any())
+        cut = [side.supervised[: self._limit] for side in sides]
+        return self._policy is TooLong.TRUNCATE and all(part.any() for part in cut)
+
+
+def _conversations(content: Canonical) -> tuple[list[Message], ...]:
+    """Give what of a row goes through the chat template: nothing of a text."""
+    if isinstance(content, list):
+        return (content,)
+    return both_sides(content) if "chosen" in content else ()
 
 
 def _encoded(encoding: Any, spans: Sequence[tuple[int, int]]) -> Encoded:

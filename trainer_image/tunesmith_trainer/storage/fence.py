@@ -21,6 +21,15 @@ class _Holder(Status):
     attempt: int
 
 
+def newest_attempt(storage: Store, run_uri: str) -> int:
+    """Give the number of the newest attempt that has begun to write below ``run_uri``, or 0."""
+    try:
+        data = storage.get_bytes(f"{as_prefix(run_uri)}fence.json")
+        return _Holder.model_validate_json(data).attempt
+    except (NotFound, ValidationError):
+        return 0
+
+
 class Fence:
     """The right of one attempt to write below ``run_uri``."""
 

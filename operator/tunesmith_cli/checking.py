@@ -1,0 +1,205 @@
+"""`tunesmith data check`: what the prepare stage would make of data, without keeping anything.
+
+The same reading, cleaning, splitting and tokenizing as in ``prepare``, with malformed and too
+long rows counted and not refused.
+"""
+
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+from rich.table import Table
+from rich.text import Text
+
+from tunesmith_api import API_VERSION
+from tunesmith_api.dataset import DataFormat, TooLong
+from tunesmith_api.finetunejob import FineTuneJob
+from tunesmith_api.jobstatus import StageName
+from tunesmith_api.run import JobRef, TrainingRun
+from tunesmith_cli.jobfile import as_uri, load_job
+from tunesmith_cli.local import connection
+from tunesmith_cli.screen import out
+
+_JOB_FILES = (".yaml", ".yml")
+_BUCKETS = 10
+_BAR = 40
+_MOST_TEXT = 1500
+
+
+class Asked(NamedTuple):
+    """What is to be looked at."""
+
+    run: TrainingRun
+    has_model: bool
+    """Whether a model's tokenizer is to count tokens."""
+    is_limit_said: bool
+    """Whether the length of rows is limited by a job or the user."""
+
+
+def read_asked(place: str, format_: DataFormat | None, model: str, limit: int) -> Asked:
+    """Make a run of what the command line names: a job's file, or data. Raises Refused."""
+    if Path(place).suffix in _JOB_FILES:
+        settings = [f"dataset.format={format_}"] if format_ else []
+        settings += [f"model.uri={as_uri(model, Path.cwd())}"] if model else []
+        settings += [f"hyperparameters.maxSequenceLength={limit}"] if limit else []
+        return Asked(_run(load_job(Path(place), settings).job), True, True)
+    spec: dict[str, Any] = {
+        "model": {"uri": as_uri(model or "builtin://tiny", Path.cwd())},
+        "dataset": {
+            "train": {"uri": as_uri(place, Path.cwd())},
+            "format": format_ or DataFormat.AUTO,
+        },
+        # Fits every model; what the rows are is known when they are counted.
+        "hyperparameters": {"maxSequenceLength": limit or 8},
+        "output": {"uri": "file:///-"},
+    }
+    document = {"apiVersion": API_VERSION, "metadata": {"name": "check"}, "spec": spec}
+    return Asked(_run(FineTuneJob.model_validate(document)), bool(model), bool(limit))
+
+
+def _run(job: FineTuneJob) -> TrainingRun:
+    spec = job.spec
+    checks = spec.dataset.checks.model_copy(
+        update={"fail_on_malformed": "1", "min_rows": 1, "too_long": TooLong.DROP}
+    )
+    return TrainingRun(
+        job=JobRef(namespace=job.metadata.namespace, name=job.metadata.name, uid=""),
+        stage=StageName.PREPARE,
+        attempt=1,
+        run_uri="file:///-/",
+        s3=connection(spec.s3),
+        model=spec.model,
+        method=spec.method,
+        dataset=spec.dataset.model_copy(update={"checks": checks}),
+        hyperparameters=spec.hyperparameters,
+        checkpoint=spec.checkpoint,
+        evaluation=spec.evaluation,
+        output=spec.output,
+    )
+
+
+def check_data(asked: Asked, rows: int) -> None:
+    """Print what preparation would do, and the first ``rows`` rows. Raises TrainerError."""
+    with TemporaryDirectory(prefix="tunesmith-check-") as folder:
+        gathered = _gather(asked.run, Path(folder) / "data")
+        _show_counts(gathered)
+        if asked.has_model:
+            _show_tokens(asked, gathered, Path(folder) / "model", rows)
+        else:
+            _show_turns(gathered, rows)
+            out.print("With --model, tokens are counted and rows shown as the model sees them.")
+
+
+def _gather(run: TrainingRun, directory: Path) -> Any:
+    # Imported here and below: what reads data takes a second to load.
+    from tunesmith_trainer.data.gathering import Gatherer
+    from tunesmith_trainer.progress import Progress
+    from tunesmith_trainer.stopping import StopSignal
+    from tunesmith_trainer.storage import Storage
+
+    stop = StopSignal()
+    return Gatherer(
+        dataset=run.dataset,
+        seed=run.hyperparameters.seed,
+        storage=cache(lambda: Storage.open(run.s3, "dataset", stop=stop)),
+        directory=directory,
+        progress=Progress.of(run),
+        stop=stop,
+    ).gather()
+
+
+def _show_counts(gathered: Any) -> None:
+    reading, sides = gathered.reading, gathered.sides
+    table = Table(title="Rows", title_justify="left", show_header=False, box=None)
+    for source in gathered.sources:
+        table.add_row(source.uri, f"{source.format}, {source.rows} rows")
+    table.add_row("read", str(reading.rows))
+    table.add_row("malformed", str(reading.malformed))
+    for dropped in gathered.tally.dropped():
+        table.add_row(f"dropped: {dropped.reason}", str(dropped.rows))
+    for masked in gathered.tally.masked_pieces():
+        table.add_row(f"masked: {masked.kind}", str(masked.pieces))
+    table.add_row("left out by feedback", str(reading.filtered))
+    for name in ("train", "validation", "test"):
+        table.add_row(f"→ {name}", str(len(getattr(sides, name))))
+    out.print(table)
+    for example in reading.examples:
+        out.print(Text(f"malformed: {example}", style="red"))
+    for sample in gathered.tally.samples:
+        place = f"{sample.file} line {sample.line}"
+        out.print(Text(f"{sample.reason}: {place}: {sample.text}", style="yellow"))
+
+
+def _show_tokens(asked: Asked, gathered: Any, directory: Path, rows: int) -> None:
+    from tunesmith_trainer.data.prompting import Prompting
+    from tunesmith_trainer.data.templates import load_tokenizer, used_template
+    from tunesmith_trainer.data.tokenizing import RowTokenizer
+    from tunesmith_trainer.sources import fetch_tokenizer
+
+    run = asked.run
+    tokenizer = load_tokenizer(fetch_tokenizer(run, directory).path, run.dataset)
+    default = type(run.hyperparameters)().max_sequence_length
+    limit = run.hyperparameters.max_sequence_length
+    if not asked.is_limit_said:
+        limit = min(default, tokenizer.model_max_length)
+    prompting = Prompting(run.dataset.prompt)
+    maker = RowTokenizer(tokenizer, limit, TooLong.DROP, gathered.reading, prompting)
+    split = maker.tokenize(gathered.sides.train, lambda _: None)
+    template = used_template(tokenizer, run.dataset)
+    out.print(
+        f"Tokens of {run.model.uri}, template {template}, at most {limit} a row:"
+        f" {len(split.tokens)} in {len(split)} rows, {int(split.supervised.sum())} of them learned",
+        markup=False,
+    )
+    if maker.counts.too_long or maker.counts.unsupervised:
+        out.print(
+            f"left out: {maker.counts.too_long} rows too long,"
+            f" {maker.counts.unsupervised} with nothing to learn",
+            style="yellow",
+        )
+    _show_lengths(split.lengths)
+    for index in range(min(rows, len(split))):
+        _show_row(tokenizer, index, *split.row(index))
+
+
+def _show_lengths(lengths: Any) -> None:
+    if not len(lengths):
+        return
+    table = Table("tokens a row", "rows", "", title="Lengths", title_justify="left", box=None)
+    counts, edges = np.histogram(lengths, bins=_BUCKETS)
+    for count, (low, high) in zip(counts, pairwise(edges), strict=True):
+        bar = "█" * int(np.ceil(_BAR * count / counts.max()))
+        table.add_row(f"{low:.0f} to {high:.0f}", str(count), bar)
+    out.print(table)
+
+
+def _show_row(tokenizer: Any, index: int, tokens: Any, supervised: Any) -> None:
+    """Print a row with what is learned in brackets, and green where there are colours."""
+    text = Text(f"row {index + 1}: ")
+    edges = [0, *(np.flatnonzero(np.diff(supervised)) + 1).tolist(), len(tokens)]
+    for start, end in pairwise(edges):
+        part = tokenizer.decode(tokens[start:end])
+        if supervised[start]:
+            text.append(f"⟦{part}⟧", style="bold green")
+        else:
+            text.append(part, style="dim")
+    text.truncate(_MOST_TEXT, overflow="ellipsis")
+    out.print(text)
+
+
+def _show_turns(gathered: Any, rows: int) -> None:
+    for number, row in enumerate(gathered.sides.train[:rows], 1):
+        content = orjson.loads(row.content)
+        text = Text(f"row {number}: ")
+        if isinstance(content, dict):
+            content = [{"role": name, "content": str(part)} for name, part in content.items()]
+        for turn in content:
+            is_learned = turn["role"] in ("assistant", "text") and turn.get("weight", 1) != 0
+            style = "bold green" if is_learned else "dim"
+            text.append(f"{turn['role']}: {turn['content']}\n", style=style)
+        text.truncate(_MOST_TEXT, overflow="ellipsis")
+        out.print(text)

@@ -1,0 +1,170 @@
+"""A job as this machine can run it: where its files lie, how many processes, which TrainingRun.
+
+What the operator does with a job's spec (``planning/runs.py`` there), for one machine. Reads the
+environment for S3 and the dates of local data; starts nothing. Called by ``running``.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from tunesmith_api.finetunejob import Compute, FineTuneJob
+from tunesmith_api.jobstatus import StageName
+from tunesmith_api.run import JobRef, PlannedGpus, S3Connection, TrainingRun, World
+from tunesmith_api.training import Hyperparameters, S3Options
+from tunesmith_cli.devices import Devices
+from tunesmith_cli.mistakes import Refused
+
+_FILE = "file://"
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+_REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
+
+
+class Plan(NamedTuple):
+    """How a job runs here."""
+
+    job: FineTuneJob
+    """With hyperparameters that keep the rows of a step, whatever the number of processes."""
+    world: World
+    devices: Devices
+    notes: tuple[str, ...]
+    """Sentences on what is other than the file says."""
+
+
+def plan(job: FineTuneJob, devices: Devices, *, is_cpu_wanted: bool, says_gpus: bool) -> Plan:
+    """Fit a job to this machine. ``says_gpus``: the file itself sets compute.gpusPerNode.
+
+    Raises Refused where it asks for more GPUs than there are.
+    """
+    compute = job.spec.compute
+    gpus, notes = compute.gpus_per_node, []
+    if is_cpu_wanted:
+        gpus = 0
+    elif not says_gpus and devices.number == 0:
+        gpus = 0
+        notes.append("No GPU here: training on the CPU.")
+    elif gpus > devices.number:
+        raise Refused(
+            f"spec.compute.gpusPerNode is {gpus}, but this machine has {devices.number} GPU(s)."
+            " Use --cpu, or --set compute.gpusPerNode with the number there is."
+        )
+    world = World(nodes=1, gpus_per_node=gpus)
+    settings, note = _same_steps(job.spec.hyperparameters, compute, world)
+    spec = job.spec.model_copy(update={"hyperparameters": settings})
+    return Plan(job.model_copy(update={"spec": spec}), world, devices, (*notes, *note))
+
+
+def _same_steps(
+    settings: Hyperparameters, compute: Compute, world: World
+) -> tuple[Hyperparameters, tuple[str, ...]]:
+    """Let fewer processes take more turns before a step, so that the steps stay the same."""
+    wanted = compute.nodes * max(1, compute.gpus_per_node)
+    if wanted == world.ranks:
+        return settings, ()
+    turns = -(-settings.gradient_accumulation_steps * wanted // world.ranks)
+    note = (
+        f"{world.ranks} process(es) here in the place of {wanted}: each takes {turns} batches a"
+        " step, so that a step has the same rows."
+    )
+    return settings.model_copy(update={"gradient_accumulation_steps": turns}), (note,)
+
+
+def identity(job: FineTuneJob) -> str:
+    """Give what stands for the uid of a job: the same file finds the same folder.
+
+    It follows from all that decides the result, local data's size and date included. Gates are
+    left out: another limit is judged on what was measured.
+    """
+    spec = job.spec
+    inputs = [
+        spec.model.model_dump(mode="json"),
+        spec.method.model_dump(mode="json"),
+        spec.dataset.model_dump(mode="json"),
+        spec.hyperparameters.model_dump(mode="json"),
+        [suite.model_dump(mode="json") for suite in spec.evaluation.suites],
+        spec.output.model_dump(mode="json", exclude={"uri", "model_version", "secret_ref"}),
+        [_stamps(uri) for uri in _local_inputs(job)],
+    ]
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _local_inputs(job: FineTuneJob) -> list[Path]:
+    data = job.spec.dataset
+    uris = [job.spec.model.uri, *(source.uri for source in data.train.all_sources)]
+    uris += [split.uri for split in (data.validation, data.test) if split.uri is not None]
+    return [Path(uri.removeprefix(_FILE)) for uri in uris if uri.startswith(_FILE)]
+
+
+def _stamps(path: Path) -> list[tuple[str, int, int]]:
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+
+
+class Places(NamedTuple):
+    """Where a run's files lie."""
+
+    run_uri: str
+    """Results, as in the cluster: below output.uri, in a folder of the run."""
+    folder: Path
+    """On this machine: logs, and scratch files while a stage runs."""
+
+    @classmethod
+    def of(cls, job: FineTuneJob, work: Path | None) -> "Places":
+        """Choose them: scratch files beside results of this machine, unless ``work`` is given."""
+        name = f"{job.metadata.name}-{identity(job)}"
+        uri = f"{job.spec.output.uri.rstrip('/')}/{name}/"
+        if work is not None:
+            return cls(uri, work.absolute() / name)
+        if uri.startswith(_FILE):
+            return cls(uri, Path(uri.removeprefix(_FILE)))
+        cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        return cls(uri, Path(cache) / "tunesmith" / "runs" / name)
+
+
+def build_run(
+    plan: Plan, places: Places, stage: StageName, attempt: int, *, is_halved: bool = False
+) -> TrainingRun:
+    """Give the orders of one attempt. ``is_halved``: half the rows at once, twice as often."""
+    spec, meta = plan.job.spec, plan.job.metadata
+    settings = spec.hyperparameters
+    if is_halved:
+        update = {
+            "per_device_batch_size": settings.per_device_batch_size // 2,
+            "gradient_accumulation_steps": settings.gradient_accumulation_steps * 2,
+        }
+        settings = settings.model_copy(update=update)
+    is_train = stage is StageName.TRAIN
+    return TrainingRun(
+        job=JobRef(namespace=meta.namespace, name=meta.name, uid=identity(plan.job)),
+        stage=stage,
+        attempt=attempt,
+        run_uri=places.run_uri,
+        s3=connection(spec.s3),
+        world=plan.world if is_train else World(),
+        planned_gpus=None if is_train else _planned_gpus(plan),
+        model=spec.model,
+        method=spec.method,
+        dataset=spec.dataset,
+        hyperparameters=settings,
+        checkpoint=spec.checkpoint,
+        evaluation=spec.evaluation,
+        output=spec.output,
+    )
+
+
+def _planned_gpus(plan: Plan) -> PlannedGpus | None:
+    if plan.world.gpus_per_node == 0:
+        return None
+    return PlannedGpus(type=plan.devices.name, memory_bytes=plan.devices.memory_bytes)
+
+
+def connection(options: S3Options | None) -> S3Connection:
+    """Give the way to S3: the job's, else the environment's. Keys are boto3's own to find."""
+    given = options or S3Options()
+    endpoint = given.endpoint or next((os.environ[n] for n in _ENDPOINTS if os.environ.get(n)), "")
+    region = given.region or next((os.environ[n] for n in _REGIONS if os.environ.get(n)), "")
+    # Most servers other than Amazon's want the bucket in the path.
+    is_path = bool(endpoint) if given.path_style is None else given.path_style
+    return S3Connection(endpoint=endpoint, region=region or "us-east-1", path_style=is_path)

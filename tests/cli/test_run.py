@@ -1,0 +1,125 @@
+"""`tunesmith run` and what can be done with its results, by the real programs on the tiny model."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import COMMAND, ENVIRONMENT, FinishedRun, tell, write_job
+from tunesmith_api.run import ExitCode
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def test_a_run_ends_with_results_and_a_verdict(finished: FinishedRun) -> None:
+    told = finished.told
+    assert told.returncode == 0, told.stderr
+    assert "heldout/loss" in told.stdout
+    assert "Gates: Passed" in told.stdout
+    assert str(finished.folder) in told.stdout
+    names = {path.name for path in finished.folder.iterdir()}
+    # Neither checkpoints nor scratch files stay.
+    assert names == {
+        *("adapter", "merged", "prepared", "logs"),
+        *("report.json", "run.json", "fence.json"),
+    }
+
+
+def test_the_same_file_again_finds_what_is_finished_and_judges_by_its_gates(
+    finished: FinishedRun,
+) -> None:
+    report = (finished.folder / "report.json").read_bytes()
+    gate = '[{metric: heldout/loss, relation: AtMost, value: "0.001"}]'
+    again = tell("run", finished.file, "--set", f"evaluation.gates={gate}")
+    assert again.returncode == 1
+    assert "An earlier attempt had finished all of it." in again.stdout
+    assert "is not at most 0.001" in again.stdout
+    assert (finished.folder / "report.json").read_bytes() == report
+    assert json.loads((finished.folder / "fence.json").read_text()) == {"attempt": 4}
+
+
+def test_what_is_stopped_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    file = write_job(tmp_path, checkpoint={"everySteps": 100_000})
+    steps = ["--set", "hyperparameters.maxSteps=1000000"]
+    command = [*COMMAND, "run", str(file), *steps]
+    with subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "train: training" in line:
+                break
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == ExitCode.CHECKPOINTED, said
+    assert "Run the same command again to go on." in said
+    (folder,) = (tmp_path / "out").iterdir()
+    assert list((folder / "checkpoints").rglob("manifest.json"))
+
+
+def test_a_failed_stage_says_what_to_change_and_where_its_log_is(tmp_path: Path) -> None:
+    file = write_job(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"question": "?", "answer": "!"}\n')
+    told = tell("run", file)
+    assert told.returncode == ExitCode.USER_ERROR
+    assert "WrongColumns: The first row has the fields answer, question" in told.stderr
+    log = told.stderr.rpartition("The log: ")[2].strip()
+    assert "WrongColumns" in Path(log).read_text()
+
+
+@pytest.mark.parametrize("place", ["", "merged", "adapter"])
+def test_a_result_answers(finished: FinishedRun, place: str) -> None:
+    told = tell("chat", finished.folder / place, "--prompt", "say a", "--max-tokens", "8")
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.strip()
+
+
+def test_a_conversation_with_examples_and_a_new_beginning(tmp_path: Path) -> None:
+    examples = tmp_path / "examples.jsonl"
+    examples.write_text('{"user": "x", "bot": "y"}\n')
+    told = tell(
+        *("chat", "builtin://tiny", "--examples", examples, "--max-tokens", "4"),
+        said="one\n/reset\n" + "long " * 200 + "\n/exit\n",
+    )
+    assert told.returncode == 0, told.stderr
+    assert "the model reads at most 512" in told.stderr
+
+
+def test_the_report_is_shown_for_the_folder_of_the_output(finished: FinishedRun) -> None:
+    told = tell("report", finished.folder.parent)
+    assert told.returncode == 0, told.stderr
+    assert "Gates: Passed" in told.stdout
+    assert "builtin://tiny" in told.stdout
+
+
+def test_a_page_without_a_screen_is_named(finished: FinishedRun, tmp_path: Path) -> None:
+    for name in ("report.json", "run.json"):
+        (tmp_path / name).write_bytes((finished.folder / name).read_bytes())
+    (tmp_path / "report.html").write_text("<p>")
+    assert f"{tmp_path}/report.html" in tell("report", tmp_path).stdout
+    assert "report.html" not in tell("report", tmp_path, "--no-open").stdout
+
+
+def test_data_is_shown_as_the_model_sees_it(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [{"prompt": f"say {word}", "response": word * 3} for word in "abcdefghij"]
+    lines = [json.dumps(row) for row in rows]
+    file.write_text("\n".join([*lines, lines[0], '{"prompt": 1, "response": "x"}']))
+    told = tell("data", "check", file, "--model", "builtin://tiny", "--rows", "1")
+    assert told.returncode == 0, told.stderr
+    assert "PromptResponse" in told.stdout
+    assert "line 12: prompt is a int, not text" in told.stdout
+    assert "⟦aaa<|im_end|>⟧" in told.stdout
+    assert "template ChatTemplate, at most 512 a row" in told.stdout
+
+
+def test_unknown_things_are_guessed() -> None:
+    told = tell("rum", "job.yaml")
+    assert told.returncode == 2
+    assert "Did you mean 'run'?" in told.stderr

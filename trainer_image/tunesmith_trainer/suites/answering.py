@@ -1,0 +1,108 @@
+"""Answers of a model: greedy, many at a time, shared out over the ranks.
+
+Called by `evaluation`. Questions of like length go together, padded on the left; positions begin
+behind the padding. In float32 that gives the answers of one at a time. In 16 bits two words that
+are all but equally likely may swap places, as they do in any engine that batches.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+
+from tunesmith_trainer.distributed import Ranks
+from tunesmith_trainer.model import padding_id
+from tunesmith_trainer.outcome import Interrupted
+from tunesmith_trainer.stopping import StopSignal
+
+# A batch's key-value cache is as large as rows times longest row: 2 GB for a model of 8 billion
+# parameters that shares heads. More rows than this win nothing on a CPU.
+_MOST_TOKENS = 16_384
+_MOST_ROWS = 32
+
+Conversation = Sequence[int]
+
+
+class StopWhenAsked(StoppingCriteria):
+    """Ends generation soon after SIGTERM instead of at its last token, and says that it goes on."""
+
+    def __init__(self, stop: StopSignal, touch: Callable[[], None]) -> None:
+        self._stop, self._touch = stop, touch
+
+    def __call__(self, input_ids: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        """Give bool[rows], all alike."""
+        self._touch()
+        shape = (input_ids.shape[0],)
+        return torch.full(shape, self._stop.requested, device=input_ids.device, dtype=torch.bool)
+
+
+def answer_all(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Conversation],
+    max_new_tokens: int,
+    *,
+    ranks: Ranks,
+    stop: StopSignal,
+    touch: Callable[[], None],
+) -> tuple[str, ...]:
+    """Answer all questions, in their order; all ranks must call this and get all the answers.
+
+    Raises Interrupted, on all ranks, after SIGTERM.
+    """
+    batches = batches_of([len(q) for q in questions], max_new_tokens)
+    mine: dict[int, str] = {}
+    model.eval()
+    criteria = StoppingCriteriaList([StopWhenAsked(stop, touch)])
+    with suppress(Interrupted), torch.no_grad(), ranks.accelerator.autocast():
+        for batch in batches[ranks.rank :: ranks.size]:
+            stop.check()
+            asked = [questions[i] for i in batch]
+            mine |= zip(
+                batch, generate(model, tokenizer, asked, max_new_tokens, criteria), strict=True
+            )
+    if ranks.any(stop.requested):
+        raise Interrupted
+    everybody = ranks.gather(mine)
+    answers = {index: text for one in everybody for index, text in one.items()}
+    return tuple(answers[i] for i in range(len(questions)))
+
+
+def generate(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Conversation],
+    max_new_tokens: int,
+    criteria: StoppingCriteriaList,
+) -> list[str]:
+    """Answer one batch of questions greedily."""
+    pad = padding_id(tokenizer)
+    longest = max(map(len, questions))
+    padded = [[pad] * (longest - len(q)) + list(q) for q in questions]
+    mask = [[0] * (longest - len(q)) + [1] * len(q) for q in questions]
+    device = model.device
+    output = model.generate(  # type: ignore[operator]
+        input_ids=torch.tensor(padded, device=device),  # type: ignore[arg-type]
+        attention_mask=torch.tensor(mask, device=device),  # type: ignore[arg-type]
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        use_cache=True,
+        pad_token_id=pad,
+        stopping_criteria=criteria,
+    )
+    texts = tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def batches_of(lengths: Sequence[int], max_new_tokens: int) -> list[list[int]]:
+    """Give the places of the questions in batches: like lengths together, the longest first."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    batches: list[list[int]] = []
+    while order:
+        longest = lengths[order[0]] + max_new_tokens
+        rows = max(1, min(_MOST_ROWS, _MOST_TOKENS // longest))
+        batches.append(order[:rows])
+        order = order[rows:]
+    return batches
