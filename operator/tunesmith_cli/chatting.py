@@ -7,6 +7,7 @@ system message or examples are given.
 
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -218,10 +219,15 @@ def _fetch(uri: str, revision: str, directory: Path) -> Path:
 def _load(model: Path, adapter: Path | None) -> tuple[Any, Any]:
     import torch
     from peft import PeftModel
+    from transformers.utils import logging
 
     from tunesmith_trainer.data.templates import load_tokenizer
     from tunesmith_trainer.model import load_base, stored_dtype
 
+    # What libraries deprecate, and how fast they read, is no part of a conversation.
+    warnings.filterwarnings("ignore")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     # Most CPUs compute 16 bits slower than 32.

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {
+    # Each stage is a process of its own: what it imports is compiled once, not in each of them.
+    "PYTHONDONTWRITEBYTECODE": "",
+    "PYTHONPYCACHEPREFIX": str(Path(tempfile.gettempdir()) / "tunesmith-tests-pycache"),
     "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'trainer_image'}",
     "OMP_NUM_THREADS": "1",
     "COLUMNS": "200",

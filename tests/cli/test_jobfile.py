@@ -46,6 +46,13 @@ def test_examples_have_no_mistake(path: Path) -> None:
         assert check(document) == []
 
 
+def test_the_example_of_this_machine_is_taken() -> None:
+    # In a folder of its own: the API server, which tries the others, would refuse its paths.
+    root = EXAMPLES[0].parents[1]
+    spec = load_job(root / "examples" / "local" / "job.yaml").job.spec
+    assert spec.output.uri == f"file://{root}/out/"
+
+
 def test_defaults_are_filled_in_as_the_types_have_them() -> None:
     document = changed(JOB, "spec.suspend", False)
     assert check(document) == []

@@ -26,7 +26,7 @@ def test_a_run_ends_with_results_and_a_verdict(finished: FinishedRun) -> None:
     # Neither checkpoints nor scratch files stay.
     assert names == {
         *("adapter", "merged", "prepared", "logs"),
-        *("report.json", "run.json", "fence.json"),
+        *("report.json", "report.html", "curve.png", "run.json", "fence.json"),
     }
 
 
@@ -73,11 +73,14 @@ def test_a_failed_stage_says_what_to_change_and_where_its_log_is(tmp_path: Path)
     assert "WrongColumns" in Path(log).read_text()
 
 
-@pytest.mark.parametrize("place", ["", "merged", "adapter"])
-def test_a_result_answers(finished: FinishedRun, place: str) -> None:
-    told = tell("chat", finished.folder / place, "--prompt", "say a", "--max-tokens", "8")
-    assert told.returncode == 0, told.stderr
-    assert told.stdout.strip()
+def test_the_run_and_its_adapter_answer_alike(finished: FinishedRun) -> None:
+    asked = ("--prompt", "say a", "--max-tokens", "8")
+    merged, adapter = (tell("chat", finished.folder / place, *asked) for place in ("", "adapter"))
+    assert merged.returncode == 0, merged.stderr
+    # What libraries have to say is no part of a conversation.
+    assert merged.stderr == ""
+    assert len(merged.stdout) > 1
+    assert adapter.stdout == merged.stdout
 
 
 def test_a_conversation_with_examples_and_a_new_beginning(tmp_path: Path) -> None:
@@ -94,7 +97,8 @@ def test_a_conversation_with_examples_and_a_new_beginning(tmp_path: Path) -> Non
 def test_the_report_is_shown_for_the_folder_of_the_output(finished: FinishedRun) -> None:
     told = tell("report", finished.folder.parent)
     assert told.returncode == 0, told.stderr
-    assert "Gates: Passed" in told.stdout
+    # By the gates of whoever ran it last.
+    assert "Gates: " in told.stdout
     assert "builtin://tiny" in told.stdout
 
 

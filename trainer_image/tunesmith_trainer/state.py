@@ -102,6 +102,17 @@ class Chance:
             torch.cuda.set_rng_state(self.values["cuda"])
 
 
+def host_copy(value: Any) -> Any:
+    """Give a copy of nested dicts, lists and tensors, the tensors in host memory."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True).contiguous()
+    if isinstance(value, dict):
+        return {key: host_copy(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [host_copy(item) for item in value]
+    return value
+
+
 def seed_everything(seed: int, rank: int) -> None:
     """Start all generators anew, differently on every rank: dropout must not repeat itself."""
     mixed = int(np.random.SeedSequence([seed, rank]).generate_state(1)[0])
