@@ -100,7 +100,7 @@ OutputUri = Annotated[
     Field(
         # The run's own names come behind it, and several of the results must fit into the 4 KiB
         # that a pod can say when it ends.
-        max_length=240,
+        max_length=220,
         pattern=rf"^(s3://[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9](/|/{URI_TAIL})?|file:///.+)$",
         json_schema_extra=cel(NO_PARENT, IN_CLUSTER),
     ),

@@ -301,7 +301,7 @@ REFUSED = [
         "secretRef",
         id="Weights & Biases without a key",
     ),
-    pytest.param("spec.output.uri", "s3://acme/" + "x" * 1100, "240", id="an endless output"),
+    pytest.param("spec.output.uri", "s3://acme/" + "x" * 1100, "220", id="an endless output"),
     pytest.param(
         "spec.output",
         {"uri": "s3://acme/m/", "gguf": {}},

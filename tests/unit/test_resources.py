@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pytest
+
 from tests.unit.jobs import CONFIG, make_job
 from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.jobstatus import StageName
@@ -92,6 +94,27 @@ def test_the_run_travels_in_the_pod_template_and_reads_back() -> None:
     run = TrainingRun.model_validate_json(notes[RUN_ANNOTATION])
     assert run == build_run(job, StageName.TRAIN, 1, CONFIG)
     assert run.run_uri == "s3://acme/models/support-12345678/"
+
+
+@pytest.mark.parametrize(
+    ("given", "secret"),
+    [
+        pytest.param({"secretRef": {"name": "hub"}}, "hub", id="its own"),
+        pytest.param({}, "hf", id="the model's"),
+    ],
+)
+def test_a_push_to_the_hub_gets_its_token(given: dict[str, Any], secret: str) -> None:
+    target = {"repository": "acme/support"} | given
+    job = make_job(
+        model={"uri": "hf://acme/base", "secretRef": {"name": "hf"}},
+        output={"uri": "s3://acme/models/", "huggingFace": target},
+    )
+    pod = pod_of(job)
+    volumes = {v["name"]: v.get("secret", {}) for v in pod["volumes"]}
+    assert volumes["credentials-hub"]["secretName"] == secret
+    mounts = {m["name"]: m["mountPath"] for m in pod["containers"][0]["volumeMounts"]}
+    assert mounts["credentials-hub"].endswith("/hub")
+    assert "credentials-hub" not in {v["name"] for v in pod_of(make_job())["volumes"]}
 
 
 def test_each_role_gets_its_own_credentials_and_the_charts_where_it_names_none() -> None:
