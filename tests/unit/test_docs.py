@@ -28,6 +28,7 @@ def test_modules_named_in_the_architecture_exist() -> None:
         ROOT / "operator" / "tunesmith_api",
         ROOT / "operator" / "tunesmith_sidecar",
         ROOT / "operator" / "tunesmith_router",
+        ROOT / "operator" / "tunesmith_cli",
         ROOT / "trainer_image" / "tunesmith_trainer",
     ]
     assert named
