@@ -67,7 +67,9 @@ FAMILIES = [
     pytest.param("qwen2", {}, id="Qwen2"),
     pytest.param("qwen3", {}, id="Qwen3"),
     pytest.param("mistral", {"sliding_window": 4096}, id="Mistral"),
-    pytest.param("gemma", {"hidden_activation": "gelu_pytorch_tanh"}, id="Gemma"),
+    pytest.param(
+        "gemma", {"hidden_activation": "gelu_pytorch_tanh", "sliding_window": 4096}, id="Gemma"
+    ),
     pytest.param("granite", {"logits_scaling": 4.0}, id="Granite, which scales its logits"),
     pytest.param("gpt2", {"n_embd": 96, "n_layer": 2, "n_head": 6}, id="GPT-2"),
 ]
