@@ -25,7 +25,7 @@ def test_a_run_ends_with_results_and_a_verdict(finished: FinishedRun) -> None:
     names = {path.name for path in finished.folder.iterdir()}
     # Neither checkpoints nor scratch files stay.
     assert names == {
-        *("adapter", "merged", "prepared", "logs"),
+        *("adapter", "merged", "prepared", "tensorboard", "logs"),
         *("report.json", "report.html", "curve.png", "run.json", "fence.json"),
     }
 
