@@ -27,7 +27,7 @@ from tunesmith_trainer.logs import log
 from tunesmith_trainer.loop import Training
 from tunesmith_trainer.outcome import Infrastructure
 from tunesmith_trainer.preference import Reference
-from tunesmith_trainer.state import Chance, TrainState
+from tunesmith_trainer.state import Chance, TrainState, host_copy
 from tunesmith_trainer.storage import NotFound
 from tunesmith_trainer.storage.manifest import (
     Damaged,
@@ -95,11 +95,11 @@ class _Snapshot:
         return cls(
             step=training.state.step,
             weights={
-                name: _copied(weight.detach())
+                name: host_copy(weight.detach())
                 for name, weight in training.loss.named_parameters()
                 if weight.requires_grad
             },
-            optimizer=_copied({"optimizer": training.optimizer.state_dict(), "scaler": scaler}),
+            optimizer=host_copy({"optimizer": training.optimizer.state_dict(), "scaler": scaler}),
             chances=chances,
             state=_Saved(ranks=ranks, state=training.state).model_dump_json(),
             curve=tuple(training.curve.lines),
@@ -282,17 +282,6 @@ def restore(training: Training, found: Found) -> None:
     # With more ranks than before, the new ones keep the generators they were seeded with.
     if chance.exists():
         Chance.load(chance).restore()
-
-
-def _copied(value: Any) -> Any:
-    """Give a copy of nested dicts, lists and tensors, the tensors in host memory."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True).contiguous()
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_copied(item) for item in value]
-    return value
 
 
 def _chance_file(rank: int) -> str:
