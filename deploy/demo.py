@@ -19,8 +19,7 @@ from deploy.kubectl import Kubectl
 from deploy.locks import locked
 from deploy.native.binaries import missing_binaries
 from deploy.results import show_results
-from deploy.serving import EXAMPLE as DEPLOYMENT
-from deploy.serving import Served
+from deploy.serving import Served, apply_aloud
 from deploy.settings import REPOSITORY, Settings
 from deploy.shell import Log
 from deploy.steps import Step, run_steps
@@ -100,10 +99,10 @@ def tune(cluster: Cluster, settings: Settings) -> bool:
     kubectl = Kubectl(cluster, log)
     name = str(yaml.safe_load(EXAMPLE.read_text())["metadata"]["name"])
     kubectl.run("delete", "finetunejob", name, "-n", DEMO_NAMESPACE, "--ignore-not-found", "--wait")
-    Served(kubectl).remove()
-    for file in (DEPLOYMENT, EXAMPLE):
-        console.print(f"\n[bold]kubectl apply -f {file.relative_to(REPOSITORY)}[/]")
-        kubectl.run("apply", "-f", str(file))
+    served = Served(kubectl)
+    served.remove()
+    served.follow_channel()
+    apply_aloud(kubectl, EXAMPLE)
     applied = time.monotonic()
     timeline = watch(kubectl, name, DEMO_NAMESPACE, applied)
     show_results(kubectl, Storage(cluster), timeline, name, DEMO_NAMESPACE)

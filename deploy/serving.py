@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import yaml
 from rich.markup import escape
@@ -62,7 +63,7 @@ class Served:
 
     def follow_channel(self) -> None:
         """Apply the example: it serves what its channel offers, once there is something."""
-        self._kubectl.run("apply", "-f", str(EXAMPLE))
+        apply_aloud(self._kubectl, EXAMPLE)
 
     def offer(self, version: str) -> None:
         """Ask for a certain version instead, judged in seconds."""
@@ -117,6 +118,12 @@ class Served:
         except StepError:
             # Only shown; whether anything is wrong says the status.
             return []
+
+
+def apply_aloud(kubectl: Kubectl, file: Path) -> None:
+    """Apply a file of the repository and show the command."""
+    console.print(f"\n[bold]kubectl apply -f {file.relative_to(REPOSITORY)}[/]")
+    kubectl.run("apply", "-f", str(file))
 
 
 def is_serving(status: DeploymentStatus) -> bool:
