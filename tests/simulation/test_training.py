@@ -6,8 +6,9 @@ from datetime import timedelta
 import pytest
 
 from tests.simulation.world import DEPLOYMENTS, SPEC, STEPS, Faults, World
+from tunesmith_api.attempts import AttemptReason
 from tunesmith_api.conditions import ConditionType
-from tunesmith_api.jobstatus import AttemptReason, DisplayStage
+from tunesmith_api.jobstatus import DisplayStage
 from tunesmith_operator.planning.conditions import find, is_true
 
 

@@ -9,25 +9,21 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from tunesmith_api.attempts import AttemptReason, StageName
 from tunesmith_api.conditions import ConditionType
 from tunesmith_api.finetunejob import FineTuneJob, FineTuneJobSpec
-from tunesmith_api.jobstatus import (
-    ArtifactStatus,
-    AttemptReason,
-    FineTuneJobStatus,
-    Measurement,
-    StageName,
-)
+from tunesmith_api.jobstatus import ArtifactStatus, FineTuneJobStatus
+from tunesmith_api.measurements import Measurement
 from tunesmith_api.modelversion import ModelVersionSpec
-from tunesmith_api.run import (
+from tunesmith_api.result import (
     PREPARED_DATA_LOST,
     CheckpointRef,
     Outcome,
     Phase,
     TrainerProgress,
     TrainerResult,
-    TrainingRun,
 )
+from tunesmith_api.run import TrainingRun
 from tunesmith_operator.config import Config
 from tunesmith_operator.planning.actions import (
     Action,

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.trainer.conftest import Bucket
 from tests.trainer.trials import echo_rows, tiny_tokenizer
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_api.suites import Judge, Speed, TextMetric
 from tunesmith_trainer.data.prepared import EMPTY, Split
 from tunesmith_trainer.distributed import Ranks

@@ -13,7 +13,8 @@ import pytest
 
 from tests.trainer.conftest import Bucket, jsonl, pairs
 from tunesmith_api.dataset import Speakers
-from tunesmith_api.run import TrainerResult, TrainingRun
+from tunesmith_api.result import TrainerResult
+from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.data.chatlog import ChatLog
 from tunesmith_trainer.data.synthesis import parse_answer
 from tunesmith_trainer.generating import generated_answers

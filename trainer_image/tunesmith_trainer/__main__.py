@@ -12,19 +12,17 @@ from pathlib import Path
 import orjson
 from pydantic import ValidationError
 
-from tunesmith_api.jobstatus import StageName
+from tunesmith_api.attempts import StageName
 from tunesmith_api.meta import Status
-from tunesmith_api.run import (
+from tunesmith_api.result import (
     PROGRESS_PORT,
-    RUN_PATH,
     TERMINATION_PATH,
-    WORK_PATH,
     Outcome,
     Phase,
     TrainerResult,
-    TrainingRun,
     UserErrorReason,
 )
+from tunesmith_api.run import RUN_PATH, WORK_PATH, TrainingRun
 from tunesmith_trainer.logs import configure_logs, log, name_the_run
 from tunesmith_trainer.outcome import (
     TrainerError,

@@ -21,7 +21,7 @@ from safetensors import numpy as arrays
 from safetensors.torch import load_file, save_file
 
 from tunesmith_api.meta import Digest
-from tunesmith_api.run import CheckpointRef
+from tunesmith_api.result import CheckpointRef
 from tunesmith_trainer.attempt import Attempt
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.loop import Training

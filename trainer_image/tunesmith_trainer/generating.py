@@ -13,7 +13,8 @@ import httpx2
 import orjson
 import tenacity
 
-from tunesmith_api.run import CREDENTIALS_PATH, TrainingRun, UserErrorReason
+from tunesmith_api.result import UserErrorReason
+from tunesmith_api.run import CREDENTIALS_PATH, TrainingRun
 from tunesmith_api.synthetic import Generator, Synthetic
 from tunesmith_api.training import ModelSource
 from tunesmith_trainer.logs import log

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import Infrastructure, TrainerError, UserError, shorten
 

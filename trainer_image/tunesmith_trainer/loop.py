@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from tunesmith_api.report import LossPoint, Rewards
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_api.training import Hyperparameters
 from tunesmith_trainer.batches import (
     Batch,

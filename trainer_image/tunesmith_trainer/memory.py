@@ -13,7 +13,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from tunesmith_api.run import PlannedGpus, TrainingRun, UserErrorReason
+from tunesmith_api.result import UserErrorReason
+from tunesmith_api.run import PlannedGpus, TrainingRun
 from tunesmith_api.training import LoraVariant, Method, Precision, QLora, Switch
 from tunesmith_trainer.model import ALL_LINEAR
 from tunesmith_trainer.outcome import UserError

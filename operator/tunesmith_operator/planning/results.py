@@ -5,7 +5,8 @@ from datetime import timedelta
 from tunesmith_api.conditions import ConditionType, Reason
 from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.gates import judge, parse_number
-from tunesmith_api.jobstatus import Architecture, Metric, NamedRef, ReportRef, Verdict
+from tunesmith_api.jobstatus import Architecture, NamedRef, ReportRef
+from tunesmith_api.measurements import Metric, Verdict
 from tunesmith_api.modelversion import (
     Artifact,
     BaseModelRef,
@@ -15,7 +16,7 @@ from tunesmith_api.modelversion import (
     Offer,
     VersionMetric,
 )
-from tunesmith_api.run import TrainerResult
+from tunesmith_api.result import TrainerResult
 from tunesmith_operator.planning.acceptance import version_objection
 from tunesmith_operator.planning.actions import MakeVersion
 from tunesmith_operator.planning.draft import JobDraft

@@ -7,14 +7,14 @@ created in one call, and nothing can be half there.
 
 from typing import Any
 
-from tunesmith_api.finetunejob import Compute, FineTuneJob
-from tunesmith_api.jobstatus import StageName
+from tunesmith_api.attempts import StageName
+from tunesmith_api.compute import Compute
+from tunesmith_api.finetunejob import FineTuneJob
+from tunesmith_api.result import PROGRESS_PORT, TERMINATION_PATH
 from tunesmith_api.run import (
     CREDENTIALS_PATH,
-    PROGRESS_PORT,
     PVC_PATH,
     RUN_PATH,
-    TERMINATION_PATH,
     WORK_PATH,
     TrainingRun,
     judge_folder,
