@@ -18,6 +18,8 @@ from tunesmith_trainer.outcome import shorten
 
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _REFUSED = frozenset({401, 403})
+# The last is that of a name that no host can have.
+_NO_ADDRESS = (httpx2.InvalidURL, httpx2.UnsupportedProtocol, UnicodeError)
 _LONGEST_PAUSE_SECONDS = 30.0
 _MOST_ANSWER_BYTES = 1 << 20
 
@@ -102,14 +104,12 @@ class Completions:
         try:
             with self._client.stream("POST", self.url, json=body) as response:
                 data = _limited(response)
+        except _NO_ADDRESS as error:
+            raise Unanswered(f"cannot be asked ({_in_words(error)})") from error
         except httpx2.TransportError as error:
-            raise Unavailable(
-                f"cannot be reached ({type(error).__name__}: {shorten(str(error), 200)})"
-            ) from error
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise Unanswered(
-                f"cannot be asked ({type(error).__name__}: {shorten(str(error), 200)})"
-            ) from error
+            raise Unavailable(f"cannot be reached ({_in_words(error)})") from error
+        except httpx2.HTTPError as error:
+            raise Unanswered(f"cannot be asked ({_in_words(error)})") from error
         return _text(response, data)
 
 
@@ -127,6 +127,10 @@ def _authorization(key_file: Path) -> dict[str, str]:
     if not key_file.is_file():
         return {}
     return {"Authorization": f"Bearer {key_file.read_text(encoding='utf-8').strip()}"}
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {shorten(str(error), 200)}"
 
 
 def _limited(response: httpx2.Response) -> bytes:

@@ -6,10 +6,10 @@ the mounted Secret and never logged.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import httpx2
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import DatasetInfo, HfApi, ModelInfo, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -122,12 +122,15 @@ def _fetch(
     """Fetch the files that ``select`` takes, all of the commit that the revision stands for now."""
     kind, name = repository.kind, repository.name
     try:
-        info = HfApi().repo_info(
-            name,
-            repo_type=kind.repo_type,
-            revision=repository.revision or None,
-            token=repository.token,
-            timeout=_TIMEOUT_SECONDS,
+        info = cast(
+            "ModelInfo | DatasetInfo",
+            HfApi().repo_info(
+                name,
+                repo_type=kind.repo_type,
+                revision=repository.revision or None,
+                token=repository.token,
+                timeout=_TIMEOUT_SECONDS,
+            ),
         )
         commit = str(info.sha)
         files = list(select([sibling.rfilename for sibling in info.siblings or []]))
