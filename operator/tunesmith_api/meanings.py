@@ -163,7 +163,7 @@ USER_ERROR_MEANINGS: dict[UserErrorReason, str] = {
     UserErrorReason.NOTHING_TO_TRAIN_ON: "No row has a response that fits the context.",
     UserErrorReason.SEQUENCE_TOO_LONG: "A row, or maxSequenceLength, is longer than allowed.",
     UserErrorReason.CREDENTIALS_MISSING: "The Secret or its keys do not exist.",
-    UserErrorReason.ACCESS_DENIED: "S3 refused the credentials.",
+    UserErrorReason.ACCESS_DENIED: "S3, or the endpoint of a generator, refused the credentials.",
     UserErrorReason.OUTPUT_NOT_WRITABLE: "The credentials may not write below output.uri.",
     UserErrorReason.GPU_NOT_FOUND: "GPUs were asked for and the pod sees none.",
     UserErrorReason.DOES_NOT_FIT: "The model cannot be trained in the memory of the GPU type; the "
