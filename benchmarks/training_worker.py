@@ -107,16 +107,17 @@ def our_training(model: Path, steps: int, precision: str) -> Any:
         per_device_batch_size=ROWS,
         max_sequence_length=LENGTH,
     )
-    method = Method(lora=Lora(rank=RANK, alpha=ALPHA, dropout="0"))
-    mixed = "bf16" if precision == "BF16" else "no"
-    device = torch.device("cpu")
-    loss = SupervisedLoss(load_trainable(model, method, Precision(precision), device, SEED))
+    lora = Method(lora=Lora(rank=RANK, alpha=ALPHA, dropout="0"))
+    kind, device = Precision(precision), torch.device("cpu")
+    loss = SupervisedLoss(load_trainable(model, lora, kind, device, SEED))
     settle(loss, rows, 0, may_pack=True)
     plan = BatchPlan(rows.lengths, SEED, ROWS)
     total = min(steps, plan.steps_per_epoch)
     return Training(
         settings=settings,
-        ranks=Ranks(Accelerator(cpu=True, mixed_precision=mixed)),
+        ranks=Ranks(
+            Accelerator(cpu=True, mixed_precision="bf16" if kind is Precision.BF16 else "no")
+        ),
         loss=loss,
         optimizer=build_optimizer(loss, settings),
         train=rows,

@@ -68,22 +68,23 @@ def rate(
         in_a_row = 0
         return found
 
-    with (
-        Completions(
-            judge.url,
-            key_file=Path(CREDENTIALS_PATH) / judge_folder(place) / "API_KEY",
-            timeout_seconds=judge.timeout_seconds,
-            tries=_TRIES,
-            sleep=stop.sleep,
-        ) as completions,
-        ThreadPoolExecutor(_AT_ONCE) as pool,
-    ):
+    with _open(judge, place, stop) as completions, ThreadPoolExecutor(_AT_ONCE) as pool:
         said = list(pool.map(partial(one, completions), questions, replies))
     stop.check()
     reasons = [found for found in said if isinstance(found, str)]
     ratings = [None if isinstance(found, str) else found for found in said]
     note = f"Suite {suite}: {len(reasons)} of {len(said)} answers were not rated"
     return Ratings(_observed(suite, judge, ratings), f"{note}: {reasons[0]}." if reasons else "")
+
+
+def _open(judge: Judge, place: int, stop: StopSignal) -> Completions:
+    return Completions(
+        judge.url,
+        key_file=Path(CREDENTIALS_PATH) / judge_folder(place) / "API_KEY",
+        timeout_seconds=judge.timeout_seconds,
+        tries=_TRIES,
+        sleep=stop.sleep,
+    )
 
 
 def _observed(suite: str, judge: Judge, ratings: Sequence[Rating | None]) -> tuple[Observed, ...]:
