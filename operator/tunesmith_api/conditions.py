@@ -37,6 +37,22 @@ class DeploymentCondition(StrEnum):
     ROLLED_BACK = "RolledBack"
 
 
+class VersionCondition(StrEnum):
+    """Conditions of a ModelVersion."""
+
+    VERIFIED = "Verified"
+    IN_USE = "InUse"
+
+
+class VersionReason(StrEnum):
+    """Reasons of a ModelVersion's conditions."""
+
+    MADE_BY_JOB = "MadeByJob"
+    MADE_BY_HAND = "MadeByHand"
+    USED = "Used"
+    NOT_USED = "NotUsed"
+
+
 class DeploymentReason(StrEnum):
     """Reasons of a ModelDeployment's conditions, besides RollbackReason."""
 
@@ -126,6 +142,21 @@ CONDITION_MEANINGS: dict[ConditionType, str] = {
     "back.",
     ConditionType.FAILED: "The job has ended without a version. The message says what to change. "
     "Never changes back.",
+}
+
+VERSION_CONDITION_MEANINGS: dict[VersionCondition, str] = {
+    VersionCondition.VERIFIED: "A run's report vouches for the digests. Unknown where only the "
+    "author does. Pods refuse files with other digests either way.",
+    VersionCondition.IN_USE: "A ModelDeployment serves it or names it; status.usedBy says which. "
+    "Deleting it stops no pod: what serves goes on, but a source.modelVersion that names it stalls "
+    "with VersionNotFound.",
+}
+
+VERSION_REASON_MEANINGS: dict[VersionReason, str] = {
+    VersionReason.MADE_BY_JOB: "A FineTuneJob made it and took the digests.",
+    VersionReason.MADE_BY_HAND: "Somebody wrote it; nobody has compared digests and objects.",
+    VersionReason.USED: "The message names the ModelDeployments and what it is to them.",
+    VersionReason.NOT_USED: "No ModelDeployment serves it or names it.",
 }
 
 DEPLOYMENT_CONDITION_MEANINGS: dict[DeploymentCondition, str] = {
@@ -306,6 +337,14 @@ def render_markdown() -> str:
             {k.value: v for k, v in USER_ERROR_MEANINGS.items()},
         ),
         ("Reasons of an attempt's end", {k.value: v for k, v in ATTEMPT_MEANINGS.items()}),
+        (
+            "Conditions of a ModelVersion",
+            {k.value: v for k, v in VERSION_CONDITION_MEANINGS.items()},
+        ),
+        (
+            "Reasons of a ModelVersion",
+            {k.value: v for k, v in VERSION_REASON_MEANINGS.items()},
+        ),
         (
             "Conditions of a ModelDeployment",
             {k.value: v for k, v in DEPLOYMENT_CONDITION_MEANINGS.items()},

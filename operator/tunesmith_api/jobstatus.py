@@ -240,6 +240,8 @@ class ActiveAttempt(Status):
     """Name of its Job."""
     start_time: datetime
     """When it was asked for."""
+    running_time: datetime | None = None
+    """When its first pod began to run."""
     stop_reason: AttemptReason | None = None
     """Why the operator stops it, once it does."""
     stop_message: Text = ""
@@ -375,6 +377,10 @@ class Usage(Status):
 
     gpu_seconds: DecimalText = "0"
     """GPUs times seconds, over all attempts."""
+    gpu_seconds_lost: DecimalText = "0"
+    """Those of them whose work had to be done again, or came to nothing: of each attempt that
+    did not succeed, the share of its steps that no checkpoint holds; all of one that made no
+    step."""
 
 
 class NamedRef(Status):

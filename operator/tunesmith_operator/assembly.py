@@ -85,8 +85,8 @@ class Operator:
         self._synced = asyncio.Event()
         send = chain(Wire(self.connection), self.interceptors)
         self.leadership = self._lead(KubeClient(send, called=self._called))
-        self.cache = Cache()
         self.queue = WorkQueue(self._process, self.leadership, workers=self.config.workers)
+        self.cache = Cache(self.queue.add)
         self.kube = KubeClient(
             send,
             fence=self.leadership.fence,

@@ -67,6 +67,59 @@ def test_a_job_expires_only_after_its_end_was_written() -> None:
     assert len(world.versions) == 1, "the version outlives the job"
 
 
+ON_GPUS = {**SPEC, "compute": {"gpusPerNode": 2}}
+
+
+def gpu_seconds(world: World) -> tuple[int, int]:
+    """Give the GPU seconds that were used, and those of them that were lost."""
+    assert world.job is not None
+    usage = world.job.status.usage
+    return int(usage.gpu_seconds), int(usage.gpu_seconds_lost)
+
+
+def test_an_undisturbed_job_loses_no_gpu_seconds() -> None:
+    used, lost = gpu_seconds(play(World(seed=1, spec=ON_GPUS)))
+    assert used > 0
+    assert lost == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "share"),
+    [
+        pytest.param("evict", 0, id="an eviction saves a checkpoint first"),
+        # It makes a step a second and keeps every tenth: 35 were made, 30 are kept.
+        pytest.param("crash", 5 / 35, id="a crash loses the steps since the last checkpoint"),
+    ],
+)
+def test_what_must_be_done_again_is_lost(fault: str, share: float) -> None:
+    world = World(seed=9, spec=ON_GPUS)
+    while "demo-train-2" not in world.attempts or world.attempts["demo-train-2"].step < 33:
+        world.turn()
+    world.faults = Faults(**{fault: 1.0})
+    while world.attempts["demo-train-2"].is_alive:
+        world.turn()
+    world.faults = Faults()
+    while len(world.created) < 3:
+        world.turn()
+    used, lost = gpu_seconds(world)
+    assert lost == pytest.approx(used * share, abs=1)
+    play(world)
+    assert gpu_seconds(world)[1] == lost, "the attempt that went on lost nothing"
+
+
+def test_an_attempt_without_a_step_is_lost_as_a_whole() -> None:
+    world = World(seed=8, spec=ON_GPUS)
+    while not world.is_prepared:
+        world.turn()
+    world.faults = Faults(hang=1.0)
+    while len(world.created) < 3:
+        world.turn()
+    used, lost = gpu_seconds(world)
+    # Two GPUs for the stall timeout of 60 s and what it takes to see it, though the Job is gone.
+    assert lost == used
+    assert 2 * 60 <= used <= 2 * 90
+
+
 def test_twenty_evictions_are_survived_and_use_up_no_failure_budget() -> None:
     world = World(seed=3, faults=Faults(evict=1.0))
     while len(world.created) < 21:
@@ -262,7 +315,7 @@ WORLDS_PER_BLOCK = int(os.environ.get("TUNESMITH_WORLDS", "200")) // 10
 @pytest.mark.parametrize("block", range(10))
 def test_random_worlds_keep_every_promise_and_settle(block: int) -> None:
     for seed in range(block * WORLDS_PER_BLOCK, (block + 1) * WORLDS_PER_BLOCK):
-        world = World(seed=seed, faults=ROUGH)
+        world = World(seed=seed, spec=ON_GPUS, faults=ROUGH)
         for _ in range(80):
             world.turn()
         world.faults = Faults()

@@ -7,6 +7,7 @@ seeded generator for everything that can go wrong. What it must never see is in 
 import random
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from tunesmith_api.conditions import ConditionType
@@ -522,6 +523,8 @@ class World:
             if is_true(old.conditions, kind):
                 assert is_true(new.conditions, kind), f"{kind} went back"
         assert old.counters.attempts <= new.counters.attempts
+        used, lost = (Decimal(t) for t in (new.usage.gpu_seconds, new.usage.gpu_seconds_lost))
+        assert Decimal(old.usage.gpu_seconds_lost) <= lost <= used
 
 
 def _through_json(status: FineTuneJobStatus) -> FineTuneJobStatus:
