@@ -1,4 +1,7 @@
-"""A ModelVersion says who uses it, as long as they do. Against the real API server; pods are played."""
+"""A ModelVersion says who uses it, as long as they do.
+
+Against the real API server; pods are played.
+"""
 
 import pytest
 
