@@ -167,7 +167,7 @@ class Metric(Status):
 
 
 class CheckpointStatus(Status):
-    """The newest complete checkpoint."""
+    """The newest complete checkpoint. Its digests are compared whenever an attempt resumes."""
 
     step: Annotated[int, Field(ge=0)] = 0
     """Optimizer step it was taken at."""
@@ -242,6 +242,8 @@ class ActiveAttempt(Status):
     """When it was asked for."""
     running_time: datetime | None = None
     """When its first pod began to run."""
+    notes: Annotated[tuple[Text, ...], Field(max_length=8)] = ()
+    """Why it did not use checkpoints that were there, such as damage. Each is an Event as well."""
     stop_reason: AttemptReason | None = None
     """Why the operator stops it, once it does."""
     stop_message: Text = ""

@@ -120,6 +120,15 @@ def test_an_attempt_without_a_step_is_lost_as_a_whole() -> None:
     assert 2 * 60 <= used <= 2 * 90
 
 
+def test_a_checkpoint_that_was_passed_over_is_told_once() -> None:
+    world = World(seed=9)
+    note = "The checkpoint of step 30 is damaged and was passed over: optimizer.pt."
+    world.notes = (note,)
+    play(world)
+    told = [e.message for e in world.events if e.reason == "CheckpointPassedOver"]
+    assert told == [f"Attempt 2: {note}"]
+
+
 def test_twenty_evictions_are_survived_and_use_up_no_failure_budget() -> None:
     world = World(seed=3, faults=Faults(evict=1.0))
     while len(world.created) < 21:

@@ -147,6 +147,8 @@ class World:
         self.saved_step = 0
         self.is_prepared = False
         self.report: TrainerResult | None = None
+        self.notes: tuple[str, ...] = ()
+        """What the trainer says of checkpoints that it did not use."""
         self.is_worse = self.chance(self.faults.worse_than_base)
         self.watched: object = None
         """What the watches had shown when the operator last looked."""
@@ -463,6 +465,7 @@ class World:
             seconds_since_progress=(self.now - attempt.idle_since).total_seconds(),
             resumed_from_step=attempt.resumed_from or None,
             checkpoint=self.checkpoint(),
+            notes=self.notes if train else (),
         )
 
     def checkpoint(self) -> CheckpointRef | None:
