@@ -66,7 +66,7 @@ class Lineage(Spec):
     report_digest: Digest | None = None
     """Its sha256."""
     parent: ShortText = ""
-    """ModelVersion it was trained from."""
+    """ModelVersion of the same model whose artifact it was trained from. Empty: none."""
 
 
 class VersionMetric(Spec):

@@ -9,6 +9,7 @@ from tests.simulation.world import DEPLOYMENTS, SPEC, STEPS, Faults, World
 from tunesmith_api.conditions import ConditionType
 from tunesmith_api.jobstatus import AttemptReason, DisplayStage
 from tunesmith_operator.planning.conditions import find, is_true
+from tunesmith_operator.planning.observed import SeenArtifact, SeenVersion
 
 
 def play(world: World, turns: int = 400) -> World:
@@ -228,6 +229,22 @@ def test_prepared_data_that_got_lost_is_made_again() -> None:
     assert world.created == ["demo-prepare-1", "demo-train-2", "demo-prepare-3", "demo-train-4"]
     assert world.job is not None
     assert is_true(world.job.status.conditions, ConditionType.COMPLETE)
+
+
+def test_a_version_names_the_one_it_was_trained_from() -> None:
+    uri = "s3://bucket/models/merged/attempt-2"
+    world = World(seed=1, spec={**SPEC, "model": {"uri": uri}})
+    digest = "sha256:" + "0" * 64
+    merged = (SeenArtifact("Merged", f"{uri}/", digest),)
+    world.versions = [
+        SeenVersion("demo-v1", "demo", "1", "another-job", artifacts=merged),
+        SeenVersion("demo-v2", "demo", "2", "a-third-job"),
+    ]
+    while not world.made:
+        world.turn()
+    (made,) = world.made
+    assert made.lineage is not None
+    assert (made.version, made.lineage.parent) == ("3", "demo-v1")
 
 
 def test_a_deleted_job_waits_for_its_old_pod() -> None:
