@@ -80,6 +80,10 @@ class ActiveAttempt(Status):
     """Name of its Job."""
     start_time: datetime
     """When it was asked for."""
+    running_time: datetime | None = None
+    """When its first pod began to run."""
+    notes: Annotated[tuple[Text, ...], Field(max_length=8)] = ()
+    """Why it did not use checkpoints that were there, such as damage. Each is an Event as well."""
     stop_reason: AttemptReason | None = None
     """Why the operator stops it, once it does."""
     stop_message: Text = ""

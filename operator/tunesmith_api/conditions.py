@@ -34,6 +34,22 @@ class DeploymentCondition(StrEnum):
     ROLLED_BACK = "RolledBack"
 
 
+class VersionCondition(StrEnum):
+    """Conditions of a ModelVersion."""
+
+    VERIFIED = "Verified"
+    IN_USE = "InUse"
+
+
+class VersionReason(StrEnum):
+    """Reasons of a ModelVersion's conditions."""
+
+    MADE_BY_JOB = "MadeByJob"
+    MADE_BY_HAND = "MadeByHand"
+    USED = "Used"
+    NOT_USED = "NotUsed"
+
+
 class DeploymentReason(StrEnum):
     """Reasons of a ModelDeployment's conditions, besides RollbackReason."""
 

@@ -64,7 +64,7 @@ class ProgressStatus(Status):
 
 
 class CheckpointStatus(Status):
-    """The newest complete checkpoint."""
+    """The newest complete checkpoint. Its digests are compared whenever an attempt resumes."""
 
     step: Annotated[int, Field(ge=0)] = 0
     """Optimizer step it was taken at."""
@@ -122,6 +122,10 @@ class Usage(Status):
 
     gpu_seconds: DecimalText = "0"
     """GPUs times seconds, over all attempts."""
+    gpu_seconds_lost: DecimalText = "0"
+    """Those of them whose work had to be done again, or came to nothing: of each attempt that
+    did not succeed, the share of its steps that no checkpoint holds; all of one that made no
+    step."""
 
 
 class NamedRef(Status):

@@ -4,7 +4,14 @@ A test holds that no word is left out. Read by ``generate``; nothing at run time
 """
 
 from tunesmith_api.attempts import AttemptReason
-from tunesmith_api.conditions import ConditionType, DeploymentCondition, DeploymentReason, Reason
+from tunesmith_api.conditions import (
+    ConditionType,
+    DeploymentCondition,
+    DeploymentReason,
+    Reason,
+    VersionCondition,
+    VersionReason,
+)
 from tunesmith_api.deploymentstatus import RollbackReason
 from tunesmith_api.result import UserErrorReason
 
@@ -27,6 +34,21 @@ CONDITION_MEANINGS: dict[ConditionType, str] = {
     "back.",
     ConditionType.FAILED: "The job has ended without a version. The message says what to change. "
     "Never changes back.",
+}
+
+VERSION_CONDITION_MEANINGS: dict[VersionCondition, str] = {
+    VersionCondition.VERIFIED: "A run's report vouches for the digests. Unknown where only the "
+    "author does. Pods refuse files with other digests either way.",
+    VersionCondition.IN_USE: "A ModelDeployment serves it or names it; status.usedBy says which. "
+    "Deleting it stops no pod: what serves goes on, but a source.modelVersion that names it stalls "
+    "with VersionNotFound.",
+}
+
+VERSION_REASON_MEANINGS: dict[VersionReason, str] = {
+    VersionReason.MADE_BY_JOB: "A FineTuneJob made it and took the digests.",
+    VersionReason.MADE_BY_HAND: "Somebody wrote it; nobody has compared digests and objects.",
+    VersionReason.USED: "The message names the ModelDeployments and what it is to them.",
+    VersionReason.NOT_USED: "No ModelDeployment serves it or names it.",
 }
 
 DEPLOYMENT_CONDITION_MEANINGS: dict[DeploymentCondition, str] = {
@@ -207,6 +229,14 @@ def render_markdown() -> str:
             {k.value: v for k, v in USER_ERROR_MEANINGS.items()},
         ),
         ("Reasons of an attempt's end", {k.value: v for k, v in ATTEMPT_MEANINGS.items()}),
+        (
+            "Conditions of a ModelVersion",
+            {k.value: v for k, v in VERSION_CONDITION_MEANINGS.items()},
+        ),
+        (
+            "Reasons of a ModelVersion",
+            {k.value: v for k, v in VERSION_REASON_MEANINGS.items()},
+        ),
         (
             "Conditions of a ModelDeployment",
             {k.value: v for k, v in DEPLOYMENT_CONDITION_MEANINGS.items()},

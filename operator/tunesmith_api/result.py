@@ -120,6 +120,8 @@ class TrainerProgress(Status):
     reward_accuracy, reward_margin."""
     checkpoint: CheckpointRef | None = None
     resumed_from_step: int | None = None
+    notes: tuple[str, ...] = ()
+    """Why checkpoints that are there were not used, such as damage."""
 
 
 class TrainingSummary(Status):

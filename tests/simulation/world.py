@@ -7,6 +7,7 @@ seeded generator for everything that can go wrong. What it must never see is in 
 import random
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from tunesmith_api.attempts import AttemptReason, StageName
@@ -142,6 +143,8 @@ class World:
         self.saved_step = 0
         self.is_prepared = False
         self.report: TrainerResult | None = None
+        self.notes: tuple[str, ...] = ()
+        """What the trainer says of checkpoints that it did not use."""
         self.is_worse = self.chance(self.faults.worse_than_base)
         self.watched: object = None
         """What the watches had shown when the operator last looked."""
@@ -458,6 +461,7 @@ class World:
             seconds_since_progress=(self.now - attempt.idle_since).total_seconds(),
             resumed_from_step=attempt.resumed_from or None,
             checkpoint=self.checkpoint(),
+            notes=self.notes if train else (),
         )
 
     def checkpoint(self) -> CheckpointRef | None:
@@ -518,6 +522,8 @@ class World:
             if is_true(old.conditions, kind):
                 assert is_true(new.conditions, kind), f"{kind} went back"
         assert old.counters.attempts <= new.counters.attempts
+        used, lost = (Decimal(t) for t in (new.usage.gpu_seconds, new.usage.gpu_seconds_lost))
+        assert Decimal(old.usage.gpu_seconds_lost) <= lost <= used
 
 
 def _through_json(status: FineTuneJobStatus) -> FineTuneJobStatus:

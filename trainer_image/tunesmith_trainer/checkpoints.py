@@ -168,6 +168,7 @@ class Checkpoints:
         """
         search = self._search_on_main() if self._ranks.is_main else Search(None)
         search = self._ranks.from_main(search)
+        self._progress.noted(search.notes)
         found = search.found
         with self._ranks.one_per_node_first() as is_first:
             if found and is_first and not self._ranks.is_main:

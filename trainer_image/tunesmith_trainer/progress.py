@@ -50,6 +50,7 @@ class Progress:
         self._metrics: dict[str, float] = {}
         self._checkpoint: CheckpointRef | None = None
         self._resumed_from: int | None = None
+        self._notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, run: TrainingRun) -> "Progress":
@@ -109,6 +110,11 @@ class Progress:
             self._checkpoint = checkpoint
             self._touched = time.monotonic()
 
+    def noted(self, notes: tuple[str, ...]) -> None:
+        """Note why checkpoints that are there were not used."""
+        with self._lock:
+            self._notes = notes
+
     def phase_seconds(self) -> dict[str, str]:
         """Return the seconds spent in each phase so far, the running one included."""
         with self._lock:
@@ -135,6 +141,7 @@ class Progress:
                 ),
                 checkpoint=self._checkpoint,
                 resumed_from_step=self._resumed_from,
+                notes=self._notes,
             )
 
 
