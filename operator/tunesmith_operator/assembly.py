@@ -106,7 +106,11 @@ class Operator:
         self.sidecars = AdapterSidecars(self.router_key, SIDECAR_PORT, self.leadership.fence)
         self.sampler = Sampler()
         self.answers = PodAnswers()
-        self.world = World(
+        self.world = self._build_world()
+
+    def _build_world(self) -> World:
+        """Give what passes may use of all these."""
+        return World(
             kube=self.kube,
             cache=self.cache,
             record=self.recorder,
