@@ -10,13 +10,13 @@ never an exit code alone: a launcher such as torchrun replaces the exit codes of
 
 from datetime import datetime
 from enum import IntEnum, StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from tunesmith_api.dataset import Dataset
 from tunesmith_api.evaluation import Baseline, Evaluation
-from tunesmith_api.finetunejob import CheckpointPolicy
+from tunesmith_api.finetunejob import CheckpointPolicy, FineTuneJobSpec
 from tunesmith_api.jobstatus import (
     Architecture,
     ArtifactStatus,
@@ -200,6 +200,15 @@ class TrainingRun(Spec):
     baselines: Annotated[tuple[BaselineModel, ...], Field(max_length=2)] = ()
     """Those of evaluation.baselines that exist, besides Base."""
     output: Output
+
+
+def sections_of(spec: FineTuneJobSpec) -> dict[str, Any]:
+    """Give the sections of a job that its TrainingRun has unchanged, by name.
+
+    Whoever builds a run takes all of them from here, so a new section is never forgotten.
+    """
+    shared = (TrainingRun.model_fields.keys() & FineTuneJobSpec.model_fields.keys()) - {"s3"}
+    return {name: getattr(spec, name) for name in sorted(shared)}
 
 
 class CheckpointRef(Status):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from tunesmith_api.meta import Rule, S3Uri, SecretRef, Spec, cel, exactly_one
+from tunesmith_api.meta import ObjectUri, Rule, SecretRef, Spec, cel, exactly_one
 
 _ONE_SOURCE = Rule("!has(self.uri) || !has(self.items)", "set at most one of uri and items")
 QuestionText = Annotated[str, Field(max_length=1024, min_length=1)]
@@ -41,7 +41,7 @@ class Questions(Spec):
 
     model_config = ConfigDict(json_schema_extra=cel(_ONE_SOURCE))
 
-    uri: S3Uri | None = None
+    uri: ObjectUri | None = None
     """s3://BUCKET/KEY of a .jsonl file with lines {"prompt": ..., "answer": ...}, read with the
     credentials of the dataset. Default: items, or else the last answer of each test row and what
     comes before it."""

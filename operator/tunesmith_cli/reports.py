@@ -15,7 +15,7 @@ from tunesmith_api.gates import judge
 from tunesmith_api.jobstatus import EvaluationStatus, Measurement, Verdict
 from tunesmith_api.report import TrainingReport
 from tunesmith_cli.results import RunFolder
-from tunesmith_cli.screen import out
+from tunesmith_cli.terminal import out
 
 _FILE = "file://"
 _PAGE = "report.html"
