@@ -78,6 +78,7 @@ def _make_merged(
     adapter, merged = paths[ArtifactName.ADAPTER], paths[ArtifactName.MERGED]
     rows = inputs.data.test if len(inputs.data.test) else inputs.data.train
     batch = export.parity_batch(rows, training.pad_id)
+    computed = torch.float32 if run.method.qlora else export.computed_in(loss)
     if run.method.qlora:
         expected = export.logits_of_saved_adapter(inputs.base_path, adapter, batch)
     else:
@@ -86,7 +87,7 @@ def _make_merged(
     model = export.merge(inputs.base_path, adapter) if run.method.adapter else loss.model
     export.save_complete(model, tokenizer, stored_dtype(inputs.base_path), merged)
     stop.check()
-    distance = export.check_parity(merged, expected, batch)
+    distance = export.check_parity(merged, expected, batch, computed)
     log.info("parity", relative_distance=distance)
     return _Judged(batch, expected)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import orjson
 
 from tunesmith_api.datastatus import DataStatus, RowCounts, TokenCounts
+from tunesmith_api.gates import unmeasured
 from tunesmith_api.result import Outcome, Phase, TrainerResult, UserErrorReason
 from tunesmith_api.run import TrainingRun
 from tunesmith_trainer import VERSION
@@ -47,6 +48,7 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
     """
     output = open_store(run.run_uri, run.s3, "output", stop)
     output.check_writable(run.run_uri)
+    check_gates(run)
     check_push(run)
     check_tracking(run)
     fence = Fence(output, run.run_uri, run.attempt)
@@ -93,6 +95,12 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
         on_bytes=progress.touch,
     )
     return _result(run, prepared.meta, "Prepared")
+
+
+def check_gates(run: TrainingRun) -> None:
+    """Refuse a gate that could only be Inconclusive, after all the training."""
+    if mistake := unmeasured(run.evaluation, run.objective):
+        raise UserError(UserErrorReason.INVALID_RUN, mistake)
 
 
 def check_push(run: TrainingRun) -> None:

@@ -98,6 +98,7 @@ class Gatherer:
             self._seed,
             validation=_percent(dataset.validation),
             test=_percent(dataset.test),
+            repeats=self._tally.duplicates,
         )
         mixed = mix(split.train, self._weights, self._seed)
         made = self._synthetic(split.train, [*test.rows, *validation.rows, *train.rows])
@@ -238,10 +239,11 @@ class Gatherer:
                 if self._reading.rows
                 else "it has no rows"
             )
+            first = next((f" The first malformed one: {e}." for e in self._reading.examples), "")
             raise UserError(
                 UserErrorReason.DATASET_EMPTY,
-                f"No conversations to train on in {uri}: {why}. Correct dataset.train.uri or the"
-                " file.",
+                f"No conversations to train on in {uri}: {why}.{first} Correct dataset.train.uri"
+                " or the file.",
             )
         if len(train) < fewest:
             raise UserError(

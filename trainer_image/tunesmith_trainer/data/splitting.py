@@ -47,12 +47,14 @@ def split_rows(
     *,
     validation: Decimal,
     test: Decimal,
+    repeats: int = 0,
 ) -> Sides:
     """Split by percent of rows; ``clusters`` says for each row which others it stays with.
 
     A side's share is met within a tenth of it or within its last cluster, whatever is more, unless
     a single cluster is larger. A share above 0 gets at least one cluster, and one is always left to
-    train on. Raises UserError (DatasetTooSmall) when there are too few for that.
+    train on. Raises UserError (DatasetTooSmall) when there are too few for that; ``repeats``, the
+    rows dropped before, is for its message.
     """
     order = sorted(
         Cluster(xxh3_64_intdigest(key, seed=seed), key, count)
@@ -60,7 +62,7 @@ def split_rows(
     )
     wanted = 1 + (validation > 0) + (test > 0)
     if len(order) < wanted:
-        raise _too_few(len(rows), len(order), wanted)
+        raise _too_few(len(rows), len(order), wanted, repeats)
     test_keys = _take(order, test, Decimal(0), len(rows), most=len(order) - wanted + 1)
     left = [cluster for cluster in order if cluster.key not in test_keys]
     validation_keys = _take(left, validation, test, len(rows), most=len(left) - 1)
@@ -95,11 +97,13 @@ def _take(
     return chosen or {min(order, key=lambda c: (c.rows, c.number)).key}
 
 
-def _too_few(rows: int, clusters: int, wanted: int) -> UserError:
+def _too_few(rows: int, clusters: int, wanted: int, repeats: int) -> UserError:
+    what = "distinct group" if clusters == 1 else "distinct groups"
+    dropped = f"; {repeats} more repeated them" if repeats else ""
     return UserError(
         UserErrorReason.DATASET_TOO_SMALL,
-        f"{clusters} distinct groups of rows ({rows} rows, near duplicates together) cannot be"
-        f" split into {wanted} parts."
+        f"{clusters} {what} of rows ({rows} {'row' if rows == 1 else 'rows'}, near duplicates"
+        f" together{dropped}) cannot be split into {wanted} parts."
         " Give more rows, raise dataset.clean.similarity if they only look alike, or set"
         " dataset.test and dataset.validation to a uri of their own or to percent 0.",
     )
