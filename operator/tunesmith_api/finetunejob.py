@@ -28,6 +28,7 @@ from tunesmith_api.meta import (
 )
 from tunesmith_api.objectives import Dpo, Objective
 from tunesmith_api.output import Output
+from tunesmith_api.sharding import SHARDING_RULES, Sharding
 from tunesmith_api.training import Hyperparameters, Lora, Method, ModelSource, S3Options
 
 
@@ -76,6 +77,12 @@ class Compute(Spec):
     gpu_type: Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9._-]*$")] = ""
     """Kind of GPU, such as A100 or A100-80GB. The chart's table gpuTypes says which node labels
     stand for it. Empty: any."""
+    sharding: Sharding = Sharding.AUTO
+    """How several processes hold the model. DDP: each holds all of it. FSDP: each holds a part of
+    all weights, gradients and optimizer state, and gathers a layer when it is computed: less
+    memory, more traffic. Auto is DDP where that fits the memory that the chart's gpuMemoryGiB has
+    for gpuType, else FSDP; status.resolved.sharding has the choice, the condition DataReady the
+    reason. FSDP needs two processes, method lora or full, and an optimizer such as AdamW."""
     resources: Resources = Field(default_factory=Resources, json_schema_extra=section())
     """CPU and memory of a training pod."""
     node_selector: SelectorMap = Field(default_factory=dict)
@@ -207,6 +214,7 @@ _JOB_RULES = (
         "hyperparameters.optimizer AdamW8bit needs a GPU: choose AdamW or Adafactor, or set "
         "compute.gpusPerNode",
     ),
+    *SHARDING_RULES,
     Rule("!has(self.dpo) || self.objective == 'DPO'", "spec.dpo needs spec.objective DPO"),
     Rule(
         "self.objective != 'DPO' || (self.dataset.format in ['Auto', 'Preference']"

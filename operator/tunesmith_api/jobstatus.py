@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from tunesmith_api.meta import Condition, DecimalText, Digest, Name, ShortText, Status, Text
+from tunesmith_api.sharding import Sharding
 
 
 class StageName(StrEnum):
@@ -42,6 +43,8 @@ class Resolved(Status):
     """s3:// prefix that the run writes to."""
     estimated_gpu_memory_bytes: Annotated[int, Field(ge=0)] | None = None
     """What each GPU is expected to hold at the peak of a training step."""
+    sharding: Sharding | None = None
+    """How the GPUs hold the model: DDP or FSDP. The condition DataReady says why."""
 
 
 class RowCounts(Status):

@@ -28,6 +28,7 @@ from tunesmith_api.jobstatus import (
 from tunesmith_api.meta import Digest, Spec, Status
 from tunesmith_api.objectives import Dpo, Objective
 from tunesmith_api.output import ArtifactName, Output
+from tunesmith_api.sharding import Sharding
 from tunesmith_api.training import Hyperparameters, Method, ModelSource
 
 RUN_VERSION: Literal["tunesmith.dev/run.v1"] = "tunesmith.dev/run.v1"
@@ -140,6 +141,8 @@ class World(Spec):
 
     nodes: Annotated[int, Field(ge=1)] = 1
     gpus_per_node: Annotated[int, Field(ge=0)] = 0
+    sharding: Sharding = Sharding.DDP
+    """How the ranks hold the model; never Auto."""
 
     @property
     def ranks(self) -> int:
@@ -169,6 +172,10 @@ class PlannedGpus(Spec):
     """spec.compute.gpuType."""
     memory_bytes: Annotated[int, Field(ge=0)] = 0
     """Memory of the largest GPU of the type; 0 where the chart does not say."""
+    ranks: Annotated[int, Field(ge=1)] = 1
+    """How many there are, over all nodes."""
+    sharding: Sharding = Sharding.AUTO
+    """spec.compute.sharding."""
 
 
 class TrainingRun(Spec):
@@ -252,7 +259,9 @@ class TrainerResult(Status):
     dataset_digest: Digest | None = None
     model_revision: str = ""
     estimated_gpu_memory_bytes: int | None = None
-    """Of the prepare stage, where training will be on GPUs."""
+    """Of the prepare stage, where training will be on GPUs, like the next."""
+    sharding: Sharding | None = None
+    """How the ranks are to hold the model."""
     training: "TrainingSummary | None" = None
     """Of a train stage that succeeded, like all below."""
     measurements: tuple[Measurement, ...] = ()

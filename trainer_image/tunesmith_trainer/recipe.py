@@ -5,16 +5,18 @@ each is done by the module it is named after.
 """
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from tunesmith_api.objectives import Dpo, Objective
 from tunesmith_api.output import ArtifactName
 from tunesmith_api.run import Outcome, Phase, TrainerResult, TrainingRun, UserErrorReason
 from tunesmith_api.training import Precision, Switch
+from tunesmith_trainer.artifacts import make_whole
 from tunesmith_trainer.attempt import Attempt
 from tunesmith_trainer.batches import BatchPlan
 from tunesmith_trainer.capability import settle
-from tunesmith_trainer.checkpoints import Checkpoints, Found, restore
+from tunesmith_trainer.checkpoints import Checkpoints, Found
 from tunesmith_trainer.curve import Curve
 from tunesmith_trainer.data.prepared import SPLITS
 from tunesmith_trainer.data.templates import load_tokenizer
@@ -25,6 +27,7 @@ from tunesmith_trainer.gguf.file import check_gguf
 from tunesmith_trainer.inputs import Inputs, fetch_inputs, global_batch_size
 from tunesmith_trainer.loop import Training, train
 from tunesmith_trainer.model import (
+    gathered_dtype,
     load_trainable,
     padding_id,
     set_gradient_checkpointing,
@@ -37,6 +40,8 @@ from tunesmith_trainer.preference import Pairs, ask, pair_lengths
 from tunesmith_trainer.progress import Progress
 from tunesmith_trainer.publish import Trained, publish
 from tunesmith_trainer.report import find_finished
+from tunesmith_trainer.sharding import load_sharded
+from tunesmith_trainer.snapshot import restore
 from tunesmith_trainer.state import Chance, TrainState, seed_everything
 from tunesmith_trainer.stopping import StopSignal
 from tunesmith_trainer.storage import open_store
@@ -84,6 +89,7 @@ def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal
             checkpoints.save(training, Chance.capture())
             progress.enter(Phase.EVALUATING)
             examined = examine(exam, inputs, training)
+            make_whole(attempt, inputs, training, precision)
         except Interrupted:
             checkpoints.wait()
             raise
@@ -133,9 +139,12 @@ def find_finished_on_main(attempt: Attempt, inputs: Inputs) -> TrainerResult | N
 
 def load_model(attempt: Attempt, inputs: Inputs, precision: Precision) -> SupervisedLoss:
     """Load the base model with what is to be trained, on this rank's device."""
-    settings, method = attempt.run.hyperparameters, attempt.run.method
-    device = attempt.ranks.device
-    model = load_trainable(inputs.base_path, method, precision, device, settings.seed)
+    settings, method, ranks = attempt.run.hyperparameters, attempt.run.method, attempt.ranks
+    load = partial(load_trainable, inputs.base_path, method, precision, settings.seed)
+    if ranks.is_sharded:
+        model = load_sharded(load, ranks, gathered_dtype(method, precision))
+    else:
+        model = load(ranks.device)
     set_gradient_checkpointing(
         model, settings.gradient_checkpointing, is_full=method.adapter is None
     )
@@ -186,7 +195,7 @@ def plan_training(
         pairs=pairs,
     )
     if found:
-        restore(training, found)
+        restore(training, found.directory)
     return training
 
 

@@ -33,6 +33,7 @@ def prepared(draft: JobDraft, result: TrainerResult) -> None:
             "dataset_digest": result.dataset_digest,
             "model_revision": result.model_revision,
             "estimated_gpu_memory_bytes": result.estimated_gpu_memory_bytes,
+            "sharding": result.sharding,
         }
     )
     draft.update(data=result.data, resolved=resolved)
