@@ -28,7 +28,7 @@ from tunesmith_api.jobstatus import (
 from tunesmith_api.meta import Digest, Spec, Status
 from tunesmith_api.objectives import Dpo, Objective
 from tunesmith_api.output import ArtifactName, Output
-from tunesmith_api.sharding import Sharding
+from tunesmith_api.sharding import Placement, Sharding
 from tunesmith_api.training import Hyperparameters, Method, ModelSource
 
 RUN_VERSION: Literal["tunesmith.dev/run.v1"] = "tunesmith.dev/run.v1"
@@ -258,10 +258,8 @@ class TrainerResult(Status):
     """Of the prepare stage."""
     dataset_digest: Digest | None = None
     model_revision: str = ""
-    estimated_gpu_memory_bytes: int | None = None
-    """Of the prepare stage, where training will be on GPUs, like the next."""
-    sharding: Sharding | None = None
-    """How the ranks are to hold the model."""
+    placement: Placement | None = None
+    """Of the prepare stage, where training will be on GPUs."""
     training: "TrainingSummary | None" = None
     """Of a train stage that succeeded, like all below."""
     measurements: tuple[Measurement, ...] = ()

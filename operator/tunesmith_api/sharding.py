@@ -4,8 +4,11 @@ Shared by the job's spec and status and by the TrainingRun. The trainer decides 
 """
 
 from enum import StrEnum
+from typing import Annotated
 
-from tunesmith_api.meta import Rule
+from pydantic import Field
+
+from tunesmith_api.meta import Rule, Status
 
 
 class Sharding(StrEnum):
@@ -16,6 +19,17 @@ class Sharding(StrEnum):
     """Each holds all of it (Li et al. 2020, arXiv:2006.15704)."""
     FSDP = "FSDP"
     """Each holds a part of every weight (Zhao et al. 2023, arXiv:2304.11277)."""
+
+
+class Placement(Status):
+    """How the GPUs of a run hold the model, as the prepare stage has found best."""
+
+    sharding: Sharding
+    """DDP or FSDP."""
+    memory_bytes: Annotated[int, Field(ge=0)]
+    """What each GPU is expected to hold at the peak of a training step."""
+    reason: str = ""
+    """A sentence; empty where there was nothing to choose."""
 
 
 UNSHARDED_OPTIMIZERS = ("AdamW8bit", "Adafactor")

@@ -75,6 +75,29 @@ def test_parts_learn_what_whole_copies_learn(
     assert all((mine[name] - theirs[name]).abs().max() < 1e-3 for name in mine)
 
 
+@pytest.mark.timeout(400)
+def test_parts_go_on_from_a_checkpoint_as_parts_and_as_a_whole(
+    make_trial: Callable[..., Trial],
+) -> None:
+    output = {"output": {"uri": "s3://any/", "artifacts": ["Merged"]}}
+    settings = {"perDeviceBatchSize": 2, "gradientCheckpointing": "Enabled"}
+    undisturbed, parts, alone = (
+        make_trial("FSDP", FULL | output, name=name, hyperparameters=settings)
+        for name in ("undisturbed", "parts", "alone")
+    )
+    assert go_as_two(undisturbed, 1) == [0, 0]
+    for trial in (parts, alone):
+        assert go_as_two(trial, 1, stop_at=7) == [INTERRUPTED, INTERRUPTED]
+    assert go_as_two(parts, 2) == [0, 0]
+    assert parts.curve() == undisturbed.curve()
+    assert parts.artifact("merged") == undisturbed.artifact("merged")
+    # What two ranks have saved in parts, one goes on from with all of the batch.
+    alone.sections |= {"world": {}}
+    alone.go(perDeviceBatchSize=4)
+    assert alone.losses() == pytest.approx(undisturbed.losses(), rel=1e-5)
+    assert [t.report().resumed_from_step for t in (parts, alone)] == [7, 7]
+
+
 def weights(trial: Trial, form: str) -> dict[str, torch.Tensor]:
     return load_file(next(trial.fetch(form.lower()).glob("*.safetensors")))
 

@@ -21,7 +21,8 @@ Head = Callable[[torch.Tensor], torch.Tensor]
 
 # Logits, their softmax and its gradient are gone over several times: while they fit into a CPU's
 # cache that costs little, and on a GPU it bounds the memory.
-_CHUNK_VALUES = {"cpu": 1 << 22, "cuda": 1 << 27}
+CHUNK_VALUES = {"cpu": 1 << 22, "cuda": 1 << 27}
+"""Logits in memory at once, by the type of the device."""
 
 
 class SupervisedLoss(nn.Module):
@@ -206,7 +207,7 @@ def _chunks(count: int, head: Head, hidden: torch.Tensor) -> list[tuple[int, int
         return []
     with torch.no_grad():
         vocabulary = head(hidden[:0]).shape[-1]
-    most = max(1, _CHUNK_VALUES.get(hidden.device.type, 1 << 24) // vocabulary)
+    most = max(1, CHUNK_VALUES.get(hidden.device.type, 1 << 24) // vocabulary)
     parts = -(-count // most)
     cuts = [count * part // parts for part in range(parts + 1)]
     return list(pairwise(cuts))
