@@ -167,6 +167,7 @@ def ours(model: Path, steps: int, precision: str) -> None:
     from accelerate import Accelerator
 
     from tunesmith_api.training import Hyperparameters, Lora, Method, Precision
+    from tunesmith_trainer.attention import PADDED
     from tunesmith_trainer.batches import BatchPlan
     from tunesmith_trainer.capability import settle
     from tunesmith_trainer.curve import Curve
@@ -192,7 +193,7 @@ def ours(model: Path, steps: int, precision: str) -> None:
     loss = SupervisedLoss(
         load_trainable(model, method, Precision(precision), torch.device("cpu"), SEED)
     )
-    settle(loss, rows, 0, may_pack=True)
+    settle(loss, rows, 0, (PADDED,))
     plan = BatchPlan(rows.lengths, SEED, ROWS)
     total = min(steps, plan.steps_per_epoch)
     training = Training(

@@ -292,6 +292,9 @@ class TrainingSummary(Status):
     """Of the GPU, or resident memory on CPU."""
     precision: str = ""
     ranks: int = 1
+    sharding: Sharding = Sharding.DDP
+    kernels: tuple[str, ...] = ()
+    """Attention (SDPA or FlashAttention), and Liger where it was used."""
 
 
 TrainerResult.model_rebuild()

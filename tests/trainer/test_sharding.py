@@ -75,6 +75,23 @@ def test_parts_learn_what_whole_copies_learn(
     assert all((mine[name] - theirs[name]).abs().max() < 1e-3 for name in mine)
 
 
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("method", [LORA, FULL], ids=["LoRA", "all weights"])
+def test_parts_are_gathered_in_16_bits(
+    make_trial: Callable[..., Trial], method: dict[str, Any]
+) -> None:
+    output = {"output": {"uri": "s3://any/", "artifacts": ["Merged"]}}
+    settings = {"precision": "BF16", "epochs": "1"}
+    whole, parts = (
+        make_trial(kind, method | output, hyperparameters=settings) for kind in ("DDP", "FSDP")
+    )
+    assert go_as_two(whole, 1) == [0, 0]
+    assert go_as_two(parts, 1) == [0, 0]
+    assert parts.losses() == pytest.approx(whole.losses(), rel=0.02)
+    # What was trained is kept in 32 bits all the same.
+    assert {w.dtype for w in weights(parts, "Merged").values()} == {torch.float32}
+
+
 @pytest.mark.timeout(400)
 def test_parts_go_on_from_a_checkpoint_as_parts_and_as_a_whole(
     make_trial: Callable[..., Trial],

@@ -62,6 +62,8 @@ class Training:
     tracking: Tracking = field(default_factory=lambda: Tracking(None))
     pairs: Pairs | None = None
     """With objective DPO: the plan's rows are pairs then."""
+    kernels: tuple[str, ...] = ()
+    """What computes the model, for the report."""
     computed: int = 0
     """Tokens that the ranks worked on in this attempt, padding included."""
     prepared: nn.Module = field(init=False)

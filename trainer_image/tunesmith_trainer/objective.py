@@ -41,6 +41,8 @@ class SupervisedLoss(nn.Module):
         self.head: Head | None = None
         self.can_pack = False
         """Whether batches may be packed; found out by `capability`."""
+        self.has_liger = False
+        """Whether Liger's kernels compute parts of the layers; set by `recipe`."""
         self.label_smoothing = 0.0
         """Share of the target's probability that is spread over all tokens, in training only
         (Szegedy et al. 2015, arXiv:1512.00567)."""

@@ -25,8 +25,10 @@ from tunesmith_trainer.evaluation import Exam, base_behaviour
 from tunesmith_trainer.examination import examine, judge_base_of_full
 from tunesmith_trainer.gguf.file import check_gguf
 from tunesmith_trainer.inputs import Inputs, fetch_inputs, global_batch_size
+from tunesmith_trainer.kernels import apply_liger, attentions_here, kernels_of
 from tunesmith_trainer.loop import Training, train
 from tunesmith_trainer.model import (
+    computed_dtype,
     gathered_dtype,
     load_trainable,
     padding_id,
@@ -75,7 +77,7 @@ def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal
     test = inputs.data.test
     asked = load_questions(run, test, tokenizer, stop)
     loss = load_model(attempt, inputs, precision)
-    set_up_loss(attempt, inputs, loss, padding_id(tokenizer))
+    set_up_loss(attempt, inputs, loss, padding_id(tokenizer), precision)
     training = plan_training(attempt, inputs, loss, padding_id(tokenizer), search.found)
     exam = Exam(attempt, tokenizer, test, asked, training.pairs)
     progress.plan(training.total_steps, search.found.ref.step if search.found else None)
@@ -155,14 +157,23 @@ def load_model(attempt: Attempt, inputs: Inputs, precision: Precision) -> Superv
             f"The tokenizer gives tokens that the model, with {vocabulary} of them, does not "
             "know. Tokenizer and weights in baseModel.uri do not belong together.",
         )
-    return SupervisedLoss(model)
+    loss = SupervisedLoss(model)
+    loss.has_liger = apply_liger(model, ranks.device)
+    return loss
 
 
-def set_up_loss(attempt: Attempt, inputs: Inputs, loss: SupervisedLoss, pad_id: int) -> None:
+def set_up_loss(
+    attempt: Attempt, inputs: Inputs, loss: SupervisedLoss, pad_id: int, precision: Precision
+) -> None:
     """Choose how the loss is computed, the same way on all ranks."""
     settings = attempt.run.hyperparameters
     loss.label_smoothing = float(settings.label_smoothing)
-    settle(loss, inputs.data.train, pad_id, may_pack=settings.packing is not Switch.DISABLED)
+    may_pack = settings.packing is not Switch.DISABLED
+    device, dtype = attempt.ranks.device, computed_dtype(precision)
+    ways = attentions_here(device, dtype) if may_pack else ()
+    # In the type of the computation, as the kernels depend on it.
+    with attempt.ranks.accelerator.autocast():
+        settle(loss, inputs.data.train, pad_id, ways)
     add_noise(loss.model, float(settings.neftune_alpha))
 
 
@@ -193,6 +204,7 @@ def plan_training(
         ),
         tracking=begin_tracking(attempt, inputs, found.directory if found else None),
         pairs=pairs,
+        kernels=kernels_of(loss.model, has_liger=loss.has_liger),
     )
     if found:
         restore(training, found.directory)
