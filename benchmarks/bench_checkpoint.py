@@ -22,7 +22,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from benchmarks.s3_server import REGION, s3_server
 from tunesmith_api.report import TrainingReport
-from tunesmith_api.run import Phase, TrainingRun
+from tunesmith_api.result import Phase
+from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.logs import configure_logs
 from tunesmith_trainer.prepare import prepare
 from tunesmith_trainer.progress import Progress

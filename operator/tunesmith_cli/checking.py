@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tunesmith_api import API_VERSION
+from tunesmith_api.attempts import StageName
 from tunesmith_api.dataset import DataFormat, TooLong
 from tunesmith_api.finetunejob import FineTuneJob
-from tunesmith_api.jobstatus import StageName
 from tunesmith_api.run import JobRef, TrainingRun
 from tunesmith_cli.jobfile import as_uri, load_job
 from tunesmith_cli.local import connection

@@ -10,8 +10,9 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from tunesmith_api.finetunejob import Compute, FineTuneJob
-from tunesmith_api.jobstatus import StageName
+from tunesmith_api.attempts import StageName
+from tunesmith_api.compute import Compute
+from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.run import JobRef, PlannedGpus, S3Connection, TrainingRun, World
 from tunesmith_api.sharding import Placement, Sharding
 from tunesmith_api.training import Hyperparameters, S3Options

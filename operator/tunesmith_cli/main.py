@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tunesmith_api.dataset import DataFormat
-from tunesmith_api.run import ExitCode
+from tunesmith_api.result import ExitCode
 from tunesmith_cli.mistakes import Refused
 from tunesmith_cli.screen import err, out
 

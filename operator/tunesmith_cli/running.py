@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from tunesmith_api.finetunejob import FineTuneJob, OnOutOfMemory
-from tunesmith_api.jobstatus import StageName, Verdict
+from tunesmith_api.attempts import StageName
+from tunesmith_api.compute import OnOutOfMemory
+from tunesmith_api.finetunejob import FineTuneJob
+from tunesmith_api.measurements import Verdict
 from tunesmith_api.report import TrainingReport
-from tunesmith_api.run import Outcome, TrainerResult
+from tunesmith_api.result import Outcome, TrainerResult
 from tunesmith_cli.devices import Devices, find_devices
 from tunesmith_cli.jobfile import LoadedJob
 from tunesmith_cli.local import Places, Plan, build_run, plan

@@ -9,8 +9,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tunesmith_api.jobstatus import StageName
-from tunesmith_api.run import Phase, TrainerProgress
+from tunesmith_api.attempts import StageName
+from tunesmith_api.result import Phase, TrainerProgress
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import COMMAND, ENVIRONMENT, FinishedRun, tell, write_job
-from tunesmith_api.run import ExitCode
+from tunesmith_api.result import ExitCode
 
 pytestmark = pytest.mark.timeout(300)
 

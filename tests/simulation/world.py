@@ -7,27 +7,24 @@ seeded generator for everything that can go wrong. What it must never see is in 
 import random
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
+from tunesmith_api.attempts import AttemptReason, StageName
 from tunesmith_api.conditions import ConditionType
 from tunesmith_api.finetunejob import FineTuneJob, FineTuneJobSpec
-from tunesmith_api.jobstatus import (
-    ArtifactStatus,
-    AttemptReason,
-    FineTuneJobStatus,
-    Measurement,
-    StageName,
-)
+from tunesmith_api.jobstatus import ArtifactStatus, FineTuneJobStatus
+from tunesmith_api.measurements import Measurement
 from tunesmith_api.modelversion import ModelVersionSpec
-from tunesmith_api.run import (
+from tunesmith_api.result import (
     PREPARED_DATA_LOST,
     CheckpointRef,
     Outcome,
     Phase,
     TrainerProgress,
     TrainerResult,
-    TrainingRun,
 )
+from tunesmith_api.run import TrainingRun
 from tunesmith_api.sharding import Placement, Sharding
 from tunesmith_operator.config import Config
 from tunesmith_operator.planning.actions import (
@@ -148,6 +145,8 @@ class World:
         self.saved_step = 0
         self.is_prepared = False
         self.report: TrainerResult | None = None
+        self.notes: tuple[str, ...] = ()
+        """What the trainer says of checkpoints that it did not use."""
         self.is_worse = self.chance(self.faults.worse_than_base)
         self.watched: object = None
         """What the watches had shown when the operator last looked."""
@@ -465,6 +464,7 @@ class World:
             seconds_since_progress=(self.now - attempt.idle_since).total_seconds(),
             resumed_from_step=attempt.resumed_from or None,
             checkpoint=self.checkpoint(),
+            notes=self.notes if train else (),
         )
 
     def checkpoint(self) -> CheckpointRef | None:
@@ -525,6 +525,8 @@ class World:
             if is_true(old.conditions, kind):
                 assert is_true(new.conditions, kind), f"{kind} went back"
         assert old.counters.attempts <= new.counters.attempts
+        used, lost = (Decimal(t) for t in (new.usage.gpu_seconds, new.usage.gpu_seconds_lost))
+        assert Decimal(old.usage.gpu_seconds_lost) <= lost <= used
 
 
 def _through_json(status: FineTuneJobStatus) -> FineTuneJobStatus:

@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config
 
 from tests.trainer.conftest import Bucket, jsonl, pairs
-from tunesmith_api.run import TrainerResult, TrainingRun, UserErrorReason
+from tunesmith_api.result import TrainerResult, UserErrorReason
+from tunesmith_api.run import TrainingRun
 from tunesmith_api.training import Full, Lora, Method, Optimizer, QLora
 from tunesmith_trainer.memory import GIB, Workload, estimate, read_shape
 from tunesmith_trainer.model import add_adapter

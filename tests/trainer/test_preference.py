@@ -18,7 +18,7 @@ from tests.trainer.conftest import Bucket
 from tests.trainer.test_resume import End
 from tests.trainer.trials import PodLost, Trial, echo_pairs, lose_pod, tiny_tokenizer
 from tunesmith_api.objectives import Dpo, PreferenceLoss
-from tunesmith_api.run import Outcome
+from tunesmith_api.result import Outcome
 from tunesmith_api.training import Hyperparameters, Switch
 from tunesmith_trainer.attention import PADDED
 from tunesmith_trainer.batches import BatchPlan

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from tests.unit.jobs import CONFIG, make_job
+from tunesmith_api.attempts import StageName
 from tunesmith_api.finetunejob import FineTuneJob
-from tunesmith_api.jobstatus import StageName
 from tunesmith_api.run import PlannedGpus, TrainingRun
 from tunesmith_operator.planning.runs import build_run
 from tunesmith_operator.resources.attempt import QUEUE_LABEL, build_job, build_service

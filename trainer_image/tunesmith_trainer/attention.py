@@ -106,16 +106,15 @@ def ragged_attention(  # noqa: PLR0917 - transformers calls it so
         )
     ragged = packed_rows.ragged
     # The rotation may have made queries and keys wider, where weights are float32.
+    q, k, v = (_spread(line, ragged).to(value.dtype) for line in (query, key, value))
+    starts, longest = ragged.starts, ragged.longest
     answer = varlen_attn(
-        *(_spread(line, ragged).to(value.dtype) for line in (query, key, value)),
-        cu_seq_q=ragged.starts,
-        cu_seq_k=ragged.starts,
-        max_q=ragged.longest,
-        max_k=ragged.longest,
+        *(q, k, v, starts, starts, longest, longest),
         scale=options.get("scaling"),
         window_size=(-1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
+        enable_gqa=q.shape[1] != k.shape[1],
     )
+    assert isinstance(answer, torch.Tensor)  # noqa: S101 - no more was asked for
     line = _ToLine.apply(answer.flatten(1), ragged)
     return line.view(1, -1, *answer.shape[1:]), None
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tunesmith_api.meta import Digest
-from tunesmith_api.run import CheckpointRef
+from tunesmith_api.result import CheckpointRef
 from tunesmith_trainer.attempt import Attempt
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.loop import Training
@@ -102,6 +102,7 @@ class Checkpoints:
         """
         search = self._search_on_main() if self._ranks.is_main else Search(None)
         search = self._ranks.from_main(search)
+        self._progress.noted(search.notes)
         found = search.found
         with self._ranks.one_per_node_first() as is_first:
             if found and is_first and not self._ranks.is_main:

@@ -14,7 +14,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
-from tunesmith_api.run import UserErrorReason, World
+from tunesmith_api.result import UserErrorReason
+from tunesmith_api.run import World
 from tunesmith_api.sharding import Sharding
 from tunesmith_api.training import Precision
 from tunesmith_trainer.outcome import Infrastructure, UserError

@@ -17,7 +17,8 @@ from torch import nn
 
 from tunesmith_api.evaluation import Baseline
 from tunesmith_api.output import ArtifactName
-from tunesmith_api.run import BaselineModel, Phase
+from tunesmith_api.result import Phase
+from tunesmith_api.run import BaselineModel
 from tunesmith_api.suites import TextMetric
 from tunesmith_trainer.data.templates import load_tokenizer
 from tunesmith_trainer.evaluation import Exam, Judgement, base_behaviour, judge

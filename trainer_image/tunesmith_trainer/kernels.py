@@ -78,5 +78,5 @@ def apply_liger(model: nn.Module, device: torch.device) -> bool:
 
 def kernels_of(model: nn.Module, *, has_liger: bool) -> tuple[str, ...]:
     """Name what computes a model, for the report."""
-    attention = model.config._attn_implementation  # type: ignore[union-attr]
-    return (_NAMES.get(attention, str(attention)), *((LIGER,) if has_liger else ()))
+    attention = str(model.config._attn_implementation)  # type: ignore[union-attr]
+    return (_NAMES.get(attention, attention), *((LIGER,) if has_liger else ()))

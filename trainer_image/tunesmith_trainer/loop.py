@@ -14,7 +14,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from tunesmith_api.report import LossPoint, Rewards
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_api.training import Hyperparameters
 from tunesmith_trainer.batches import (
     Batch,

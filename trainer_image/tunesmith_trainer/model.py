@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from tunesmith_api.jobstatus import Architecture
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_api.training import Lora, LoraVariant, Method, Precision, QLora, Switch
 from tunesmith_trainer.adapters import fuse
 from tunesmith_trainer.outcome import UserError

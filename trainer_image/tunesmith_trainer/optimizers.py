@@ -6,7 +6,7 @@ Called by `recipe`. Must not know about steps; the loop sets the learning rate b
 import torch
 from torch import nn
 
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_api.training import Hyperparameters, Optimizer
 from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.sharding import trained_weights

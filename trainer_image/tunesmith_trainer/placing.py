@@ -5,7 +5,8 @@ Called by ``prepare``, before a GPU is taken. How much memory something takes sa
 
 from dataclasses import replace
 
-from tunesmith_api.run import PlannedGpus, TrainingRun, UserErrorReason
+from tunesmith_api.result import UserErrorReason
+from tunesmith_api.run import PlannedGpus, TrainingRun
 from tunesmith_api.sharding import UNSHARDED_OPTIMIZERS, Placement, Sharding
 from tunesmith_api.training import Method, Precision, QLora, Switch
 from tunesmith_trainer.memory import FLOAT32, GIB, ModelShape, Workload, estimate

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import orjson
 
-from tunesmith_api.jobstatus import DataStatus, RowCounts, TokenCounts
-from tunesmith_api.run import Outcome, Phase, TrainerResult, TrainingRun, UserErrorReason
+from tunesmith_api.datastatus import DataStatus, RowCounts, TokenCounts
+from tunesmith_api.result import Outcome, Phase, TrainerResult, UserErrorReason
+from tunesmith_api.run import TrainingRun
 from tunesmith_api.sharding import Placement
 from tunesmith_trainer import VERSION
 from tunesmith_trainer.data.gathering import Gathered, Gatherer

@@ -10,7 +10,8 @@ from pathlib import Path
 from tunesmith_api.jobstatus import ArtifactStatus
 from tunesmith_api.output import ArtifactName
 from tunesmith_api.report import TrainingReport
-from tunesmith_api.run import Phase, TrainerResult, TrainingRun, TrainingSummary
+from tunesmith_api.result import Phase, TrainerResult, TrainingSummary
+from tunesmith_api.run import TrainingRun
 from tunesmith_api.sharding import Sharding
 from tunesmith_api.training import Precision
 from tunesmith_trainer import VERSION

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tunesmith_api.objectives import Dpo, Objective
 from tunesmith_api.output import ArtifactName
-from tunesmith_api.run import Outcome, Phase, TrainerResult, TrainingRun, UserErrorReason
+from tunesmith_api.result import Outcome, Phase, TrainerResult, UserErrorReason
+from tunesmith_api.run import TrainingRun
 from tunesmith_api.training import Precision, Switch
 from tunesmith_trainer.artifacts import make_whole
 from tunesmith_trainer.attempt import Attempt

@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.distributed import Ranks
 from tunesmith_trainer.outcome import UserError
 

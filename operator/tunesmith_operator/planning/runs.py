@@ -1,7 +1,7 @@
 """The TrainingRun of an attempt: the job's inputs with the chart's defaults filled in. Pure."""
 
+from tunesmith_api.attempts import StageName
 from tunesmith_api.finetunejob import FineTuneJob
-from tunesmith_api.jobstatus import StageName
 from tunesmith_api.meta import SecretRef
 from tunesmith_api.run import (
     BaselineModel,

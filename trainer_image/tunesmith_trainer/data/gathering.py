@@ -13,9 +13,9 @@ import orjson
 
 from tunesmith_api.dataset import DataFormat, Dataset, FeedbackFilter, Overlap, Source
 from tunesmith_api.dataset import Split as SplitSpec
-from tunesmith_api.jobstatus import SourceStatus
+from tunesmith_api.datastatus import SourceStatus
 from tunesmith_api.objectives import Objective
-from tunesmith_api.run import Phase, UserErrorReason
+from tunesmith_api.result import Phase, UserErrorReason
 from tunesmith_trainer.data.cleaning import Cleaner
 from tunesmith_trainer.data.compression import SourceFile, open_text
 from tunesmith_trainer.data.containers import JSON_SUFFIXES, numbered_lines

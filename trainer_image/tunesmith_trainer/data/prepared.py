@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from tunesmith_api.jobstatus import DataStatus
+from tunesmith_api.datastatus import DataStatus
 from tunesmith_api.meta import Digest, Status
 from tunesmith_api.report import DroppedSample
 from tunesmith_api.sharding import Placement

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.data.reading import Row
 from tunesmith_trainer.outcome import UserError
 

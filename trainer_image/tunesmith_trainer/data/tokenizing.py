@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tunesmith_api.dataset import TooLong
 from tunesmith_api.objectives import Objective
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_api.templating import Prompt
 from tunesmith_trainer.data.formats import Canonical, Malformed, Message
 from tunesmith_trainer.data.preferences import both_sides
