@@ -90,6 +90,7 @@ def our_training(model: Path, steps: int, precision: str) -> Any:
     from accelerate import Accelerator
 
     from tunesmith_api.training import Hyperparameters, Lora, Method, Precision
+    from tunesmith_trainer.attention import PADDED
     from tunesmith_trainer.batches import BatchPlan
     from tunesmith_trainer.capability import settle
     from tunesmith_trainer.curve import Curve
@@ -109,8 +110,8 @@ def our_training(model: Path, steps: int, precision: str) -> Any:
     )
     lora = Method(lora=Lora(rank=RANK, alpha=ALPHA, dropout="0"))
     kind, device = Precision(precision), torch.device("cpu")
-    loss = SupervisedLoss(load_trainable(model, lora, kind, device, SEED))
-    settle(loss, rows, 0, may_pack=True)
+    loss = SupervisedLoss(load_trainable(model, lora, kind, SEED, device))
+    settle(loss, rows, 0, (PADDED,))
     plan = BatchPlan(rows.lengths, SEED, ROWS)
     total = min(steps, plan.steps_per_epoch)
     return Training(

@@ -16,6 +16,7 @@ from tunesmith_api.meta import Digest, Spec
 from tunesmith_api.objectives import Dpo, Objective
 from tunesmith_api.output import ArtifactName, Output
 from tunesmith_api.runpolicy import CheckpointPolicy
+from tunesmith_api.sharding import Sharding
 from tunesmith_api.training import Hyperparameters, Method, ModelSource
 
 RUN_VERSION: Literal["tunesmith.dev/run.v1"] = "tunesmith.dev/run.v1"
@@ -58,6 +59,8 @@ class World(Spec):
 
     nodes: Annotated[int, Field(ge=1)] = 1
     gpus_per_node: Annotated[int, Field(ge=0)] = 0
+    sharding: Sharding = Sharding.DDP
+    """How the ranks hold the model; never Auto."""
 
     @property
     def ranks(self) -> int:
@@ -87,6 +90,10 @@ class PlannedGpus(Spec):
     """spec.compute.gpuType."""
     memory_bytes: Annotated[int, Field(ge=0)] = 0
     """Memory of the largest GPU of the type; 0 where the chart does not say."""
+    ranks: Annotated[int, Field(ge=1)] = 1
+    """How many there are, over all nodes."""
+    sharding: Sharding = Sharding.AUTO
+    """spec.compute.sharding."""
 
 
 class TrainingRun(Spec):

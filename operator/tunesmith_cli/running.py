@@ -81,6 +81,8 @@ class _Attempts:
                     screen.show(seen)
             result = process.finish()
             screen.end("done" if result.outcome is Outcome.SUCCEEDED else str(result.outcome))
+        if stage is StageName.PREPARE:
+            self._plan = self._plan.placed(result.placement)
         if result.outcome is Outcome.SUCCEEDED:
             out.print(f"{stage.value}: {result.message}", markup=False)
         return result

@@ -15,6 +15,7 @@ from tunesmith_api.datastatus import DataStatus, RowCounts, TokenCounts
 from tunesmith_api.gates import unmeasured
 from tunesmith_api.result import Outcome, Phase, TrainerResult, UserErrorReason
 from tunesmith_api.run import TrainingRun
+from tunesmith_api.sharding import Placement
 from tunesmith_trainer import VERSION
 from tunesmith_trainer.data.gathering import Gathered, Gatherer
 from tunesmith_trainer.data.prepared import SPLITS, PreparedData, PreparedMeta, Split
@@ -112,13 +113,14 @@ def check_push(run: TrainingRun) -> None:
         check_hub(run.output.hugging_face)
 
 
-def _estimate(run: TrainingRun, model_path: Path, rows: Split) -> int | None:
+def _place(run: TrainingRun, model_path: Path, rows: Split) -> Placement | None:
     if run.planned_gpus is None:
         return None
-    # Imported here: torch takes seconds to load, and a run on a CPU has nothing to estimate.
-    from tunesmith_trainer.memory import check_fit, read_shape
+    # Imported here: torch takes seconds to load, and a run on a CPU has nothing to place.
+    from tunesmith_trainer.memory import read_shape
+    from tunesmith_trainer.placing import place
 
-    return check_fit(read_shape(model_path), run, int(rows.lengths.max())).total
+    return place(read_shape(model_path), run, int(rows.lengths.max()))
 
 
 def prepared_uri(run: TrainingRun) -> str:
@@ -181,7 +183,7 @@ def _tokenize(
         seed=run.hyperparameters.seed,
         unsupervised=rows.counts.unsupervised,
         dropped=tuple(gathered.tally.samples),
-        estimated_gpu_memory_bytes=_estimate(run, model.path, splits["train"]),
+        placement=_place(run, model.path, splits["train"]),
     )
     return PreparedData(meta=meta, **splits)
 
@@ -245,7 +247,7 @@ def _digest(sides: Sides) -> str:
 
 
 def _result(run: TrainingRun, meta: PreparedMeta, did: str) -> TrainerResult:
-    rows = meta.data.rows
+    rows, placement = meta.data.rows, meta.placement
     return TrainerResult(
         stage=run.stage,
         attempt=run.attempt,
@@ -254,9 +256,10 @@ def _result(run: TrainingRun, meta: PreparedMeta, did: str) -> TrainerResult:
         message=(
             f"{did} {rows.train} rows to train on, {rows.validation} to validate on and"
             f" {rows.test} to judge on ({meta.data.tokens.train} tokens)."
+            + (f" {placement.reason}" if placement and placement.reason else "")
         ),
         data=meta.data,
         dataset_digest=meta.dataset_digest,
         model_revision=meta.model_revision,
-        estimated_gpu_memory_bytes=meta.estimated_gpu_memory_bytes,
+        placement=placement,
     )

@@ -15,6 +15,7 @@ from pydantic import Field
 from tunesmith_api.datastatus import DataStatus
 from tunesmith_api.meta import Digest, Status
 from tunesmith_api.report import DroppedSample
+from tunesmith_api.sharding import Placement
 
 SPLITS = ("train", "validation", "test")
 _ARRAYS = ("tokens", "offsets", "supervised")
@@ -40,8 +41,8 @@ class PreparedMeta(Status):
     """Rows left out because no token of theirs would have been trained on."""
     dropped: tuple[DroppedSample, ...] = ()
     """A few rows a reason that cleaning dropped."""
-    estimated_gpu_memory_bytes: int | None = None
-    """Peak of a training step on each GPU; None where training is on CPUs."""
+    placement: Placement | None = None
+    """How the GPUs hold the model; None where training is on CPUs."""
 
 
 @dataclass(frozen=True)
