@@ -6,19 +6,18 @@ shows it. A preference is two rows, the better answer first. Works in batches so
 uses all cores. Called by ``prepare`` for each split.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from tunesmith_api.dataset import TooLong
 from tunesmith_api.objectives import Objective
 from tunesmith_api.run import UserErrorReason
 from tunesmith_api.templating import Prompt
+from tunesmith_trainer.data.encoding import Encoded, Encoder
 from tunesmith_trainer.data.formats import Canonical, Malformed, Message
 from tunesmith_trainer.data.preferences import both_sides
 from tunesmith_trainer.data.prepared import EMPTY, Split
@@ -46,15 +45,6 @@ class Tokenizing:
     """Rows left out because nothing in them is learned, for another reason than length."""
 
 
-class Encoded(NamedTuple):
-    """A row of tokens."""
-
-    ids: NDArray[np.int32]
-    """[tokens]"""
-    supervised: NDArray[np.uint8]
-    """[tokens], 1 where the token is to be learned"""
-
-
 class RowTokenizer:
     """Turns conversations and texts into rows of tokens."""
 
@@ -75,6 +65,7 @@ class RowTokenizer:
         # tokenizer.json may carry the settings of whoever saved it.
         self._backend.no_truncation()
         self._backend.no_padding()
+        self._encoder = Encoder(self._backend)
         self._limit, self._policy, self._reading = limit, policy, reading
         self._objective = objective
         self.counts = Tokenizing()
@@ -105,21 +96,15 @@ class RowTokenizer:
         around = [self._prompting.around(messages) for messages in conversations]
         rendered = self._renderer.render(around)
         texts = [result for result in rendered if isinstance(result, Rendered)]
-        encodings = iter(self._encode([result.text for result in texts], special=False))
-        return [
-            result if isinstance(result, Malformed) else _encoded(next(encodings), result.spans)
-            for result in rendered
-        ]
-
-    def _encode(self, texts: list[str], *, special: bool) -> list[Any]:
-        return self._backend.encode_batch(texts, add_special_tokens=special) if texts else []
+        encoded = iter(self._encoder.encode(texts))
+        return [result if isinstance(result, Malformed) else next(encoded) for result in rendered]
 
     def _batch(self, rows: Sequence[Row]) -> Iterator[Encoded]:
         contents: list[Canonical] = [orjson.loads(row.content) for row in rows]
         conversations = [side for content in contents for side in _conversations(content)]
         results = iter(self.encode(conversations))
         plain = [c["text"] for c in contents if isinstance(c, dict) and "text" in c]
-        texts = iter(self._encode(plain, special=True))
+        texts = iter(self._backend.encode_batch_fast(plain) if plain else [])
         for row, content in zip(rows, contents, strict=True):
             found = [next(results) for _ in _conversations(content)]
             sides = [side for side in found if isinstance(side, Encoded)]
@@ -169,19 +154,3 @@ def _conversations(content: Canonical) -> tuple[list[Message], ...]:
     if isinstance(content, list):
         return (content,)
     return both_sides(content) if "chosen" in content else ()
-
-
-def _encoded(encoding: Any, spans: Sequence[tuple[int, int]]) -> Encoded:
-    return Encoded(np.array(encoding.ids, dtype=np.int32), _mark(encoding.offsets, spans))
-
-
-def _mark(offsets: list[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:
-    """Mark the tokens that hold any character of a span: [tokens], 0 or 1."""
-    marks = np.zeros(len(offsets), np.uint8)
-    for start, end in spans:
-        first = bisect_left(offsets, (start,))
-        # A token may begin before the answer and reach into it.
-        while first > 0 and offsets[first - 1][1] > start:
-            first -= 1
-        marks[first : bisect_left(offsets, (end,))] = 1
-    return marks
