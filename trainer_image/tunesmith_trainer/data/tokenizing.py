@@ -20,7 +20,6 @@ from tunesmith_api.templating import Prompt
 from tunesmith_trainer.data.encoding import Encoded, Encoder
 from tunesmith_trainer.data.formats import Canonical, Malformed, Message
 from tunesmith_trainer.data.preferences import both_sides
-from tunesmith_trainer.data.prepared import EMPTY, Split
 from tunesmith_trainer.data.prompting import Prompting
 from tunesmith_trainer.data.reading import Reading, Row
 from tunesmith_trainer.data.templates import Rendered, Renderer
@@ -70,23 +69,15 @@ class RowTokenizer:
         self._objective = objective
         self.counts = Tokenizing()
 
-    def tokenize(self, rows: Sequence[Row], on_rows: Callable[[int], None]) -> Split:
+    def tokenize(self, rows: Sequence[Row], on_rows: Callable[[int], None]) -> Iterator[Encoded]:
         """Tokenize the rows in their order; ``on_rows`` gets the count of each batch.
 
         Raises UserError (SequenceTooLong by policy, DatasetMalformed where the template refuses).
         """
-        made: list[Encoded] = []
         for first in range(0, len(rows), _BATCH_ROWS):
             batch = rows[first : first + _BATCH_ROWS]
-            made += self._batch(batch)
+            yield from self._batch(list(batch))
             on_rows(len(batch))
-        if not made:
-            return EMPTY
-        lengths = np.fromiter((len(row.ids) for row in made), np.int64, len(made))
-        offsets = np.zeros(len(made) + 1, np.int64)
-        np.cumsum(lengths, out=offsets[1:])
-        tokens = np.concatenate([row.ids for row in made])
-        return Split(tokens, offsets, np.concatenate([row.supervised for row in made]))
 
     def encode(self, conversations: Sequence[list[Message]]) -> list[Encoded | Malformed]:
         """Tokenize conversations, at any length; each answer without weight 0 is to be learned.
