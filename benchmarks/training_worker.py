@@ -127,14 +127,15 @@ def our_loss(model: Path, rows: Any, precision: str) -> Any:
     import torch
 
     from tunesmith_api.training import Lora, Method, Precision
+    from tunesmith_trainer.attention import PADDED
     from tunesmith_trainer.capability import settle
     from tunesmith_trainer.model import load_trainable
     from tunesmith_trainer.objective import SupervisedLoss
 
     method = Method(lora=Lora(rank=RANK, alpha=ALPHA, dropout="0"))
     device = torch.device("cpu")
-    loss = SupervisedLoss(load_trainable(model, method, Precision(precision), device, SEED))
-    settle(loss, rows, 0, may_pack=True)
+    loss = SupervisedLoss(load_trainable(model, method, Precision(precision), SEED, device))
+    settle(loss, rows, 0, (PADDED,))
     return loss
 
 

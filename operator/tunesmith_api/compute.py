@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tunesmith_api.meta import OptionalName, Quantity, Seconds, ShortText, Spec, section
+from tunesmith_api.sharding import Sharding
 
 
 class OnOutOfMemory(StrEnum):
@@ -53,6 +54,12 @@ class Compute(Spec):
     gpu_type: Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9._-]*$")] = ""
     """Kind of GPU, such as A100 or A100-80GB. The chart's table gpuTypes says which node labels
     stand for it. Empty: any."""
+    sharding: Sharding = Sharding.AUTO
+    """How several processes hold the model. DDP: each holds all of it. FSDP: each holds a part of
+    all weights, gradients and optimizer state, and gathers a layer when it is computed: less
+    memory, more traffic. Auto is DDP where that fits the memory that the chart's gpuMemoryGiB has
+    for gpuType, else FSDP; status.resolved.sharding has the choice, the condition DataReady the
+    reason. FSDP needs two processes, method lora or full, and an optimizer such as AdamW."""
     resources: Resources = Field(default_factory=Resources, json_schema_extra=section())
     """CPU and memory of a training pod."""
     node_selector: SelectorMap = Field(default_factory=dict)

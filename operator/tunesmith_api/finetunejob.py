@@ -16,6 +16,7 @@ from tunesmith_api.meta import IMMUTABLE, Name, ObjectMeta, Rule, Spec, Status, 
 from tunesmith_api.objectives import Dpo, Objective
 from tunesmith_api.output import Output
 from tunesmith_api.runpolicy import CheckpointPolicy, RunPolicy
+from tunesmith_api.sharding import SHARDING_RULES
 from tunesmith_api.training import Hyperparameters, Lora, Method, ModelSource, S3Options
 
 
@@ -82,6 +83,7 @@ _JOB_RULES = (
         "hyperparameters.optimizer AdamW8bit needs a GPU: choose AdamW or Adafactor, or set "
         "compute.gpusPerNode",
     ),
+    *SHARDING_RULES,
     Rule("!has(self.dpo) || self.objective == 'DPO'", "spec.dpo needs spec.objective DPO"),
     Rule(
         "self.objective != 'DPO' || (self.dataset.format in ['Auto', 'Preference']"

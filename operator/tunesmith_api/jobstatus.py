@@ -10,6 +10,7 @@ from tunesmith_api.attempts import ActiveAttempt, Attempt, Counters, StageTimes
 from tunesmith_api.datastatus import DataStatus
 from tunesmith_api.measurements import EvaluationStatus, Metric
 from tunesmith_api.meta import Condition, DecimalText, Digest, Name, ShortText, Status, Text
+from tunesmith_api.sharding import Sharding
 
 
 class DisplayStage(StrEnum):
@@ -38,6 +39,8 @@ class Resolved(Status):
     """s3:// prefix that the run writes to."""
     estimated_gpu_memory_bytes: Annotated[int, Field(ge=0)] | None = None
     """What each GPU is expected to hold at the peak of a training step."""
+    sharding: Sharding | None = None
+    """How the GPUs hold the model: DDP or FSDP. The condition DataReady says why."""
 
 
 class ProgressStatus(Status):

@@ -20,6 +20,7 @@ from tunesmith_api.jobstatus import Architecture, ArtifactStatus
 from tunesmith_api.measurements import Measurement, Metric
 from tunesmith_api.meta import Digest, Status
 from tunesmith_api.run import RUN_VERSION
+from tunesmith_api.sharding import Placement, Sharding
 
 TERMINATION_PATH = "/dev/termination-log"
 TERMINATION_BYTES = 4096
@@ -144,6 +145,9 @@ class TrainingSummary(Status):
     """Of the GPU, or resident memory on CPU."""
     precision: str = ""
     ranks: int = 1
+    sharding: Sharding = Sharding.DDP
+    kernels: tuple[str, ...] = ()
+    """Attention (SDPA or FlashAttention), and Liger where it was used."""
 
 
 class TrainerResult(Status):
@@ -166,7 +170,7 @@ class TrainerResult(Status):
     """Of the prepare stage."""
     dataset_digest: Digest | None = None
     model_revision: str = ""
-    estimated_gpu_memory_bytes: int | None = None
+    placement: Placement | None = None
     """Of the prepare stage, where training will be on GPUs."""
     training: TrainingSummary | None = None
     """Of a train stage that succeeded, like all below."""

@@ -4,17 +4,19 @@ It is an annotation of the pod, which the kubelet shows the trainer as the file 
 What the trainer says back is in ``result``.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from tunesmith_api.attempts import StageName
 from tunesmith_api.dataset import Dataset
 from tunesmith_api.evaluation import Baseline, Evaluation
+from tunesmith_api.finetunejob import FineTuneJobSpec
 from tunesmith_api.meta import Digest, Spec
 from tunesmith_api.objectives import Dpo, Objective
 from tunesmith_api.output import ArtifactName, Output
 from tunesmith_api.runpolicy import CheckpointPolicy
+from tunesmith_api.sharding import Sharding
 from tunesmith_api.training import Hyperparameters, Method, ModelSource
 
 RUN_VERSION: Literal["tunesmith.dev/run.v1"] = "tunesmith.dev/run.v1"
@@ -57,6 +59,8 @@ class World(Spec):
 
     nodes: Annotated[int, Field(ge=1)] = 1
     gpus_per_node: Annotated[int, Field(ge=0)] = 0
+    sharding: Sharding = Sharding.DDP
+    """How the ranks hold the model; never Auto."""
 
     @property
     def ranks(self) -> int:
@@ -86,6 +90,10 @@ class PlannedGpus(Spec):
     """spec.compute.gpuType."""
     memory_bytes: Annotated[int, Field(ge=0)] = 0
     """Memory of the largest GPU of the type; 0 where the chart does not say."""
+    ranks: Annotated[int, Field(ge=1)] = 1
+    """How many there are, over all nodes."""
+    sharding: Sharding = Sharding.AUTO
+    """spec.compute.sharding."""
 
 
 class TrainingRun(Spec):
@@ -117,3 +125,12 @@ class TrainingRun(Spec):
     baselines: Annotated[tuple[BaselineModel, ...], Field(max_length=2)] = ()
     """Those of evaluation.baselines that exist, besides Base."""
     output: Output
+
+
+def sections_of(spec: FineTuneJobSpec) -> dict[str, Any]:
+    """Give the sections of a job that its TrainingRun has unchanged, by name.
+
+    Whoever builds a run takes all of them from here, so a new section is never forgotten.
+    """
+    shared = (TrainingRun.model_fields.keys() & FineTuneJobSpec.model_fields.keys()) - {"s3"}
+    return {name: getattr(spec, name) for name in sorted(shared)}

@@ -21,8 +21,9 @@ from tunesmith_cli.jobfile import LoadedJob
 from tunesmith_cli.local import Places, Plan, build_run, plan
 from tunesmith_cli.reports import judgement, show_report
 from tunesmith_cli.results import RUN, RunFolder
-from tunesmith_cli.screen import StageScreen, err, out
+from tunesmith_cli.screen import StageScreen
 from tunesmith_cli.stages import StageProcess
+from tunesmith_cli.terminal import err, out
 
 GATE_FAILED = 1
 _LOOKS_SECONDS = 0.25
@@ -80,6 +81,8 @@ class _Attempts:
                     screen.show(seen)
             result = process.finish()
             screen.end("done" if result.outcome is Outcome.SUCCEEDED else str(result.outcome))
+        if stage is StageName.PREPARE:
+            self._plan = self._plan.placed(result.placement)
         if result.outcome is Outcome.SUCCEEDED:
             out.print(f"{stage.value}: {result.message}", markup=False)
         return result

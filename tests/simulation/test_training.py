@@ -45,6 +45,14 @@ def test_an_undisturbed_job_is_two_attempts_and_one_version() -> None:
     assert world.job.status.model_version_ref.name == "demo-v1"
 
 
+def test_training_holds_the_model_as_preparation_found_best() -> None:
+    world = play(World(seed=1))
+    assert world.job is not None
+    resolved = world.job.status.resolved
+    assert (resolved.sharding, resolved.estimated_gpu_memory_bytes) == ("FSDP", 1 << 30)
+    assert [a.run.world.sharding for a in world.attempts.values()] == ["DDP", "FSDP"]
+
+
 def test_a_settled_job_is_quiet() -> None:
     world = play(World(seed=1))
     assert world.job is not None

@@ -28,11 +28,13 @@ from tunesmith_operator.planning.offers import make_offer, say_offer, tags_of
 def prepared(draft: JobDraft, result: TrainerResult) -> None:
     """Take over what preparation found."""
     draft.yes(ConditionType.DATA_READY, Reason.PREPARED, result.message)
+    placement = result.placement
     resolved = draft.status.resolved.model_copy(
         update={
             "dataset_digest": result.dataset_digest,
             "model_revision": result.model_revision,
-            "estimated_gpu_memory_bytes": result.estimated_gpu_memory_bytes,
+            "estimated_gpu_memory_bytes": placement and placement.memory_bytes,
+            "sharding": placement and placement.sharding,
         }
     )
     draft.update(data=result.data, resolved=resolved)
