@@ -60,10 +60,34 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
 
     progress.enter(Phase.READING)
     model = fetch_tokenizer(run, work / "model", progress=progress, stop=stop)
-    prompting = Prompting(run.dataset.prompt)
     tokenizer = load_tokenizer(model.path, run.dataset)
     check_gguf(run, model.path, tokenizer)
-    gathered = Gatherer(
+    gathered = gather(run, output, work, progress, stop)
+
+    progress.enter(Phase.TOKENIZING)
+    rows = RowTokenizer(
+        tokenizer,
+        run.hyperparameters.max_sequence_length,
+        run.dataset.checks.too_long,
+        gathered.reading,
+        Prompting(run.dataset.prompt),
+        objective=run.objective,
+    )
+    splits = write_splits(rows, gathered.sides, work / "prepared", _looking_up(progress, stop))
+    template = used_template(tokenizer, run.dataset)
+    meta = _described(run, gathered, splits, rows.counts, model=model, template=template)
+
+    progress.enter(Phase.UPLOADING)
+    meta.write(work / "prepared")
+    commit(run, output, work / "prepared", meta, fence=fence, progress=progress)
+    return _result(run, meta, "Prepared")
+
+
+def gather(
+    run: TrainingRun, output: Store, work: Path, progress: Progress, stop: StopSignal
+) -> Gathered:
+    """Read, clean and split the rows of all sources; `output` keeps a generator's answers."""
+    return Gatherer(
         dataset=run.dataset,
         objective=run.objective,
         seed=run.hyperparameters.seed,
@@ -76,33 +100,15 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
         ),
     ).gather()
 
-    progress.enter(Phase.TOKENIZING)
-    on_rows = _looking_up(progress, stop)
-    limit, policy = run.hyperparameters.max_sequence_length, run.dataset.checks.too_long
-    rows = RowTokenizer(
-        tokenizer, limit, policy, gathered.reading, prompting, objective=run.objective
-    )
-    splits = {
-        name: write_split(
-            work / "prepared", name, rows.tokenize(getattr(gathered.sides, name), on_rows)
-        )
+
+def write_splits(
+    rows: RowTokenizer, sides: Sides, directory: Path, on_rows: Callable[[int], None]
+) -> dict[str, Written]:
+    """Tokenize the rows of all sides into files of their own."""
+    return {
+        name: write_split(directory, name, rows.tokenize(getattr(sides, name), on_rows))
         for name in SPLITS
     }
-    template = used_template(tokenizer, run.dataset)
-    meta = _described(run, gathered, splits, rows.counts, model=model, template=template)
-
-    progress.enter(Phase.UPLOADING)
-    meta.write(work / "prepared")
-    commit_directory(
-        output,
-        work / "prepared",
-        prepared_uri(run),
-        attempt=run.attempt,
-        extra=_extra(run, meta),
-        fence=fence,
-        on_bytes=progress.touch,
-    )
-    return _result(run, meta, "Prepared")
 
 
 def check_gates(run: TrainingRun) -> None:
@@ -156,8 +162,25 @@ def _looking_up(progress: Progress, stop: StopSignal) -> Callable[[int], None]:
     return on_rows
 
 
-def _extra(run: TrainingRun, meta: PreparedMeta) -> dict[str, str]:
-    return {"inputs": inputs_digest(run), "meta": meta.model_dump_json(by_alias=True)}
+def commit(
+    run: TrainingRun,
+    output: Store,
+    directory: Path,
+    meta: PreparedMeta,
+    *,
+    fence: Fence,
+    progress: Progress,
+) -> None:
+    """Upload what was prepared, so that an attempt on the same inputs finds it."""
+    commit_directory(
+        output,
+        directory,
+        prepared_uri(run),
+        attempt=run.attempt,
+        extra={"inputs": inputs_digest(run), "meta": meta.model_dump_json(by_alias=True)},
+        fence=fence,
+        on_bytes=progress.touch,
+    )
 
 
 def _earlier(output: Store, run: TrainingRun) -> PreparedMeta | None:

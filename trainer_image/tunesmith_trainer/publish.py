@@ -62,26 +62,7 @@ def publish(attempt: Attempt, trained: Trained, checkpoints: Checkpoints) -> Tra
         raise
 
     progress.enter(Phase.UPLOADING)
-    artifacts = []
-    for name in run.output.artifacts:
-        write_card(run, draft, name, directories[name])
-        uri = f"{run.run_uri}{name.value.lower()}/"
-        committed = commit_directory(
-            attempt.storage,
-            directories[name],
-            uri,
-            attempt=run.attempt,
-            fence=fence,
-            on_bytes=progress.touch,
-        )
-        artifacts.append(
-            ArtifactStatus(
-                name=name.value,
-                uri=committed.uri,
-                digest=committed.digest,
-                size_bytes=committed.size_bytes,
-            )
-        )
+    artifacts = [upload(attempt, draft, n, directories[n]) for n in run.output.artifacts]
     # Before the report: an attempt that fails here is repeated, as nothing says it has finished.
     pushed = push_to_hub(run, directories)
     report = draft.model_copy(
@@ -100,6 +81,28 @@ def publish(attempt: Attempt, trained: Trained, checkpoints: Checkpoints) -> Tra
     progress.enter(Phase.DONE)
     pushed_to = (f"Pushed to {pushed}.",) if pushed else ()
     return success(run, report, digest, pushed_to)
+
+
+def upload(
+    attempt: Attempt, draft: TrainingReport, name: ArtifactName, directory: Path
+) -> ArtifactStatus:
+    """Commit an artifact with its model card. Raises Superseded."""
+    run = attempt.run
+    write_card(run, draft, name, directory)
+    committed = commit_directory(
+        attempt.storage,
+        directory,
+        f"{run.run_uri}{name.value.lower()}/",
+        attempt=run.attempt,
+        fence=attempt.fence,
+        on_bytes=attempt.progress.touch,
+    )
+    return ArtifactStatus(
+        name=name.value,
+        uri=committed.uri,
+        digest=committed.digest,
+        size_bytes=committed.size_bytes,
+    )
 
 
 def push_to_hub(run: TrainingRun, directories: dict[ArtifactName, Path]) -> str:
