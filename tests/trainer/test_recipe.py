@@ -222,12 +222,12 @@ def test_files_that_say_something_else_are_not_published(
     batch = parity_batch(trial.data.test, 0)
     model = AutoModelForCausalLM.from_pretrained(trial.folder / "tiny", dtype=torch.float32)
     expected = logits_of(SupervisedLoss(model), batch)
-    assert check_parity(trial.folder / "tiny", expected, batch) < 1e-6
+    assert check_parity(trial.folder / "tiny", expected, batch, torch.float32) < 1e-6
     with torch.no_grad():
         model.model.layers[0].mlp.down_proj.weight.mul_(0.5)
     model.save_pretrained(tmp_path / "other")
     with pytest.raises(Infrastructure) as error:
-        check_parity(tmp_path / "other", expected, batch)
+        check_parity(tmp_path / "other", expected, batch, torch.float32)
     assert error.value.reason == "ExportMismatch"
 
 

@@ -110,13 +110,15 @@ def _make_merged(
     batch = _sample(inputs, training)
     if run.method.qlora:
         expected = export.logits_of_saved_adapter(inputs.base_path, adapter, batch)
+        computed = torch.float32
     else:
         expected = export.logits_of(loss, batch)
+        computed = loss.model.get_input_embeddings().weight.dtype  # type: ignore[operator]
     stop.check()
     model = export.merge(inputs.base_path, adapter) if run.method.adapter else loss.model
     export.save_complete(model, tokenizer, stored_dtype(inputs.base_path), merged)
     stop.check()
-    distance = export.check_parity(merged, expected, batch)
+    distance = export.check_parity(merged, expected, batch, computed)
     log.info("parity", relative_distance=distance)
     return _Judged(batch, expected)
 

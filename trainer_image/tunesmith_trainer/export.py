@@ -158,14 +158,18 @@ def logits_of_saved_adapter(base_path: Path, adapter: Path, batch: Batch) -> tor
     return logits_of(SupervisedLoss(model), batch)
 
 
-def check_parity(directory: Path, expected: torch.Tensor, batch: Batch) -> float:
+def check_parity(
+    directory: Path, expected: torch.Tensor, batch: Batch, computed: torch.dtype
+) -> float:
     """Load the complete model as a stranger would, and compare; give the relative distance.
 
-    `expected` is float32[supervised, vocabulary] of the model that was evaluated. Raises
-    Infrastructure ExportMismatch where the files say something else than that model.
+    `expected` is float32[supervised, vocabulary] of the model that was evaluated, found with
+    weights in the type `computed`. Raises Infrastructure ExportMismatch where the files say
+    something else than that model.
     """
     model = AutoModelForCausalLM.from_pretrained(directory, use_safetensors=True, dtype="auto")
-    limit = _TOLERANCE[model.dtype]
+    # Files in 32 bits say nothing wrong where the weights that were judged had 16.
+    limit = max(_TOLERANCE[model.dtype], _TOLERANCE[computed])
     distance = _distance(model.to(torch.float32), expected, batch)
     if not distance <= limit:
         raise _mismatch("logits", distance, limit)
