@@ -18,7 +18,7 @@ import tempfile
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,10 @@ from tunesmith_api.dataset import Checks, DataFormat, Dataset, TooLong, Training
 from tunesmith_trainer.data.cleaning import Cleaner
 from tunesmith_trainer.data.compression import SourceFile
 from tunesmith_trainer.data.masking import Kind, Masker
+from tunesmith_trainer.data.prepared import write_split
 from tunesmith_trainer.data.reading import Reading, Row, read_rows
 from tunesmith_trainer.data.repeats import Repeats
+from tunesmith_trainer.data.rowfile import RowFile
 from tunesmith_trainer.data.rows import Reader
 from tunesmith_trainer.data.splitting import split_rows
 from tunesmith_trainer.data.tally import Tally
@@ -214,22 +216,25 @@ def bench_total(directory: Path) -> dict[str, float]:
         {"unicode": "Repair", "whitespace": "Normalize", "pii": "Mask", "deduplicate": "Near"}
     )
 
-    def gather() -> list[Row]:
+    def gather() -> list[Sequence[Row]]:
         tally, reading = Tally(), Reading(Checks())
         reader = Reader(DataFormat.AUTO, dataset)
         read = read_rows([SourceFile(path.name, path)], reader, reading, lambda: None)
-        part = Repeats(clean, tally).resolve([list(Cleaner(clean, tally).clean(read))])[0]
+        kept = RowFile(directory / "rows").extend(Cleaner(clean, tally).clean(read))
+        part = Repeats(clean, tally).resolve([kept])[0]
         sides = split_rows(part.rows, part.clusters, 17, validation=Decimal(0), test=Decimal(10))
-        return [*sides.train, *sides.test]
+        return [sides.train, sides.test]
 
-    def tokenize(rows: list[Row]) -> None:
+    def tokenize(sides: list[Sequence[Row]]) -> None:
         tokens = RowTokenizer(tokenizer, 4096, TooLong.TRUNCATE, Reading(Checks()))
-        tokens.tokenize(rows, lambda _: None)
+        for name, rows in zip(("train", "test"), sides, strict=True):
+            write_split(directory / "prepared", name, tokens.tokenize(rows, lambda _: None))
 
-    first, rows = timed(gather)
-    second, _ = timed(lambda: tokenize(rows))
-    line("  read, clean, split", "rows/s", DOCUMENTS / first, f"{len(rows)} stay")
-    line("  tokenize", "rows/s", len(rows) / second, "a vocabulary of 4,096")
+    first, sides = timed(gather)
+    second, _ = timed(lambda: tokenize(sides))
+    stay = sum(map(len, sides))
+    line("  read, clean, split", "rows/s", DOCUMENTS / first, f"{stay} stay")
+    line("  tokenize", "rows/s", stay / second, "a vocabulary of 4,096")
     rate = DOCUMENTS / (first + second)
     line(
         "preparation in total", "rows/s", rate, f"{path.stat().st_size / DOCUMENTS:.0f} bytes a row"

@@ -4,13 +4,14 @@ It is an annotation of the pod, which the kubelet shows the trainer as the file 
 What the trainer says back is in ``result``.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from tunesmith_api.attempts import StageName
 from tunesmith_api.dataset import Dataset
 from tunesmith_api.evaluation import Baseline, Evaluation
+from tunesmith_api.finetunejob import FineTuneJobSpec
 from tunesmith_api.meta import Digest, Spec
 from tunesmith_api.objectives import Dpo, Objective
 from tunesmith_api.output import ArtifactName, Output
@@ -124,3 +125,12 @@ class TrainingRun(Spec):
     baselines: Annotated[tuple[BaselineModel, ...], Field(max_length=2)] = ()
     """Those of evaluation.baselines that exist, besides Base."""
     output: Output
+
+
+def sections_of(spec: FineTuneJobSpec) -> dict[str, Any]:
+    """Give the sections of a job that its TrainingRun has unchanged, by name.
+
+    Whoever builds a run takes all of them from here, so a new section is never forgotten.
+    """
+    shared = (TrainingRun.model_fields.keys() & FineTuneJobSpec.model_fields.keys()) - {"s3"}
+    return {name: getattr(spec, name) for name in sorted(shared)}

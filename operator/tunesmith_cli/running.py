@@ -21,8 +21,9 @@ from tunesmith_cli.jobfile import LoadedJob
 from tunesmith_cli.local import Places, Plan, build_run, plan
 from tunesmith_cli.reports import judgement, show_report
 from tunesmith_cli.results import RUN, RunFolder
-from tunesmith_cli.screen import StageScreen, err, out
+from tunesmith_cli.screen import StageScreen
 from tunesmith_cli.stages import StageProcess
+from tunesmith_cli.terminal import err, out
 
 GATE_FAILED = 1
 _LOOKS_SECONDS = 0.25

@@ -215,6 +215,15 @@ def test_bf16_models_stay_bf16(make_trial: MakeTrial, tmp_path: Path) -> None:
     assert {w.dtype for w in adapter.values()} == {torch.float32}
 
 
+def test_a_base_in_float32_is_trained_in_bf16(make_trial: MakeTrial) -> None:
+    # Its weights are rounded for training; the files hold the merged ones as they were.
+    settings = {"precision": "BF16", "maxSteps": 2}
+    trial = make_trial(sections={"output": BOTH}, hyperparameters=settings)
+    assert trial.go().outcome == "Succeeded"
+    weights = load_file(trial.fetch("merged") / "model.safetensors")
+    assert {w.dtype for w in weights.values()} == {torch.float32}
+
+
 def test_files_that_say_something_else_are_not_published(
     make_trial: MakeTrial, tmp_path: Path
 ) -> None:
@@ -222,12 +231,12 @@ def test_files_that_say_something_else_are_not_published(
     batch = parity_batch(trial.data.test, 0)
     model = AutoModelForCausalLM.from_pretrained(trial.folder / "tiny", dtype=torch.float32)
     expected = logits_of(SupervisedLoss(model), batch)
-    assert check_parity(trial.folder / "tiny", expected, batch, torch.float32) < 1e-6
+    assert check_parity(trial.folder / "tiny", expected, batch) < 1e-6
     with torch.no_grad():
         model.model.layers[0].mlp.down_proj.weight.mul_(0.5)
     model.save_pretrained(tmp_path / "other")
     with pytest.raises(Infrastructure) as error:
-        check_parity(tmp_path / "other", expected, batch, torch.float32)
+        check_parity(tmp_path / "other", expected, batch)
     assert error.value.reason == "ExportMismatch"
 
 

@@ -204,6 +204,30 @@ def test_questions_of_a_file(bucket: Bucket, make_run: Any, tiny: Any) -> None:
     assert tiny[1].decode(found[0].tokens).count("p0") == 1
 
 
+def test_questions_are_asked_as_rows_were_taught(make_run: Any, tiny: Any) -> None:
+    prompt = {"system": "Be brief.", "template": "Q: {{ prompt }}"}
+    shown = [{"prompt": "who", "response": "the help desk"}]
+    suites = [
+        {"name": "ask", "prompts": {"items": [{"prompt": "why", "answer": "so"}]}},
+        {"name": "look", "samples": {"prompts": ["why"]}},
+    ]
+    run = make_run(
+        dataset={"train": {"uri": "s3://acme/a"}, "prompt": {**prompt, "examples": shown}},
+        evaluation={"suites": suites, "gates": []},
+    )
+    for (question,) in load_questions(run, EMPTY, tiny[1], StopSignal()).values():
+        text = tiny[1].decode(question.tokens)
+        places = [text.index(part) for part in ("Be brief.", "Q: who", "the help desk", "Q: why")]
+        assert places == sorted(places)
+        assert question.prompt == "why"
+
+
+def test_questions_of_a_file_of_this_machine(make_run: Any, tiny: Any, tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text('{"prompt": "p", "answer": "a"}\n')
+    found = questions_of(make_run, {"prompts": {"uri": f"file://{tmp_path}/q.jsonl"}}, tiny)
+    assert [(q.prompt, q.expected) for q in found] == [("p", "a")]
+
+
 def test_questions_of_the_test_rows(make_run: Any, tiny: Any) -> None:
     test = echo_rows(6, 1, tiny[1])
     found = questions_of(make_run, {"prompts": {}}, tiny, test)

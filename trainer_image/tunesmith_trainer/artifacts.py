@@ -108,12 +108,11 @@ def _make_merged(
     run, loss, stop = attempt.run, training.loss, attempt.stop
     adapter, merged = paths[ArtifactName.ADAPTER], paths[ArtifactName.MERGED]
     batch = _sample(inputs, training)
+    computed = torch.float32 if run.method.qlora else export.computed_in(loss)
     if run.method.qlora:
         expected = export.logits_of_saved_adapter(inputs.base_path, adapter, batch)
-        computed = torch.float32
     else:
         expected = export.logits_of(loss, batch)
-        computed = loss.model.get_input_embeddings().weight.dtype  # type: ignore[operator]
     stop.check()
     model = export.merge(inputs.base_path, adapter) if run.method.adapter else loss.model
     export.save_complete(model, tokenizer, stored_dtype(inputs.base_path), merged)

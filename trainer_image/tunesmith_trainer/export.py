@@ -158,17 +158,26 @@ def logits_of_saved_adapter(base_path: Path, adapter: Path, batch: Batch) -> tor
     return logits_of(SupervisedLoss(model), batch)
 
 
+def computed_in(model: nn.Module) -> torch.dtype:
+    """Give the coarsest precision that weights of a model are held in."""
+    held = {weight.dtype for weight in model.parameters()} & _TOLERANCE.keys()
+    return max(held, key=lambda dtype: _TOLERANCE[dtype], default=torch.float32)
+
+
 def check_parity(
-    directory: Path, expected: torch.Tensor, batch: Batch, computed: torch.dtype
+    directory: Path,
+    expected: torch.Tensor,
+    batch: Batch,
+    computed: torch.dtype = torch.float32,
 ) -> float:
     """Load the complete model as a stranger would, and compare; give the relative distance.
 
-    `expected` is float32[supervised, vocabulary] of the model that was evaluated, found with
-    weights in the type `computed`. Raises Infrastructure ExportMismatch where the files say
-    something else than that model.
+    `expected` is float32[supervised, vocabulary] of the model that was evaluated, `computed` the
+    precision of its weights: a base that is stored in float32 is rounded for training in 16 bits,
+    and the files are not. Raises Infrastructure ExportMismatch where the files say something else
+    than that model.
     """
     model = AutoModelForCausalLM.from_pretrained(directory, use_safetensors=True, dtype="auto")
-    # Files in 32 bits say nothing wrong where the weights that were judged had 16.
     limit = max(_TOLERANCE[model.dtype], _TOLERANCE[computed])
     distance = _distance(model.to(torch.float32), expected, batch)
     if not distance <= limit:
