@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from tunesmith_process.logs import log
 from tunesmith_sidecar.access import Keys
 from tunesmith_sidecar.answers import error_answer, error_body
 from tunesmith_sidecar.engine import EngineUnavailable
 from tunesmith_sidecar.gate import Gate
-from tunesmith_sidecar.logs import log
 from tunesmith_sidecar.metrics import Failure, Metrics, Route
 from tunesmith_sidecar.settings import Settings
 

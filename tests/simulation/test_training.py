@@ -6,8 +6,9 @@ from datetime import timedelta
 import pytest
 
 from tests.simulation.world import DEPLOYMENTS, SPEC, STEPS, Faults, World
+from tunesmith_api.attempts import AttemptReason
 from tunesmith_api.conditions import ConditionType
-from tunesmith_api.jobstatus import AttemptReason, DisplayStage
+from tunesmith_api.jobstatus import DisplayStage
 from tunesmith_operator.planning.conditions import find, is_true
 from tunesmith_operator.planning.observed import SeenArtifact, SeenVersion
 
@@ -42,6 +43,14 @@ def test_an_undisturbed_job_is_two_attempts_and_one_version() -> None:
     assert world.job.status.stage is DisplayStage.COMPLETE
     assert world.job.status.model_version_ref is not None
     assert world.job.status.model_version_ref.name == "demo-v1"
+
+
+def test_training_holds_the_model_as_preparation_found_best() -> None:
+    world = play(World(seed=1))
+    assert world.job is not None
+    resolved = world.job.status.resolved
+    assert (resolved.sharding, resolved.estimated_gpu_memory_bytes) == ("FSDP", 1 << 30)
+    assert [a.run.world.sharding for a in world.attempts.values()] == ["DDP", "FSDP"]
 
 
 def test_a_settled_job_is_quiet() -> None:

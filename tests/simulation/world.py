@@ -10,25 +10,22 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from tunesmith_api.attempts import AttemptReason, StageName
 from tunesmith_api.conditions import ConditionType
 from tunesmith_api.finetunejob import FineTuneJob, FineTuneJobSpec
-from tunesmith_api.jobstatus import (
-    ArtifactStatus,
-    AttemptReason,
-    FineTuneJobStatus,
-    Measurement,
-    StageName,
-)
+from tunesmith_api.jobstatus import ArtifactStatus, FineTuneJobStatus
+from tunesmith_api.measurements import Measurement
 from tunesmith_api.modelversion import ModelVersionSpec
-from tunesmith_api.run import (
+from tunesmith_api.result import (
     PREPARED_DATA_LOST,
     CheckpointRef,
     Outcome,
     Phase,
     TrainerProgress,
     TrainerResult,
-    TrainingRun,
 )
+from tunesmith_api.run import TrainingRun
+from tunesmith_api.sharding import Placement, Sharding
 from tunesmith_operator.config import Config
 from tunesmith_operator.planning.actions import (
     Action,
@@ -54,6 +51,7 @@ from tunesmith_operator.planning.training import decide
 START = datetime(2026, 1, 1, tzinfo=UTC)
 STEPS = 60
 DIGEST = "sha256:" + "0" * 64
+PLACEMENT = Placement(sharding=Sharding.FSDP, memory_bytes=1 << 30, reason="Parts fit.")
 MERGED = ArtifactStatus(name="Merged", uri="s3://bucket/m/", digest=DIGEST, size_bytes=1)
 CONFIG = Config(trainer_image="trainer:1")
 
@@ -446,6 +444,7 @@ class World:
             resumed_from_step=attempt.resumed_from or None,
             checkpoint=self.checkpoint(),
             dataset_digest=DIGEST,
+            placement=None if trained else PLACEMENT,
             measurements=(loss,) if trained else (),
             artifacts=(MERGED,) if trained else (),
             report_uri="s3://bucket/r.json" if trained else "",

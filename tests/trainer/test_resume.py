@@ -13,8 +13,8 @@ import pytest
 
 from tests.trainer.conftest import Bucket
 from tests.trainer.trials import PodLost, Trial, lose_pod
-from tunesmith_api.jobstatus import Measurement
-from tunesmith_api.run import Outcome
+from tunesmith_api.measurements import Measurement
+from tunesmith_api.result import Outcome
 from tunesmith_trainer.outcome import Interrupted, Superseded
 
 MakeTrial = Callable[..., Trial]

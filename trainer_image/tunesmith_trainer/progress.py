@@ -12,8 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-from tunesmith_api.jobstatus import Metric, StageName
-from tunesmith_api.run import CheckpointRef, Phase, TrainerProgress, TrainingRun
+from tunesmith_api.attempts import StageName
+from tunesmith_api.measurements import Metric
+from tunesmith_api.result import CheckpointRef, Phase, TrainerProgress
+from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.logs import log
 
 _REQUEST_TIMEOUT_SECONDS = 10

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from tunesmith_operator.fetching import Unanswered, open_session
 from tunesmith_operator.metrics.builtin import answered
 from tunesmith_operator.metrics.ledger import Ledger
-from tunesmith_operator.metrics.scraping import ServingPod, scrape
+from tunesmith_operator.metrics.scraping import MeasuredPod, scrape
 from tunesmith_operator.metrics.sources import Measured
 from tunesmith_operator.planning.serving import RevisionCounts
 
@@ -92,7 +92,7 @@ class PodAnswers:
         if asked:
             await asyncio.wait(asked, timeout=_PASS_SECONDS)
 
-    async def _ask(self, counted: _Pod, pod: ServingPod, revision: str) -> None:
+    async def _ask(self, counted: _Pod, pod: MeasuredPod, revision: str) -> None:
         try:
             found = await scrape(self._session, pod, revision)
         except Unanswered:

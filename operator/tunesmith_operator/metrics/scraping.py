@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
+from yarl import URL
 
 from tunesmith_operator.fetching import Unanswered, fetch
 from tunesmith_operator.metrics.exposed import (
@@ -43,12 +44,16 @@ _TOKENS: Mapping[str, Series] = {
 
 
 @dataclass(frozen=True, slots=True)
-class ServingPod:
-    """A pod to be asked."""
+class MeasuredPod:
+    """A pod that is measured, and where its sidecar listens."""
 
     uid: str
     address: str
     port: int
+
+    def url(self, path: str) -> str:
+        """Give the URL of a path of the sidecar."""
+        return str(URL.build(scheme="http", host=self.address, port=self.port, path=path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +67,14 @@ class Scrape:
     """Answers that have failed since its last good one."""
 
 
-async def scrape(session: aiohttp.ClientSession, pod: ServingPod, revision: str) -> Scrape:
+async def scrape(session: aiohttp.ClientSession, pod: MeasuredPod, revision: str) -> Scrape:
     """Ask a pod. Raises Unanswered."""
-    url = address_of(pod) + "/metrics"
+    url = pod.url("/metrics")
     answer = await fetch(session, "GET", url, seconds=_SECONDS, limit_bytes=_PAGE_BYTES)
     if answer.status != 200:
         raise Unanswered(f"/metrics says HTTP {answer.status}")
     # A large page takes long enough to be felt by everything else on the loop.
     return await asyncio.to_thread(read_page, answer.body, revision)
-
-
-def address_of(pod: ServingPod) -> str:
-    """Give the URL of a pod's sidecar."""
-    host = f"[{pod.address}]" if ":" in pod.address else pod.address
-    return f"http://{host}:{pod.port}"
 
 
 def read_page(page: bytes, revision: str) -> Scrape:

@@ -7,20 +7,19 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from tunesmith_api.conditions import ConditionType, Reason
-from tunesmith_api.finetunejob import FineTuneJob, OnOutOfMemory
-from tunesmith_api.jobstatus import (
+from tunesmith_api.attempts import (
     ActiveAttempt,
     Attempt,
     AttemptReason,
-    CheckpointStatus,
     Counters,
-    DisplayStage,
     StageName,
     StageTimes,
-    Usage,
 )
-from tunesmith_api.run import PREPARED_DATA_LOST, TrainerResult
+from tunesmith_api.compute import OnOutOfMemory
+from tunesmith_api.conditions import ConditionType, Reason
+from tunesmith_api.finetunejob import FineTuneJob
+from tunesmith_api.jobstatus import CheckpointStatus, DisplayStage, Usage
+from tunesmith_api.result import PREPARED_DATA_LOST, TrainerResult
 from tunesmith_operator.planning.actions import DeleteSelf, StopAttempt
 from tunesmith_operator.planning.causes import Ending
 from tunesmith_operator.planning.draft import JobDraft

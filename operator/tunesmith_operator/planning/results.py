@@ -5,7 +5,8 @@ from datetime import timedelta
 from tunesmith_api.conditions import ConditionType, Reason
 from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.gates import judge, parse_number
-from tunesmith_api.jobstatus import Architecture, Metric, NamedRef, ReportRef, Verdict
+from tunesmith_api.jobstatus import Architecture, NamedRef, ReportRef
+from tunesmith_api.measurements import Metric, Verdict
 from tunesmith_api.modelversion import (
     Artifact,
     BaseModelRef,
@@ -14,7 +15,7 @@ from tunesmith_api.modelversion import (
     ModelVersionSpec,
     VersionMetric,
 )
-from tunesmith_api.run import TrainerResult
+from tunesmith_api.result import TrainerResult
 from tunesmith_operator.planning.acceptance import version_objection
 from tunesmith_operator.planning.actions import MakeVersion
 from tunesmith_operator.planning.draft import JobDraft
@@ -27,11 +28,13 @@ from tunesmith_operator.planning.offers import make_offer, say_offer, tags_of
 def prepared(draft: JobDraft, result: TrainerResult) -> None:
     """Take over what preparation found."""
     draft.yes(ConditionType.DATA_READY, Reason.PREPARED, result.message)
+    placement = result.placement
     resolved = draft.status.resolved.model_copy(
         update={
             "dataset_digest": result.dataset_digest,
             "model_revision": result.model_revision,
-            "estimated_gpu_memory_bytes": result.estimated_gpu_memory_bytes,
+            "estimated_gpu_memory_bytes": placement and placement.memory_bytes,
+            "sharding": placement and placement.sharding,
         }
     )
     draft.update(data=result.data, resolved=resolved)

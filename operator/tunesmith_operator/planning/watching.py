@@ -5,8 +5,9 @@ Called by ``training`` for the one attempt that is alive.
 
 from datetime import timedelta
 
+from tunesmith_api.attempts import ActiveAttempt, AttemptReason
 from tunesmith_api.conditions import ConditionType, Reason
-from tunesmith_api.jobstatus import ActiveAttempt, AttemptReason, DisplayStage
+from tunesmith_api.jobstatus import DisplayStage
 from tunesmith_operator.planning.actions import StopAttempt
 from tunesmith_operator.planning.causes import Ending
 from tunesmith_operator.planning.conditions import find

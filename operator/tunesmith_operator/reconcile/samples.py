@@ -12,7 +12,7 @@ from tunesmith_api.engine import RouterType
 from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_operator.kube.errors import KubeError
 from tunesmith_operator.metrics.sampling import Measured, PromptsError
-from tunesmith_operator.metrics.scraping import ServingPod as ScrapedPod
+from tunesmith_operator.metrics.scraping import MeasuredPod
 from tunesmith_operator.planning.serving import RevisionCounts, Sampling, Traffic
 from tunesmith_operator.reconcile.serving_reading import Reading
 from tunesmith_operator.reconcile.world import World
@@ -93,7 +93,7 @@ def _measured(
         namespace=deployment.metadata.namespace,
         name=role.name,
         digest=role.digest,
-        pods=tuple(ScrapedPod(pod.uid, pod.address, reading.ports[role.name]) for pod in pods),
+        pods=tuple(MeasuredPod(pod.uid, pod.address, reading.ports[role.name]) for pod in pods),
         restarts=seen.restarts if seen else 0,
         model=served_model(deployment),
         token=world.serving.analysis_token(deployment.metadata.uid),

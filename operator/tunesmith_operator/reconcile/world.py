@@ -12,8 +12,8 @@ from typing import Literal, Protocol
 from tunesmith_api.adapters import AdaptersReport, WantedAdapters
 from tunesmith_api.analysis import Analysis
 from tunesmith_api.deploymentstatus import RollbackStatus
+from tunesmith_api.result import TrainerProgress
 from tunesmith_api.router import RouterState
-from tunesmith_api.run import TrainerProgress
 from tunesmith_operator.config import Config
 from tunesmith_operator.kube.cache import Cache, Key
 from tunesmith_operator.kube.kinds import Object
