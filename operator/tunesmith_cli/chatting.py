@@ -19,12 +19,15 @@ import orjson
 from tunesmith_api.dataset import Checks, Dataset, Training
 from tunesmith_api.run import TrainingRun
 from tunesmith_api.templating import Prompt
-from tunesmith_cli.jobfile import as_uri
+from tunesmith_cli.jobfile import as_uri, near_by
 from tunesmith_cli.mistakes import Refused
 from tunesmith_cli.results import REPORT, find_run
 from tunesmith_cli.terminal import err
 
 _FILE = "file://"
+_FORMS = ("merged", "adapter", "int8", "package")
+"""Folders of artifacts that can be talked to, the best first."""
+_PACKAGED = "model"
 _HELP = "Say something; /reset begins again, /exit or Ctrl-D leaves."
 
 
@@ -159,17 +162,36 @@ def _find(path: str, work: Path) -> tuple[Path, Path | None, TrainingRun | None]
     if "://" in path and not path.startswith(_FILE):
         return _fetch(path, "", work / "model"), None, None
     folder = Path(path.removeprefix(_FILE)).expanduser().resolve()
+    found = _loaded(folder, work) or _loaded(_committed(folder), work)
+    if found is None and not _gguf_in(_committed(folder) or folder):
+        above = find_run(folder).path
+        found = next((f for n in _FORMS if (f := _loaded(_committed(above / n), work))), None)
+    if found is None:
+        file = _gguf_in(_committed(folder) or folder) or "A GGUF file"
+        raise Refused(
+            f"{folder} has no model that can be talked to here, which {', '.join(_FORMS)} are."
+            f" {file} is for llama.cpp (llama-cli -m FILE) and Ollama."
+        )
+    return found
+
+
+def _loaded(folder: Path | None, work: Path) -> tuple[Path, Path | None, TrainingRun | None] | None:
+    """Give what is in the folder of an artifact; None where that is nothing to talk to."""
+    if folder is None:
+        return None
     if (folder / "config.json").is_file():
         return folder, None, _run_above(folder)
     if (folder / "adapter_config.json").is_file():
         return _base_of(folder, work), folder, _run_above(folder)
-    committed = _committed(folder)
-    if committed is not None:
-        return _find(str(committed), work)
-    for name in ("merged", "adapter"):
-        if committed := _committed(find_run(folder).path / name):
-            return _find(str(committed), work)
-    raise Refused(f"{folder} has neither a merged model nor an adapter to talk to")
+    if (folder / _PACKAGED / "config.json").is_file():
+        return folder / _PACKAGED, None, _run_above(folder)
+    return None
+
+
+def _gguf_in(path: Path) -> Path | None:
+    if path.suffix == ".gguf":
+        return path
+    return next(path.glob("*.gguf"), None)
 
 
 def _committed(folder: Path) -> Path | None:
@@ -271,6 +293,8 @@ def read_examples(file: Path, work: Path) -> list[dict[str, Any]]:
         raise Refused(f"{file} is not a file of this machine")
 
     data = _any_data()
+    if not file.exists():
+        raise Refused(f"{file} does not exist{near_by(file)}")
     uri = f"{_FILE}{file.absolute().resolve()}"
     files = find_files(uri, no_storage, work, lambda _: None, data.format)
     turns: list[dict[str, Any]] = []

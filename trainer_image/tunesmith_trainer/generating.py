@@ -16,6 +16,7 @@ import tenacity
 from tunesmith_api.run import CREDENTIALS_PATH, TrainingRun, UserErrorReason
 from tunesmith_api.synthetic import Generator, Synthetic
 from tunesmith_api.training import ModelSource
+from tunesmith_trainer.keys import read_key
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import Infrastructure, UserError, shorten
 from tunesmith_trainer.progress import Progress
@@ -111,8 +112,9 @@ def _ask_endpoint(
     generator: Generator, synthetic: Synthetic, prompts: Sequence[str], stop: StopSignal
 ) -> Iterator[str]:
     """Answer with several requests at once, in the prompts' order."""
-    key = Path(CREDENTIALS_PATH) / "generator" / "OPENAI_API_KEY"
-    headers = {"Authorization": f"Bearer {key.read_text().strip()}"} if key.is_file() else {}
+    folder, is_asked = Path(CREDENTIALS_PATH) / "generator", generator.secret_ref is not None
+    key = read_key(folder, "OPENAI_API_KEY", is_asked=is_asked)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     url = f"{(generator.url or '').rstrip('/')}/chat/completions"
 
     with (

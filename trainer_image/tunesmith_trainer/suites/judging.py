@@ -18,6 +18,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 from tunesmith_api.run import CREDENTIALS_PATH, judge_folder
 from tunesmith_api.suites import Judge
 from tunesmith_trainer.intervals import Observed, Statistic, mean, observe
+from tunesmith_trainer.keys import read_key
 from tunesmith_trainer.outcome import shorten
 from tunesmith_trainer.stopping import StopSignal
 from tunesmith_trainer.suites.questions import Question
@@ -73,7 +74,7 @@ def rate(
         return found
 
     with (
-        httpx2.Client(timeout=judge.timeout_seconds, headers=_headers(place)) as client,
+        httpx2.Client(timeout=judge.timeout_seconds, headers=_headers(place, judge)) as client,
         ThreadPoolExecutor(_AT_ONCE) as pool,
     ):
         said = list(pool.map(partial(one, client), questions, replies))
@@ -102,13 +103,10 @@ def _observed(
     )
 
 
-def _headers(place: int) -> dict[str, str]:
-    path = Path(CREDENTIALS_PATH) / judge_folder(place) / "API_KEY"
-    try:
-        key = path.read_text(encoding="utf-8").strip()
-    except OSError:
-        return {}
-    return {"Authorization": f"Bearer {key}"}
+def _headers(place: int, judge: Judge) -> dict[str, str]:
+    folder = Path(CREDENTIALS_PATH) / judge_folder(place)
+    key = read_key(folder, "API_KEY", is_asked=judge.secret_ref is not None)
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _ask(client: httpx2.Client, judge: Judge, question: Question, reply: str) -> dict[str, float]:
