@@ -9,7 +9,7 @@ from decimal import Decimal, InvalidOperation
 from typing import NamedTuple
 
 from tunesmith_api.evaluation import Baseline, Confidence, Evaluation, Gate, Relation
-from tunesmith_api.jobstatus import EvaluationStatus, GateResult, Measurement, Verdict
+from tunesmith_api.measurements import EvaluationStatus, GateResult, Measurement, Verdict
 from tunesmith_api.objectives import Objective
 
 _WORDS = {

@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tunesmith_api import API_VERSION
+from tunesmith_api.attempts import StageName
 from tunesmith_api.dataset import DataFormat, TooLong
 from tunesmith_api.finetunejob import FineTuneJob
-from tunesmith_api.jobstatus import StageName
 from tunesmith_api.run import JobRef, TrainingRun, sections_of
 from tunesmith_cli.jobfile import as_uri, load_job, near_by
 from tunesmith_cli.local import connection
@@ -98,7 +98,7 @@ def check_data(asked: Asked, rows: int) -> None:
         gathered = _gather(asked.run, Path(folder) / "data")
         _show_counts(gathered)
         if asked.has_model:
-            _show_tokens(asked, gathered, Path(folder) / "model", rows)
+            _show_tokens(asked, gathered, Path(folder), rows)
         else:
             _show_turns(gathered, rows)
             out.print("With --model, tokens are counted and rows shown as the model sees them.")
@@ -145,20 +145,22 @@ def _show_counts(gathered: Any) -> None:
 
 
 def _show_tokens(asked: Asked, gathered: Any, directory: Path, rows: int) -> None:
+    from tunesmith_trainer.data.prepared import load_split, write_split
     from tunesmith_trainer.data.prompting import Prompting
     from tunesmith_trainer.data.templates import load_tokenizer, used_template
     from tunesmith_trainer.data.tokenizing import RowTokenizer
     from tunesmith_trainer.sources import fetch_tokenizer
 
     run = asked.run
-    tokenizer = load_tokenizer(fetch_tokenizer(run, directory).path, run.dataset)
+    tokenizer = load_tokenizer(fetch_tokenizer(run, directory / "model").path, run.dataset)
     default = type(run.hyperparameters)().max_sequence_length
     limit = run.hyperparameters.max_sequence_length
     if not asked.is_limit_said:
         limit = min(default, tokenizer.model_max_length)
     prompting = Prompting(run.dataset.prompt)
     maker = RowTokenizer(tokenizer, limit, TooLong.DROP, gathered.reading, prompting)
-    split = maker.tokenize(gathered.sides.train, lambda _: None)
+    write_split(directory, "train", maker.tokenize(gathered.sides.train, lambda _: None))
+    split = load_split(directory, "train")
     template = used_template(tokenizer, run.dataset)
     out.print(
         f"Tokens of {run.model.uri}, template {template}, at most {limit} a row:"

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from tunesmith_api.finetunejob import Compute, FineTuneJob
-from tunesmith_api.jobstatus import StageName
+from tunesmith_api.attempts import StageName
+from tunesmith_api.compute import Compute
+from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.run import JobRef, PlannedGpus, S3Connection, TrainingRun, World, sections_of
+from tunesmith_api.sharding import Placement, Sharding
 from tunesmith_api.training import Hyperparameters, S3Options
 from tunesmith_cli.devices import Devices
 from tunesmith_cli.mistakes import Refused
@@ -40,6 +42,13 @@ class Plan(NamedTuple):
     notes: tuple[str, ...]
     """Sentences on what is other than the file says."""
 
+    def placed(self, placement: Placement | None) -> "Plan":
+        """Give the same plan with the model held as preparation has found best."""
+        if placement is None:
+            return self
+        held = {"sharding": placement.sharding}
+        return self._replace(world=self.world.model_copy(update=held))
+
 
 def plan(job: FineTuneJob, devices: Devices, *, is_cpu_wanted: bool, says_gpus: bool) -> Plan:
     """Fit a job to this machine. ``says_gpus``: the file itself sets compute.gpusPerNode.
@@ -58,7 +67,9 @@ def plan(job: FineTuneJob, devices: Devices, *, is_cpu_wanted: bool, says_gpus: 
             f"spec.compute.gpusPerNode is {gpus}, but this machine has {devices.number} GPU(s)."
             " Use --cpu, or --set compute.gpusPerNode with the number there is."
         )
-    world = World(nodes=1, gpus_per_node=gpus)
+    is_parted = gpus > 1 and compute.sharding is Sharding.FSDP
+    sharding = Sharding.FSDP if is_parted else Sharding.DDP
+    world = World(nodes=1, gpus_per_node=gpus, sharding=sharding)
     settings, note = _same_steps(job.spec.hyperparameters, compute, world)
     spec = job.spec.model_copy(update={"hyperparameters": settings})
     return Plan(job.model_copy(update={"spec": spec}), world, devices, (*notes, *note))
@@ -159,7 +170,12 @@ def build_run(
 def _planned_gpus(plan: Plan) -> PlannedGpus | None:
     if plan.world.gpus_per_node == 0:
         return None
-    return PlannedGpus(type=plan.devices.name, memory_bytes=plan.devices.memory_bytes)
+    return PlannedGpus(
+        type=plan.devices.name,
+        memory_bytes=plan.devices.memory_bytes,
+        ranks=plan.world.ranks,
+        sharding=plan.job.spec.compute.sharding,
+    )
 
 
 def connection(options: S3Options | None) -> S3Connection:

@@ -172,7 +172,7 @@ def main() -> None:
 
 def _explained(error: Exception) -> tuple[tuple[str, ...], int]:
     """Say what a person has to change, with the exit code; raises what nobody can."""
-    from tunesmith_api.run import ExitCode
+    from tunesmith_api.result import ExitCode
     from tunesmith_trainer.outcome import TrainerError, exit_code
 
     if isinstance(error, Refused):

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tunesmith_api.gates import judge
-from tunesmith_api.jobstatus import EvaluationStatus, Measurement, Verdict
+from tunesmith_api.measurements import EvaluationStatus, Measurement, Verdict
 from tunesmith_api.report import TrainingReport
 from tunesmith_cli.results import RunFolder
 from tunesmith_cli.terminal import out

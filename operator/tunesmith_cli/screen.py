@@ -8,8 +8,8 @@ from types import TracebackType
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tunesmith_api.jobstatus import StageName
-from tunesmith_api.run import Phase, TrainerProgress
+from tunesmith_api.attempts import StageName
+from tunesmith_api.result import Phase, TrainerProgress
 from tunesmith_cli.terminal import out
 
 _WORDS = {

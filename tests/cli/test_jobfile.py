@@ -10,8 +10,8 @@ import yaml
 
 from tests.cli.conftest import write_job
 from tests.integration.test_crd_rules import ACCEPTED, JOB, REFUSED, changed
+from tunesmith_api.attempts import StageName
 from tunesmith_api.finetunejob import FineTuneJob
-from tunesmith_api.jobstatus import StageName
 from tunesmith_api.objectives import Objective
 from tunesmith_cli.devices import Devices
 from tunesmith_cli.jobfile import load_job

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import COMMAND, ENVIRONMENT, FinishedRun, ask, tell, write_job
-from tunesmith_api.jobstatus import StageName
-from tunesmith_api.run import ExitCode, Outcome
+from tunesmith_api.attempts import StageName
+from tunesmith_api.result import ExitCode, Outcome
 from tunesmith_cli.devices import Devices
 from tunesmith_cli.jobfile import load_job
 from tunesmith_cli.local import Places, build_run, plan

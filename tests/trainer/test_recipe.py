@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.trainer.conftest import Bucket
 from tests.trainer.trials import Trial
-from tunesmith_api.run import TERMINATION_BYTES, Outcome, UserErrorReason
+from tunesmith_api.result import TERMINATION_BYTES, Outcome, UserErrorReason
 from tunesmith_trainer.batches import collate
 from tunesmith_trainer.export import check_parity, logits_of, parity_batch
 from tunesmith_trainer.objective import SupervisedLoss

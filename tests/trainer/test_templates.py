@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from tunesmith_api.templating import Example, Prompt, Template
 from tunesmith_trainer.data.chat_templates import CHATML, PLAIN
 from tunesmith_trainer.data.formats import Malformed
 from tunesmith_trainer.data.preferences import both_sides
+from tunesmith_trainer.data.prepared import Split, load_split, write_split
 from tunesmith_trainer.data.prompting import Prompting
 from tunesmith_trainer.data.reading import Reading, Row
 from tunesmith_trainer.data.templates import (
@@ -341,6 +344,16 @@ def rows_of(*conversations: list[dict[str, Any]]) -> list[Row]:
     ]
 
 
+def split_of(
+    maker: RowTokenizer, rows: list[Row], on_rows: Callable[[int], None] = lambda _: None
+) -> Split:
+    """Give the rows as the prepare stage writes them."""
+    with TemporaryDirectory() as folder:
+        write_split(Path(folder), "train", maker.tokenize(rows, on_rows))
+        # What is mapped stays when its name goes.
+        return load_split(Path(folder), "train")
+
+
 def chat(question: str, answer: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
@@ -352,7 +365,7 @@ def chat(question: str, answer: str) -> list[dict[str, Any]]:
 )
 def test_what_is_marked_decodes_to_the_answer(tokenizer: Any, question: str, answer: str) -> None:
     rows = RowTokenizer(tokenizer, 512, TooLong.FAIL, Reading(Checks()))
-    split = rows.tokenize(rows_of(chat(question, answer)), lambda _: None)
+    split = split_of(rows, rows_of(chat(question, answer)))
     tokens, supervised = split.row(0)
     assert tokenizer.decode(tokens[supervised == 1]) == answer + "<|im_end|>"
 
@@ -379,7 +392,7 @@ def test_long_rows(
     tokenizer: Any,
 ) -> None:
     made = RowTokenizer(tokenizer, 64, policy, Reading(Checks()))
-    split = made.tokenize(rows_of(*rows), lambda _: None)
+    split = split_of(made, rows_of(*rows))
     assert made.counts.too_long == too_long
     assert split.lengths.tolist() == lengths
 
@@ -387,7 +400,7 @@ def test_long_rows(
 def test_a_long_row_is_named(tokenizer: Any) -> None:
     made = RowTokenizer(tokenizer, 64, TooLong.FAIL, Reading(Checks()))
     with pytest.raises(UserError) as caught:
-        made.tokenize(rows_of(chat("q", "a"), chat("q", "a" * 90)), lambda _: None)
+        split_of(made, rows_of(chat("q", "a"), chat("q", "a" * 90)))
     message = caught.value.message
     assert "s3://b/train.jsonl line 2" in message and "64" in message and "113 tokens" in message
 
@@ -396,7 +409,7 @@ def test_batches_do_not_change_the_result(tokenizer: Any) -> None:
     rows = rows_of(*(chat(f"question {n}", f"answer {n}") for n in range(1100)))
     made = RowTokenizer(tokenizer, 64, TooLong.FAIL, Reading(Checks()))
     counted: list[int] = []
-    split = made.tokenize(rows, counted.append)
+    split = split_of(made, rows, counted.append)
     assert counted == [512, 512, 76]
     tokens, supervised = split.row(1099)
     assert tokenizer.decode(tokens[supervised == 1]) == "answer 1099<|im_end|>"
@@ -409,9 +422,7 @@ def text_row(text: str) -> Row:
 def test_text_is_learned_whole_and_long_text_in_pieces(tokenizer: Any) -> None:
     made = RowTokenizer(tokenizer, 64, TooLong.FAIL, Reading(Checks()))
     text = " ".join(f"word{n}" for n in range(60))
-    split = made.tokenize(
-        [text_row("short"), *rows_of(chat("q", "a")), text_row(text)], lambda _: None
-    )
+    split = split_of(made, [text_row("short"), *rows_of(chat("q", "a")), text_row(text)])
     tokens, supervised = split.row(0)
     assert tokenizer.decode(tokens) == "short<|im_end|>" and supervised.all()
     assert not split.row(1)[1].all()

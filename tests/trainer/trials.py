@@ -16,10 +16,11 @@ from accelerate.state import AcceleratorState
 from transformers import AutoTokenizer
 
 from tests.trainer.conftest import Bucket
-from tunesmith_api.jobstatus import DataStatus, RowCounts
+from tunesmith_api.datastatus import DataStatus, RowCounts
 from tunesmith_api.report import TrainingReport
-from tunesmith_api.run import TrainerResult, TrainingRun
-from tunesmith_trainer.data.prepared import PreparedData, PreparedMeta, Split
+from tunesmith_api.result import TrainerResult
+from tunesmith_api.run import TrainingRun
+from tunesmith_trainer.data.prepared import SPLITS, PreparedData, PreparedMeta, Split, write_split
 from tunesmith_trainer.progress import Progress
 from tunesmith_trainer.recipe import fine_tune
 from tunesmith_trainer.stopping import StopSignal
@@ -123,7 +124,9 @@ class Trial:
         meta = PreparedMeta(data=DataStatus(rows=rows), dataset_digest=DIGEST)
         self.data = PreparedData(*splits, meta)
         prepared = self.folder / f"prepared-{self.name}"
-        self.data.save(prepared)
+        for split_name, split in zip(SPLITS, splits, strict=True):
+            write_split(prepared, split_name, map(split.row, range(len(split))))
+        meta.write(prepared)
         commit_directory(self.storage, prepared, f"{self.run_uri}prepared/", attempt=1)
 
     @property

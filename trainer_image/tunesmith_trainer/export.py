@@ -121,6 +121,20 @@ def check_int8_parity(directory: Path, expected: torch.Tensor, batch: Batch) -> 
     return distance
 
 
+def check_gathered(
+    loss: SupervisedLoss, expected: torch.Tensor, batch: Batch, dtype: torch.dtype
+) -> float:
+    """Compare the model put together from its parts with the parts; give the relative distance.
+
+    `expected` is what the parts said, computed in `dtype`. Raises Infrastructure ExportMismatch.
+    """
+    found, limit = logits_of(loss, batch), _TOLERANCE[dtype]
+    distance = float((found - expected).norm() / expected.norm())
+    if not distance <= limit:
+        raise _mismatch("logits of the gathered model", distance, limit)
+    return distance
+
+
 def parity_batch(rows: Split, pad_id: int) -> Batch:
     """Give a small batch to compare two forms of the model on."""
     batch = collate(rows, list(range(min(PARITY_ROWS, len(rows)))), pad_id)

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import orjson
 
+from tunesmith_api.datastatus import DataStatus, RowCounts, TokenCounts
 from tunesmith_api.gates import unmeasured
-from tunesmith_api.jobstatus import DataStatus, RowCounts, TokenCounts
-from tunesmith_api.run import Outcome, Phase, TrainerResult, TrainingRun, UserErrorReason
+from tunesmith_api.result import Outcome, Phase, TrainerResult, UserErrorReason
+from tunesmith_api.run import TrainingRun
+from tunesmith_api.sharding import Placement
+from tunesmith_api.templating import Template
 from tunesmith_trainer import VERSION
 from tunesmith_trainer.data.gathering import Gathered, Gatherer
-from tunesmith_trainer.data.prepared import SPLITS, PreparedData, PreparedMeta, Split
+from tunesmith_trainer.data.prepared import SPLITS, PreparedMeta, Written, write_split
 from tunesmith_trainer.data.prompting import Prompting
 from tunesmith_trainer.data.splitting import Sides
 from tunesmith_trainer.data.templates import load_tokenizer, used_template
@@ -79,21 +82,27 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
     rows = RowTokenizer(
         tokenizer, limit, policy, gathered.reading, prompting, objective=run.objective
     )
-    prepared = _tokenize(run, gathered, rows, model, on_rows)
-    prepared = prepared.described(used_template(tokenizer, run.dataset).value)
+    splits = {
+        name: write_split(
+            work / "prepared", name, rows.tokenize(getattr(gathered.sides, name), on_rows)
+        )
+        for name in SPLITS
+    }
+    template = used_template(tokenizer, run.dataset)
+    meta = _described(run, gathered, splits, rows.counts, model=model, template=template)
 
     progress.enter(Phase.UPLOADING)
-    prepared.save(work / "prepared")
+    meta.write(work / "prepared")
     commit_directory(
         output,
         work / "prepared",
         prepared_uri(run),
         attempt=run.attempt,
-        extra=_extra(run, prepared.meta),
+        extra=_extra(run, meta),
         fence=fence,
         on_bytes=progress.touch,
     )
-    return _result(run, prepared.meta, "Prepared")
+    return _result(run, meta, "Prepared")
 
 
 def check_gates(run: TrainingRun) -> None:
@@ -111,13 +120,14 @@ def check_push(run: TrainingRun) -> None:
         check_hub(run.output.hugging_face)
 
 
-def _estimate(run: TrainingRun, model_path: Path, rows: Split) -> int | None:
+def _place(run: TrainingRun, model_path: Path, longest: int) -> Placement | None:
     if run.planned_gpus is None:
         return None
-    # Imported here: torch takes seconds to load, and a run on a CPU has nothing to estimate.
-    from tunesmith_trainer.memory import check_fit, read_shape
+    # Imported here: torch takes seconds to load, and a run on a CPU has nothing to place.
+    from tunesmith_trainer.memory import read_shape
+    from tunesmith_trainer.placing import place
 
-    return check_fit(read_shape(model_path), run, int(rows.lengths.max())).total
+    return place(read_shape(model_path), run, longest)
 
 
 def prepared_uri(run: TrainingRun) -> str:
@@ -162,42 +172,43 @@ def _earlier(output: Store, run: TrainingRun) -> PreparedMeta | None:
         return None
 
 
-def _tokenize(
+def _described(
     run: TrainingRun,
     gathered: Gathered,
-    rows: RowTokenizer,
+    splits: dict[str, Written],
+    counts: Tokenizing,
+    *,
     model: FetchedModel,
-    on_rows: Callable[[int], None],
-) -> PreparedData:
-    splits = {name: rows.tokenize(getattr(gathered.sides, name), on_rows) for name in SPLITS}
+    template: Template,
+) -> PreparedMeta:
     gathered.reading.finish()
-    _check_remaining(splits, gathered.sides, rows.counts)
-    meta = PreparedMeta(
-        data=_data_status(run, gathered, splits, rows.counts),
+    _check_remaining(splits, gathered.sides, counts)
+    return PreparedMeta(
+        data=_data_status(run, gathered, splits, counts, template),
         dataset_digest=_digest(gathered.sides),
         model_revision=model.revision,
+        template=template.value,
         max_sequence_length=run.hyperparameters.max_sequence_length,
         seed=run.hyperparameters.seed,
-        unsupervised=rows.counts.unsupervised,
+        unsupervised=counts.unsupervised,
         dropped=tuple(gathered.tally.samples),
-        estimated_gpu_memory_bytes=_estimate(run, model.path, splits["train"]),
+        placement=_place(run, model.path, splits["train"].longest),
     )
-    return PreparedData(meta=meta, **splits)
 
 
-def _check_remaining(splits: dict[str, Split], sides: Sides, counts: Tokenizing) -> None:
+def _check_remaining(splits: dict[str, Written], sides: Sides, counts: Tokenizing) -> None:
     why = (
         f"{counts.too_long} rows are longer than hyperparameters.maxSequenceLength and"
         f" {counts.unsupervised} have no answer to learn"
     )
-    if not len(splits["train"]):
+    if not splits["train"].rows:
         raise UserError(
             UserErrorReason.NOTHING_TO_TRAIN_ON,
             f"None of the {len(sides.train)} training rows has a token that would be trained on:"
             f" {why}. Give rows with answers of the assistant, or raise the limit.",
         )
     for name in ("validation", "test"):
-        if getattr(sides, name) and not len(splits[name]):
+        if getattr(sides, name) and not splits[name].rows:
             raise UserError(
                 UserErrorReason.DATASET_TOO_SMALL,
                 f"No {name} row is left: {why}. Raise dataset.{name}.percent or the limit.",
@@ -205,12 +216,17 @@ def _check_remaining(splits: dict[str, Split], sides: Sides, counts: Tokenizing)
 
 
 def _data_status(
-    run: TrainingRun, gathered: Gathered, splits: dict[str, Split], counts: Tokenizing
+    run: TrainingRun,
+    gathered: Gathered,
+    splits: dict[str, Written],
+    counts: Tokenizing,
+    template: Template,
 ) -> DataStatus:
     train = splits["train"]
     return DataStatus(
         format=gathered.format,
         sources=gathered.sources,
+        template=template.value,
         prompt_version=run.dataset.prompt.name,
         rows=RowCounts(
             read=gathered.reading.rows,
@@ -221,13 +237,9 @@ def _data_status(
             synthetic=gathered.synthetic,
             unsupervised=counts.unsupervised,
             too_long=counts.too_long,
-            **{name: len(split) // run.objective.sides for name, split in splits.items()},
+            **{name: split.rows // run.objective.sides for name, split in splits.items()},
         ),
-        tokens=TokenCounts(
-            train=len(train.tokens),
-            supervised=int(train.supervised.sum()),
-            longest=int(train.lengths.max()),
-        ),
+        tokens=TokenCounts(train=train.tokens, supervised=train.supervised, longest=train.longest),
         dropped=gathered.tally.dropped(),
         masked=gathered.tally.masked_pieces(),
     )
@@ -244,7 +256,7 @@ def _digest(sides: Sides) -> str:
 
 
 def _result(run: TrainingRun, meta: PreparedMeta, did: str) -> TrainerResult:
-    rows = meta.data.rows
+    rows, placement = meta.data.rows, meta.placement
     return TrainerResult(
         stage=run.stage,
         attempt=run.attempt,
@@ -253,9 +265,10 @@ def _result(run: TrainingRun, meta: PreparedMeta, did: str) -> TrainerResult:
         message=(
             f"{did} {rows.train} rows to train on, {rows.validation} to validate on and"
             f" {rows.test} to judge on ({meta.data.tokens.train} tokens)."
+            + (f" {placement.reason}" if placement and placement.reason else "")
         ),
         data=meta.data,
         dataset_digest=meta.dataset_digest,
         model_revision=meta.model_revision,
-        estimated_gpu_memory_bytes=meta.estimated_gpu_memory_bytes,
+        placement=placement,
     )

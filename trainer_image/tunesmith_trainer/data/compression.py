@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn, Protocol
 
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.outcome import UserError
 
 COMPRESSIONS = (".gz", ".zst")

@@ -4,7 +4,7 @@ Held-out sources come first: a row that repeats one of theirs is kept out of the
 Called by ``prepare``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -13,9 +13,9 @@ import orjson
 
 from tunesmith_api.dataset import DataFormat, Dataset, FeedbackFilter, Overlap, Source
 from tunesmith_api.dataset import Split as SplitSpec
-from tunesmith_api.jobstatus import SourceStatus
+from tunesmith_api.datastatus import SourceStatus
 from tunesmith_api.objectives import Objective
-from tunesmith_api.run import Phase, UserErrorReason
+from tunesmith_api.result import Phase, UserErrorReason
 from tunesmith_trainer.data.cleaning import Cleaner
 from tunesmith_trainer.data.compression import SourceFile, open_text
 from tunesmith_trainer.data.containers import JSON_SUFFIXES, numbered_lines
@@ -23,6 +23,7 @@ from tunesmith_trainer.data.finding import find_files
 from tunesmith_trainer.data.mixing import mix
 from tunesmith_trainer.data.reading import Reading, Row, read_rows
 from tunesmith_trainer.data.repeats import Part, Repeated, Repeats
+from tunesmith_trainer.data.rowfile import Picked, RowFile
 from tunesmith_trainer.data.rows import Reader, rating_of
 from tunesmith_trainer.data.splitting import Sides, split_rows
 from tunesmith_trainer.data.synthesis import generator_prompts, synthetic_rows
@@ -79,6 +80,7 @@ class Gatherer:
         self._tally = Tally()
         self._found: list[SourceStatus] = []
         self._weights: dict[str, Decimal] = {}
+        self._rows = RowFile(directory / "rows")
 
     def gather(self) -> Gathered:
         """Read, clean and split. Raises UserError as the parts of ``data`` do."""
@@ -101,13 +103,13 @@ class Gatherer:
             repeats=self._tally.duplicates,
         )
         mixed = mix(split.train, self._weights, self._seed)
-        made = self._synthetic(split.train, [*test.rows, *validation.rows, *train.rows])
-        mixed += made
+        made = self._synthetic(split.train, [test.rows, validation.rows, train.rows])
+        mixed += self._rows.extend(made)
         sides = Sides(mixed, validation.rows or split.validation, test.rows or split.test)
         log.info("split", **{name: len(rows) for name, rows in sides._asdict().items()})
         return Gathered(sides, self._reading, self._tally, len(made), tuple(self._found))
 
-    def _synthetic(self, train: list[Row], others: list[Row]) -> list[Row]:
+    def _synthetic(self, train: Sequence[Row], others: Sequence[Sequence[Row]]) -> list[Row]:
         """Have rows written after the training rows; they are like none of the others."""
         synthetic = self._dataset.synthetic
         if synthetic is None:
@@ -127,8 +129,8 @@ class Gatherer:
             )
         return rows
 
-    def _train(self) -> list[Row]:
-        rows: list[Row] = []
+    def _train(self) -> Picked:
+        rows = self._rows.extend(())
         for number, source in enumerate(self._dataset.train.all_sources):
             more, found = self._read(f"train-{number}", source)
             status = SourceStatus(
@@ -141,7 +143,7 @@ class Gatherer:
             rows += more
         return rows
 
-    def _without_repeats(self, read: dict[str, list[Row]]) -> list[Part]:
+    def _without_repeats(self, read: dict[str, Picked]) -> list[Part]:
         repeats = Repeats(self._dataset.clean, self._tally)
         parts = repeats.resolve(list(read.values()), self._on_rows)
         if repeats.overlap and self._dataset.checks.on_overlap is Overlap.FAIL:
@@ -155,9 +157,9 @@ class Gatherer:
                 )
         return parts
 
-    def _held_out(self, name: str, spec: SplitSpec) -> list[Row]:
+    def _held_out(self, name: str, spec: SplitSpec) -> Picked:
         if spec.uri is None:
-            return []
+            return self._rows.extend(())
         rows, _ = self._read(name, Source(uri=spec.uri))
         if not rows:
             raise UserError(
@@ -167,7 +169,7 @@ class Gatherer:
             )
         return rows
 
-    def _read(self, part: str, source: Source) -> tuple[list[Row], DataFormat | None]:
+    def _read(self, part: str, source: Source) -> tuple[Picked, DataFormat | None]:
         """Read and clean one source; give its rows that stay and the format that was found."""
         wanted = self._wanted(source)
         directory = self._directory / part
@@ -175,7 +177,9 @@ class Gatherer:
         reader = Reader(wanted, self._dataset, self._late_ratings(files))
         self._weights |= dict.fromkeys((file.uri for file in files), Decimal(source.weight))
         cleaner = Cleaner(self._dataset.clean, self._tally)
-        rows = list(cleaner.clean(read_rows(files, reader, self._reading, self._on_row)))
+        rows = self._rows.extend(
+            cleaner.clean(read_rows(files, reader, self._reading, self._on_row))
+        )
         if reader.format is DataFormat.PREFERENCE and self._objective is not Objective.DPO:
             raise UserError(
                 UserErrorReason.WRONG_COLUMNS,
@@ -227,7 +231,7 @@ class Gatherer:
         self._stop.check()
         self._progress.touch(count)
 
-    def _check_count(self, train: list[Row]) -> None:
+    def _check_count(self, train: Sequence[Row]) -> None:
         fewest = self._dataset.checks.min_rows
         uri = shorten(", ".join(s.uri for s in self._dataset.train.all_sources), 300)
         if not train:

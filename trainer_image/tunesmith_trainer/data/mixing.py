@@ -8,26 +8,32 @@ stay the same under other weights. Called by ``gathering``.
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
+import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from tunesmith_trainer.data.reading import Row
+from tunesmith_trainer.data.rowfile import Picked, pick
 
 
-def mix(rows: Sequence[Row], weights: Mapping[str, Decimal], seed: int) -> list[Row]:
+def mix(rows: Sequence[Row], weights: Mapping[str, Decimal], seed: int) -> Picked:
     """Give the rows as often as the weight of their file says; copies follow each other.
 
     Of each weight's fraction the nearest whole number of rows is taken, at least one row of all
     files with the same weight.
     """
-    if all(weight == 1 for weight in weights.values()):
-        return list(rows)
-    times = [int(weights[row.file]) for row in rows]
-    for weight in sorted(set(weights.values())):
-        places = [place for place, row in enumerate(rows) if weights[row.file] == weight]
-        count = round((weight % 1) * len(places))
-        if weight < 1 and places:
-            count = max(1, count)
-        order = sorted(places, key=lambda p: (xxh3_64_intdigest(rows[p].content, seed=seed), p))
-        for place in order[:count]:
-            times[place] += 1
-    return [row for row, count in zip(rows, times, strict=True) for _ in range(count)]
+    times = np.ones(len(rows), np.int32)
+    if any(weight != 1 for weight in weights.values()):
+        kinds = sorted(set(weights.values()))
+        kind_of = {file: kinds.index(weight) for file, weight in weights.items()}
+        hashes, of_row = np.zeros(len(rows), np.uint64), np.zeros(len(rows), np.int32)
+        for place, row in enumerate(rows):
+            hashes[place] = xxh3_64_intdigest(row.content, seed=seed)
+            of_row[place] = kind_of[row.file]
+        for number, weight in enumerate(kinds):
+            places = np.flatnonzero(of_row == number)
+            times[places] = int(weight)
+            count = round((weight % 1) * len(places))
+            if weight < 1 and len(places):
+                count = max(1, count)
+            times[places[np.argsort(hashes[places], kind="stable")[:count]]] += 1
+    return pick(rows, np.repeat(np.arange(len(rows), dtype=np.int32), times))

@@ -7,7 +7,7 @@ missed. Keeps ``bands * 4 + minima + 4`` bytes a row: 104 at a similarity of 0.8
 ``repeats``.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from math import ceil, log
 from typing import NamedTuple
@@ -78,11 +78,9 @@ def find_pairs(
 
     ``on_rows`` is told how many rows were signed or compared, and may raise.
     """
-    scheme = scheme_for(similarity)
-    signed = [_sign(batch, scheme) for batch in _batches(rows, on_rows)]
-    if not signed:
+    if not rows:
         return _no_pairs()
-    signatures = Signatures(*(np.concatenate(parts) for parts in zip(*signed, strict=True)))
+    signatures = _signatures(rows, scheme_for(similarity), on_rows)
     first, second = _candidates(signatures, similarity)
     found = [
         _compare(rows, first[part], second[part], similarity, on_rows)
@@ -99,14 +97,37 @@ def _no_pairs() -> Pairs:
     return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
 
 
-def _batches(rows: Sequence[bytes], on_rows: Callable[[int], None]) -> Iterator[Sequence[bytes]]:
-    start, size = 0, 0
-    for end, row in enumerate(rows, 1):
+def _signatures(
+    rows: Sequence[bytes], scheme: Scheme, on_rows: Callable[[int], None]
+) -> Signatures:
+    # Made at once: laid together from batches, they would be there twice.
+    result = Signatures(
+        np.zeros((len(rows), scheme.bands), np.uint32),
+        np.zeros((len(rows), scheme.bands * scheme.minima_a_band), np.uint8),
+        np.zeros(len(rows), np.int32),
+    )
+    start = 0
+    for batch in _batches(rows):
+        end = start + len(batch)
+        signed = _sign(batch, scheme)
+        result.bands[start:end], result.codes[start:end] = signed.bands, signed.codes
+        result.sizes[start:end] = signed.sizes
+        start = end
+        on_rows(len(batch))
+    return result
+
+
+def _batches(rows: Iterable[bytes]) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
         size += len(row)
-        if end - start == _BATCH_ROWS or size >= _BATCH_BYTES or end == len(rows):
-            yield rows[start:end]
-            on_rows(end - start)
-            start, size = end, 0
+        if len(batch) == _BATCH_ROWS or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _sign(rows: Sequence[bytes], scheme: Scheme) -> Signatures:

@@ -4,20 +4,23 @@ The files are ``.npy`` (read without copying, never pickled) and one ``meta.json
 ``prepare``, read by the train stage's batches. Knows nothing of S3.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from tunesmith_api.jobstatus import DataStatus
+from tunesmith_api.datastatus import DataStatus
 from tunesmith_api.meta import Digest, Status
 from tunesmith_api.report import DroppedSample
+from tunesmith_api.sharding import Placement
 
 SPLITS = ("train", "validation", "test")
-_ARRAYS = ("tokens", "offsets", "supervised")
+_ARRAYS = {"tokens": np.int32, "offsets": np.int64, "supervised": np.uint8}
+_BUFFER_BYTES = 1 << 20
 _META = "meta.json"
 
 
@@ -40,8 +43,12 @@ class PreparedMeta(Status):
     """Rows left out because no token of theirs would have been trained on."""
     dropped: tuple[DroppedSample, ...] = ()
     """A few rows a reason that cleaning dropped."""
-    estimated_gpu_memory_bytes: int | None = None
-    """Peak of a training step on each GPU; None where training is on CPUs."""
+    placement: Placement | None = None
+    """How the GPUs hold the model; None where training is on CPUs."""
+
+    def write(self, directory: Path) -> None:
+        """Write the file beside those of :func:`write_split`, which makes the directory."""
+        (directory / _META).write_text(self.model_dump_json(by_alias=True, indent=1))
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,15 @@ class Split:
         return np.diff(self.offsets)
 
 
-EMPTY = Split(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.uint8))
+class Written(NamedTuple):
+    """What a split that was written holds."""
+
+    rows: int
+    tokens: int
+    supervised: int
+    """Tokens that the loss is taken on."""
+    longest: int
+    """Tokens of the longest row; 0 without rows."""
 
 
 @dataclass(frozen=True)
@@ -85,35 +100,74 @@ class PreparedData:
     test: Split
     meta: PreparedMeta
 
-    def described(self, template: str) -> "PreparedData":
-        """Give the same rows with the name of the chat template that they were made with."""
-        data = self.meta.data.model_copy(update={"template": template})
-        return replace(self, meta=self.meta.model_copy(update={"template": template, "data": data}))
-
-    def save(self, directory: Path) -> None:
-        """Write all arrays and the meta into ``directory``, which is made."""
-        directory.mkdir(parents=True, exist_ok=True)
-        for name in SPLITS:
-            split: Split = getattr(self, name)
-            for array in _ARRAYS:
-                np.save(
-                    directory / f"{name}.{array}.npy", getattr(split, array), allow_pickle=False
-                )
-        (directory / _META).write_text(self.meta.model_dump_json(by_alias=True, indent=1))
-
     @classmethod
     def load(cls, directory: Path) -> "PreparedData":
-        """Map the arrays that :meth:`save` wrote; nothing is read before it is used.
+        """Map the arrays that :func:`write_split` wrote; nothing is read before it is used.
 
         Raises OSError or ValueError when files are missing or are not such arrays.
         """
         meta = PreparedMeta.model_validate_json((directory / _META).read_bytes())
-        return cls(meta=meta, **{name: _load_split(directory, name) for name in SPLITS})
+        return cls(meta=meta, **{name: load_split(directory, name) for name in SPLITS})
 
 
-def _load_split(directory: Path, name: str) -> Split:
+class _ArrayFile:
+    """A ``.npy`` file of one dimension that grows; the bytes are those of ``np.save``."""
+
+    def __init__(self, path: Path, dtype: Any) -> None:
+        self._file = path.open("wb", buffering=_BUFFER_BYTES)
+        self._dtype = np.dtype(dtype)
+        self._length = 0
+        self._write_header()
+
+    def append(self, values: NDArray) -> None:
+        self._file.write(values.astype(self._dtype, copy=False).tobytes())
+        self._length += len(values)
+
+    def close(self) -> None:
+        # A header has the same size for every length.
+        self._file.seek(0)
+        self._write_header()
+        self._file.close()
+
+    def _write_header(self) -> None:
+        descr = np.lib.format.dtype_to_descr(self._dtype)
+        header = {"descr": descr, "fortran_order": False, "shape": (self._length,)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+
+def write_split(
+    directory: Path, name: str, rows: Iterable[tuple[NDArray[np.int32], NDArray[np.uint8]]]
+) -> Written:
+    """Write rows of tokens and of their supervised marks as they come; memory holds one of them.
+
+    Makes ``directory``. Raises OSError when the disk is full.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    tokens, offsets, supervised = (
+        _ArrayFile(_path(directory, name, array), dtype) for array, dtype in _ARRAYS.items()
+    )
+    offsets.append(np.zeros(1))
+    result = Written(0, 0, 0, 0)
+    for ids, marks in rows:
+        tokens.append(ids)
+        supervised.append(marks)
+        result = Written(
+            result.rows + 1,
+            result.tokens + len(ids),
+            result.supervised + int(marks.sum()),
+            max(result.longest, len(ids)),
+        )
+        offsets.append(np.array([result.tokens]))
+    for file in (tokens, offsets, supervised):
+        file.close()
+    return result
+
+
+def load_split(directory: Path, name: str) -> Split:
+    """Map the arrays of one split. Raises as :meth:`PreparedData.load`."""
+
     def load(array: str) -> NDArray:
-        path = directory / f"{name}.{array}.npy"
+        path = _path(directory, name, array)
         # An empty file cannot be mapped.
         mode: Literal["r"] | None = "r" if path.stat().st_size > 256 else None
         return np.load(path, mmap_mode=mode, allow_pickle=False)
@@ -122,3 +176,7 @@ def _load_split(directory: Path, name: str) -> Split:
     if len(split.tokens) != len(split.supervised) or split.offsets[-1] != len(split.tokens):
         raise ValueError(f"the arrays of {name} do not fit together")
     return split
+
+
+def _path(directory: Path, name: str, array: str) -> Path:
+    return directory / f"{name}.{array}.npy"

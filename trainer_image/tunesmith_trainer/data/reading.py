@@ -13,7 +13,7 @@ from typing import NamedTuple
 import orjson
 
 from tunesmith_api.dataset import Checks, DataFormat
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.data.compression import SourceFile
 from tunesmith_trainer.data.containers import (
     TEXT_SUFFIXES,

@@ -4,23 +4,35 @@ Near duplicates are looked for whatever is dropped, as a split must not tear the
 held-out row must not be trained on in other words. Called by ``gathering``.
 """
 
+from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
-from typing import NamedTuple
+from itertools import accumulate
+from typing import NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from xxhash import xxh3_128_digest
 
 from tunesmith_api.cleaning import Clean, Deduplication
+from tunesmith_trainer.data.keys import Keys, as_keys, grouped
 from tunesmith_trainer.data.near import Pairs, find_pairs
 from tunesmith_trainer.data.preferences import question_of
 from tunesmith_trainer.data.reading import Row
+from tunesmith_trainer.data.rowfile import pick
 from tunesmith_trainer.data.tally import Reason, Tally, content_key
+
+# No part has this number.
+_NOWHERE = 127
+_PAIRS_AT_ONCE = 1 << 16
 
 
 class Part(NamedTuple):
     """Rows that stayed, and what ties them together."""
 
-    rows: list[Row]
-    clusters: list[bytes]
-    """The cluster of each row: 16 bytes, equal for rows that a chain of near duplicates joins. The
+    rows: Sequence[Row]
+    clusters: Keys
+    """The cluster of each row: a key, equal for rows that a chain of near duplicates joins. The
     smallest content key in it, so the order of the rows does not matter."""
 
 
@@ -52,30 +64,33 @@ class Repeats:
         self, parts: Sequence[Sequence[Row]], on_rows: Callable[[int], None] = lambda _: None
     ) -> list[Part]:
         """Give each part without rows that repeat an earlier part, or, if asked for, the same."""
-        index, firsts = _distinct_rows(parts)
-        pairs = find_pairs([row.content for row in firsts], self._similarity, on_rows)
-        keys = list(index)
-        ties = zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)
-        clusters = _clusters(chain(ties, _same_questions(firsts)), keys)
-        alike = _neighbours(pairs)
-        kept: dict[int, int] = {}
+        rows = _Joined(parts)
+        keys = as_keys(map(content_key, rows))
+        numbers, places = grouped(keys)
+        keys, firsts = keys[places], pick(rows, places)
+        pairs = find_pairs(_Contents(firsts), self._similarity, on_rows)
+        clusters = _clusters(pairs, _same_questions(firsts), keys)
+        alike = _Neighbours(pairs, len(firsts))
+        kept = array("b", [_NOWHERE]) * len(firsts)
         """The first part that has a content, by its number."""
         result = []
-        for number, rows in enumerate(parts):
-            part = Part([], [])
-            for row in rows:
-                own = index[content_key(row)]
-                others = {own: 1.0} | alike.get(own, {})
-                held_out = [other for other in others if kept.get(other, number) < number]
-                if held_out:
-                    self._overlaps(row, firsts[held_out[0]], others[held_out[0]])
-                elif self._near and any(other in kept for other in others if other != own):
-                    self._tally.drop(Reason.NEAR_DUPLICATE, row)
+        for number, part in enumerate(parts):
+            stay = array("i")
+            begin = rows.starts[number]
+            own_numbers = numbers[begin : begin + len(part)]
+            for place, own in enumerate(own_numbers):
+                others = alike.of(own)
+                held_out = next((o for o in (own, *others) if kept[o] < number), None)
+                if held_out is not None:
+                    similarity = 1.0 if held_out == own else others[held_out]
+                    self._overlaps(part[place], firsts[held_out], similarity)
+                elif self._near and any(kept[other] != _NOWHERE for other in others):
+                    self._tally.drop(Reason.NEAR_DUPLICATE, part[place])
                 else:
-                    kept.setdefault(own, number)
-                    part.rows.append(row)
-                    part.clusters.append(clusters.get(own, keys[own]))
-            result.append(part)
+                    kept[own] = min(kept[own], number)
+                    stay.append(place)
+            chosen = np.array(stay, np.int32)
+            result.append(Part(pick(part, chosen), keys[clusters[own_numbers[chosen]]]))
         return result
 
     def _overlaps(self, row: Row, other: Row, similarity: float) -> None:
@@ -84,50 +99,104 @@ class Repeats:
         self.overlap = self.overlap or Repeated(row, other, similarity)
 
 
-def _distinct_rows(parts: Sequence[Sequence[Row]]) -> tuple[dict[bytes, int], list[Row]]:
-    """Number the distinct contents in order; give numbers by content key, and the first rows."""
-    index: dict[bytes, int] = {}
-    firsts: list[Row] = []
-    for rows in parts:
-        for row in rows:
-            if index.setdefault(content_key(row), len(index)) == len(firsts):
-                firsts.append(row)
-    return index, firsts
+class _Joined(Sequence[Row]):
+    """Rows of several parts as one sequence."""
+
+    def __init__(self, parts: Sequence[Sequence[Row]]) -> None:
+        self._parts = parts
+        self.starts = [0, *accumulate(map(len, parts))]
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
+        if isinstance(index, slice):
+            return pick(self, np.arange(len(self))[index])
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = bisect_right(self.starts, index) - 1
+        return self._parts[part][index - self.starts[part]]
 
 
-def _neighbours(pairs: Pairs) -> dict[int, dict[int, float]]:
-    """Give for each row that has any the rows that are like it, with how much."""
-    result: dict[int, dict[int, float]] = {}
-    for one, other, similarity in zip(*(column.tolist() for column in pairs), strict=True):
-        result.setdefault(one, {})[other] = similarity
-        result.setdefault(other, {})[one] = similarity
-    return result
+class _Contents(Sequence[bytes]):
+    """What rows say, without their places."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | Sequence[bytes]:
+        if isinstance(index, slice):
+            return _Contents(self._rows[index])
+        return self._rows[index].content
+
+
+class _Neighbours:
+    """Which rows are like a row; 24 bytes for each that has any, and 8 for every row."""
+
+    def __init__(self, pairs: Pairs, rows: int) -> None:
+        one = np.concatenate((pairs.first, pairs.second)).astype(np.int32)
+        other = np.concatenate((pairs.second, pairs.first)).astype(np.int32)
+        order = np.lexsort((other, one))
+        self._others = other[order]
+        self._similarities = np.concatenate((pairs.similarity, pairs.similarity))[order]
+        self._starts = np.concatenate(([0], np.cumsum(np.bincount(one, minlength=rows))))
+
+    def of(self, row: int) -> dict[int, float]:
+        """Give the rows that are like a row, in order, with how much."""
+        start, end = self._starts[row], self._starts[row + 1]
+        if start == end:
+            return {}
+        similarities = self._similarities[start:end].tolist()
+        return dict(zip(self._others[start:end].tolist(), similarities, strict=True))
 
 
 def _same_questions(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
     """Tie each preference to the first one about the same question."""
-    first: dict[bytes, int] = {}
+    numbers = array("i")
+    digests = bytearray()
     for number, row in enumerate(rows):
         question = question_of(row.content)
         if question is not None:
-            yield first.setdefault(question, number), number
+            numbers.append(number)
+            digests += xxh3_128_digest(question)
+    groups, firsts = grouped(as_keys([bytes(digests)]))
+    for number, first in zip(numbers, firsts[groups].tolist(), strict=True):
+        yield numbers[first], number
 
 
-def _clusters(ties: Iterable[tuple[int, int]], keys: list[bytes]) -> dict[int, bytes]:
-    """Give for each row that is tied the smallest key among those a chain joins it with.
+def _clusters(pairs: Pairs, ties: Iterable[tuple[int, int]], keys: Keys) -> NDArray[np.int32]:
+    """Give for each row the one with the smallest key among those that a chain joins it with.
 
-    Union-find over the ties; rows in none are left out, as most are.
+    Union-find over the pairs and ties, where the root is the row with the smallest key.
     """
-    parents: dict[int, int] = {}
+    parents = array("i", range(len(keys)))
+    ranks = np.empty(len(keys), np.int32)
+    ranks[np.lexsort((keys[:, 1], keys[:, 0]))] = np.arange(len(keys), dtype=np.int32)
 
     def root(row: int) -> int:
-        while (parent := parents.setdefault(row, row)) != row:
+        while (parent := parents[row]) != row:
             parents[row] = row = parents[parent]
         return row
 
+    def join(one: int, other: int) -> None:
+        low, high = sorted((root(one), root(other)), key=ranks.__getitem__)
+        parents[high] = low
+
+    for start in range(0, len(pairs.first), _PAIRS_AT_ONCE):
+        part = slice(start, start + _PAIRS_AT_ONCE)
+        for one, other in zip(pairs.first[part].tolist(), pairs.second[part].tolist(), strict=True):
+            join(one, other)
     for one, other in ties:
-        parents[root(one)] = root(other)
-    smallest: dict[int, bytes] = {}
-    for row in parents:
-        smallest[root(row)] = min(keys[row], smallest.get(root(row), keys[row]))
-    return {row: smallest[root(row)] for row in parents}
+        join(one, other)
+    return np.fromiter((root(row) for row in range(len(keys))), np.int32, len(keys))

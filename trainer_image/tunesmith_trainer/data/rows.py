@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from tunesmith_api.dataset import DataFormat, Dataset, FeedbackFilter
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.data import formats, preferences
 from tunesmith_trainer.data.chatlog import ChatLog
 from tunesmith_trainer.data.containers import parse_json

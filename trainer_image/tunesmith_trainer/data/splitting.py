@@ -6,15 +6,18 @@ files does not matter, and more data moves hardly any row to the other side. Pur
 ``gathering``.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
+from tunesmith_trainer.data.keys import Keys, grouped, key_bytes
 from tunesmith_trainer.data.reading import Row
+from tunesmith_trainer.data.rowfile import pick
 from tunesmith_trainer.outcome import UserError
 
 _RANGE = 1 << 64
@@ -26,23 +29,23 @@ _SLACK = 0.1
 class Sides(NamedTuple):
     """Rows by what they are for; each in the order of the source."""
 
-    train: list[Row]
-    validation: list[Row]
-    test: list[Row]
+    train: Sequence[Row]
+    validation: Sequence[Row]
+    test: Sequence[Row]
 
 
-class Cluster(NamedTuple):
-    """Rows that stay together."""
+class Clusters(NamedTuple):
+    """Rows that stay together, sorted by number; [N] each."""
 
-    number: int
-    """From its hash and the seed, evenly spread below 2^64."""
-    key: bytes
-    rows: int
+    numbers: NDArray[np.uint64]
+    """From the hash of the key and the seed, evenly spread below 2^64."""
+    sizes: NDArray[np.int64]
+    """Rows."""
 
 
 def split_rows(
     rows: Sequence[Row],
-    clusters: Sequence[bytes],
+    clusters: Keys,
     seed: int,
     *,
     validation: Decimal,
@@ -56,45 +59,57 @@ def split_rows(
     train on. Raises UserError (DatasetTooSmall) when there are too few for that; ``repeats``, the
     rows dropped before, is for its message.
     """
-    order = sorted(
-        Cluster(xxh3_64_intdigest(key, seed=seed), key, count)
-        for key, count in Counter(clusters).items()
-    )
+    order, of_row = _numbered(clusters, seed)
+    count = len(order.numbers)
     wanted = 1 + (validation > 0) + (test > 0)
-    if len(order) < wanted:
-        raise _too_few(len(rows), len(order), wanted, repeats)
-    test_keys = _take(order, test, Decimal(0), len(rows), most=len(order) - wanted + 1)
-    left = [cluster for cluster in order if cluster.key not in test_keys]
-    validation_keys = _take(left, validation, test, len(rows), most=len(left) - 1)
-    sides = Sides([], [], [])
-    for row, key in zip(rows, clusters, strict=True):
-        sides[2 if key in test_keys else int(key in validation_keys)].append(row)
-    return sides
+    if count < wanted:
+        raise _too_few(len(rows), count, wanted, repeats)
+    sides = np.zeros(count, np.int8)
+    for_test = _take(order, test, Decimal(0), len(rows), most=count - wanted + 1)
+    sides[for_test] = 2
+    left = np.flatnonzero(sides == 0)
+    rest = Clusters(order.numbers[left], order.sizes[left])
+    sides[left[_take(rest, validation, test, len(rows), most=len(left) - 1)]] = 1
+    side_of_row = sides[of_row]
+    return Sides(*(pick(rows, np.flatnonzero(side_of_row == side)) for side in range(3)))
 
 
-def _take(
-    order: list[Cluster], percent: Decimal, above: Decimal, total: int, *, most: int
-) -> set[bytes]:
+def _numbered(keys: Keys, seed: int) -> tuple[Clusters, NDArray[np.int32]]:
+    """Give the clusters, and for each row the place of its own among them."""
+    groups, firsts = grouped(keys)
+    distinct = keys[firsts]
+    hashes = (xxh3_64_intdigest(key_bytes(key), seed=seed) for key in distinct)
+    numbers = np.fromiter(hashes, np.uint64, len(distinct))
+    order = np.lexsort((distinct[:, 1], distinct[:, 0], numbers))
+    places = np.empty(len(order), np.int32)
+    places[order] = np.arange(len(order), dtype=np.int32)
+    sizes = np.bincount(groups, minlength=len(order))
+    return Clusters(numbers[order], sizes[order]), places[groups]
+
+
+def _take(order: Clusters, percent: Decimal, above: Decimal, total: int, *, most: int) -> list[int]:
     """Choose at most ``most`` clusters: those with numbers in the share from ``above`` percent on.
 
     Then so many of the following ones, or so few of these, that the share is met.
     """
     if percent <= 0:
-        return set()
+        return []
     target = float(percent) * total / 100
     low, high = int(above * _RANGE / 100), int((above + percent) * _RANGE / 100)
-    chosen: set[bytes] = set()
+    chosen: list[int] = []
     count = 0
     # The others follow from the end of the share on, and around.
-    for cluster in sorted(order, key=lambda c: (c.number < low, c.number)):
-        is_own = low <= cluster.number < high
+    first = int(np.searchsorted(order.numbers, np.uint64(min(low, _RANGE - 1))))
+    for turn in range(len(order.numbers)):
+        place = (first + turn) % len(order.numbers)
+        size, is_own = int(order.sizes[place]), low <= int(order.numbers[place]) < high
         if len(chosen) == most or (not is_own and count >= target * (1 - _SLACK)):
             break
-        if count + cluster.rows <= max(target * (1 + _SLACK), 1):
-            chosen.add(cluster.key)
-            count += cluster.rows
+        if count + size <= max(target * (1 + _SLACK), 1):
+            chosen.append(place)
+            count += size
     # A cluster larger than the whole share is trained on, unless there is nothing else to take.
-    return chosen or {min(order, key=lambda c: (c.rows, c.number)).key}
+    return chosen or [int(np.lexsort((order.numbers, order.sizes))[0])]
 
 
 def _too_few(rows: int, clusters: int, wanted: int, repeats: int) -> UserError:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import orjson
 from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -21,6 +22,7 @@ from tunesmith_trainer.data.chatlog import ChatLog
 from tunesmith_trainer.data.cleaning import Cleaner
 from tunesmith_trainer.data.formats import Malformed, check_messages
 from tunesmith_trainer.data.judging import quality
+from tunesmith_trainer.data.keys import as_keys
 from tunesmith_trainer.data.prompting import template_errors
 from tunesmith_trainer.data.reading import Row
 from tunesmith_trainer.data.repeats import Repeats
@@ -33,7 +35,10 @@ _OBJECT = re.compile(r"\{.*\}", re.DOTALL)
 def generator_prompts(synthetic: Synthetic, train: Sequence[Row]) -> list[str]:
     """Give what the generator is asked, once a sample. Raises UserError (TemplateInvalid)."""
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
-    shown = [pair for row in sorted(train, key=content_key) if (pair := _pair(row.content))]
+    # Places, not texts: there may be more rows than memory holds.
+    keys = as_keys(map(content_key, train))
+    order = np.lexsort((keys[:, 1], keys[:, 0])).tolist()
+    shown = [place for place in order if _pair(train[place].content)]
     count = min(synthetic.examples, len(shown))
     asked = []
     with template_errors("dataset.synthetic.prompts"):
@@ -41,17 +46,18 @@ def generator_prompts(synthetic: Synthetic, train: Sequence[Row]) -> list[str]:
         for number in range(synthetic.samples):
             # A generator of its own for each sample: more samples leave the first ones as they are.
             drawn = random.Random(f"{synthetic.seed} {number}").sample(shown, count)  # noqa: S311
-            asked.append(templates[number % len(templates)].render(examples=drawn))
+            examples = [_pair(train[place].content) for place in drawn]
+            asked.append(templates[number % len(templates)].render(examples=examples))
     return asked
 
 
 def synthetic_rows(
-    answers: Sequence[str], dataset: Dataset, others: Sequence[Row], tally: Tally
+    answers: Sequence[str], dataset: Dataset, others: Sequence[Sequence[Row]], tally: Tally
 ) -> list[Row]:
     """Give the rows in a generator's answers that are worth training on.
 
     What cannot be read is left out; the rest is cleaned as other rows are, and dropped where it is
-    like one of `others` or like a synthetic row before it.
+    like a row of one of the `others` or like a synthetic row before it.
     """
     synthetic = dataset.synthetic
     if synthetic is None:
@@ -72,12 +78,12 @@ def synthetic_rows(
             good.append(row)
     clean: Clean = dataset.clean.model_copy(update={"deduplicate": Deduplication.NEAR})
     # With a tally of its own: the others' repeats are counted already.
-    kept = Repeats(clean, Tally()).resolve([others, good])[1].rows
+    kept = Repeats(clean, Tally()).resolve([*others, good])[-1].rows
     lines = {row.line for row in kept}
     for row in good:
         if row.line not in lines:
             tally.drop(Reason.NEAR_DUPLICATE, row)
-    return kept
+    return list(kept)
 
 
 def parse_answer(answer: str, chat: ChatLog) -> bytes | None:

@@ -6,22 +6,20 @@ shows it. A preference is two rows, the better answer first. Works in batches so
 uses all cores. Called by ``prepare`` for each split.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from tunesmith_api.dataset import TooLong
 from tunesmith_api.objectives import Objective
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_api.templating import Prompt
+from tunesmith_trainer.data.encoding import Encoded, Encoder
 from tunesmith_trainer.data.formats import Canonical, Malformed, Message
 from tunesmith_trainer.data.preferences import both_sides
-from tunesmith_trainer.data.prepared import EMPTY, Split
 from tunesmith_trainer.data.prompting import Prompting
 from tunesmith_trainer.data.reading import Reading, Row
 from tunesmith_trainer.data.templates import Rendered, Renderer
@@ -46,15 +44,6 @@ class Tokenizing:
     """Rows left out because nothing in them is learned, for another reason than length."""
 
 
-class Encoded(NamedTuple):
-    """A row of tokens."""
-
-    ids: NDArray[np.int32]
-    """[tokens]"""
-    supervised: NDArray[np.uint8]
-    """[tokens], 1 where the token is to be learned"""
-
-
 class RowTokenizer:
     """Turns conversations and texts into rows of tokens."""
 
@@ -75,27 +64,20 @@ class RowTokenizer:
         # tokenizer.json may carry the settings of whoever saved it.
         self._backend.no_truncation()
         self._backend.no_padding()
+        self._encoder = Encoder(self._backend)
         self._limit, self._policy, self._reading = limit, policy, reading
         self._objective = objective
         self.counts = Tokenizing()
 
-    def tokenize(self, rows: Sequence[Row], on_rows: Callable[[int], None]) -> Split:
+    def tokenize(self, rows: Sequence[Row], on_rows: Callable[[int], None]) -> Iterator[Encoded]:
         """Tokenize the rows in their order; ``on_rows`` gets the count of each batch.
 
         Raises UserError (SequenceTooLong by policy, DatasetMalformed where the template refuses).
         """
-        made: list[Encoded] = []
         for first in range(0, len(rows), _BATCH_ROWS):
             batch = rows[first : first + _BATCH_ROWS]
-            made += self._batch(batch)
+            yield from self._batch(list(batch))
             on_rows(len(batch))
-        if not made:
-            return EMPTY
-        lengths = np.fromiter((len(row.ids) for row in made), np.int64, len(made))
-        offsets = np.zeros(len(made) + 1, np.int64)
-        np.cumsum(lengths, out=offsets[1:])
-        tokens = np.concatenate([row.ids for row in made])
-        return Split(tokens, offsets, np.concatenate([row.supervised for row in made]))
 
     def encode(self, conversations: Sequence[list[Message]]) -> list[Encoded | Malformed]:
         """Tokenize conversations, at any length; each answer without weight 0 is to be learned.
@@ -105,21 +87,15 @@ class RowTokenizer:
         around = [self._prompting.around(messages) for messages in conversations]
         rendered = self._renderer.render(around)
         texts = [result for result in rendered if isinstance(result, Rendered)]
-        encodings = iter(self._encode([result.text for result in texts], special=False))
-        return [
-            result if isinstance(result, Malformed) else _encoded(next(encodings), result.spans)
-            for result in rendered
-        ]
-
-    def _encode(self, texts: list[str], *, special: bool) -> list[Any]:
-        return self._backend.encode_batch(texts, add_special_tokens=special) if texts else []
+        encoded = iter(self._encoder.encode(texts))
+        return [result if isinstance(result, Malformed) else next(encoded) for result in rendered]
 
     def _batch(self, rows: Sequence[Row]) -> Iterator[Encoded]:
         contents: list[Canonical] = [orjson.loads(row.content) for row in rows]
         conversations = [side for content in contents for side in _conversations(content)]
         results = iter(self.encode(conversations))
         plain = [c["text"] for c in contents if isinstance(c, dict) and "text" in c]
-        texts = iter(self._encode(plain, special=True))
+        texts = iter(self._backend.encode_batch_fast(plain) if plain else [])
         for row, content in zip(rows, contents, strict=True):
             found = [next(results) for _ in _conversations(content)]
             sides = [side for side in found if isinstance(side, Encoded)]
@@ -169,19 +145,3 @@ def _conversations(content: Canonical) -> tuple[list[Message], ...]:
     if isinstance(content, list):
         return (content,)
     return both_sides(content) if "chosen" in content else ()
-
-
-def _encoded(encoding: Any, spans: Sequence[tuple[int, int]]) -> Encoded:
-    return Encoded(np.array(encoding.ids, dtype=np.int32), _mark(encoding.offsets, spans))
-
-
-def _mark(offsets: list[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:
-    """Mark the tokens that hold any character of a span: [tokens], 0 or 1."""
-    marks = np.zeros(len(offsets), np.uint8)
-    for start, end in spans:
-        first = bisect_left(offsets, (start,))
-        # A token may begin before the answer and reach into it.
-        while first > 0 and offsets[first - 1][1] > start:
-            first -= 1
-        marks[first : bisect_left(offsets, (end,))] = 1
-    return marks

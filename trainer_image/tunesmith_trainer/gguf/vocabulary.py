@@ -7,30 +7,18 @@ that it calls llama.
 """
 
 import json
-from typing import Any, Final
+from typing import Any
 
 from gguf import GGUFWriter, TokenType
 from pydantic import BaseModel, ConfigDict
 
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
+from tunesmith_trainer.data.wordsplits import KNOWN, name_of_splitting
 from tunesmith_trainer.gguf import sentencepiece
 from tunesmith_trainer.gguf.families import refusal
 from tunesmith_trainer.outcome import UserError
 
 _PROBE = "ZQXJ"
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-
-# llama.cpp's names of the ways to split text into words (llama-vocab.cpp, `regex_exprs`), by the
-# expressions that tokenizer.json has for them.
-_BY_EXPRESSION: Final = {
-    _WORDS + r"\p{N}{1,3}" + _REST: "llama-bpe",
-    _WORDS + r"\p{N}" + _REST: "qwen2",
-    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+": "tekken",
-}
-_DIGITS: Final = {"type": "Digits", "individual_digits": True}
 
 
 class _Bpe(BaseModel):
@@ -189,22 +177,9 @@ def _name_of_splitting(content: _Tokenizer) -> str:
         raise refusal(
             "the model's tokenizer cannot be written; byte-level BPE and SentencePiece's BPE can"
         )
-    before = content.pre_tokenizer or {}
-    steps = before.get("pretokenizers", [before])
-    if (content.normalizer or {}).get("type", "NFC") == "NFC":
-        match steps:
-            case [{"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}]:
-                return "gpt-2"
-            case [digits, {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}] if (
-                digits == _DIGITS
-            ):
-                return "smollm"
-            case [
-                {"type": "Split", "pattern": {"Regex": str(text)}, "behavior": "Isolated"},
-                {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
-            ] if text in _BY_EXPRESSION:
-                return _BY_EXPRESSION[text]
-    known = ", ".join(["gpt-2", "smollm", *_BY_EXPRESSION.values()])
+    if name := name_of_splitting(content.normalizer, content.pre_tokenizer):
+        return name
+    known = ", ".join(KNOWN)
     raise refusal(
         "the model's tokenizer splits text into words in a way that llama.cpp is not known to "
         f"have; known are those of {known}"

@@ -12,7 +12,8 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import PreTrainedTokenizerBase
 
-from tunesmith_api.run import TrainingRun, UserErrorReason
+from tunesmith_api.result import UserErrorReason
+from tunesmith_api.run import TrainingRun
 from tunesmith_api.suites import Questions, Suite
 from tunesmith_trainer.data.prepared import Split
 from tunesmith_trainer.data.prompting import Prompting
