@@ -17,6 +17,7 @@ from tunesmith_cli.devices import Devices
 from tunesmith_cli.jobfile import load_job
 from tunesmith_cli.local import Places, build_run, plan
 from tunesmith_cli.stages import StageProcess
+from tunesmith_cli.terminal import out
 from tunesmith_trainer.storage.manifest import Manifest
 
 pytestmark = pytest.mark.timeout(300)
@@ -130,6 +131,15 @@ def test_the_report_is_shown_for_the_folder_of_the_output(finished: FinishedRun)
     # By the gates of whoever ran it last.
     assert "Gates: " in told.stdout
     assert "builtin://tiny" in told.stdout
+
+
+def test_paths_are_whole_in_a_narrow_terminal(
+    finished: FinishedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(out, "width", 40)
+    told = ask("report", finished.folder, "--no-open")
+    for name in ("adapter", "merged"):
+        assert f"{finished.folder}/{name}/attempt-2/" in told.stdout
 
 
 def test_a_page_without_a_screen_is_named(finished: FinishedRun, tmp_path: Path) -> None:
