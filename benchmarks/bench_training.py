@@ -65,7 +65,8 @@ class Worker:
     def _hear(self) -> Answer:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            if line.startswith("{"):
+            # TRL prints dictionaries of Python's in between.
+            if line.startswith('{"'):
                 return dict(json.loads(line))
         self._errors.seek(0)
         raise RuntimeError(self._errors.read()[-3000:])
@@ -109,12 +110,15 @@ def peer_python() -> Path:
     folder = CACHE / "peers" / f"trl-{TRL}"
     python = folder / "bin" / "python"
     done = folder / ".done"
-    if not done.exists():
+    is_new = not done.exists()
+    if is_new:
         print(f"installing trl {TRL} into {folder}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        site = next(folder.glob("lib/python*/site-packages"))
-        mine = next(path for path in sys.path if path.endswith("site-packages"))
-        (site / "ours.pth").write_text(mine + "\n")
+    # Each time: the cache outlives the checkout that it was made from.
+    site = next(folder.glob("lib/python*/site-packages"))
+    mine = next(path for path in sys.path if path.endswith("site-packages"))
+    (site / "ours.pth").write_text(mine + "\n")
+    if is_new:
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "--no-deps", f"trl=={TRL}"], check=True)
         subprocess.run([*pip, f"datasets=={DATASETS}"], check=True)

@@ -8,7 +8,6 @@ is cleaned away by ``leftovers`` and started afresh. Knows nothing about Tunesmi
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import time
 import urllib.error
@@ -251,10 +250,3 @@ def _answers(url: str) -> bool:
             return True
     except (OSError, urllib.error.URLError):
         return False
-
-
-def unused_space(path: Path) -> int:
-    """Return the free bytes on the disk that holds ``path`` or its nearest parent."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
