@@ -19,6 +19,7 @@ from pathlib import Path
 from deploy.native import host as machine
 from deploy.native import leftovers, node, processes
 from deploy.native.apiserver import (
+    AGGREGATOR,
     apiserver_flags,
     controller_manager_flags,
     etcd_flags,
@@ -210,6 +211,7 @@ class Native:
         inside = [*(f"DNS:{name}" for name in service), "IP:10.96.0.1"]
         pki.issue("apiserver", "kube-apiserver", "tunesmith", [*hosts, *inside])
         pki.issue("admin", "admin", "system:masters", hosts)
+        pki.issue(AGGREGATOR, AGGREGATOR, "tunesmith", ["DNS:localhost"])
         own = [f"DNS:{node.NODE_NAME}", *hosts]
         pki.issue("kubelet", f"system:node:{node.NODE_NAME}", "system:nodes", own)
         pki.write_kubeconfig(self.settings.kubeconfig, "admin", self._url)

@@ -65,7 +65,7 @@ class Cache:
         )
 
     def stray_pods_of(self, owner_uid: str) -> tuple[SeenPod, ...]:
-        """Return pods of the owner, not gone, whose Job does not exist any more."""
+        """Return pods of the owner that some Job made, not gone, whose Job is gone."""
         children = self._of(owner_uid)
         jobs = {child.uid for child in children if isinstance(child.seen, SeenJob)}
         return tuple(
@@ -73,7 +73,7 @@ class Cache:
             for child in children
             if isinstance(child.seen, SeenPod)
             and not child.seen.is_gone
-            and child.seen.job_uid not in jobs
+            and child.seen.job_uid not in jobs | {""}
         )
 
     def versions_of(self, namespace: str, model: str) -> tuple[SeenVersion, ...]:
@@ -150,8 +150,7 @@ class Cache:
             self._forget(replaced)
         self._own[own.uid] = own
         self._uid_of[own.key] = own.uid
-        if kind == "ModelDeployment":
-            self.uses.saw(body)
+        self.uses.saw(kind, body)
         if own.version is not None:
             self._versions.setdefault((own.namespace, own.version.model), set()).add(own.uid)
         return own.key
@@ -194,8 +193,7 @@ class Cache:
     def _forget_own(self, own: Own) -> Key:
         if self._uid_of.get(own.key) == own.uid:
             del self._uid_of[own.key]
-            if own.kind == "ModelDeployment":
-                self.uses.forget(own.namespace, own.name)
+            self.uses.forget(own.kind, own.namespace, own.name)
         if own.version is not None:
             self._versions.get((own.namespace, own.version.model), set()).discard(own.uid)
         for child in self._of(own.uid):
