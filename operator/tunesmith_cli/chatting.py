@@ -19,9 +19,9 @@ import orjson
 from tunesmith_api.dataset import Checks, Dataset, Training
 from tunesmith_api.run import TrainingRun
 from tunesmith_api.templating import Prompt
-from tunesmith_cli.jobfile import as_uri
+from tunesmith_cli.jobfile import near_by
 from tunesmith_cli.mistakes import Refused
-from tunesmith_cli.results import REPORT, find_run
+from tunesmith_cli.models import find_model
 from tunesmith_cli.terminal import err
 
 _FILE = "file://"
@@ -44,7 +44,7 @@ class Speaker:
         self._settings = settings
         self._folder = TemporaryDirectory(prefix="tunesmith-chat-", ignore_cleanup_errors=True)
         work = Path(self._folder.name)
-        model, adapter, run = _find(path, work)
+        model, adapter, run = find_model(path, work)
         self._tokenizer, self._model = _load(model, adapter)
         self._prompting, self._before = _around(run, system, examples, work)
         self.turns: list[dict[str, Any]] = []
@@ -154,68 +154,6 @@ def converse(speaker: Speaker) -> None:
                 err.print(str(refused), markup=False)
 
 
-def _find(path: str, work: Path) -> tuple[Path, Path | None, TrainingRun | None]:
-    """Give the model's folder, an adapter's on top of it, and the run it comes from."""
-    if "://" in path and not path.startswith(_FILE):
-        return _fetch(path, "", work / "model"), None, None
-    folder = Path(path.removeprefix(_FILE)).expanduser().resolve()
-    if (folder / "config.json").is_file():
-        return folder, None, _run_above(folder)
-    if (folder / "adapter_config.json").is_file():
-        return _base_of(folder, work), folder, _run_above(folder)
-    committed = _committed(folder)
-    if committed is not None:
-        return _find(str(committed), work)
-    for name in ("merged", "adapter"):
-        if committed := _committed(find_run(folder).path / name):
-            return _find(str(committed), work)
-    raise Refused(f"{folder} has neither a merged model nor an adapter to talk to")
-
-
-def _committed(folder: Path) -> Path | None:
-    """Give the files of an artifact's newest complete attempt."""
-    from tunesmith_trainer.storage.local import LocalStorage
-    from tunesmith_trainer.storage.manifest import read_manifest
-
-    if not folder.is_dir() or (folder / REPORT).is_file():
-        return None
-    found = read_manifest(LocalStorage(), f"{_FILE}{folder}")
-    return Path(found.uri.removeprefix(_FILE)) if found else None
-
-
-def _run_above(folder: Path) -> TrainingRun | None:
-    """Give the run whose artifact this is: RUN/merged/attempt-3/."""
-    above = folder.parent.parent
-    return find_run(above).run if (above / REPORT).is_file() else None
-
-
-def _base_of(adapter: Path, work: Path) -> Path:
-    settings = orjson.loads((adapter / "adapter_config.json").read_bytes())
-    base = settings.get("base_model_name_or_path") or ""
-    run = _run_above(adapter)
-    if "://" not in base and not Path(base).exists():
-        # As transformers writes it: a name of the Hub.
-        base = f"hf://{base}"
-    return _fetch(as_uri(base, adapter), run.model.revision if run else "", work / "model")
-
-
-def _fetch(uri: str, revision: str, directory: Path) -> Path:
-    scheme, _, name = uri.partition("://")
-    if scheme == "file":
-        return Path(uri.removeprefix(_FILE))
-    if uri == "builtin://tiny":
-        from tunesmith_trainer.tiny import write_tiny
-
-        write_tiny(directory)
-        return directory
-    if scheme != "hf":
-        raise Refused(f"{uri}: give a folder, hf://ORGANIZATION/NAME or builtin://tiny")
-    from tunesmith_trainer.hub import fetch_from_hub
-
-    fetch_from_hub(name.strip("/"), revision, directory, True, Path())
-    return directory
-
-
 def _load(model: Path, adapter: Path | None) -> tuple[Any, Any]:
     import torch
     from peft import PeftModel
@@ -271,6 +209,8 @@ def read_examples(file: Path, work: Path) -> list[dict[str, Any]]:
         raise Refused(f"{file} is not a file of this machine")
 
     data = _any_data()
+    if not file.exists():
+        raise Refused(f"{file} does not exist{near_by(file)}")
     uri = f"{_FILE}{file.absolute().resolve()}"
     files = find_files(uri, no_storage, work, lambda _: None, data.format)
     turns: list[dict[str, Any]] = []

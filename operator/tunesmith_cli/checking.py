@@ -126,7 +126,7 @@ def _show_counts(gathered: Any) -> None:
     reading, sides = gathered.reading, gathered.sides
     table = Table(title="Rows", title_justify="left", show_header=False, box=None)
     for source in gathered.sources:
-        table.add_row(source.uri, f"{source.format}, {source.rows} rows")
+        table.add_row(Text(source.uri, overflow="fold"), f"{source.format}, {source.rows} rows")
     table.add_row("read", str(reading.rows))
     table.add_row("malformed", str(reading.malformed))
     for dropped in gathered.tally.dropped():

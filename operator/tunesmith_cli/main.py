@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from tunesmith_api.result import ExitCode
 from tunesmith_cli.mistakes import Refused
 from tunesmith_cli.terminal import err, out
 
@@ -173,6 +172,7 @@ def main() -> None:
 
 def _explained(error: Exception) -> tuple[tuple[str, ...], int]:
     """Say what a person has to change, with the exit code; raises what nobody can."""
+    from tunesmith_api.result import ExitCode
     from tunesmith_trainer.outcome import TrainerError, exit_code
 
     if isinstance(error, Refused):

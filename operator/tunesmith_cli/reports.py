@@ -66,7 +66,7 @@ def show_metrics(measurements: tuple[Measurement, ...]) -> None:
         tuned = short(measured.value)
         if measured.low and measured.high:
             tuned += f" ({short(measured.low)} to {short(measured.high)})"
-        table.add_row(measured.metric, short(measured.base_value), tuned)
+        table.add_row(Text(measured.metric, overflow="fold"), short(measured.base_value), tuned)
     out.print(table)
 
 
@@ -90,10 +90,10 @@ def show_samples(report: TrainingReport) -> None:
 
 def show_places(report: TrainingReport) -> None:
     """Print where the results lie."""
-    table = _table("Results")
+    # No table: in a narrow terminal it would cut off what is there to be copied.
+    out.print("Results", style="italic")
     for artifact in report.artifacts:
-        table.add_row(artifact.name, artifact.uri.removeprefix(_FILE))
-    out.print(table)
+        out.print(f" {artifact.name:<8} {artifact.uri.removeprefix(_FILE)}", markup=False)
     for note in report.notes:
         out.print(note, markup=False, style="yellow")
 

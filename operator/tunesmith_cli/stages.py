@@ -43,7 +43,8 @@ class StageProcess:
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 self._command(orders),
-                stdin=subprocess.DEVNULL,
+                # Held open while we live: without us, a stage saves a checkpoint and ends.
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=_environment(run),
@@ -54,7 +55,7 @@ class StageProcess:
     def _command(self, orders: Path) -> list[str]:
         work = str(self._scratch / "work")
         own = ["--run", str(orders), "--work", work, "--result", str(self._result)]
-        own += ["--host", _HOST, "--port", "0"]
+        own += ["--host", _HOST, "--port", "0", "--stop-with-input"]
         ranks = self._run.world.ranks
         if self._run.stage is StageName.PREPARE or ranks == 1:
             return [sys.executable, "-m", "tunesmith_trainer", *own]
@@ -72,6 +73,11 @@ class StageProcess:
     def stop(self) -> None:
         """Ask it to save a checkpoint and end."""
         self._process.terminate()
+
+    def release(self) -> None:
+        """Let go of it, as our own end would: it saves a checkpoint and ends."""
+        if self._process.stdin:
+            self._process.stdin.close()
 
     def kill(self) -> None:
         """End it at once, with all of its processes."""
@@ -106,6 +112,7 @@ class StageProcess:
     def finish(self) -> TrainerResult:
         """Give its result once it has ended, and remove its scratch files."""
         self.kill()  # What a launcher left behind.
+        self.release()
         try:
             return TrainerResult.model_validate_json(self._result.read_bytes())
         except (OSError, ValidationError):

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
+from tunesmith_cli.main import main
+from tunesmith_cli.terminal import err, out
+
+# As wide as in the environment of the processes below.
+out.width = err.width = 200
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = os.environ | {
+_OURS = {
     # Each stage is a process of its own: what it imports is compiled once, not in each of them.
     "PYTHONDONTWRITEBYTECODE": "",
     "PYTHONPYCACHEPREFIX": str(Path(tempfile.gettempdir()) / "tunesmith-tests-pycache"),
@@ -22,8 +30,16 @@ ENVIRONMENT = os.environ | {
     "OMP_NUM_THREADS": "1",
     "COLUMNS": "200",
 }
+ENVIRONMENT = os.environ | _OURS
 COMMAND = [sys.executable, "-m", "tunesmith_cli.main"]
 Tell = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(autouse=True)
+def _environment_of_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages are processes of their own also where the command line is in this one."""
+    for name, value in _OURS.items():
+        monkeypatch.setenv(name, value)
 
 
 def tell(*arguments: str | Path, said: str = "") -> subprocess.CompletedProcess[str]:
@@ -38,6 +54,24 @@ def tell(*arguments: str | Path, said: str = "") -> subprocess.CompletedProcess[
         timeout=280,
         check=False,
     )
+
+
+def ask(*arguments: str | Path, said: str = "") -> subprocess.CompletedProcess[str]:
+    """Do the same in this process, where libraries are loaded already."""
+    given, configured = [str(argument) for argument in arguments], structlog.get_config()
+    streams = sys.argv, sys.stdin
+    sys.argv, sys.stdin = ["tunesmith", *given], io.StringIO(said)
+    output, errors = io.StringIO(), io.StringIO()
+    try:
+        with redirect_stdout(output), redirect_stderr(errors), chdir("/"):
+            main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+        return subprocess.CompletedProcess(given, code, output.getvalue(), errors.getvalue())
+    finally:
+        sys.argv, sys.stdin = streams
+        structlog.configure(**configured)
+    raise AssertionError("main ends with an exit code")
 
 
 def job(**spec: Any) -> dict[str, Any]:

@@ -10,8 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import COMMAND, ENVIRONMENT, FinishedRun, tell, write_job
-from tunesmith_api.result import ExitCode
+from tests.cli.conftest import COMMAND, ENVIRONMENT, FinishedRun, ask, tell, write_job
+from tunesmith_api.attempts import StageName
+from tunesmith_api.result import ExitCode, Outcome
+from tunesmith_cli.devices import Devices
+from tunesmith_cli.jobfile import load_job
+from tunesmith_cli.local import Places, build_run, plan
+from tunesmith_cli.stages import StageProcess
+from tunesmith_cli.terminal import out
+from tunesmith_trainer.storage.manifest import Manifest
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -35,7 +42,7 @@ def test_the_same_file_again_finds_what_is_finished_and_judges_by_its_gates(
 ) -> None:
     report = (finished.folder / "report.json").read_bytes()
     gate = '[{metric: heldout/loss, relation: AtMost, value: "0.001"}]'
-    again = tell("run", finished.file, "--set", f"evaluation.gates={gate}")
+    again = ask("run", finished.file, "--set", f"evaluation.gates={gate}")
     assert again.returncode == 1
     assert "An earlier attempt had finished all of it." in again.stdout
     assert "is not at most 0.001" in again.stdout
@@ -63,19 +70,31 @@ def test_what_is_stopped_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert list((folder / "checkpoints").rglob("manifest.json"))
 
 
+def test_a_stage_ends_when_the_command_line_is_gone(tmp_path: Path) -> None:
+    loaded = load_job(write_job(tmp_path))
+    planned = plan(loaded.job, Devices(0), is_cpu_wanted=True, says_gpus=True)
+    run = build_run(planned, Places.of(loaded.job, None), StageName.PREPARE, 1)
+    stage = StageProcess(run, tmp_path / "work")
+    # What the system does with our end of it when we are killed.
+    stage.release()
+    assert stage.wait(120)
+    assert stage.finish().outcome is Outcome.CHECKPOINTED
+
+
 def test_a_failed_stage_says_what_to_change_and_where_its_log_is(tmp_path: Path) -> None:
     file = write_job(tmp_path)
     (tmp_path / "rows.jsonl").write_text('{"question": "?", "answer": "!"}\n')
     told = tell("run", file)
     assert told.returncode == ExitCode.USER_ERROR
-    assert "WrongColumns: The first row has the fields answer, question" in told.stderr
+    assert "rows.jsonl line 1 has the fields answer, question. Format Auto" in told.stderr
     log = told.stderr.rpartition("The log: ")[2].strip()
     assert "WrongColumns" in Path(log).read_text()
 
 
 def test_the_run_and_its_adapter_answer_alike(finished: FinishedRun) -> None:
     asked = ("--prompt", "say a", "--max-tokens", "8")
-    merged, adapter = (tell("chat", finished.folder / place, *asked) for place in ("", "adapter"))
+    merged = tell("chat", finished.folder, *asked)
+    adapter = ask("chat", finished.folder / "adapter", *asked)
     assert merged.returncode == 0, merged.stderr
     # What libraries have to say is no part of a conversation.
     assert merged.stderr == ""
@@ -83,10 +102,22 @@ def test_the_run_and_its_adapter_answer_alike(finished: FinishedRun) -> None:
     assert adapter.stdout == merged.stdout
 
 
+def test_what_cannot_be_talked_to_says_what_can(tmp_path: Path) -> None:
+    folder = tmp_path / "gguf" / "attempt-2"
+    folder.mkdir(parents=True)
+    (folder / "model.gguf").write_bytes(b"GGUF")
+    manifest = Manifest(attempt=2, files=(), extra={})
+    (folder / "manifest.json").write_text(manifest.model_dump_json(by_alias=True))
+    for place in (folder.parent, folder, folder / "model.gguf"):
+        told = ask("chat", place, "--prompt", "x")
+        assert told.returncode == ExitCode.USER_ERROR
+        assert "model.gguf is for llama.cpp" in told.stderr
+
+
 def test_a_conversation_with_examples_and_a_new_beginning(tmp_path: Path) -> None:
     examples = tmp_path / "examples.jsonl"
     examples.write_text('{"user": "x", "bot": "y"}\n')
-    told = tell(
+    told = ask(
         *("chat", "builtin://tiny", "--examples", examples, "--max-tokens", "4"),
         said="one\n/reset\n" + "long " * 200 + "\n/exit\n",
     )
@@ -95,19 +126,28 @@ def test_a_conversation_with_examples_and_a_new_beginning(tmp_path: Path) -> Non
 
 
 def test_the_report_is_shown_for_the_folder_of_the_output(finished: FinishedRun) -> None:
-    told = tell("report", finished.folder.parent)
+    told = ask("report", finished.folder.parent, "--no-open")
     assert told.returncode == 0, told.stderr
     # By the gates of whoever ran it last.
     assert "Gates: " in told.stdout
     assert "builtin://tiny" in told.stdout
 
 
+def test_paths_are_whole_in_a_narrow_terminal(
+    finished: FinishedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(out, "width", 40)
+    told = ask("report", finished.folder, "--no-open")
+    for name in ("adapter", "merged"):
+        assert f"{finished.folder}/{name}/attempt-2/" in told.stdout
+
+
 def test_a_page_without_a_screen_is_named(finished: FinishedRun, tmp_path: Path) -> None:
     for name in ("report.json", "run.json"):
         (tmp_path / name).write_bytes((finished.folder / name).read_bytes())
     (tmp_path / "report.html").write_text("<p>")
-    assert f"{tmp_path}/report.html" in tell("report", tmp_path).stdout
-    assert "report.html" not in tell("report", tmp_path, "--no-open").stdout
+    assert f"{tmp_path}/report.html" in ask("report", tmp_path).stdout
+    assert "report.html" not in ask("report", tmp_path, "--no-open").stdout
 
 
 def test_data_is_shown_as_the_model_sees_it(tmp_path: Path) -> None:
@@ -115,7 +155,7 @@ def test_data_is_shown_as_the_model_sees_it(tmp_path: Path) -> None:
     rows = [{"prompt": f"say {word}", "response": word * 3} for word in "abcdefghij"]
     lines = [json.dumps(row) for row in rows]
     file.write_text("\n".join([*lines, lines[0], '{"prompt": 1, "response": "x"}']))
-    told = tell("data", "check", file, "--model", "builtin://tiny", "--rows", "1")
+    told = ask("data", "check", file, "--model", "builtin://tiny", "--rows", "1")
     assert told.returncode == 0, told.stderr
     assert "PromptResponse" in told.stdout
     assert "line 12: prompt is a number, not text" in told.stdout
@@ -124,6 +164,6 @@ def test_data_is_shown_as_the_model_sees_it(tmp_path: Path) -> None:
 
 
 def test_unknown_things_are_guessed() -> None:
-    told = tell("rum", "job.yaml")
+    told = ask("rum", "job.yaml")
     assert told.returncode == 2
     assert "Did you mean 'run'?" in told.stderr

@@ -19,6 +19,7 @@ from tunesmith_trainer.completions import (
     Unanswered,
     Unavailable,
 )
+from tunesmith_trainer.keys import read_key
 from tunesmith_trainer.outcome import Interrupted
 from tunesmith_trainer.stopping import StopSignal
 
@@ -30,19 +31,29 @@ def ask(
     url: str,
     *,
     pauses: list[float] | None = None,
-    key_file: Path = Path("/none"),
+    key: str = "",
     read: Callable[[str], str] = str,
 ) -> str:
     """Ask once, without the pauses, which are kept in ``pauses``."""
     sleep = ([] if pauses is None else pauses).append
-    with Completions(url, key_file=key_file, timeout_seconds=5, tries=TRIES, sleep=sleep) as found:
+    with Completions(url, key=key, timeout_seconds=5, tries=TRIES, sleep=sleep) as found:
         return found.ask(BODY, read)
 
 
-def test_the_question_and_the_key_arrive(tmp_path: Path) -> None:
-    (tmp_path / "key").write_text("k1\n")
+def test_a_key_is_a_secrets_or_else_a_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "of the environment")
+    assert read_key(tmp_path, "SOME_KEY") == "of the environment"
+    # It may be meant for somebody else.
+    assert read_key(tmp_path, "SOME_KEY", is_asked=False) == ""
+    (tmp_path / "SOME_KEY").write_text("k1\n")
+    assert read_key(tmp_path, "SOME_KEY", is_asked=False) == "k1"
+
+
+def test_the_question_and_the_key_arrive() -> None:
     with Endpoint(repeat("42")) as endpoint:
-        assert ask(endpoint.url + "/", key_file=tmp_path / "key") == "42"
+        assert ask(endpoint.url + "/", key="k1") == "42"
         assert ask(endpoint.url) == "42"
     first, second = endpoint.asked
     assert (first.path, first.body) == ("/v1/chat/completions", BODY)
@@ -152,9 +163,7 @@ def test_the_end_of_the_pod_ends_the_pauses() -> None:
     stop.request()
     with (
         Endpoint(repeat(503)) as endpoint,
-        Completions(
-            endpoint.url, key_file=Path("/none"), timeout_seconds=5, tries=99, sleep=stop.sleep
-        ) as completions,
+        Completions(endpoint.url, timeout_seconds=5, tries=99, sleep=stop.sleep) as completions,
         pytest.raises(Interrupted),
     ):
         completions.ask(BODY, str)

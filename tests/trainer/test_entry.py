@@ -87,7 +87,14 @@ class OutOfMemoryError(RuntimeError):
             "StorageUnavailable",
             id="an S3 error nobody caught",
         ),
-        pytest.param(OSError(28, "full"), Outcome.INFRASTRUCTURE, "LocalIOError", id="a full disk"),
+        pytest.param(OSError(28, "full"), Outcome.INFRASTRUCTURE, "DiskFull", id="a full disk"),
+        pytest.param(
+            ValueError("I/O error: No space left on device (os error 28)"),
+            Outcome.INFRASTRUCTURE,
+            "DiskFull",
+            id="a full disk in Rust",
+        ),
+        pytest.param(OSError(5, "bad"), Outcome.INFRASTRUCTURE, "LocalIOError", id="a bad disk"),
         pytest.param(KeyError("x"), Outcome.INFRASTRUCTURE, "InternalError", id="a bug"),
     ],
 )

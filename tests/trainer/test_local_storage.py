@@ -1,12 +1,13 @@
 """A folder in the place of S3: what the trainer relies on holds there, too."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tunesmith_api.result import UserErrorReason
 from tunesmith_api.run import S3Connection
-from tunesmith_trainer.outcome import Superseded, UserError
+from tunesmith_trainer.outcome import Infrastructure, Superseded, UserError
 from tunesmith_trainer.storage import Conflict, NotFound, Store, open_store
 from tunesmith_trainer.storage.fence import Fence
 from tunesmith_trainer.storage.manifest import (
@@ -99,6 +100,17 @@ def test_a_place_that_is_no_folder_is_found_out(store: Store, uri: str, tmp_path
     with pytest.raises(UserError, match=r"Choose another output\.uri") as caught:
         store.check_writable(f"file://{tmp_path}/file/runs/")
     assert caught.value.reason == UserErrorReason.OUTPUT_NOT_WRITABLE
+
+
+def test_a_full_disk_says_how_much_is_needed(store: Store, uri: str, tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    free = shutil.disk_usage(tmp_path).free
+    with large.open("wb") as file:
+        file.truncate(free + (1 << 40))  # Of holes: it takes no room itself.
+    with pytest.raises(Infrastructure, match=r"MiB are needed .* MiB are free") as caught:
+        store.upload_all([(large, uri + "a/large")])
+    assert caught.value.reason == "DiskFull"
+    assert store.list(uri) == []
 
 
 def test_a_relative_path_is_refused(store: Store) -> None:

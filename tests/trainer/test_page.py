@@ -11,6 +11,7 @@ import pytest
 
 from tunesmith_api.datastatus import DataStatus, RowCounts
 from tunesmith_api.measurements import BaselineValue, Measurement
+from tunesmith_api.objectives import Objective
 from tunesmith_api.report import LossPoint, SampleAnswer, TrainingReport
 from tunesmith_api.result import TrainingSummary
 from tunesmith_trainer.curve import Curve
@@ -160,6 +161,14 @@ def test_a_page_of_little_is_a_page(empty: dict[str, object]) -> None:
     assert "</html>" in render(report(**empty))
 
 
+def test_the_loss_of_pairs_is_no_loss_of_tokens() -> None:
+    titles = [
+        charts_of(report().curve, objective)[0].title
+        for objective in (Objective.SFT, Objective.DPO)
+    ]
+    assert titles == ["Loss (nats a token)", "Loss (of a pair)"]
+
+
 def test_curves_take_the_colours_of_the_page() -> None:
     for chart in charts_of(report().curve):
         svg = as_svg(chart)
@@ -215,6 +224,8 @@ def test_sizes_have_units() -> None:
         ("s/loss", "0.1", "0.2", "worse"),
         ("s/exact", "0.1", "0.2", "better"),
         ("s/exact", "-0.1", "0.2", "unsure"),
+        ("s/exact", "0", "0", "same"),
+        ("s/chosen_loss", "-0.2", "-0.1", "better"),
         ("s/exact", "", "", ""),
     ],
 )

@@ -225,8 +225,16 @@ def test_a_package_that_the_image_lacks_is_named_before_anything_is_done(
     assert caught.value.reason == UserErrorReason.PACKAGE_MISSING
     monkeypatch.setattr(find, lambda name: object())
     check_tracking(run, tmp_path)
+    wanted = make_run(**with_tracking(bucket, WANDB))
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match="WANDB_API_KEY"):
-        check_tracking(make_run(**with_tracking(bucket, WANDB)), tmp_path)
+        check_tracking(wanted, tmp_path)
+    # Without a cluster there is no Secret.
+    for name, value in (("WANDB_API_KEY", "k"), ("WANDB_MODE", "offline")):
+        with monkeypatch.context() as patched:
+            patched.setenv(name, value)
+            check_tracking(wanted, tmp_path)
 
 
 def test_a_resumed_run_is_one_run_in_mlflow(

@@ -47,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     configure_logs("INFO", sys.stdout)
     stop = StopSignal()
     stop.install()
+    if options.stop_with_input:
+        stop.stop_with(sys.stdin.fileno())
     rank = int(os.environ.get("RANK", "0"))
     progress = _unread_run(options.run)
     try:
@@ -134,6 +136,11 @@ def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path(WORK_PATH), help="scratch folder")
     parser.add_argument("--host", default="", help="address to serve progress on; empty: all")
     parser.add_argument("--port", type=int, default=PROGRESS_PORT, help="0: any free port")
+    parser.add_argument(
+        "--stop-with-input",
+        action="store_true",
+        help="end with a checkpoint, as on SIGTERM, when standard input ends",
+    )
     parser.add_argument(
         "--result", type=Path, default=Path(TERMINATION_PATH), help="where the result is written"
     )

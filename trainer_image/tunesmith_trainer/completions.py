@@ -7,7 +7,6 @@ means for the run. The key is read from the mounted Secret and never logged, nor
 import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
 import httpx2
@@ -66,17 +65,17 @@ class Completions:
         self,
         base_url: str,
         *,
-        key_file: Path,
+        key: str = "",
         timeout_seconds: float,
         tries: int,
         sleep: Callable[[float], None],
     ) -> None:
-        """``base_url`` ends in /v1 as a rule; without a file there is no key.
+        """``base_url`` ends in /v1 as a rule; an empty ``key`` is not sent.
 
         ``timeout_seconds`` is for each try, and ``sleep`` may raise to end the pauses between them.
         """
         self.url = f"{base_url.rstrip('/')}/chat/completions"
-        self._client = httpx2.Client(headers=_authorization(key_file), timeout=timeout_seconds)
+        self._client = httpx2.Client(headers=_authorization(key), timeout=timeout_seconds)
         self._tries = tries
         self._sleep = sleep
 
@@ -123,10 +122,8 @@ def _pause(state: tenacity.RetryCallState) -> float:
     return min(max(asked, _backoff(state)), _LONGEST_PAUSE_SECONDS)
 
 
-def _authorization(key_file: Path) -> dict[str, str]:
-    if not key_file.is_file():
-        return {}
-    return {"Authorization": f"Bearer {key_file.read_text(encoding='utf-8').strip()}"}
+def _authorization(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _in_words(error: Exception) -> str:

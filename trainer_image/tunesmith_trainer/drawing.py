@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from tunesmith_api.objectives import Objective
 from tunesmith_api.report import LossPoint
 
 if TYPE_CHECKING:
@@ -40,14 +41,17 @@ class Chart(NamedTuple):
     lines: tuple[Line, ...]
 
 
-def charts_of(curve: Sequence[LossPoint]) -> tuple[Chart, ...]:
+def charts_of(
+    curve: Sequence[LossPoint], objective: Objective = Objective.SFT
+) -> tuple[Chart, ...]:
     """Give the charts of a run: loss with validation, learning rate, gradient norm."""
     validated = [point for point in curve if point.validation_loss]
     losses = [_line("training", curve, "loss", _FIRST)]
     if validated:
         losses.append(_line("validation", validated, "validation_loss", _SECOND))
+    is_pairs = objective is Objective.DPO
     return (
-        Chart("Loss (nats a token)", tuple(losses)),
+        Chart("Loss (of a pair)" if is_pairs else "Loss (nats a token)", tuple(losses)),
         Chart("Learning rate", (_line("", curve, "learning_rate", _FIRST),)),
         Chart("Gradient norm", (_line("", curve, "gradient_norm", _FIRST),)),
     )

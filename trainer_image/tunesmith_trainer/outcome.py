@@ -5,6 +5,7 @@ else escapes is sorted by :func:`classify` at the very end. Called by all module
 imports none of them, and no library whose errors it sorts (those are told apart by name).
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,9 +107,21 @@ def classify(error: BaseException) -> TrainerError:
         )
     if kind.__module__.split(".")[0] in {"botocore", "boto3", "s3transfer"}:
         return Infrastructure("StorageUnavailable", f"S3 failed: {kind.__name__}: {text}")
+    if _is_disk_full(error):
+        return Infrastructure(
+            "DiskFull",
+            f"The disk is full: {text} Free some room and run it again, or choose a larger disk"
+            " (in a cluster compute.resources.requests.ephemeral-storage).",
+        )
     if isinstance(error, OSError) and error.errno is not None:
         return Infrastructure("LocalIOError", f"{kind.__name__}: {text}")
     return Infrastructure("InternalError", f"{kind.__name__}: {text}")
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    # Libraries in Rust, such as safetensors, have errors of their own that quote the system's.
+    number = error.errno if isinstance(error, OSError) else None
+    return number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -19,7 +19,7 @@ from tunesmith_trainer.storage import Store
 from tunesmith_trainer.storage.fence import Fence
 
 PAGE, CURVE = "report.html", "curve.png"
-_BETTER_WHEN_LOWER = ("loss", "perplexity", "unjudged", "peak_memory_bytes")
+_BETTER_WHEN_LOWER = ("loss", "chosen_loss", "perplexity", "unjudged", "peak_memory_bytes")
 _UNITS = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
 
 
@@ -28,7 +28,7 @@ def write_pages(
 ) -> None:
     """Write both files into `folder` and upload them beside report.json. Raises Superseded."""
     folder.mkdir(parents=True, exist_ok=True)
-    charts = charts_of(report.curve)
+    charts = charts_of(report.curve, report.objective)
     (folder / CURVE).write_bytes(as_png(charts))
     (folder / PAGE).write_text(render(report), encoding="utf-8")
     fence.check()
@@ -44,7 +44,7 @@ def render(report: TrainingReport) -> str:
         verdict=judge(report.evaluation.gates, report.measurements, earlier),
         others=[name.value for name in earlier],
         # Drawn by matplotlib from numbers alone: no text of a user is in it.
-        charts=[Markup(as_svg(chart)) for chart in charts_of(report.curve)],  # noqa: S704
+        charts=[Markup(as_svg(chart)) for chart in charts_of(report.curve, report.objective)],  # noqa: S704
         method=method,
         settings=_settings(report, method),
     )
@@ -67,13 +67,15 @@ def size(count: int) -> str:
 
 
 def change(measurement: Measurement) -> str:
-    """Say whether the tuned model is better than the base model: better, worse, unsure or empty.
+    """Say whether the tuned model is better than the base model: better, worse, same, unsure or "".
 
     Unsure where the interval of the difference holds 0.
     """
     low, high = map(parse_number, (measurement.difference_low, measurement.difference_high))
     if low is None or high is None:
         return ""
+    if low == high == 0:
+        return "same"
     if low <= 0 <= high:
         return "unsure"
     is_lower_better = measurement.metric.rpartition("/")[2] in _BETTER_WHEN_LOWER

@@ -4,8 +4,11 @@ Installed before anything slow. It never ends anything by itself: whoever works 
 point it is safe to stop, and raises. Called by ``__main__``, polled by everything long.
 """
 
+import os
 import signal
+import threading
 import time
+from contextlib import suppress
 from types import FrameType
 
 from tunesmith_trainer.outcome import Interrupted
@@ -35,6 +38,21 @@ class StopSignal:
     def install(self) -> None:
         """Take over SIGTERM of this process. Main thread only."""
         signal.signal(signal.SIGTERM, self._on_signal)
+
+    def stop_with(self, descriptor: int) -> None:
+        """Ask for the end when what is read here ends: whoever held it open is gone.
+
+        A thread of its own waits, on the bare descriptor: one that waits inside of sys.stdin keeps
+        the interpreter from ending.
+        """
+
+        def wait() -> None:
+            with suppress(OSError):
+                while os.read(descriptor, 1):
+                    pass
+            self.request()
+
+        threading.Thread(target=wait, name="stop-with", daemon=True).start()
 
     def check(self) -> None:
         """Raise :class:`Interrupted` if the end was asked for."""

@@ -3,6 +3,7 @@
 Called by `prepare`, before anything is fetched, and by `recipe`.
 """
 
+import os
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tunesmith_api.result import UserErrorReason
 from tunesmith_api.run import CREDENTIALS_PATH, TrainingRun
+from tunesmith_trainer.keys import read_key
 from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.tracking.eventfile import EventFile
 from tunesmith_trainer.tracking.identity import Identity
@@ -38,12 +40,16 @@ def check_tracking(run: TrainingRun, credentials: Path = Path(CREDENTIALS_PATH))
                 " trainer's image. Set compute.image to one with the extra tracking, or remove"
                 f" output.tracking.{module}.",
             )
-    if tracking.wandb and not (credentials / "wandb" / "WANDB_API_KEY").is_file():
+    if tracking.wandb and not (_is_offline() or read_key(credentials / "wandb", "WANDB_API_KEY")):
         raise UserError(
             UserErrorReason.CREDENTIALS_MISSING,
             f"Secret {tracking.wandb.secret_ref.name}, named in output.tracking.wandb.secretRef,"
-            " lacks WANDB_API_KEY.",
+            " lacks WANDB_API_KEY. Without a cluster set that variable, or WANDB_MODE=offline.",
         )
+
+
+def _is_offline() -> bool:
+    return os.environ.get("WANDB_MODE") in ("offline", "disabled")
 
 
 def begin_tracking(

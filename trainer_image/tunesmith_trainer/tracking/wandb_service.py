@@ -6,6 +6,7 @@ from pathlib import Path
 import wandb
 
 from tunesmith_api.tracking import Wandb
+from tunesmith_trainer.keys import read_key
 from tunesmith_trainer.tracking.identity import Identity
 from tunesmith_trainer.tracking.sending import Ending, Point
 
@@ -21,8 +22,7 @@ class WandbService:
     ) -> None:
         """`credentials` is the folder with the Secret's key; `directory` is for W&B's own files."""
         self._settings, self._identity = settings, identity
-        key = credentials / _SECRET
-        self._key = key.read_text().strip() if key.is_file() else None
+        self._key = read_key(credentials, _SECRET) or None
         self._directory = directory
         self._run: wandb.Run | None = None
 
