@@ -73,17 +73,11 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
     ).gather()
 
     progress.enter(Phase.TOKENIZING)
-    on_rows = _looking_up(progress, stop)
     limit, policy = run.hyperparameters.max_sequence_length, run.dataset.checks.too_long
     rows = RowTokenizer(
         tokenizer, limit, policy, gathered.reading, prompting, objective=run.objective
     )
-    splits = {
-        name: write_split(
-            work / "prepared", name, rows.tokenize(getattr(gathered.sides, name), on_rows)
-        )
-        for name in SPLITS
-    }
+    splits = _tokenize(gathered.sides, rows, work / "prepared", _looking_up(progress, stop))
     template = used_template(tokenizer, run.dataset)
     meta = _described(run, gathered, splits, rows.counts, model=model, template=template)
 
@@ -159,6 +153,15 @@ def _earlier(output: Store, run: TrainingRun) -> PreparedMeta | None:
     except (Damaged, KeyError, ValueError) as error:
         log.warning("earlier prepared data is not used", error=str(error))
         return None
+
+
+def _tokenize(
+    sides: Sides, rows: RowTokenizer, directory: Path, on_rows: Callable[[int], None]
+) -> dict[str, Written]:
+    return {
+        name: write_split(directory, name, rows.tokenize(getattr(sides, name), on_rows))
+        for name in SPLITS
+    }
 
 
 def _described(
