@@ -8,7 +8,6 @@ median is printed. Exits with 1 when it is above the target.
 
 import argparse
 import json
-import logging
 import statistics
 import sys
 import tempfile
@@ -22,8 +21,9 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from benchmarks.s3_server import REGION, s3_server
 from tunesmith_api.report import TrainingReport
-from tunesmith_api.run import Phase, TrainingRun
-from tunesmith_trainer.logs import configure_logs
+from tunesmith_api.result import Phase
+from tunesmith_api.run import TrainingRun
+from tunesmith_process.logs import configure_logs
 from tunesmith_trainer.prepare import prepare
 from tunesmith_trainer.progress import Progress
 from tunesmith_trainer.recipe import fine_tune
@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--pairs", type=int, default=5)
     given = parser.parse_args()
-    configure_logs(logging.WARNING)
+    configure_logs("WARNING", sys.stderr)
     with s3_server() as endpoint, tempfile.TemporaryDirectory() as folder:
         style = Config(s3={"addressing_style": "path"})
         client = boto3.client("s3", endpoint_url=endpoint, region_name=REGION, config=style)

@@ -184,7 +184,11 @@ async def measure(engine: str, sidecar: str, pid: int) -> bool:
     row(f"requests/s, {CLIENTS} clients", direct_count / direct_seconds, count / seconds, "1/s")
     per_core = count / used
     print(f"requests a second and core of the sidecar: {per_core:.0f}")
-    overhead, added = median_added(single), median_added(streams)
+    return judge(median_added(single), per_core, median_added(streams))
+
+
+def judge(overhead: float, per_core: float, added: float) -> bool:
+    """Print each target and whether it is met; tell whether all are."""
     verdicts = [
         (
             f"p50 overhead {overhead:.2f} ms, target {TARGET_OVERHEAD_MS} ms",

@@ -20,16 +20,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-DATA = REPOSITORY / "examples" / "data"
 CACHE = Path.home() / ".cache" / "tunesmith"
 TRL, DATASETS = "1.16.0", "5.2.0"
-ROWS, RANK, ALPHA, RATE, WARMUP, LENGTH, SEED = 4, 16, 32, 2e-3, 3, 256, 17
 PEERS: dict[str, dict[str, bool]] = {
     "TRL, defaults": {},
     "TRL, packing": {"packing": True},
@@ -53,7 +50,7 @@ class Worker:
         }
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process
         self._process = subprocess.Popen(
-            [python, "-m", "benchmarks.bench_training", "--worker", json.dumps(options)],
+            [python, "-m", "benchmarks.training_worker", json.dumps(options)],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -68,7 +65,8 @@ class Worker:
     def _hear(self) -> Answer:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            if line.startswith("{"):
+            # TRL prints dictionaries of Python's in between.
+            if line.startswith('{"'):
                 return dict(json.loads(line))
         self._errors.seek(0)
         raise RuntimeError(self._errors.read()[-3000:])
@@ -107,236 +105,20 @@ class Worker:
         return float(sum(s["tokens"] for s in self.steps) / sum(s["computed"] for s in self.steps))
 
 
-def say(**answer: Any) -> None:
-    """Answer the parent."""
-    print(json.dumps(answer), flush=True)
-
-
-def be_told() -> None:
-    """Wait for one's turn."""
-    if not sys.stdin.readline():
-        raise SystemExit
-
-
-def tokenized(model: Path, name: str) -> Any:
-    """Give the example rows as the trainer prepares them."""
-    import numpy as np
-
-    from tunesmith_api.dataset import Dataset, Training
-    from tunesmith_trainer.data.prepared import Split
-    from tunesmith_trainer.data.templates import load_tokenizer
-
-    tokenizer = load_tokenizer(model, Dataset(train=Training(uri=f"file://{DATA / name}")))
-    tokens: list[int] = []
-    marks: list[int] = []
-    offsets = [0]
-    for line in (DATA / name).read_text().splitlines():
-        row = json.loads(line)
-        asked = [{"role": "user", "content": row["prompt"]}]
-        whole = [*asked, {"role": "assistant", "content": row["response"]}]
-        options = {"tokenize": True, "return_dict": False}
-        prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, **options)
-        ids = tokenizer.apply_chat_template(whole, **options)
-        learned = len(ids) - len(prompt)
-        tokens += ids
-        # The line break after the end of the turn is not learned.
-        marks += [0] * len(prompt) + [1] * (learned - 1) + [0]
-        offsets.append(len(tokens))
-    return Split(np.array(tokens, np.int32), np.array(offsets), np.array(marks, np.uint8))
-
-
-def held_out_loss(model: Any, rows: Any) -> float:
-    """Give the loss on held-out rows."""
-    import torch
-    from accelerate import Accelerator
-
-    from tunesmith_trainer.distributed import Ranks
-    from tunesmith_trainer.evaluation import held_out_score
-    from tunesmith_trainer.objective import SupervisedLoss
-    from tunesmith_trainer.stopping import StopSignal
-
-    ranks = Ranks(Accelerator(cpu=True))
-    loss = model if isinstance(model, SupervisedLoss) else SupervisedLoss(model)
-    with torch.no_grad():
-        return held_out_score(loss, rows, ranks, StopSignal(), batch_size=8, pad_id=0).loss
-
-
-def ours(model: Path, steps: int, precision: str) -> None:
-    """Be this trainer."""
-    import torch
-    from accelerate import Accelerator
-
-    from tunesmith_api.training import Hyperparameters, Lora, Method, Precision
-    from tunesmith_trainer.batches import BatchPlan
-    from tunesmith_trainer.capability import settle
-    from tunesmith_trainer.curve import Curve
-    from tunesmith_trainer.distributed import Ranks
-    from tunesmith_trainer.loop import Training, optimizer_step
-    from tunesmith_trainer.model import load_trainable
-    from tunesmith_trainer.objective import SupervisedLoss
-    from tunesmith_trainer.optimizers import build_optimizer
-    from tunesmith_trainer.state import TrainState
-    from tunesmith_trainer.stopping import StopSignal
-
-    rows = tokenized(model, "about-tunesmith.jsonl")
-    test = tokenized(model, "about-tunesmith-heldout.jsonl")
-    settings = Hyperparameters(
-        learning_rate=str(RATE),
-        warmup_steps=WARMUP,
-        per_device_batch_size=ROWS,
-        max_sequence_length=LENGTH,
-    )
-    method = Method(lora=Lora(rank=RANK, alpha=ALPHA, dropout="0"))
-    mixed = "bf16" if precision == "BF16" else "no"
-    ranks = Ranks(Accelerator(cpu=True, mixed_precision=mixed))
-    loss = SupervisedLoss(
-        load_trainable(model, method, Precision(precision), torch.device("cpu"), SEED)
-    )
-    settle(loss, rows, 0, may_pack=True)
-    plan = BatchPlan(rows.lengths, SEED, ROWS)
-    total = min(steps, plan.steps_per_epoch)
-    training = Training(
-        settings=settings,
-        ranks=ranks,
-        loss=loss,
-        optimizer=build_optimizer(loss, settings),
-        train=rows,
-        validation=None,
-        pad_id=0,
-        plan=plan,
-        total_steps=total,
-        checkpoint_every=total + 1,
-        state=TrainState(),
-        curve=Curve(None),
-    )
-    say(ready=True)
-    for _, batch in zip(range(total), plan.batches_from(0), strict=False):
-        be_told()
-        training.prepared.train()
-        tokens, computed = training.state.tokens, training.computed
-        began, before = time.perf_counter(), time.process_time()
-        optimizer_step(training, batch, StopSignal())
-        seconds, cpu = time.perf_counter() - began, time.process_time() - before
-        tokens, computed = training.state.tokens - tokens, training.computed - computed
-        gflops = matrix_speed(computed)
-        say(seconds=seconds, cpu=cpu, tokens=tokens, computed=computed, gflops=gflops)
-    be_told()
-    say(done=True, loss=held_out_loss(loss, test), parameters=weights_in_products(loss.model))
-
-
-def matrix_speed(tokens: int) -> float:
-    """Give the machine's GFLOP/s just now at products of this model's sizes."""
-    import torch
-
-    work, began = 0.0, time.perf_counter()
-    for width, out in ((576, 576), (576, 1536), (1536, 576)):
-        x, weight = torch.ones(tokens, width), torch.ones(out, width)
-        for _ in range(4):
-            torch.mm(x, weight.t())
-            work += 2 * tokens * width * out
-    return work / (time.perf_counter() - began) / 1e9
-
-
-def weights_in_products(model: Any) -> int:
-    """Count the base model's weights that every token is multiplied with."""
-    from torch import nn
-
-    return sum(
-        m.weight.numel()
-        for name, m in model.named_modules()
-        if isinstance(m, nn.Linear) and "lora_" not in name
-    )
-
-
-def trl(model: Path, steps: int, options: Answer) -> None:
-    """Be TRL's trainer."""
-    import torch
-    from datasets import Dataset  # type: ignore[import-not-found]
-    from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-    from trl import SFTConfig, SFTTrainer  # type: ignore[import-not-found]
-
-    rows = tokenized(model, "about-tunesmith.jsonl")
-    test = tokenized(model, "about-tunesmith-heldout.jsonl")
-    columns: Answer = {"input_ids": [], "assistant_masks": []}
-    for index in range(len(rows)):
-        for name, values in zip(columns, rows.row(index), strict=True):
-            columns[name].append(values.tolist())
-
-    class Turns(TrainerCallback):  # type: ignore[misc]
-        """Takes each step in its turn."""
-
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            be_told()
-            self.began, self.before = time.perf_counter(), time.process_time()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            seconds = time.perf_counter() - self.began
-            cpu = time.process_time() - self.before
-            tokens, computed = counts.popleft()
-            say(seconds=seconds, cpu=cpu, tokens=tokens, computed=computed)
-
-    # Batches are made one ahead of the step.
-    counts: deque[tuple[int, int]] = deque()
-    with tempfile.TemporaryDirectory() as folder:
-        config = SFTConfig(
-            output_dir=folder,
-            # Packed, a line has the tokens of about four rows.
-            per_device_train_batch_size=1 if options.get("packing") else ROWS,
-            learning_rate=RATE,
-            lr_scheduler_type="cosine",
-            warmup_steps=WARMUP,
-            max_steps=steps if steps * ROWS < len(rows) else -1,
-            num_train_epochs=1,
-            max_length=LENGTH,
-            seed=SEED,
-            bf16=False,
-            use_cpu=True,
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
-            **options,
-        )
-        trainer = SFTTrainer(
-            model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
-            args=config,
-            train_dataset=Dataset.from_dict(columns),
-            processing_class=AutoTokenizer.from_pretrained(model),
-            peft_config=LoraConfig(
-                r=RANK,
-                lora_alpha=ALPHA,
-                lora_dropout=0.0,
-                target_modules="all-linear",
-                task_type="CAUSAL_LM",
-            ),
-            callbacks=[Turns()],
-        )
-        plain = trainer.data_collator
-
-        def counted(features: list[Answer]) -> Any:
-            batch = plain(features)
-            tokens = sum(len(feature["input_ids"]) for feature in features)
-            counts.append((tokens, batch["input_ids"].numel()))
-            return batch
-
-        trainer.data_collator = counted
-        say(ready=True)
-        trainer.train()
-    be_told()
-    say(done=True, loss=held_out_loss(trainer.model.eval(), test))
-
-
 def peer_python() -> Path:
     """Give the interpreter of an environment with TRL, made at the first call."""
     folder = CACHE / "peers" / f"trl-{TRL}"
     python = folder / "bin" / "python"
     done = folder / ".done"
-    if not done.exists():
+    is_new = not done.exists()
+    if is_new:
         print(f"installing trl {TRL} into {folder}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        site = next(folder.glob("lib/python*/site-packages"))
-        mine = next(path for path in sys.path if path.endswith("site-packages"))
-        (site / "ours.pth").write_text(mine + "\n")
+    # Each time: the cache outlives the checkout that it was made from.
+    site = next(folder.glob("lib/python*/site-packages"))
+    mine = next(path for path in sys.path if path.endswith("site-packages"))
+    (site / "ours.pth").write_text(mine + "\n")
+    if is_new:
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "--no-deps", f"trl=={TRL}"], check=True)
         subprocess.run([*pip, f"datasets=={DATASETS}"], check=True)
@@ -354,6 +136,15 @@ def take_turns(workers: dict[str, Worker]) -> None:
 
 def report(workers: dict[str, Worker]) -> bool:
     """Print what was found; tell whether all targets are met."""
+    print_table(workers)
+    results = list(verdicts(workers))
+    for text, is_met in results:
+        print(("met     " if is_met else "MISSED  ") + text)
+    return all(is_met for _, is_met in results)
+
+
+def print_table(workers: dict[str, Worker]) -> None:
+    """Print a line a trainer, and what the last column means."""
     mine = workers["ours, FP32"]
     gflops = statistics.median(step["gflops"] for step in mine.steps)
     limit = gflops * 1e9 / (4 * mine.end["parameters"])
@@ -372,27 +163,21 @@ def report(workers: dict[str, Worker]) -> bool:
         f"share: of {limit:.0f} tokens/s, which {gflops:.0f} GFLOP/s in matrix products allow "
         "where each token costs 4 N; tokens computed once for several rows go beyond"
     )
-    verdicts = [
-        (
-            f"{mine.speed() / workers[name].speed():.2f} x {name}, target {target}",
-            mine.speed() >= target * workers[name].speed(),
-        )
-        for name, target in TARGETS.items()
-    ]
+
+
+def verdicts(workers: dict[str, Worker]) -> Iterator[tuple[str, bool]]:
+    """Give each target as a sentence, and whether it is met."""
+    mine = workers["ours, FP32"]
+    for name, target in TARGETS.items():
+        ratio = mine.speed() / workers[name].speed()
+        yield f"{ratio:.2f} x {name}, target {target}", ratio >= target
     worst = max(mine.end["loss"] - workers[name].end["loss"] for name in TARGETS)
-    verdicts += [
-        (
-            f"loss above TRL's by {worst:+.3f}, at most {LARGEST_DISTANCE}",
-            worst <= LARGEST_DISTANCE,
-        ),
-        (
-            f"packing efficiency {mine.efficiency():.3f}, target {LEAST_EFFICIENCY}",
-            mine.efficiency() >= LEAST_EFFICIENCY,
-        ),
-    ]
-    for text, is_met in verdicts:
-        print(("met     " if is_met else "MISSED  ") + text)
-    return all(is_met for _, is_met in verdicts)
+    yield f"loss above TRL's by {worst:+.3f}, at most {LARGEST_DISTANCE}", worst <= LARGEST_DISTANCE
+    efficiency = mine.efficiency()
+    yield (
+        f"packing efficiency {efficiency:.3f}, target {LEAST_EFFICIENCY}",
+        efficiency >= LEAST_EFFICIENCY,
+    )
 
 
 def has_bf16() -> bool:
@@ -409,16 +194,7 @@ def main() -> int:
         "--steps", type=int, default=10_000, help="at most so many; an epoch has 57"
     )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.worker:
-        options = given.worker
-        model = Path(options["model"])
-        if "precision" in options:
-            ours(model, options["steps"], options["precision"])
-        else:
-            trl(model, options["steps"], options["trl"])
-        return 0
     model = given.model or next(CACHE.glob("base-model/*/config.json")).parent
     task = {"model": str(model), "steps": given.steps}
     here, peer = Path(sys.executable), peer_python()

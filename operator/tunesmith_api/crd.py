@@ -169,6 +169,7 @@ _VERSION_COLUMNS = [
     _column("Version", ".spec.version"),
     _column("Loss", '.spec.metrics[?(@.name=="heldout/loss")].value'),
     _column("Base-Loss", '.spec.metrics[?(@.name=="heldout/loss")].baseValue'),
+    _column("In-Use", '.status.conditions[?(@.type=="InUse")].status'),
     _column("Job", ".spec.lineage.job"),
     _AGE,
 ]

@@ -176,8 +176,8 @@ class RollbackStatus(Status):
     """From the decision until the router was seen without it. Absent while it still has traffic,
     which happens only while nothing else can serve."""
     requests_served_by_rejected: Count = 0
-    """Requests it had answered by then, as the router counted them: 0 with router GatewayAPI,
-    which tells no counts."""
+    """Requests it had answered by then, as the router counted them. With router GatewayAPI, which
+    tells no counts, as its pods counted them, copies for mirrorPercent included."""
 
 
 class RejectedStatus(Status):

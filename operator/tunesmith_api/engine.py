@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from tunesmith_api.finetunejob import Resources, SelectorMap, Toleration
+from tunesmith_api.compute import Resources, SelectorMap, Toleration
 from tunesmith_api.meta import Name, OptionalName, Rule, Spec, Text, cel, exactly_one, section
 
 

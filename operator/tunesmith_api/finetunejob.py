@@ -4,144 +4,20 @@ The description of each field is what `kubectl explain` prints. Rules that need 
 CEL, so that the API server refuses a wrong object at once.
 """
 
-from enum import StrEnum
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import ConfigDict, Field
 
+from tunesmith_api.compute import Compute
 from tunesmith_api.dataset import Dataset
 from tunesmith_api.evaluation import Evaluation
 from tunesmith_api.jobstatus import FineTuneJobStatus
-from tunesmith_api.meta import (
-    IMMUTABLE,
-    Name,
-    ObjectMeta,
-    OptionalName,
-    Quantity,
-    Rule,
-    Seconds,
-    ShortText,
-    Spec,
-    Status,
-    cel,
-    section,
-)
+from tunesmith_api.meta import IMMUTABLE, Name, ObjectMeta, Rule, Spec, Status, cel, section
 from tunesmith_api.objectives import Dpo, Objective
 from tunesmith_api.output import Output
+from tunesmith_api.runpolicy import CheckpointPolicy, RunPolicy
+from tunesmith_api.sharding import SHARDING_RULES
 from tunesmith_api.training import Hyperparameters, Lora, Method, ModelSource, S3Options
-
-
-class OnOutOfMemory(StrEnum):
-    """What follows when training runs out of memory."""
-
-    HALVE_BATCH = "HalveBatch"
-    FAIL = "Fail"
-
-
-class Toleration(Spec):
-    """A toleration of the training pods."""
-
-    key: ShortText = ""
-    """Taint key; empty with operator Exists stands for all."""
-    operator: Literal["Exists", "Equal"] = "Equal"
-    """How key and value are compared."""
-    value: ShortText = ""
-    """Taint value."""
-    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
-    """Taint effect; empty stands for all."""
-    toleration_seconds: Seconds | None = None
-    """How long a NoExecute taint is tolerated."""
-
-
-ResourceList = Annotated[dict[ShortText, Quantity], Field(max_length=16)]
-SelectorMap = Annotated[dict[ShortText, Annotated[str, Field(max_length=63)]], Field(max_length=16)]
-
-
-class Resources(Spec):
-    """CPU and memory of a pod. GPUs come from gpusPerNode."""
-
-    requests: ResourceList = Field(default_factory=dict)
-    """What is reserved."""
-    limits: ResourceList = Field(default_factory=dict)
-    """What may be used at most."""
-
-
-class Compute(Spec):
-    """Where training runs."""
-
-    nodes: Annotated[int, Field(ge=1, le=64)] = 1
-    """Pods that train together, started with accelerate launch where there are several ranks."""
-    gpus_per_node: Annotated[int, Field(ge=0, le=16)] = 1
-    """GPUs of a pod, each with a process of its own. 0 trains on the CPU."""
-    gpu_type: Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9._-]*$")] = ""
-    """Kind of GPU, such as A100 or A100-80GB. The chart's table gpuTypes says which node labels
-    stand for it. Empty: any."""
-    resources: Resources = Field(default_factory=Resources, json_schema_extra=section())
-    """CPU and memory of a training pod."""
-    node_selector: SelectorMap = Field(default_factory=dict)
-    """Further labels the node must have."""
-    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] = Field(
-        default=(), json_schema_extra={"x-kubernetes-list-type": "atomic"}
-    )
-    """Taints the pods may stand. The chart's tolerations for GPU nodes are added."""
-    shared_memory: Quantity = "2Gi"
-    """Size of /dev/shm."""
-    service_account_name: OptionalName = ""
-    """Service account of the pods, for workload identity. Empty: default. Its token is not
-    mounted. The operator's chart may restrict the names."""
-    image: Annotated[str, Field(max_length=512, pattern=r"^\S*$")] = ""
-    """Image of the trainer. Empty: the operator's."""
-    on_out_of_memory: OnOutOfMemory = OnOutOfMemory.HALVE_BATCH
-    """HalveBatch tries once more with half the perDeviceBatchSize and twice the
-    gradientAccumulationSteps."""
-
-
-class CheckpointPolicy(Spec):
-    """When the state of training is saved, so that an interruption costs little."""
-
-    every_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 100
-    """Optimizer steps between two checkpoints. One more is saved on SIGTERM."""
-    keep_last: Annotated[int, Field(ge=2, le=20)] = 2
-    """How many checkpoints are kept. All are deleted after success."""
-    grace_period_seconds: Annotated[int, Field(ge=5, le=3600)] = 120
-    """Time for the checkpoint on SIGTERM before the pod is killed."""
-    resume: Literal["Auto", "Never"] = "Auto"
-    """Auto goes on from the newest complete checkpoint, or the one before if that is damaged."""
-
-
-class StageTimeouts(Spec):
-    """Longest time of each part of an attempt, from its start."""
-
-    prepare: Seconds = 3600
-    """Seconds for the prepare pod."""
-    train: Seconds = 0
-    """Seconds for training; 0 is no limit."""
-    evaluate: Seconds = 7200
-    """Seconds for evaluation."""
-    export: Seconds = 7200
-    """Seconds for export and upload."""
-
-
-class RunPolicy(Spec):
-    """How often, how long, and what stays."""
-
-    backoff_limit: Annotated[int, Field(ge=0, le=100)] = 3
-    """Failed attempts that are followed by another one. Errors that a repeat cannot mend end the
-    job at once."""
-    disruption_limit: Annotated[int, Field(ge=0, le=1000)] = 20
-    """Evictions, preemptions and lost nodes that are followed by another attempt."""
-    active_deadline_seconds: Seconds = 0
-    """Seconds from the job's first start to its failure; time suspended counts. 0 is no limit."""
-    stall_timeout_seconds: Annotated[int, Field(ge=10, le=86_400)] = 900
-    """Seconds without any progress of the trainer after which the attempt is replaced."""
-    stage_timeout_seconds: StageTimeouts = Field(
-        default_factory=StageTimeouts, json_schema_extra=section()
-    )
-    """Longest time of each part of an attempt."""
-    ttl_seconds_after_finished: Seconds | None = None
-    """Seconds from the end of the job to its deletion. The ModelVersion stays. Absent: never."""
-    priority_class_name: OptionalName = ""
-    """Priority class of the pods; a change counts from the next attempt."""
 
 
 class DeploymentRef(Spec):
@@ -207,6 +83,7 @@ _JOB_RULES = (
         "hyperparameters.optimizer AdamW8bit needs a GPU: choose AdamW or Adafactor, or set "
         "compute.gpusPerNode",
     ),
+    *SHARDING_RULES,
     Rule("!has(self.dpo) || self.objective == 'DPO'", "spec.dpo needs spec.objective DPO"),
     Rule(
         "self.objective != 'DPO' || (self.dataset.format in ['Auto', 'Preference']"

@@ -8,8 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import NamedTuple
 
-from tunesmith_api.evaluation import Baseline, Confidence, Gate, Relation
-from tunesmith_api.jobstatus import EvaluationStatus, GateResult, Measurement, Verdict
+from tunesmith_api.evaluation import Baseline, Confidence, Evaluation, Gate, Relation
+from tunesmith_api.measurements import EvaluationStatus, GateResult, Measurement, Verdict
+from tunesmith_api.objectives import Objective
 
 _WORDS = {
     Relation.AT_MOST: "at most",
@@ -24,6 +25,21 @@ _MODELS = {
     Baseline.DEPLOYED: "the deployed version",
 }
 _NO_EARLIER = ", as there was no earlier version to compare with"
+
+
+def unmeasured(evaluation: Evaluation, objective: Objective) -> str:
+    """Say which gate asks for what no suite measures; empty where there is none."""
+    known = {suite.name: suite.measures(objective) for suite in evaluation.suites}
+    for gate in evaluation.gates:
+        suite, _, metric = gate.metric.partition("/")
+        found = known.get(suite, frozenset())
+        if found is not None and metric not in found:
+            return (
+                f"evaluation.gates asks for {gate.metric}, which is not measured: suite {suite}"
+                f" measures {', '.join(sorted(found)) or 'nothing'}. Name one of them, or add the"
+                " metric to the suite."
+            )
+    return ""
 
 
 class _Compared(NamedTuple):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import yaml
 
-from tunesmith_api.conditions import render_markdown
 from tunesmith_api.crd import definitions
+from tunesmith_api.meanings import render_markdown
 
 _NUMBER = re.compile(r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?")
 

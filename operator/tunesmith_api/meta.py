@@ -95,6 +95,14 @@ S3Uri = Annotated[
         json_schema_extra=cel(NO_PARENT),
     ),
 ]
+ObjectUri = Annotated[
+    str,
+    Field(
+        max_length=1024,
+        pattern=rf"^(s3://[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9]/{URI_TAIL}|file:///.+)$",
+        json_schema_extra=cel(NO_PARENT, IN_CLUSTER),
+    ),
+]
 OutputUri = Annotated[
     str,
     Field(

@@ -3,6 +3,7 @@
 Made by a FineTuneJob whose gates have passed, or by hand for a model trained elsewhere.
 """
 
+from enum import StrEnum
 from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field
@@ -65,7 +66,7 @@ class Lineage(Spec):
     report_digest: Digest | None = None
     """Its sha256."""
     parent: ShortText = ""
-    """ModelVersion it was trained from."""
+    """ModelVersion of the same model whose artifact it was trained from. Empty: none."""
 
 
 class VersionMetric(Spec):
@@ -160,6 +161,25 @@ class ModelVersionSpec(Spec):
     """SPDX identifier."""
 
 
+class UseRole(StrEnum):
+    """What a ModelVersion is to a ModelDeployment."""
+
+    SOURCE = "Source"
+    STABLE = "Stable"
+    CANARY = "Canary"
+    PREVIOUS = "Previous"
+
+
+class VersionUser(Status):
+    """A ModelDeployment that uses the version."""
+
+    name: Name
+    """Its name."""
+    roles: Annotated[tuple[UseRole, ...], Field(max_length=4)] = ()
+    """Source: spec.source.modelVersion names it. Stable, Canary, Previous: a revision of it with
+    that part has pods."""
+
+
 class ModelVersionStatus(Status):
     """What the operator knows of it."""
 
@@ -172,7 +192,16 @@ class ModelVersionStatus(Status):
             "x-kubernetes-list-map-keys": ["type"],
         },
     )
-    """Verified: whether its making, and so its digests, is vouched for by a run's report."""
+    """Verified: whether its making, and so its digests, is vouched for by a run's report. InUse:
+    whether a ModelDeployment serves it or names it."""
+    used_by: Annotated[tuple[VersionUser, ...], Field(max_length=64)] = Field(
+        default=(),
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["name"],
+        },
+    )
+    """The ModelDeployments that use it, by name; the first 64."""
 
 
 class ModelVersion(Status):

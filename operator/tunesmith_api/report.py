@@ -9,11 +9,14 @@ from typing import Literal
 
 from pydantic import Field
 
+from tunesmith_api.datastatus import DataStatus
 from tunesmith_api.evaluation import Evaluation
-from tunesmith_api.jobstatus import Architecture, ArtifactStatus, DataStatus, Measurement
+from tunesmith_api.jobstatus import Architecture, ArtifactStatus
+from tunesmith_api.measurements import Measurement
 from tunesmith_api.meta import Digest, Status
 from tunesmith_api.objectives import Dpo, Objective
-from tunesmith_api.run import BaselineModel, JobRef, TrainingSummary
+from tunesmith_api.result import TrainingSummary
+from tunesmith_api.run import BaselineModel, JobRef
 from tunesmith_api.training import Hyperparameters, Method, ModelSource
 
 

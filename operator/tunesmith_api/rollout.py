@@ -62,8 +62,8 @@ class FailFast(Spec):
     """What ends a canary at once, without waiting for a sample."""
 
     consecutive_errors: Annotated[int, Field(ge=0, le=100_000)] = 20
-    """Failed answers of the canary in a row. 0 is never. Needs router HAProxy: a Gateway tells no
-    counts."""
+    """Failed answers of the canary in a row, as one pod of the router counts them; with router
+    GatewayAPI as one of the canary's own pods does. 0 is never."""
     restarts: Annotated[int, Field(ge=0, le=1000)] = 2
     """Restarts of the canary's containers. 0 is never."""
 

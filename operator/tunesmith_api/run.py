@@ -1,33 +1,22 @@
-"""What operator and trainer say to each other.
+"""What the operator gives the trainer: one immutable :class:`TrainingRun` an attempt.
 
-The operator hands the trainer one immutable :class:`TrainingRun` (an annotation of the pod, which
-the kubelet shows it as the file :data:`RUN_PATH`). While it runs, the trainer answers
-``GET /progress`` with a :class:`TrainerProgress` and ``GET /metrics``. It ends with a
-:class:`TrainerResult` in the termination message and, after the train stage, a
-:class:`TrainingReport` in S3. Success is a result with outcome Succeeded and the report's digest,
-never an exit code alone: a launcher such as torchrun replaces the exit codes of its workers.
+It is an annotation of the pod, which the kubelet shows the trainer as the file :data:`RUN_PATH`.
+What the trainer says back is in ``result``.
 """
 
-from datetime import datetime
-from enum import IntEnum, StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from tunesmith_api.attempts import StageName
 from tunesmith_api.dataset import Dataset
 from tunesmith_api.evaluation import Baseline, Evaluation
-from tunesmith_api.finetunejob import CheckpointPolicy
-from tunesmith_api.jobstatus import (
-    Architecture,
-    ArtifactStatus,
-    DataStatus,
-    Measurement,
-    Metric,
-    StageName,
-)
-from tunesmith_api.meta import Digest, Spec, Status
+from tunesmith_api.finetunejob import FineTuneJobSpec
+from tunesmith_api.meta import Digest, Spec
 from tunesmith_api.objectives import Dpo, Objective
 from tunesmith_api.output import ArtifactName, Output
+from tunesmith_api.runpolicy import CheckpointPolicy
+from tunesmith_api.sharding import Sharding
 from tunesmith_api.training import Hyperparameters, Method, ModelSource
 
 RUN_VERSION: Literal["tunesmith.dev/run.v1"] = "tunesmith.dev/run.v1"
@@ -35,81 +24,11 @@ RUN_PATH = "/etc/tunesmith/run.json"
 CREDENTIALS_PATH = "/var/run/tunesmith/credentials"
 PVC_PATH = "/var/run/tunesmith/pvc"
 WORK_PATH = "/work"
-TERMINATION_PATH = "/dev/termination-log"
-TERMINATION_BYTES = 4096
-PROGRESS_PORT = 8080
-PREPARED_DATA_LOST = "PreparedDataLost"
-"""Reason of a train attempt that found no prepared data: the prepare stage has to run again."""
 
 
 def judge_folder(place: int) -> str:
     """Give the folder below CREDENTIALS_PATH with the secret of the judge of suite `place`."""
     return f"judge-{place}"
-
-
-class ExitCode(IntEnum):
-    """Exit codes of the trainer, for people; the operator reads the result."""
-
-    SUCCEEDED = 0
-    USER_ERROR = 65
-    INFRASTRUCTURE = 70
-    CHECKPOINTED = 75
-    OUT_OF_MEMORY = 76
-
-
-class Outcome(StrEnum):
-    """How an attempt ended, in the trainer's own view."""
-
-    SUCCEEDED = "Succeeded"
-    CHECKPOINTED = "Checkpointed"
-    """Stopped by SIGTERM, state saved: another attempt goes on from there."""
-    USER_ERROR = "UserError"
-    """A repeat ends the same way: the message says what to change."""
-    OUT_OF_MEMORY = "OutOfMemory"
-    INFRASTRUCTURE = "Infrastructure"
-    """S3 away, a rank lost, a bug: a repeat may succeed."""
-
-
-class UserErrorReason(StrEnum):
-    """What is wrong with a job that only its author can mend; see docs/conditions.md."""
-
-    MODEL_NOT_FOUND = "ModelNotFound"
-    MODEL_INVALID = "ModelInvalid"
-    BUCKET_NOT_FOUND = "BucketNotFound"
-    DATASET_NOT_FOUND = "DatasetNotFound"
-    DATASET_EMPTY = "DatasetEmpty"
-    DATASET_MALFORMED = "DatasetMalformed"
-    DATASET_TOO_SMALL = "DatasetTooSmall"
-    DATASET_TOO_LARGE = "DatasetTooLarge"
-    DATASET_OVERLAPS = "DatasetOverlaps"
-    WRONG_COLUMNS = "WrongColumns"
-    TEMPLATE_INVALID = "TemplateInvalid"
-    NOTHING_TO_TRAIN_ON = "NothingToTrainOn"
-    SEQUENCE_TOO_LONG = "SequenceTooLong"
-    CREDENTIALS_MISSING = "CredentialsMissing"
-    ACCESS_DENIED = "AccessDenied"
-    OUTPUT_NOT_WRITABLE = "OutputNotWritable"
-    GPU_NOT_FOUND = "GpuNotFound"
-    DOES_NOT_FIT = "DoesNotFit"
-    PRECISION_UNSUPPORTED = "PrecisionUnsupported"
-    NON_FINITE_LOSS = "NonFiniteLoss"
-    PACKAGE_MISSING = "PackageMissing"
-    INVALID_RUN = "InvalidRun"
-
-
-class Phase(StrEnum):
-    """What the trainer is doing."""
-
-    STARTING = "Starting"
-    READING = "Reading"
-    CLEANING = "Cleaning"
-    TOKENIZING = "Tokenizing"
-    LOADING_MODEL = "LoadingModel"
-    TRAINING = "Training"
-    EVALUATING = "Evaluating"
-    EXPORTING = "Exporting"
-    UPLOADING = "Uploading"
-    DONE = "Done"
 
 
 class JobRef(Spec):
@@ -140,6 +59,8 @@ class World(Spec):
 
     nodes: Annotated[int, Field(ge=1)] = 1
     gpus_per_node: Annotated[int, Field(ge=0)] = 0
+    sharding: Sharding = Sharding.DDP
+    """How the ranks hold the model; never Auto."""
 
     @property
     def ranks(self) -> int:
@@ -169,6 +90,10 @@ class PlannedGpus(Spec):
     """spec.compute.gpuType."""
     memory_bytes: Annotated[int, Field(ge=0)] = 0
     """Memory of the largest GPU of the type; 0 where the chart does not say."""
+    ranks: Annotated[int, Field(ge=1)] = 1
+    """How many there are, over all nodes."""
+    sharding: Sharding = Sharding.AUTO
+    """spec.compute.sharding."""
 
 
 class TrainingRun(Spec):
@@ -202,89 +127,10 @@ class TrainingRun(Spec):
     output: Output
 
 
-class CheckpointRef(Status):
-    """A complete checkpoint."""
+def sections_of(spec: FineTuneJobSpec) -> dict[str, Any]:
+    """Give the sections of a job that its TrainingRun has unchanged, by name.
 
-    step: Annotated[int, Field(ge=0)]
-    uri: str
-    time: datetime
-
-
-class TrainerProgress(Status):
-    """Body of ``GET /progress``, served by rank 0."""
-
-    stage: StageName
-    attempt: int
-    phase: Phase
-    phase_start_time: datetime
-    step: int = 0
-    total_steps: int = 0
-    epoch: str = "0"
-    eta_seconds: int | None = None
-    seconds_since_progress: float = 0.0
-    """Seconds since step, phase or byte count last moved."""
-    metrics: tuple[Metric, ...] = ()
-    """Latest: loss, learning_rate, gradient_norm, tokens_per_second, packing_efficiency,
-    peak_memory_bytes, eval_loss; with objective DPO reward_chosen, reward_rejected,
-    reward_accuracy, reward_margin."""
-    checkpoint: CheckpointRef | None = None
-    resumed_from_step: int | None = None
-
-
-class TrainerResult(Status):
-    """The termination message: at most TERMINATION_BYTES bytes of JSON, written by rank 0."""
-
-    version: Literal["tunesmith.dev/run.v1"] = RUN_VERSION
-    stage: StageName
-    attempt: int
-    outcome: Outcome
-    reason: str
-    """CamelCase; a UserErrorReason where outcome is UserError."""
-    message: str
-    """A sentence; says what to change where something is to be changed."""
-    step: int = 0
-    """Last optimizer step done."""
-    resumed_from_step: int | None = None
-    checkpoint: CheckpointRef | None = None
-    """Newest complete checkpoint."""
-    data: DataStatus | None = None
-    """Of the prepare stage."""
-    dataset_digest: Digest | None = None
-    model_revision: str = ""
-    estimated_gpu_memory_bytes: int | None = None
-    """Of the prepare stage, where training will be on GPUs."""
-    training: "TrainingSummary | None" = None
-    """Of a train stage that succeeded, like all below."""
-    measurements: tuple[Measurement, ...] = ()
-    baselines: tuple[Baseline, ...] = ()
-    """Earlier models that the run was given to measure, whether or not it could."""
-    artifacts: tuple[ArtifactStatus, ...] = ()
-    architecture: "Architecture | None" = None
-    report_uri: str = ""
-    report_digest: Digest | None = None
-    """sha256 of report.json. Without it a train stage has not succeeded."""
-
-
-class TrainingSummary(Status):
-    """How training went. Decimals are strings."""
-
-    steps: int = 0
-    epochs: str = "0"
-    first_loss: str = ""
-    last_loss: str = ""
-    train_seconds: str = "0"
-    """Wall time inside the training loop, over this attempt."""
-    tokens: int = 0
-    """Non-padding tokens this attempt trained on."""
-    tokens_per_second: str = "0"
-    packing_efficiency: str = ""
-    """Tokens of the rows over tokens computed, in this attempt; above 1 where rows share a
-    beginning. Empty if no step was done."""
-    stopped_early: bool = False
-    peak_memory_bytes: int = 0
-    """Of the GPU, or resident memory on CPU."""
-    precision: str = ""
-    ranks: int = 1
-
-
-TrainerResult.model_rebuild()
+    Whoever builds a run takes all of them from here, so a new section is never forgotten.
+    """
+    shared = (TrainingRun.model_fields.keys() & FineTuneJobSpec.model_fields.keys()) - {"s3"}
+    return {name: getattr(spec, name) for name in sorted(shared)}

@@ -8,10 +8,17 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from tunesmith_api.meta import Rule, S3Uri, SecretRef, Spec, cel, exactly_one
+from tunesmith_api.meta import ObjectUri, Rule, SecretRef, Spec, cel, exactly_one
+from tunesmith_api.objectives import Objective
 
 _ONE_SOURCE = Rule("!has(self.uri) || !has(self.items)", "set at most one of uri and items")
 QuestionText = Annotated[str, Field(max_length=1024, min_length=1)]
+
+
+_ROWS = frozenset({"loss", "perplexity", "token_accuracy"})
+_PAIRS = frozenset({"loss", "preference_accuracy", "preference_margin", "chosen_loss"})
+_INTENTS = frozenset({"accuracy", "f1", "entity_f1", "parsed"})
+_SPEEDS = frozenset({"tokens_per_second", "peak_memory_bytes"})
 
 
 class HeldOut(Spec):
@@ -41,7 +48,7 @@ class Questions(Spec):
 
     model_config = ConfigDict(json_schema_extra=cel(_ONE_SOURCE))
 
-    uri: S3Uri | None = None
+    uri: ObjectUri | None = None
     """s3://BUCKET/KEY of a .jsonl file with lines {"prompt": ..., "answer": ...}, read with the
     credentials of the dataset. Default: items, or else the last answer of each test row and what
     comes before it."""
@@ -162,6 +169,18 @@ class Suite(Spec):
     """Tasks of lm-evaluation-harness."""
     speed: Speed | None = None
     """Speed and memory."""
+
+    def measures(self, objective: Objective) -> frozenset[str] | None:
+        """Give the names of its metrics behind the slash; None where only running it tells."""
+        if self.lm_eval:
+            return None
+        if self.held_out:
+            return _PAIRS if objective is Objective.DPO else _ROWS
+        if self.prompts:
+            return frozenset(metric.value for metric in self.prompts.metrics)
+        if self.judge:
+            return frozenset({*self.judge.criteria, "unjudged"})
+        return _INTENTS if self.intent else _SPEEDS if self.speed else frozenset()
 
     @property
     def questions(self) -> Questions | None:

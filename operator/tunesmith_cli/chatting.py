@@ -22,7 +22,7 @@ from tunesmith_api.templating import Prompt
 from tunesmith_cli.jobfile import as_uri
 from tunesmith_cli.mistakes import Refused
 from tunesmith_cli.results import REPORT, find_run
-from tunesmith_cli.screen import err
+from tunesmith_cli.terminal import err
 
 _FILE = "file://"
 _HELP = "Say something; /reset begins again, /exit or Ctrl-D leaves."

@@ -16,13 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 from tunesmith_api import API_VERSION
+from tunesmith_api.attempts import StageName
 from tunesmith_api.dataset import DataFormat, TooLong
 from tunesmith_api.finetunejob import FineTuneJob
-from tunesmith_api.jobstatus import StageName
-from tunesmith_api.run import JobRef, TrainingRun
-from tunesmith_cli.jobfile import as_uri, load_job
+from tunesmith_api.run import JobRef, TrainingRun, sections_of
+from tunesmith_cli.jobfile import as_uri, load_job, near_by
 from tunesmith_cli.local import connection
-from tunesmith_cli.screen import out
+from tunesmith_cli.mistakes import Refused, suggestion
+from tunesmith_cli.terminal import out
 
 _JOB_FILES = (".yaml", ".yml")
 _BUCKETS = 10
@@ -40,17 +41,22 @@ class Asked(NamedTuple):
     """Whether the length of rows is limited by a job or the user."""
 
 
-def read_asked(place: str, format_: DataFormat | None, model: str, limit: int) -> Asked:
+def read_asked(place: str, named: str, model: str, limit: int) -> Asked:
     """Make a run of what the command line names: a job's file, or data. Raises Refused."""
+    format_ = _format(named) if named else None
     if Path(place).suffix in _JOB_FILES:
         settings = [f"dataset.format={format_}"] if format_ else []
         settings += [f"model.uri={as_uri(model, Path.cwd())}"] if model else []
         settings += [f"hyperparameters.maxSequenceLength={limit}"] if limit else []
         return Asked(_run(load_job(Path(place), settings).job), True, True)
+    uri = as_uri(place, Path.cwd())
+    file = Path(uri.removeprefix("file://"))
+    if uri.startswith("file://") and not file.exists():
+        raise Refused(f"{file} does not exist{near_by(file)}")
     spec: dict[str, Any] = {
         "model": {"uri": as_uri(model or "builtin://tiny", Path.cwd())},
         "dataset": {
-            "train": {"uri": as_uri(place, Path.cwd())},
+            "train": {"uri": uri},
             "format": format_ or DataFormat.AUTO,
         },
         # Fits every model; what the rows are is known when they are counted.
@@ -61,24 +67,28 @@ def read_asked(place: str, format_: DataFormat | None, model: str, limit: int) -
     return Asked(_run(FineTuneJob.model_validate(document)), bool(model), bool(limit))
 
 
+def _format(name: str) -> DataFormat:
+    known = {format_.lower(): format_ for format_ in DataFormat}
+    if name.lower() not in known:
+        raise Refused(
+            f"--format {name}: there are {', '.join(DataFormat)}{suggestion(name, DataFormat)}"
+        )
+    return known[name.lower()]
+
+
 def _run(job: FineTuneJob) -> TrainingRun:
     spec = job.spec
     checks = spec.dataset.checks.model_copy(
         update={"fail_on_malformed": "1", "min_rows": 1, "too_long": TooLong.DROP}
     )
+    dataset = spec.dataset.model_copy(update={"checks": checks})
     return TrainingRun(
         job=JobRef(namespace=job.metadata.namespace, name=job.metadata.name, uid=""),
         stage=StageName.PREPARE,
         attempt=1,
         run_uri="file:///-/",
         s3=connection(spec.s3),
-        model=spec.model,
-        method=spec.method,
-        dataset=spec.dataset.model_copy(update={"checks": checks}),
-        hyperparameters=spec.hyperparameters,
-        checkpoint=spec.checkpoint,
-        evaluation=spec.evaluation,
-        output=spec.output,
+        **sections_of(spec) | {"dataset": dataset},
     )
 
 

@@ -5,8 +5,9 @@ quotes is a number. Paths of this machine become ``file://`` URIs. Called by ``r
 ``checking``; raises Refused with a line for each mistake.
 """
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
@@ -15,18 +16,13 @@ from pydantic import ValidationError
 
 from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_cli.mistakes import Mistake, Path, Refused, dotted, suggestion
-from tunesmith_cli.schema import check, field_schema
+from tunesmith_cli.schema import check, field_schema, local_fields
 
 _FILE = "file://"
-_INPUTS: tuple[Path, ...] = (
-    ("spec", "model", "uri"),
-    ("spec", "dataset", "train", "uri"),
-    ("spec", "dataset", "validation", "uri"),
-    ("spec", "dataset", "test", "uri"),
-)
 _OUTPUT: Path = ("spec", "output", "uri")
+_MODEL: Path = ("spec", "model", "uri")
+_HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _GPUS: Path = ("spec", "compute", "gpusPerNode")
-_SOURCES: Path = ("spec", "dataset", "train", "sources")
 
 
 class _Loader(yaml.SafeLoader):
@@ -63,18 +59,18 @@ def load_job(
 ) -> LoadedJob:
     """Read, change and check the job in a file. Raises Refused."""
     node, document = _read(file)
-    mistakes = [mistake for text in settings if (mistake := _set(document, text))]
+    lines = [line for text in settings if (line := _set(document, text))]
     if output is not None:
         _put(document, _OUTPUT, _FILE + str(output.absolute().resolve()) + "/")
-    mistakes += _use_local_paths(document, file.absolute().parent)
+    mistakes = _use_local_paths(document, file.absolute().parent)
     says_gpus = _get(document, _GPUS) is not None
     mistakes += check(document)
-    if not mistakes:
+    if not (lines or mistakes):
         try:
             return LoadedJob(FineTuneJob.model_validate(document), says_gpus)
         except ValidationError as error:
             mistakes = [Mistake(tuple(e["loc"]), e["msg"]) for e in error.errors()]
-    raise Refused(*(_line(file, node, mistake) for mistake in mistakes))
+    raise Refused(*lines, *(_line(file, node, mistake) for mistake in mistakes))
 
 
 def as_uri(text: str, folder: FilePath) -> str:
@@ -89,43 +85,57 @@ def _read(file: FilePath) -> tuple[yaml.Node, dict[str, Any]]:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        near = [item.name for item in file.parent.iterdir()] if file.parent.is_dir() else []
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise Refused(f"{file}: {why}{suggestion(file.name, near)}") from error
+        hint = near_by(file) if isinstance(error, FileNotFoundError) else ""
+        raise Refused(f"{file}: {why}{hint}") from error
     try:
-        nodes = [node for node in yaml.compose_all(text, Loader=_Loader) if node is not None]
-        documents = [value for value in yaml.load_all(text, Loader=_Loader) if value is not None]
+        documents = list(_documents(text))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise Refused(f"{file}:{line}: not valid YAML: {error.problem}") from error
-    jobs = [
-        (node, value)
-        for node, value in zip(nodes, documents, strict=True)
-        if isinstance(value, dict) and value.get("kind") == FineTuneJob.KIND
-    ]
-    if len(jobs) != 1:
-        kinds = [str(v.get("kind")) if isinstance(v, dict) else "no object" for v in documents]
-        found = f"it has {', '.join(kinds)}" if kinds else "it is empty"
-        raise Refused(f"{file}: one object of kind FineTuneJob is needed; {found}")
-    return jobs[0]
+    kinds = [value.get("kind") if isinstance(value, dict) else None for _, value in documents]
+    if kinds.count(FineTuneJob.KIND) != 1:
+        names = [str(kind) if kind else "something without a kind" for kind in kinds]
+        found = f"it has {', '.join(names)}" if kinds else "it is empty"
+        close = any(suggestion(name, [FineTuneJob.KIND]) for name in names)
+        hint = " (did you mean FineTuneJob?)" if close and FineTuneJob.KIND not in kinds else ""
+        raise Refused(f"{file}: one object of kind FineTuneJob is needed; {found}{hint}")
+    return documents[kinds.index(FineTuneJob.KIND)]
 
 
-def _set(document: dict[str, Any], text: str) -> Mistake | None:
+def _documents(text: str) -> Iterator[tuple[yaml.Node, Any]]:
+    """Give what stands in a file, each with its node; nothing for documents without a value."""
+    loader = _Loader(text)
+    while loader.check_node():
+        if (node := loader.get_node()) is None:
+            continue
+        value = loader.construct_document(node)
+        try:
+            json.dumps(value, skipkeys=True, default=str)
+        except ValueError as error:
+            what = "an alias (*) stands inside of what it names"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from error
+        if value is not None:
+            yield node, value
+
+
+def _set(document: dict[str, Any], text: str) -> str | None:
+    """Put a setting in; give what is wrong with it."""
     name, equals, value = text.partition("=")
     path: Path = tuple(name.removeprefix("spec.").split("."))
     place: Path = ("spec", *path)
     if not equals:
-        return Mistake((), f"--set {text}: write FIELD=VALUE, as in hyperparameters.maxSteps=10")
+        return f"--set {text}: write FIELD=VALUE, as in hyperparameters.maxSteps=10"
     for length in range(2, len(place) + 1):
         if field_schema(place[:length]) is None:
             known = (field_schema(place[: length - 1]) or {}).get("properties", {})
             hint = suggestion(str(place[length - 1]), known)
-            return Mistake((), f"--set {name}: there is no field {dotted(place[:length])}{hint}")
+            return f"--set {name}: there is no field {dotted(place[:length])}{hint}"
     is_text = (field_schema(place) or {}).get("type") == "string"
     try:
         _put(document, place, value if is_text else yaml.load(value, Loader=_Loader))  # noqa: S506
     except (yaml.YAMLError, TypeError) as error:
-        return Mistake((), f"--set {text}: {' '.join(str(error).split())}")
+        return f"--set {text}: {' '.join(str(error).split())}"
     return None
 
 
@@ -146,34 +156,36 @@ def _get(document: Any, path: Path) -> Any:
 
 
 def _use_local_paths(document: dict[str, Any], folder: FilePath) -> list[Mistake]:
-    sources = _get(document, _SOURCES)
-    many = len(sources) if isinstance(sources, list) else 0
-    inputs = (*_INPUTS, *((*_SOURCES, number, "uri") for number in range(many)))
     mistakes = []
-    for path in (*inputs, _OUTPUT):
-        text = _get(document, path)
-        if not isinstance(text, str) or not text:
+    for path, text in list(local_fields(document)):
+        if not text:
             continue
         uri = as_uri(text, folder)
         _get(document, path[:-1])[path[-1]] = uri
         if uri.startswith("pvc://"):
             mistakes.append(Mistake(path, f"{uri} is a volume of a cluster: give a path instead"))
         if uri.startswith(_FILE) and path != _OUTPUT:
-            mistakes += _missing(path, FilePath(uri.removeprefix(_FILE)))
+            mistakes += _missing(path, text, FilePath(uri.removeprefix(_FILE)))
     return mistakes
 
 
-def _missing(path: Path, file: FilePath) -> list[Mistake]:
+def _missing(path: Path, text: str, file: FilePath) -> list[Mistake]:
     if file.exists():
         return []
+    hint = near_by(file)
+    if path == _MODEL and _HUB_NAME.match(text):
+        hint = f"; for the model of that name on the Hugging Face Hub write hf://{text}"
+    return [Mistake(path, f"{file} does not exist{hint}")]
+
+
+def near_by(file: FilePath) -> str:
+    """Suggest a file of the same folder where one is called nearly like a missing one."""
     near = [item.name for item in file.parent.iterdir()] if file.parent.is_dir() else []
-    return [Mistake(path, f"{file} does not exist{suggestion(file.name, near)}")]
+    return suggestion(file.name, near)
 
 
 def _line(file: FilePath, node: yaml.Node, mistake: Mistake) -> str:
     """Say a mistake with the line of its field, or of the nearest one above it."""
-    if not mistake.path:
-        return mistake.sentence
     line = node.start_mark.line + 1
     for part in mistake.path:
         found = _below(node, part)
@@ -181,7 +193,8 @@ def _line(file: FilePath, node: yaml.Node, mistake: Mistake) -> str:
             break
         line, node = found
     sentence = mistake.sentence.removeprefix(f"{dotted(mistake.path)}: ")
-    return f"{file}:{line}: {dotted(mistake.path)}: {sentence}"
+    field = f"{dotted(mistake.path)}: " if mistake.path else ""
+    return f"{file}:{line}: {field}{sentence}"
 
 
 def _below(node: yaml.Node, part: str | int) -> tuple[int, yaml.Node] | None:

@@ -7,18 +7,28 @@ environment for S3 and the dates of local data; starts nothing. Called by ``runn
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from tunesmith_api.finetunejob import Compute, FineTuneJob
-from tunesmith_api.jobstatus import StageName
-from tunesmith_api.run import JobRef, PlannedGpus, S3Connection, TrainingRun, World
+from pydantic import BaseModel
+
+from tunesmith_api.attempts import StageName
+from tunesmith_api.compute import Compute
+from tunesmith_api.finetunejob import FineTuneJob
+from tunesmith_api.run import JobRef, PlannedGpus, S3Connection, TrainingRun, World, sections_of
+from tunesmith_api.sharding import Placement, Sharding
 from tunesmith_api.training import Hyperparameters, S3Options
 from tunesmith_cli.devices import Devices
 from tunesmith_cli.mistakes import Refused
 
 _FILE = "file://"
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+_UNDECISIVE = {
+    "evaluation": {"gates", "allow_ungated", "baselines"},
+    "output": {"uri", "model_version", "secret_ref"},
+}
+"""Fields of a job's sections that change nothing about what is trained and measured."""
 _REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
 
 
@@ -31,6 +41,13 @@ class Plan(NamedTuple):
     devices: Devices
     notes: tuple[str, ...]
     """Sentences on what is other than the file says."""
+
+    def placed(self, placement: Placement | None) -> "Plan":
+        """Give the same plan with the model held as preparation has found best."""
+        if placement is None:
+            return self
+        held = {"sharding": placement.sharding}
+        return self._replace(world=self.world.model_copy(update=held))
 
 
 def plan(job: FineTuneJob, devices: Devices, *, is_cpu_wanted: bool, says_gpus: bool) -> Plan:
@@ -50,7 +67,9 @@ def plan(job: FineTuneJob, devices: Devices, *, is_cpu_wanted: bool, says_gpus: 
             f"spec.compute.gpusPerNode is {gpus}, but this machine has {devices.number} GPU(s)."
             " Use --cpu, or --set compute.gpusPerNode with the number there is."
         )
-    world = World(nodes=1, gpus_per_node=gpus)
+    is_parted = gpus > 1 and compute.sharding is Sharding.FSDP
+    sharding = Sharding.FSDP if is_parted else Sharding.DDP
+    world = World(nodes=1, gpus_per_node=gpus, sharding=sharding)
     settings, note = _same_steps(job.spec.hyperparameters, compute, world)
     spec = job.spec.model_copy(update={"hyperparameters": settings})
     return Plan(job.model_copy(update={"spec": spec}), world, devices, (*notes, *note))
@@ -77,24 +96,24 @@ def identity(job: FineTuneJob) -> str:
     It follows from all that decides the result, local data's size and date included. Gates are
     left out: another limit is judged on what was measured.
     """
-    spec = job.spec
-    inputs = [
-        spec.model.model_dump(mode="json"),
-        spec.method.model_dump(mode="json"),
-        spec.dataset.model_dump(mode="json"),
-        spec.hyperparameters.model_dump(mode="json"),
-        [suite.model_dump(mode="json") for suite in spec.evaluation.suites],
-        spec.output.model_dump(mode="json", exclude={"uri", "model_version", "secret_ref"}),
-        [_stamps(uri) for uri in _local_inputs(job)],
-    ]
+    sections = {
+        name: section.model_dump(mode="json", exclude=_UNDECISIVE.get(name))
+        if isinstance(section, BaseModel)
+        else section
+        for name, section in sections_of(job.spec).items()
+        if name != "checkpoint"
+    }
+    inputs = [sections, [_stamps(path) for path in _local_inputs(sections)]]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _local_inputs(job: FineTuneJob) -> list[Path]:
-    data = job.spec.dataset
-    uris = [job.spec.model.uri, *(source.uri for source in data.train.all_sources)]
-    uris += [split.uri for split in (data.validation, data.test) if split.uri is not None]
-    return [Path(uri.removeprefix(_FILE)) for uri in uris if uri.startswith(_FILE)]
+def _local_inputs(value: Any) -> Iterator[Path]:
+    """Give the files and folders that any ``uri`` below names."""
+    if isinstance(value, dict) and str(value.get("uri")).startswith(_FILE):
+        yield Path(value["uri"].removeprefix(_FILE))
+    for part in value.values() if isinstance(value, dict) else value:
+        if isinstance(part, dict | list):
+            yield from _local_inputs(part)
 
 
 def _stamps(path: Path) -> list[tuple[str, int, int]]:
@@ -144,20 +163,19 @@ def build_run(
         s3=connection(spec.s3),
         world=plan.world if is_train else World(),
         planned_gpus=None if is_train else _planned_gpus(plan),
-        model=spec.model,
-        method=spec.method,
-        dataset=spec.dataset,
-        hyperparameters=settings,
-        checkpoint=spec.checkpoint,
-        evaluation=spec.evaluation,
-        output=spec.output,
+        **sections_of(spec) | {"hyperparameters": settings},
     )
 
 
 def _planned_gpus(plan: Plan) -> PlannedGpus | None:
     if plan.world.gpus_per_node == 0:
         return None
-    return PlannedGpus(type=plan.devices.name, memory_bytes=plan.devices.memory_bytes)
+    return PlannedGpus(
+        type=plan.devices.name,
+        memory_bytes=plan.devices.memory_bytes,
+        ranks=plan.world.ranks,
+        sharding=plan.job.spec.compute.sharding,
+    )
 
 
 def connection(options: S3Options | None) -> S3Connection:

@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
-from tunesmith_api.dataset import DataFormat
-from tunesmith_api.run import ExitCode
+from tunesmith_api.result import ExitCode
 from tunesmith_cli.mistakes import Refused
-from tunesmith_cli.screen import err, out
+from tunesmith_cli.terminal import err, out
 
 _EPILOG = (
     "Exit codes of run: 0 done, and all gates passed; 1 a gate failed or was inconclusive;"
@@ -64,6 +63,7 @@ def run(
     from tunesmith_cli.jobfile import load_job
     from tunesmith_cli.running import run_job
 
+    _quieten()
     raise typer.Exit(run_job(load_job(file, settings or [], output), work, is_cpu_wanted=cpu))
 
 
@@ -93,6 +93,7 @@ def chat(
     """Talk to a model, with or without training it first."""
     from tunesmith_cli.chatting import Settings, Speaker, converse, say
 
+    _quieten()
     speaker = Speaker(path, system, examples, Settings(max_tokens, temperature))
     if prompt is None:
         converse(speaker)
@@ -109,9 +110,11 @@ def check(
         ),
     ],
     format_: Annotated[
-        DataFormat | None,
-        typer.Option("--format", case_sensitive=False, help="Shape of the rows."),
-    ] = None,
+        str,
+        typer.Option(
+            "--format", help="Shape of the rows, such as Messages; docs/data.md has all of them."
+        ),
+    ] = "",
     model: Annotated[
         str, typer.Option(help="Whose tokenizer counts: a folder, hf://… or builtin://tiny.")
     ] = "",
@@ -127,6 +130,7 @@ def check(
     """
     from tunesmith_cli.checking import check_data, read_asked
 
+    _quieten()
     check_data(read_asked(place, format_, model, max_sequence_length), rows)
 
 
@@ -141,6 +145,7 @@ def report(
     from tunesmith_cli.reports import open_page, show_report
     from tunesmith_cli.results import find_run
 
+    _quieten()
     found = find_run(path)
     show_report(found)
     if open_:
@@ -157,18 +162,24 @@ def version() -> None:
 
 def main() -> None:
     """Start; what a person has to change is said without a traceback."""
-    from tunesmith_trainer.outcome import TrainerError, exit_code
-
-    _quieten()
     try:
         app()
-    except Refused as refused:
-        for line in refused.lines:
+    except Exception as error:
+        lines, code = _explained(error)
+        for line in lines:
             err.print(line, markup=False, style="red")
-        raise SystemExit(int(ExitCode.USER_ERROR)) from None
-    except TrainerError as error:
-        err.print(f"{error.reason}: {error.message}", markup=False, style="red")
-        raise SystemExit(int(exit_code(error.outcome))) from None
+        raise SystemExit(code) from None
+
+
+def _explained(error: Exception) -> tuple[tuple[str, ...], int]:
+    """Say what a person has to change, with the exit code; raises what nobody can."""
+    from tunesmith_trainer.outcome import TrainerError, exit_code
+
+    if isinstance(error, Refused):
+        return error.lines, ExitCode.USER_ERROR
+    if isinstance(error, TrainerError):
+        return (f"{error.reason}: {error.message}",), exit_code(error.outcome)
+    raise error
 
 
 def _quieten() -> None:

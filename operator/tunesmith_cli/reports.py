@@ -12,13 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from tunesmith_api.gates import judge
-from tunesmith_api.jobstatus import EvaluationStatus, Measurement, Verdict
+from tunesmith_api.measurements import EvaluationStatus, Measurement, Verdict
 from tunesmith_api.report import TrainingReport
 from tunesmith_cli.results import RunFolder
-from tunesmith_cli.screen import out
+from tunesmith_cli.terminal import out
 
 _FILE = "file://"
 _PAGE = "report.html"
+_LARGE = 1e5
+_SHOWN_SAMPLES = 6
 _COLORS = {Verdict.PASSED: "green", Verdict.FAILED: "red", Verdict.INCONCLUSIVE: "yellow"}
 
 
@@ -76,12 +78,14 @@ def show_verdict(status: EvaluationStatus) -> None:
 
 
 def show_samples(report: TrainingReport) -> None:
-    """Print the answers of both models."""
-    for sample in report.samples:
+    """Print the first answers of both models; the page has all of them."""
+    for sample in report.samples[:_SHOWN_SAMPLES]:
         table = _table(sample.prompt)
         table.add_row("base", Text(sample.base))
         table.add_row("tuned", Text(sample.tuned))
         out.print(table)
+    if more := len(report.samples[_SHOWN_SAMPLES:]):
+        out.print(f"{more} more answers are in {_PAGE}.", markup=False)
 
 
 def show_places(report: TrainingReport) -> None:
@@ -105,8 +109,11 @@ def open_page(folder: Path) -> None:
 
 
 def short(number: str) -> str:
-    """Give a decimal with four places."""
-    return f"{float(number):.4f}" if number else "none"
+    """Give a decimal with four places, and a large one, such as bytes, with none."""
+    if not number:
+        return "none"
+    value = float(number)
+    return f"{value:,.0f}" if abs(value) >= _LARGE else f"{value:.4f}"
 
 
 def _table(title: str) -> Table:

@@ -10,17 +10,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from tunesmith_api.finetunejob import FineTuneJob, OnOutOfMemory
-from tunesmith_api.jobstatus import StageName, Verdict
+from tunesmith_api.attempts import StageName
+from tunesmith_api.compute import OnOutOfMemory
+from tunesmith_api.finetunejob import FineTuneJob
+from tunesmith_api.measurements import Verdict
 from tunesmith_api.report import TrainingReport
-from tunesmith_api.run import Outcome, TrainerResult
+from tunesmith_api.result import Outcome, TrainerResult
 from tunesmith_cli.devices import Devices, find_devices
 from tunesmith_cli.jobfile import LoadedJob
 from tunesmith_cli.local import Places, Plan, build_run, plan
 from tunesmith_cli.reports import judgement, show_report
 from tunesmith_cli.results import RUN, RunFolder
-from tunesmith_cli.screen import StageScreen, err, out
+from tunesmith_cli.screen import StageScreen
 from tunesmith_cli.stages import StageProcess
+from tunesmith_cli.terminal import err, out
 
 GATE_FAILED = 1
 _LOOKS_SECONDS = 0.25
@@ -78,6 +81,8 @@ class _Attempts:
                     screen.show(seen)
             result = process.finish()
             screen.end("done" if result.outcome is Outcome.SUCCEEDED else str(result.outcome))
+        if stage is StageName.PREPARE:
+            self._plan = self._plan.placed(result.placement)
         if result.outcome is Outcome.SUCCEEDED:
             out.print(f"{stage.value}: {result.message}", markup=False)
         return result

@@ -4,6 +4,7 @@ The sentences are the API server's. Two things differ: files of this machine are
 rules on changes have no old object to look at. Pure; called by ``jobfile``.
 """
 
+import re
 from collections.abc import Iterator
 from copy import deepcopy
 from functools import cache
@@ -15,10 +16,14 @@ import jsonschema
 from tunesmith_api import API_VERSION
 from tunesmith_api.crd import definitions
 from tunesmith_api.finetunejob import FineTuneJob
-from tunesmith_api.meta import IN_CLUSTER
+from tunesmith_api.meta import DECIMAL_PATTERN, IN_CLUSTER
 from tunesmith_cli.mistakes import Mistake, Path, dotted, suggestion
 
 Schema = dict[str, Any]
+_NAME: Path = ("metadata", "name")
+_SUBDOMAIN = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+_MOST_KNOWN = 12
+_RULES = "x-kubernetes-validations"
 
 
 @cache
@@ -44,6 +49,20 @@ def field_schema(path: Path) -> Schema | None:
     return schema
 
 
+def local_fields(
+    value: Any, schema: Schema | None = None, path: Path = ()
+) -> Iterator[tuple[Path, str]]:
+    """Give the fields of a job that may be a file of this machine, with their texts.
+
+    They are those that the CRD warns of: a pod has no files of yours.
+    """
+    schema = job_schema() if schema is None else schema
+    if isinstance(value, str) and any(map(_is_on_place, schema.get(_RULES, ()))):
+        yield path, value
+    for name, part, inner in _parts(value, schema):
+        yield from local_fields(part, inner, (*path, name))
+
+
 def check(document: dict[str, Any]) -> list[Mistake]:
     """Give all that is wrong with a job; fills its defaults in where nothing is."""
     wrong = [*_check_type(document), *_check_name(document), *_check_fields(document)]
@@ -62,8 +81,18 @@ def _check_type(document: dict[str, Any]) -> Iterator[Mistake]:
 
 def _check_name(document: dict[str, Any]) -> Iterator[Mistake]:
     metadata = document.get("metadata")
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
-        yield Mistake(("metadata", "name"), "Required value: name is required")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    if name is None:
+        yield Mistake(_NAME, "Required value: name is required")
+    elif not isinstance(name, str):
+        yield Mistake(_NAME, f"Invalid value: {_shown(name)}: must be text (put it into quotes)")
+    elif not _SUBDOMAIN.match(name):
+        yield Mistake(
+            _NAME,
+            f"Invalid value: {_shown(name)}: a lowercase RFC 1123 subdomain must consist of lower"
+            " case alphanumeric characters, '-' or '.', and must start and end with an"
+            " alphanumeric character (e.g. 'my-job')",
+        )
 
 
 def _check_fields(document: dict[str, Any]) -> Iterator[Mistake]:
@@ -96,10 +125,15 @@ def _unknown(value: Any, schema: Schema, path: Path) -> Iterator[Mistake]:
     if isinstance(value, dict) and known:
         for name in value.keys() - known.keys():
             place = (*path, name)
-            hint = suggestion(str(name), known)
+            hint = suggestion(str(name), known) or _all_of(known)
             yield Mistake(place, f'unknown field "{dotted(place)}"{hint}')
     for name, part, inner in _parts(value, schema):
         yield from _unknown(part, inner, (*path, name))
+
+
+def _all_of(known: Schema) -> str:
+    more = ", …" if len(known) > _MOST_KNOWN else ""
+    return f"; there are {', '.join(list(known)[:_MOST_KNOWN])}{more}"
 
 
 def _drop_nulls(value: Any) -> None:
@@ -129,6 +163,9 @@ def _sentences(error: jsonschema.ValidationError) -> Iterator[Mistake]:
             if name not in instance:
                 yield Mistake((*path, name), "Required value")
         return
+    is_enum = isinstance(error.schema, dict) and "enum" in error.schema
+    if error.validator == "type" and is_enum and isinstance(error.instance, bool):
+        return  # Its other mistake says which words there are.
     yield Mistake(path, _sentence(error, dotted(path)))
 
 
@@ -149,10 +186,24 @@ def _sentence(error: jsonschema.ValidationError, field: str) -> str:
         "maxItems": f"Too many: {_size(value)}: {many}",
         "maxProperties": f"Too many: {_size(value)}: {many}",
     }
-    hint = suggestion(str(value), names) if error.validator == "enum" else ""
-    if limit == "string" and isinstance(value, int | float):
-        hint = " (put it into quotes)"
-    return sentences.get(str(error.validator), error.message) + hint
+    return sentences.get(str(error.validator), error.message) + _hint(error)
+
+
+def _hint(error: jsonschema.ValidationError) -> str:
+    value, limit = error.instance, error.validator_value
+    if error.validator == "enum":
+        # YAML reads on, off, yes and no as true and false.
+        words = {True: "Enabled", False: "Disabled"}
+        return suggestion(words[value] if isinstance(value, bool) else str(value), _list(limit))
+    if error.validator == "type" and limit == "string" and not isinstance(value, dict | list):
+        return " (put it into quotes)"
+    if error.validator == "type" and limit in ("integer", "number") and _is_number(value):
+        return " (take the quotes off)"
+    return ' (a number such as "0.5" or "2e-4")' if limit == DECIMAL_PATTERN else ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, str) and value.strip().isdecimal()
 
 
 def _list(value: Any) -> list[str]:
@@ -160,7 +211,7 @@ def _list(value: Any) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    text = str(value)
+    text = str(value).lower() if isinstance(value, bool) else str(value)
     return f'"{text[:77]}…"' if len(text) > 78 else f'"{text}"'
 
 
@@ -185,8 +236,8 @@ def _repeated(value: Any, schema: Schema, path: Path) -> Iterator[Mistake]:
 
 def _broken_rules(value: Any, schema: Schema, path: Path) -> Iterator[tuple[Mistake, bool]]:
     """Give what rules object to; and, with False, those that could not be tried."""
-    for rule in schema.get("x-kubernetes-validations", ()):
-        if not _applies(rule["rule"]):
+    for rule in schema.get(_RULES, ()):
+        if "oldSelf" in rule["rule"] or _is_on_place(rule):
             continue
         try:
             if not cel.evaluate(rule["rule"], {"self": value}):
@@ -197,5 +248,5 @@ def _broken_rules(value: Any, schema: Schema, path: Path) -> Iterator[tuple[Mist
         yield from _broken_rules(part, inner, (*path, name))
 
 
-def _applies(rule: str) -> bool:
-    return "oldSelf" not in rule and rule != IN_CLUSTER.rule
+def _is_on_place(rule: Schema) -> bool:
+    return bool(rule["rule"] == IN_CLUSTER.rule)

@@ -6,14 +6,11 @@ Called by ``running`` a few times a second with what the trainer says of itself.
 import sys
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tunesmith_api.jobstatus import StageName
-from tunesmith_api.run import Phase, TrainerProgress
-
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+from tunesmith_api.attempts import StageName
+from tunesmith_api.result import Phase, TrainerProgress
+from tunesmith_cli.terminal import out
 
 _WORDS = {
     Phase.STARTING: "starting",

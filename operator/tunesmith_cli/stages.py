@@ -16,8 +16,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tunesmith_api.jobstatus import StageName
-from tunesmith_api.run import Outcome, TrainerProgress, TrainerResult, TrainingRun
+from tunesmith_api.attempts import StageName
+from tunesmith_api.result import Outcome, TrainerProgress, TrainerResult
+from tunesmith_api.run import TrainingRun
 
 _HOST = "127.0.0.1"
 _POLL_TIMEOUT_SECONDS = 5

@@ -37,6 +37,7 @@ from tunesmith_operator.kube.lease import AlwaysLeader, Leadership
 from tunesmith_operator.kube.resync import resync
 from tunesmith_operator.kube.transport import Interceptor, Request, Wire, chain
 from tunesmith_operator.kube.watches import Watches
+from tunesmith_operator.metrics.answers import PodAnswers
 from tunesmith_operator.metrics.notify import notify
 from tunesmith_operator.metrics.sampling import Sampler
 from tunesmith_operator.metrics.trainer import TrainerClient
@@ -85,8 +86,8 @@ class Operator:
         self._synced = asyncio.Event()
         send = chain(Wire(self.connection), self.interceptors)
         self.leadership = self._lead(KubeClient(send, called=self._called))
-        self.cache = Cache()
         self.queue = WorkQueue(self._process, self.leadership, workers=self.config.workers)
+        self.cache = Cache(self.queue.add)
         self.kube = KubeClient(
             send,
             fence=self.leadership.fence,
@@ -102,6 +103,7 @@ class Operator:
         self.routers = RouterAgents(self.router_key, self.leadership.fence)
         self.sidecars = AdapterSidecars(self.router_key, SIDECAR_PORT, self.leadership.fence)
         self.sampler = Sampler()
+        self.answers = PodAnswers()
         self.world = World(
             kube=self.kube,
             cache=self.cache,
@@ -113,6 +115,7 @@ class Operator:
                 self.routers,
                 self.sidecars,
                 self.sampler,
+                self.answers,
                 notify,
                 partial(analysis_token, self.router_key),
             ),
@@ -149,7 +152,7 @@ class Operator:
             task.cancel()
         await asyncio.wait(tasks, timeout=3)
         await self.leadership.release()
-        for client in (self.trainers, self.routers, self.sidecars, self.sampler):
+        for client in (self.trainers, self.routers, self.sidecars, self.sampler, self.answers):
             await client.close()
         await self.connection.close()
         log.info("stopped")

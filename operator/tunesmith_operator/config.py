@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
-from tunesmith_api.finetunejob import Resources, Toleration
+from tunesmith_api.compute import Resources, Toleration
 from tunesmith_api.meta import Name, Quantity
 
 NodeLabels = dict[str, str | tuple[str, ...]]

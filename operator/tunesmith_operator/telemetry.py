@@ -8,8 +8,9 @@ from collections.abc import Mapping
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, generate_latest
 
+from tunesmith_api.attempts import AttemptReason
 from tunesmith_api.finetunejob import FineTuneJob
-from tunesmith_api.jobstatus import AttemptReason, DisplayStage
+from tunesmith_api.jobstatus import DisplayStage
 from tunesmith_operator.planning.actions import Decision
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)

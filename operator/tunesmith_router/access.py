@@ -6,7 +6,8 @@ Called by ``app``.
 import hmac
 from hashlib import sha256
 
-from tunesmith_router.settings import Settings, SettingsError
+from tunesmith_process.settings import SettingsError
+from tunesmith_router.settings import Settings
 
 
 class Access:

@@ -7,8 +7,8 @@ the lines. Decides nothing; ``counting`` does. Opened by ``serving``.
 import asyncio
 from collections.abc import Callable
 
+from tunesmith_process.logs import log
 from tunesmith_router.counting import Answered, parse_line
-from tunesmith_router.logs import log
 
 _LONGEST_LENGTH = 6
 

@@ -7,9 +7,9 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from tunesmith_api.router import ROUTER_STATE_PATH, RouterState
+from tunesmith_process.logs import log
 from tunesmith_router.access import Access
 from tunesmith_router.admin import HAProxyError
-from tunesmith_router.logs import log
 from tunesmith_router.metrics import CONTENT_TYPE, render_metrics
 from tunesmith_router.placement import find_faults
 from tunesmith_router.router import Router

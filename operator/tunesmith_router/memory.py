@@ -9,8 +9,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tunesmith_api.router import RouterState
+from tunesmith_process.logs import log
 from tunesmith_router.counting import Tally
-from tunesmith_router.logs import log
 from tunesmith_router.placement import Placement
 
 

@@ -11,9 +11,9 @@ import time
 from secrets import token_hex
 
 from tunesmith_api.router import RouterCounts, RouterReport, RouterSplit, RouterState
+from tunesmith_process.logs import log
 from tunesmith_router.admin import Admin, HAProxyError, Identity, Server
 from tunesmith_router.counting import Answered, Tallies, Tally
-from tunesmith_router.logs import log
 from tunesmith_router.memory import Memory, MemoryFile
 from tunesmith_router.placement import (
     Placement,

@@ -11,11 +11,11 @@ from contextlib import AsyncExitStack, suppress
 
 from aiohttp import web
 
+from tunesmith_process.logs import log
 from tunesmith_router.access import Access
 from tunesmith_router.admin import Admin, HAProxyError
 from tunesmith_router.answers import Listener
 from tunesmith_router.app import Agent
-from tunesmith_router.logs import log
 from tunesmith_router.memory import MemoryFile
 from tunesmith_router.router import Router
 from tunesmith_router.settings import Settings

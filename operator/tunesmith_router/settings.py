@@ -1,8 +1,8 @@
-"""The router's settings: environment variables and options, parsed once at the start.
+"""The router's settings.
 
 Only types and the parser; nothing here reads the environment itself. A field ``agent_port`` is the
-variable TUNESMITH_ROUTER_AGENT_PORT and the option --agent-port; the option wins. An unknown
-variable with the prefix is an error. Read by ``main``; everybody else gets :class:`Settings`.
+variable TUNESMITH_ROUTER_AGENT_PORT and the option --agent-port. Read by ``main``; everybody else
+gets :class:`Settings`.
 """
 
 import argparse
@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field
 
 from tunesmith_api.meta import Digest
 from tunesmith_api.router import AGENT_PORT, ROUTER_PORT
+from tunesmith_process.settings import LogLevel, ProcessSettings, add_options, parse_variables
 
 PREFIX = "TUNESMITH_ROUTER_"
 Command = Literal["init", "agent"]
@@ -30,14 +31,8 @@ def _plain(path: Path) -> Path:
     return path
 
 
-class SettingsError(ValueError):
-    """The settings cannot be used; the message says which variable and why, a line for each."""
-
-
-class Settings(BaseModel):
+class Settings(ProcessSettings):
     """All that the router is told from outside."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     folder: Annotated[Path, AfterValidator(_plain)] = Path("/run/tunesmith-router")
     """Folder that HAProxy and the agent share: configuration, sockets, the last state."""
@@ -71,7 +66,7 @@ class Settings(BaseModel):
     """How long a new split waits for an endpoint that passes, before it is refused."""
     drain_timeout_seconds: Seconds = 600.0
     """Longest time for requests in flight when the pod ends."""
-    log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+    log_level: LogLevel = "INFO"
     """Of the agent's log."""
 
     @property
@@ -98,26 +93,7 @@ class Settings(BaseModel):
 def parse_settings(
     environment: Mapping[str, str], arguments: Sequence[str]
 ) -> tuple[Command, Settings]:
-    """Parse the variables with our prefix and the command line.
-
-    Raises :class:`SettingsError` with one line for each wrong setting.
-    """
-    given: dict[str, object] = {
-        name.removeprefix(PREFIX).lower(): text
-        for name, text in environment.items()
-        if name.startswith(PREFIX)
-    }
-    given |= vars(_options().parse_args(arguments))
-    command: Command = "init" if given.pop("command") == "init" else "agent"
-    try:
-        return command, Settings.model_validate(given)
-    except ValidationError as error:
-        problems = error.errors(include_url=False, include_input=False)
-        lines = [f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}" for item in problems]
-        raise SettingsError("\n".join(lines)) from error
-
-
-def _options() -> argparse.ArgumentParser:
+    """Parse the variables with our prefix and the command line. Raises SettingsError."""
     parser = argparse.ArgumentParser(
         prog="tunesmith-router",
         description=f"The agent beside HAProxy. --some-option is {PREFIX}SOME_OPTION.",
@@ -130,7 +106,7 @@ def _options() -> argparse.ArgumentParser:
         default="agent",
         help="init: write HAProxy's files and end; agent: serve (the default)",
     )
-    for name, field in Settings.model_fields.items():
-        text = (field.description or "").replace("%", "%%")
-        parser.add_argument("--" + name.replace("_", "-"), help=text, metavar="VALUE")
-    return parser
+    add_options(parser, Settings)
+    options = vars(parser.parse_args(arguments))
+    command: Command = "init" if options.pop("command") == "init" else "agent"
+    return command, parse_variables(Settings, PREFIX, environment, options)

@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tunesmith_sidecar.logs import log
-from tunesmith_sidecar.settings import Settings, SettingsError
+from tunesmith_process.logs import log
+from tunesmith_process.settings import SettingsError
+from tunesmith_sidecar.settings import Settings
 
 _LOOK_AGAIN_SECONDS = 1.0
 

@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from tunesmith_process.logs import log
 from tunesmith_sidecar.access import Keys
 from tunesmith_sidecar.answers import error_answer, error_body
 from tunesmith_sidecar.engine import EngineUnavailable
 from tunesmith_sidecar.gate import Gate
-from tunesmith_sidecar.logs import log
 from tunesmith_sidecar.metrics import Failure, Metrics, Route
 from tunesmith_sidecar.settings import Settings
 
@@ -45,6 +45,7 @@ class Exchange:
         "_deadline",
         "_gate",
         "_timeout",
+        "failure",
         "is_abandoned",
         "is_analysis",
         "is_logged",
@@ -69,6 +70,8 @@ class Exchange:
         """Whether it is a conversation with a client."""
         self.metrics = guard.unseen if self.is_analysis else guard.metrics
         """Where it is counted."""
+        self.failure: Failure | None = None
+        """Why there is no proper answer."""
         self.is_abandoned = False
         """Whether the client went away before the end."""
         # A header may hold bytes that are no UTF-8; JSON cannot.
@@ -84,6 +87,11 @@ class Exchange:
     def deadline(self) -> asyncio.Timeout:
         """When it must have been answered."""
         return self._deadline
+
+    def failed(self, reason: Failure) -> None:
+        """Count that there is no proper answer."""
+        self.failure = reason
+        self.metrics.failed(reason)
 
     def extend(self) -> None:
         """Start the time again: a part of a stream was delivered."""
@@ -137,10 +145,10 @@ class Guard:
                 return response
             except asyncio.CancelledError:
                 # aiohttp cancels us when the client is gone; leaving has stopped the engine.
-                exchange.metrics.failed(Failure.CLIENT_GONE)
+                exchange.failed(Failure.CLIENT_GONE)
                 raise
             finally:
-                exchange.metrics.answered(route, code, exchange.seconds)
+                exchange.metrics.answered(route, code, exchange.seconds, exchange.failure)
 
         return handle
 
@@ -158,17 +166,17 @@ class Guard:
     def _refuse(self, request: web.Request, exchange: Exchange) -> web.Response | None:
         """Return why the request may not come in; None when it has taken a place."""
         if not exchange.is_analysis and ANALYSIS in request.headers:
-            exchange.metrics.failed(Failure.UNAUTHORIZED)
+            exchange.failed(Failure.UNAUTHORIZED)
             return error_answer(401, "The analysis' token is wrong.", "invalid_analysis_token")
         if not exchange.is_analysis and not self.keys.allow(request.headers.get("Authorization")):
-            exchange.metrics.failed(Failure.UNAUTHORIZED)
+            exchange.failed(Failure.UNAUTHORIZED)
             return error_answer(
                 401, "A valid API key is needed.", "invalid_api_key", WWW_Authenticate="Bearer"
             )
         if (request.content_length or 0) > self.settings.max_body_bytes:
             return self._too_large(exchange)
         if not self.gate.enter():
-            exchange.metrics.failed(Failure.OVERLOADED)
+            exchange.failed(Failure.OVERLOADED)
             wait = self.settings.retry_after_seconds
             return error_answer(
                 429, f"Busy; try again in {wait} s.", "overloaded", Retry_After=str(wait)
@@ -176,7 +184,7 @@ class Guard:
         return None
 
     def _too_large(self, exchange: Exchange) -> web.Response:
-        exchange.metrics.failed(Failure.TOO_LARGE)
+        exchange.failed(Failure.TOO_LARGE)
         limit = self.settings.max_body_bytes
         answer = error_answer(413, f"The body is larger than {limit} bytes.", "body_too_large")
         # What is left of the body is not read, so nothing can follow on this connection.
@@ -190,7 +198,7 @@ class Guard:
             async with exchange.deadline:
                 return await handler(request, exchange)
         except BrokenStream as broken:
-            exchange.metrics.failed(broken.reason)
+            exchange.failed(broken.reason)
             exchange.is_abandoned = broken.reason is Failure.CLIENT_GONE
             if not exchange.is_abandoned:
                 await _break_off(request, broken)
@@ -201,11 +209,11 @@ class Guard:
     def _apologise(self, error: Exception, exchange: Exchange) -> web.Response:
         match error:
             case TimeoutError():
-                exchange.metrics.failed(Failure.TIMEOUT)
+                exchange.failed(Failure.TIMEOUT)
                 limit = self.settings.request_timeout_seconds
                 return error_answer(504, f"No answer within {limit:g} s.", "request_timeout")
             case EngineUnavailable():
-                exchange.metrics.failed(Failure.ENGINE_UNAVAILABLE)
+                exchange.failed(Failure.ENGINE_UNAVAILABLE)
                 log.warning("the engine does not answer", error=str(error), id=exchange.request_id)
                 return error_answer(
                     502, "The inference engine does not answer.", "engine_unavailable"
@@ -215,7 +223,7 @@ class Guard:
             case web.RequestPayloadError():
                 return error_answer(400, "The body cannot be read.", "invalid_body")
             case _:
-                exchange.metrics.failed(Failure.INTERNAL)
+                exchange.failed(Failure.INTERNAL)
                 log.error("a request was not served", id=exchange.request_id, exc_info=error)
                 return error_answer(500, "The request was not served.", "internal_error")
 

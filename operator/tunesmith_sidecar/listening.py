@@ -10,13 +10,13 @@ from contextlib import AsyncExitStack, suppress
 
 from aiohttp import web
 
+from tunesmith_process.logs import log
 from tunesmith_sidecar.access import Keys
 from tunesmith_sidecar.app import build_app
 from tunesmith_sidecar.conversations.log import ConversationLog
 from tunesmith_sidecar.engine import Engine
 from tunesmith_sidecar.gate import Gate
 from tunesmith_sidecar.guard import Guard
-from tunesmith_sidecar.logs import log
 from tunesmith_sidecar.metrics import Metrics
 from tunesmith_sidecar.settings import Settings
 

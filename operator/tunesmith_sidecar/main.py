@@ -5,9 +5,10 @@ import gc
 import os
 import sys
 
-from tunesmith_sidecar.logs import configure_logs, log
+from tunesmith_process.logs import configure_logs, log
+from tunesmith_process.settings import SettingsError
 from tunesmith_sidecar.serving import serve
-from tunesmith_sidecar.settings import SettingsError, parse_settings
+from tunesmith_sidecar.settings import parse_settings
 
 
 def main() -> None:
@@ -16,7 +17,7 @@ def main() -> None:
         settings = parse_settings(os.environ, sys.argv[1:])
     except SettingsError as error:
         sys.exit(str(error))
-    configure_logs(settings.log_level, settings.revision)
+    configure_logs(settings.log_level, sys.stderr, revision=settings.revision)
     # What was imported stays for ever; a collection that walks over it is a pause for a client.
     gc.collect()
     gc.freeze()

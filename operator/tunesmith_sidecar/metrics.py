@@ -37,6 +37,8 @@ _SECONDS = tuple(
 _USUAL_CODES = (200, 400, 429, 499, 500, 502, 503, 504)
 # Refused at once, they would make an overloaded pod look fast.
 _REFUSED = (401, 413, 429)
+# Nobody's fault, or the client's: neither a failure nor a good answer.
+_EXCUSED = (*_REFUSED, 499)
 _TOKENS_PER_SECOND = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -66,6 +68,11 @@ class Failure(StrEnum):
     ENGINE_ERROR = "engine_error"
     CLIENT_GONE = "client_gone"
     INTERNAL = "internal"
+
+
+_ASKING = (Route.CHAT, Route.COMPLETIONS, Route.PREDICT)
+"""Routes that ask the model."""
+_BLAMED = (Failure.TIMEOUT, Failure.ENGINE_UNAVAILABLE, Failure.ENGINE_ERROR, Failure.INTERNAL)
 
 
 class LogResult(StrEnum):
@@ -136,6 +143,11 @@ class Metrics:
             "reason",
         )
         self._errors = {reason: errors.labels(self._revision, reason) for reason in Failure}
+        self._failed_in_a_row = families.gauge(
+            "tunesmith_serving_failed_in_a_row",
+            "Answers of the model that have failed since its last good one. Refused and abandoned"
+            " requests do not count.",
+        )
         seconds = families.histograms(
             "tunesmith_serving_request_seconds",
             "From a request's head to the end of its answer; not of those that were refused.",
@@ -193,8 +205,14 @@ class Metrics:
             "Writes to the log's bucket that failed; what they held is tried again.",
         )
 
-    def answered(self, route: Route, code: int, seconds: float) -> None:
-        """Count one request, whatever became of it."""
+    def answered(
+        self, route: Route, code: int, seconds: float, failure: Failure | None = None
+    ) -> None:
+        """Count one request, whatever became of it.
+
+        ``failure`` was counted by itself, see :meth:`failed`; it tells of a stream that broke that
+        it was no good answer.
+        """
         child = self._codes.get((route, code))
         if child is None:
             child = self._codes[route, code] = self._requests.labels(
@@ -203,6 +221,11 @@ class Metrics:
         child.inc()
         if code not in _REFUSED:
             self._seconds[route].observe(seconds)
+        if route in _ASKING and code not in _EXCUSED:
+            if code >= 500 or failure in _BLAMED:
+                self._failed_in_a_row.inc()
+            else:
+                self._failed_in_a_row.set(0)
 
     def failed(self, reason: Failure) -> None:
         """Count a request without a proper answer."""

@@ -149,7 +149,7 @@ class Predictions:
             said = read_answer(content) if answer.status == 200 else None
             if said is None:
                 if answer.status == 200 or answer.status >= 500:
-                    exchange.metrics.failed(Failure.ENGINE_ERROR)
+                    exchange.failed(Failure.ENGINE_ERROR)
                 return _engine_error(answer.status, content, client_headers(answer.headers))
         exchange.metrics.used(said.usage, exchange.seconds)
         if self._conversations is not None and exchange.is_logged:

@@ -87,7 +87,7 @@ class Proxy:
             exchange.metrics.used(read_usage(content), exchange.seconds)
             self._log(exchange, body, content, is_stream=False)
         elif answer.status >= 500:
-            exchange.metrics.failed(Failure.ENGINE_ERROR)
+            exchange.failed(Failure.ENGINE_ERROR)
         return web.Response(
             body=content, status=answer.status, headers=client_headers(answer.headers)
         )
@@ -116,7 +116,7 @@ class Proxy:
             end = data[-_TAIL_BYTES:]
             exchange.metrics.used(read_stream_usage(end), exchange.seconds)
             if has_stream_error(end):
-                exchange.metrics.failed(Failure.ENGINE_ERROR)
+                exchange.failed(Failure.ENGINE_ERROR)
             self._log(exchange, body, data, is_stream=True)
         return response
 

@@ -11,11 +11,11 @@ from contextlib import AsyncExitStack
 
 from aiohttp import web
 
+from tunesmith_process.logs import log
 from tunesmith_sidecar.adapters.pod import AdapterPod
 from tunesmith_sidecar.engine import Engine
 from tunesmith_sidecar.gate import Gate
 from tunesmith_sidecar.listening import open_model
-from tunesmith_sidecar.logs import log
 from tunesmith_sidecar.metrics import Metrics
 from tunesmith_sidecar.settings import Settings
 

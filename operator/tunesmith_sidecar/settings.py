@@ -1,8 +1,8 @@
-"""The sidecar's settings: environment variables and options, parsed once at the start.
+"""The sidecar's settings.
 
 Only types and the parser; nothing here reads the environment itself. A field ``engine_url`` is the
-variable TUNESMITH_SIDECAR_ENGINE_URL and the option --engine-url; the option wins. An unknown
-variable with the prefix is an error. Read by ``main``; everybody else gets :class:`Settings`.
+variable TUNESMITH_SIDECAR_ENGINE_URL and the option --engine-url. Read by ``main``; everybody else
+gets :class:`Settings`.
 """
 
 import argparse
@@ -10,25 +10,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from tunesmith_api.meta import Digest, S3Uri
+from tunesmith_process.settings import LogLevel, ProcessSettings, add_options, parse_variables
 
 PREFIX = "TUNESMITH_SIDECAR_"
 
 HttpUrl = Annotated[str, Field(max_length=512, pattern=r"^https?://[^\s/?#]+/?$")]
 Path_ = Annotated[str, Field(max_length=256, pattern=r"^/[^\s?#]*$")]
+S3Url = Annotated[str, Field(pattern=r"^(https?://[^\s/]+/?)?$")]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
-class SettingsError(ValueError):
-    """The settings cannot be used; the message says which variable and why, a line for each."""
-
-
-class Settings(BaseModel):
+class Settings(ProcessSettings):
     """All that the sidecar is told from outside."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     revision: Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9._-]+$")]
     """Revision of the ModelDeployment that this pod serves; label of all metrics."""
@@ -72,7 +68,7 @@ class Settings(BaseModel):
     on a port of its own. None: one model, which is there from the start."""
     adapters_token_digest: Digest | None = None
     """sha256 of the token that the operator sends to say which adapters; needed with the folder."""
-    adapters_endpoint: Annotated[str, Field(pattern=r"^(https?://[^\s/]+/?)?$")] = ""
+    adapters_endpoint: S3Url = ""
     """S3 endpoint of adapters. Empty: Amazon's."""
     adapters_region: str = "us-east-1"
     """S3 region of adapters."""
@@ -92,7 +88,7 @@ class Settings(BaseModel):
     """Longest wait for requests in flight after that."""
     log_uri: S3Uri | None = None
     """Where conversations are logged, as s3://BUCKET/PREFIX/. None: nowhere."""
-    log_endpoint: Annotated[str, Field(pattern=r"^(https?://[^\s/]+/?)?$")] = ""
+    log_endpoint: S3Url = ""
     """S3 endpoint of the log. Empty: Amazon's."""
     log_region: str = "us-east-1"
     """S3 region of the log."""
@@ -106,7 +102,7 @@ class Settings(BaseModel):
     """Size from which they are written earlier, in bytes."""
     log_buffer_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = 16 << 20
     """Memory that waiting conversations may take, in bytes; more are dropped and counted."""
-    log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+    log_level: LogLevel = "INFO"
     """Of the sidecar's own log, which never holds text of a conversation."""
 
     @model_validator(mode="after")
@@ -125,38 +121,12 @@ class Settings(BaseModel):
 
 
 def parse_settings(environment: Mapping[str, str], arguments: Sequence[str]) -> Settings:
-    """Parse the variables with our prefix and the command line.
-
-    Raises :class:`SettingsError` with one line for each wrong setting.
-    """
-    given: dict[str, object] = {
-        name.removeprefix(PREFIX).lower(): text
-        for name, text in environment.items()
-        if name.startswith(PREFIX)
-    }
-    given |= vars(_options().parse_args(arguments))
-    try:
-        return Settings.model_validate(given)
-    except ValidationError as error:
-        # Never the value: it may be a key.
-        problems = error.errors(include_url=False, include_input=False)
-        lines = [f"{_variable(item['loc'])}: {item['msg']}" for item in problems]
-        raise SettingsError("\n".join(lines)) from error
-
-
-def _variable(location: tuple[int | str, ...]) -> str:
-    return PREFIX + str(location[0]).upper() if location else "settings"
-
-
-def _options() -> argparse.ArgumentParser:
+    """Parse the variables with our prefix and the command line. Raises SettingsError."""
     parser = argparse.ArgumentParser(
         prog="tunesmith-sidecar",
         description=f"The proxy before an inference engine. --some-option is {PREFIX}SOME_OPTION.",
         argument_default=argparse.SUPPRESS,
     )
-    for name, field in Settings.model_fields.items():
-        # A key on the command line could be read by everybody on the machine.
-        if name != "api_key":
-            text = (field.description or "").replace("%", "%%")
-            parser.add_argument("--" + name.replace("_", "-"), help=text, metavar="VALUE")
-    return parser
+    # A key on the command line could be read by everybody on the machine.
+    add_options(parser, Settings, without=["api_key"])
+    return parse_variables(Settings, PREFIX, environment, vars(parser.parse_args(arguments)))

@@ -10,10 +10,12 @@ import yaml
 
 from tests.cli.conftest import write_job
 from tests.integration.test_crd_rules import ACCEPTED, JOB, REFUSED, changed
+from tunesmith_api.attempts import StageName
 from tunesmith_api.finetunejob import FineTuneJob
+from tunesmith_api.objectives import Objective
 from tunesmith_cli.devices import Devices
 from tunesmith_cli.jobfile import load_job
-from tunesmith_cli.local import Places, identity, plan
+from tunesmith_cli.local import Places, build_run, identity, plan
 from tunesmith_cli.mistakes import Refused
 from tunesmith_cli.schema import check
 
@@ -106,12 +108,69 @@ def test_all_mistakes_are_said_at_once_with_their_lines(tmp_path: Path) -> None:
         pytest.param("a: [", "not valid YAML", id="no YAML"),
         pytest.param("a: 1\nb: 2\na: 3\n", '3: not valid YAML: key "a" is there twice', id="twice"),
         pytest.param("", "it is empty", id="an empty file"),
+        pytest.param("# nothing\n---\n", "it is empty", id="nothing but a comment"),
         pytest.param("kind: ModelDeployment", "it has ModelDeployment", id="another kind"),
+        pytest.param("kind: FinetuneJob", "(did you mean FineTuneJob?)", id="a kind misspelt"),
+        pytest.param("- a\n", "it has something without a kind", id="a list"),
+        pytest.param("a: &a {b: *a}", "an alias (*) stands inside", id="a circle"),
         pytest.param("kind: FineTuneJob", "spec: Required value", id="nothing but a kind"),
     ],
 )
 def test_a_file_that_is_no_job(tmp_path: Path, text: str, words: str) -> None:
     assert any(words in line for line in refusal(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "words"),
+    [
+        pytest.param('"name": "tiny"', "name: My Job", "a lowercase RFC 1123 subdomain", id="name"),
+        pytest.param('"name": "tiny"', "name: 7", '"7": must be text (put it into', id="number"),
+        pytest.param('"maxSteps"', '"packing": yes, "a"', "did you mean Enabled?", id="a switch"),
+        pytest.param('"maxSteps": 4', '"maxSteps": "4"', "(take the quotes off)", id="quotes"),
+        pytest.param('"5e-3"', '"fast"', '(a number such as "0.5"', id="decimal"),
+        pytest.param('"5e-3"', "2026-01-01", "(put it into quotes)", id="a date"),
+        pytest.param('"maxSteps"', '"zz"', "; there are epochs, maxSteps", id="nothing like it"),
+        pytest.param('"builtin://tiny"', "org/name", "write hf://org/name", id="name of the Hub"),
+    ],
+)
+def test_a_mistake_says_what_to_write(tmp_path: Path, right: str, wrong: str, words: str) -> None:
+    text = write_job(tmp_path).read_text()
+    assert right in text
+    lines = refusal(tmp_path, text.replace(right, wrong, 1))
+    assert any(words in line for line in lines), lines
+    # Only once: a line for the type and one for the words would contradict each other.
+    assert sum("packing:" in line for line in lines) <= 1
+
+
+def test_a_folder_is_no_job_and_no_other_file_is_offered(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"Is a directory$"):
+        load_job(tmp_path)
+
+
+def test_every_path_of_a_job_counts_from_its_file(tmp_path: Path) -> None:
+    suite = {"name": "ask", "prompts": {"uri": "rows.jsonl"}}
+    generator = {"generator": {"uri": "."}, "prompts": ["Write."]}
+    dataset = {"train": {"uri": "rows.jsonl"}, "synthetic": generator}
+    evaluation = {"suites": [{"name": "heldout", "heldOut": {}}, suite]}
+    file = write_job(tmp_path, dataset=dataset, evaluation=evaluation)
+    spec = load_job(file).job.spec
+    assert spec.evaluation.suites[1].prompts.uri == f"file://{tmp_path}/rows.jsonl"
+    assert spec.dataset.synthetic.generator.uri == f"file://{tmp_path}"
+    text = file.read_text().replace('"rows.jsonl"', '"row.jsonl"')
+    assert [line.split(": ")[1] for line in refusal(tmp_path, text)] == [
+        "spec.dataset.train.uri",
+        "spec.evaluation.suites[1].prompts.uri",
+    ]
+
+
+def test_the_whole_job_reaches_the_trainer(tmp_path: Path) -> None:
+    loaded = load_job(write_job(tmp_path, objective="DPO", dpo={"beta": "0.3"}))
+    planned = plan(loaded.job, Devices(0), is_cpu_wanted=False, says_gpus=True)
+    run = build_run(planned, Places.of(loaded.job, None), StageName.TRAIN, 1)
+    assert run.objective is Objective.DPO
+    assert run.dpo is not None
+    assert run.dpo.beta == "0.3"
+    assert identity(loaded.job) != identity(load_job(write_job(tmp_path)).job)
 
 
 def test_settings_of_the_command_line(tmp_path: Path) -> None:

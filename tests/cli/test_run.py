@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import COMMAND, ENVIRONMENT, FinishedRun, tell, write_job
-from tunesmith_api.run import ExitCode
+from tunesmith_api.result import ExitCode
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -118,7 +118,7 @@ def test_data_is_shown_as_the_model_sees_it(tmp_path: Path) -> None:
     told = tell("data", "check", file, "--model", "builtin://tiny", "--rows", "1")
     assert told.returncode == 0, told.stderr
     assert "PromptResponse" in told.stdout
-    assert "line 12: prompt is a int, not text" in told.stdout
+    assert "line 12: prompt is a number, not text" in told.stdout
     assert "⟦aaa<|im_end|>⟧" in told.stdout
     assert "template ChatTemplate, at most 512 a row" in told.stdout
 

@@ -17,8 +17,9 @@ import orjson
 
 from deploy.native.apiserver import ControlPlane
 from tests.simulation.world import DIGEST, MERGED
-from tunesmith_api.jobstatus import Measurement, StageName
-from tunesmith_api.run import Outcome, TrainerResult
+from tunesmith_api.attempts import StageName
+from tunesmith_api.measurements import Measurement
+from tunesmith_api.result import Outcome, TrainerResult
 from tunesmith_operator.assembly import Operator
 from tunesmith_operator.config import Config, LeaderElection
 from tunesmith_operator.kube.client import KubeClient

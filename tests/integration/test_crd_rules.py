@@ -92,6 +92,8 @@ FULL_EVALUATION = {
 ASK = {"name": "ask", "prompts": {"items": [{"prompt": "p", "answer": "a"}]}}
 TRAIN = {"uri": "s3://acme/tickets.jsonl"}
 
+PARTS = {"gpusPerNode": 2, "sharding": "FSDP"}
+
 DPO = {
     "objective": "DPO",
     "dpo": {"beta": "0.3", "loss": "Robust", "labelSmoothing": "0.1", "sftWeight": "1"},
@@ -184,6 +186,11 @@ ACCEPTED = [
         id="preferences in a source that says so",
     ),
     pytest.param("spec.compute", {"gpusPerNode": 8, "nodes": 4, "gpuType": "A100-80GB"}, id="GPUs"),
+    pytest.param("spec.compute", {"gpusPerNode": 2, "sharding": "FSDP"}, id="parts on two GPUs"),
+    pytest.param(
+        "spec.compute", {"nodes": 2, "gpusPerNode": 0, "sharding": "FSDP"}, id="parts on CPUs"
+    ),
+    pytest.param("spec.compute", {"sharding": "DDP"}, id="whole copies on one GPU"),
     pytest.param("spec.evaluation", {"gates": [GATE]}, id="an absolute gate"),
     pytest.param("spec.evaluation", {"gates": [], "allowUngated": True}, id="no gate, said so"),
     pytest.param(
@@ -446,6 +453,23 @@ REFUSED = [
         "needs a GPU",
         id="8-bit state on a CPU",
     ),
+    pytest.param("spec.compute", {"sharding": "FSDP"}, "two processes", id="parts on one GPU"),
+    pytest.param(
+        "spec",
+        JOB["spec"] | {"compute": PARTS, "method": {"qlora": {}}},
+        "cannot part 4-bit weights",
+        id="parts of 4-bit weights",
+    ),
+    *(
+        pytest.param(
+            "spec",
+            JOB["spec"] | {"compute": PARTS, "hyperparameters": {"optimizer": optimizer}},
+            "cannot part the state",
+            id=f"parts with {optimizer}",
+        )
+        for optimizer in ("AdamW8bit", "Adafactor")
+    ),
+    pytest.param("spec.compute.sharding", "ZeRO", "Unsupported value", id="an unknown sharding"),
     pytest.param("spec.method", {"lora": {"variant": "Dora"}}, "DoRA", id="an unknown variant"),
     pytest.param("spec.hyperparameters.warmup", 4, "unknown field", id="a field that is not"),
     pytest.param(

@@ -21,6 +21,7 @@ from tests.integration.operators import (
     until,
 )
 from tests.integration.rollouts import (
+    ROLLOUT,
     change,
     condition_of,
     deployment,
@@ -28,10 +29,11 @@ from tests.integration.rollouts import (
     read,
     source,
     until_events,
+    until_rolled_back,
     until_stable,
     until_status,
 )
-from tests.integration.serving import Network, RouterPod, serving_cluster
+from tests.integration.serving import Behaviour, Network, RouterPod, serving_cluster
 from tunesmith_api.router import RouterEndpoint, RouterRevision, RouterSplit, RouterState
 from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.kinds import KINDS, Object
@@ -99,6 +101,10 @@ class Gateway:
         canary, weight = others[0] if others else (None, 0)
         self._split = RouterSplit(main=main, canary=canary, weight=weight)
 
+    def answered_besides(self, stable: str) -> int:
+        """Requests that other revisions have answered."""
+        return sum(n for name, n in self._router.answered.items() if name != stable)
+
     def _serve(self) -> None:
         """Know the pods behind the Services."""
         if self._split is None:
@@ -125,9 +131,11 @@ def backends_of(route: Object) -> Backends:
 
 @contextlib.asynccontextmanager
 async def played(
-    plane: ControlPlane, namespace: str, **spec: Any
+    plane: ControlPlane, namespace: str, bad: int = 0, **spec: Any
 ) -> AsyncIterator[tuple[KubeClient, Gateway]]:
+    """Give a deployment behind a Gateway; the revision ``bad`` answers nothing well."""
     async with client_of(plane) as kube, serving_cluster(kube, namespace) as cluster:
+        cluster.behaviour[namespace, bad] = Behaviour(error_share=1.0)
         gateway = Gateway(kube, namespace, cluster.network)
         task = asyncio.create_task(gateway.run())
         await kube.create(deployment(namespace, routing=ROUTING, **spec))
@@ -321,3 +329,22 @@ async def test_somebody_elses_route_is_left_alone(crds: ControlPlane) -> None:
             left = await kube.get("HTTPRoute", namespace, "demo")
     assert left == foreign
     assert "belongs to somebody else" in event["message"]
+
+
+async def test_pods_count_what_a_route_does_not(crds: ControlPlane) -> None:
+    namespace = make_namespace(crds)
+    # No sample is ever due: only the answers themselves can end it.
+    analysis = {**ROLLOUT["analysis"], "intervalSeconds": 600, "dataTimeoutSeconds": 900}
+    rollout = {**ROLLOUT, "analysis": analysis, "failFast": {"consecutiveErrors": 7}}
+    async with (
+        played(crds, namespace, bad=2, rollout=rollout) as (kube, gateway),
+        operator(crds, namespace),
+    ):
+        await until_stable(kube, namespace, 1)
+        await change(kube, namespace, source=source("b"))
+        last = (await until_rolled_back(kube, namespace))["status"]["lastRollback"]
+        name = (await read(kube, namespace))["status"]["stable"]["name"]
+        served = gateway.answered_besides(name)
+    assert (last["reason"], last["fromRevision"]) == ("ConsecutiveErrors", 2)
+    assert "answers in a row failed" in last["message"]
+    assert 7 <= last["requestsServedByRejected"] <= served

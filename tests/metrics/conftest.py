@@ -15,7 +15,8 @@ from yarl import URL
 from tests.sidecar.conftest import ANALYSIS, TOKEN, Serving, Start, listening, start  # noqa: F401
 from tests.sidecar.standin import Standin
 from tunesmith_api.analysis import Analysis
-from tunesmith_operator.metrics.sampling import Measured, Sampler, ServingPod
+from tunesmith_operator.metrics.sampling import Measured, Sampler
+from tunesmith_operator.metrics.scraping import MeasuredPod
 from tunesmith_operator.planning.serving import MetricSample
 from tunesmith_sidecar.metrics import Failure, Route
 
@@ -74,15 +75,15 @@ async def serve() -> AsyncIterator[Serve]:
         yield begin
 
 
-def pod(url: str, uid: str = "pod-1") -> ServingPod:
+def pod(url: str, uid: str = "pod-1") -> MeasuredPod:
     """Give the pod that a URL stands for."""
     address = URL(url)
     assert address.host
     assert address.port
-    return ServingPod(uid, address.host, address.port)
+    return MeasuredPod(uid, address.host, address.port)
 
 
-def measured(*pods: ServingPod, name: str = CANARY, restarts: int = 0, **more: Any) -> Measured:
+def measured(*pods: MeasuredPod, name: str = CANARY, restarts: int = 0, **more: Any) -> Measured:
     return Measured("default", name, DIGEST, pods, restarts, **{"token": TOKEN, **more})
 
 

@@ -16,10 +16,11 @@ import pytest
 
 from tests.router.backends import backends
 from tests.router.conftest import TOKEN, TOKEN_DIGEST, Load, Pod, eventually, free_port, state
+from tunesmith_process.settings import SettingsError
 from tunesmith_router.access import Access
 from tunesmith_router.answers import BrokenFrame, split_frames
 from tunesmith_router.main import main
-from tunesmith_router.settings import PREFIX, Settings, SettingsError, parse_settings
+from tunesmith_router.settings import PREFIX, Settings, parse_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 

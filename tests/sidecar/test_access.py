@@ -11,8 +11,9 @@ import pytest
 
 from tests.sidecar.conftest import CHAT, Start, chat
 from tests.sidecar.standin import Standin
+from tunesmith_process.settings import SettingsError
 from tunesmith_sidecar.access import Keys
-from tunesmith_sidecar.settings import PREFIX, Settings, SettingsError, parse_settings
+from tunesmith_sidecar.settings import PREFIX, Settings, parse_settings
 
 DIGEST = "sha256:" + "ab" * 32
 

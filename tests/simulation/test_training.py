@@ -6,9 +6,11 @@ from datetime import timedelta
 import pytest
 
 from tests.simulation.world import DEPLOYMENTS, SPEC, STEPS, Faults, World
+from tunesmith_api.attempts import AttemptReason
 from tunesmith_api.conditions import ConditionType
-from tunesmith_api.jobstatus import AttemptReason, DisplayStage
+from tunesmith_api.jobstatus import DisplayStage
 from tunesmith_operator.planning.conditions import find, is_true
+from tunesmith_operator.planning.observed import SeenArtifact, SeenVersion
 
 
 def play(world: World, turns: int = 400) -> World:
@@ -43,6 +45,14 @@ def test_an_undisturbed_job_is_two_attempts_and_one_version() -> None:
     assert world.job.status.model_version_ref.name == "demo-v1"
 
 
+def test_training_holds_the_model_as_preparation_found_best() -> None:
+    world = play(World(seed=1))
+    assert world.job is not None
+    resolved = world.job.status.resolved
+    assert (resolved.sharding, resolved.estimated_gpu_memory_bytes) == ("FSDP", 1 << 30)
+    assert [a.run.world.sharding for a in world.attempts.values()] == ["DDP", "FSDP"]
+
+
 def test_a_settled_job_is_quiet() -> None:
     world = play(World(seed=1))
     assert world.job is not None
@@ -65,6 +75,68 @@ def test_a_job_expires_only_after_its_end_was_written() -> None:
     assert ended is not None
     assert world.now - ended <= timedelta(seconds=60 + 15)
     assert len(world.versions) == 1, "the version outlives the job"
+
+
+ON_GPUS = {**SPEC, "compute": {"gpusPerNode": 2}}
+
+
+def gpu_seconds(world: World) -> tuple[int, int]:
+    """Give the GPU seconds that were used, and those of them that were lost."""
+    assert world.job is not None
+    usage = world.job.status.usage
+    return int(usage.gpu_seconds), int(usage.gpu_seconds_lost)
+
+
+def test_an_undisturbed_job_loses_no_gpu_seconds() -> None:
+    used, lost = gpu_seconds(play(World(seed=1, spec=ON_GPUS)))
+    assert used > 0
+    assert lost == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "share"),
+    [
+        pytest.param("evict", 0, id="an eviction saves a checkpoint first"),
+        # It makes a step a second and keeps every tenth: 35 were made, 30 are kept.
+        pytest.param("crash", 5 / 35, id="a crash loses the steps since the last checkpoint"),
+    ],
+)
+def test_what_must_be_done_again_is_lost(fault: str, share: float) -> None:
+    world = World(seed=9, spec=ON_GPUS)
+    while "demo-train-2" not in world.attempts or world.attempts["demo-train-2"].step < 33:
+        world.turn()
+    world.faults = Faults(**{fault: 1.0})
+    while world.attempts["demo-train-2"].is_alive:
+        world.turn()
+    world.faults = Faults()
+    while len(world.created) < 3:
+        world.turn()
+    used, lost = gpu_seconds(world)
+    assert lost == pytest.approx(used * share, abs=1)
+    play(world)
+    assert gpu_seconds(world)[1] == lost, "the attempt that went on lost nothing"
+
+
+def test_an_attempt_without_a_step_is_lost_as_a_whole() -> None:
+    world = World(seed=8, spec=ON_GPUS)
+    while not world.is_prepared:
+        world.turn()
+    world.faults = Faults(hang=1.0)
+    while len(world.created) < 3:
+        world.turn()
+    used, lost = gpu_seconds(world)
+    # Two GPUs for the stall timeout of 60 s and what it takes to see it, though the Job is gone.
+    assert lost == used
+    assert 2 * 60 <= used <= 2 * 90
+
+
+def test_a_checkpoint_that_was_passed_over_is_told_once() -> None:
+    world = World(seed=9)
+    note = "The checkpoint of step 30 is damaged and was passed over: optimizer.pt."
+    world.notes = (note,)
+    play(world)
+    told = [e.message for e in world.events if e.reason == "CheckpointPassedOver"]
+    assert told == [f"Attempt 2: {note}"]
 
 
 def test_twenty_evictions_are_survived_and_use_up_no_failure_budget() -> None:
@@ -168,6 +240,22 @@ def test_prepared_data_that_got_lost_is_made_again() -> None:
     assert is_true(world.job.status.conditions, ConditionType.COMPLETE)
 
 
+def test_a_version_names_the_one_it_was_trained_from() -> None:
+    uri = "s3://bucket/models/merged/attempt-2"
+    world = World(seed=1, spec={**SPEC, "model": {"uri": uri}})
+    digest = "sha256:" + "0" * 64
+    merged = (SeenArtifact("Merged", f"{uri}/", digest),)
+    world.versions = [
+        SeenVersion("demo-v1", "demo", "1", "another-job", artifacts=merged),
+        SeenVersion("demo-v2", "demo", "2", "a-third-job"),
+    ]
+    while not world.made:
+        world.turn()
+    (made,) = world.made
+    assert made.lineage is not None
+    assert (made.version, made.lineage.parent) == ("3", "demo-v1")
+
+
 def test_a_deleted_job_waits_for_its_old_pod() -> None:
     world = World(seed=12, faults=Faults(job_deleted=0.2))
     for _ in range(200):
@@ -262,7 +350,7 @@ WORLDS_PER_BLOCK = int(os.environ.get("TUNESMITH_WORLDS", "200")) // 10
 @pytest.mark.parametrize("block", range(10))
 def test_random_worlds_keep_every_promise_and_settle(block: int) -> None:
     for seed in range(block * WORLDS_PER_BLOCK, (block + 1) * WORLDS_PER_BLOCK):
-        world = World(seed=seed, faults=ROUGH)
+        world = World(seed=seed, spec=ON_GPUS, faults=ROUGH)
         for _ in range(80):
             world.turn()
         world.faults = Faults()

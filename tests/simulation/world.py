@@ -7,27 +7,25 @@ seeded generator for everything that can go wrong. What it must never see is in 
 import random
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
+from tunesmith_api.attempts import AttemptReason, StageName
 from tunesmith_api.conditions import ConditionType
 from tunesmith_api.finetunejob import FineTuneJob, FineTuneJobSpec
-from tunesmith_api.jobstatus import (
-    ArtifactStatus,
-    AttemptReason,
-    FineTuneJobStatus,
-    Measurement,
-    StageName,
-)
+from tunesmith_api.jobstatus import ArtifactStatus, FineTuneJobStatus
+from tunesmith_api.measurements import Measurement
 from tunesmith_api.modelversion import ModelVersionSpec
-from tunesmith_api.run import (
+from tunesmith_api.result import (
     PREPARED_DATA_LOST,
     CheckpointRef,
     Outcome,
     Phase,
     TrainerProgress,
     TrainerResult,
-    TrainingRun,
 )
+from tunesmith_api.run import TrainingRun
+from tunesmith_api.sharding import Placement, Sharding
 from tunesmith_operator.config import Config
 from tunesmith_operator.planning.actions import (
     Action,
@@ -53,6 +51,7 @@ from tunesmith_operator.planning.training import decide
 START = datetime(2026, 1, 1, tzinfo=UTC)
 STEPS = 60
 DIGEST = "sha256:" + "0" * 64
+PLACEMENT = Placement(sharding=Sharding.FSDP, memory_bytes=1 << 30, reason="Parts fit.")
 MERGED = ArtifactStatus(name="Merged", uri="s3://bucket/m/", digest=DIGEST, size_bytes=1)
 CONFIG = Config(trainer_image="trainer:1")
 
@@ -146,6 +145,8 @@ class World:
         self.saved_step = 0
         self.is_prepared = False
         self.report: TrainerResult | None = None
+        self.notes: tuple[str, ...] = ()
+        """What the trainer says of checkpoints that it did not use."""
         self.is_worse = self.chance(self.faults.worse_than_base)
         self.watched: object = None
         """What the watches had shown when the operator last looked."""
@@ -443,6 +444,7 @@ class World:
             resumed_from_step=attempt.resumed_from or None,
             checkpoint=self.checkpoint(),
             dataset_digest=DIGEST,
+            placement=None if trained else PLACEMENT,
             measurements=(loss,) if trained else (),
             artifacts=(MERGED,) if trained else (),
             report_uri="s3://bucket/r.json" if trained else "",
@@ -462,6 +464,7 @@ class World:
             seconds_since_progress=(self.now - attempt.idle_since).total_seconds(),
             resumed_from_step=attempt.resumed_from or None,
             checkpoint=self.checkpoint(),
+            notes=self.notes if train else (),
         )
 
     def checkpoint(self) -> CheckpointRef | None:
@@ -522,6 +525,8 @@ class World:
             if is_true(old.conditions, kind):
                 assert is_true(new.conditions, kind), f"{kind} went back"
         assert old.counters.attempts <= new.counters.attempts
+        used, lost = (Decimal(t) for t in (new.usage.gpu_seconds, new.usage.gpu_seconds_lost))
+        assert Decimal(old.usage.gpu_seconds_lost) <= lost <= used
 
 
 def _through_json(status: FineTuneJobStatus) -> FineTuneJobStatus:

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from botocore.config import Config
 
 from deploy.native.binaries import ensure_binaries
 from tunesmith_api.run import S3Connection, TrainingRun
-from tunesmith_trainer.logs import configure_logs
+from tunesmith_process.logs import configure_logs
 
 ROOT_KEYS = ("testkey", "testsecret")
 STRANGER_KEYS = ("stranger", "strangersecret")
@@ -227,4 +228,4 @@ def pairs(count: int, start: int = 0) -> list[dict[str, str]]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _logs() -> None:
-    configure_logs()
+    configure_logs("INFO", sys.stdout)

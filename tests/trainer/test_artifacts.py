@@ -22,7 +22,8 @@ from tests.trainer.gguf_models import GGUF_ONLY, export, logits, make_model
 from tests.trainer.trials import DIGEST, Trial, tiny_tokenizer
 from tunesmith_api.output import K_QUANTS, ArtifactName, GgufQuantization
 from tunesmith_api.report import TrainingReport
-from tunesmith_api.run import Outcome, TrainingRun
+from tunesmith_api.result import Outcome
+from tunesmith_api.run import TrainingRun
 from tunesmith_api.training import ModelSource
 from tunesmith_trainer.batches import Batch
 from tunesmith_trainer.card import write_card

@@ -98,11 +98,11 @@ def test_columns_may_have_other_names() -> None:
     [
         pytest.param(b"{no", "not JSON", id="not JSON"),
         pytest.param(b'{"prompt": "\xff"}', "not UTF-8 (byte 0xff at 12)", id="not UTF-8"),
-        pytest.param(b"3", "int", id="a number"),
+        pytest.param(b"3", "a number, not", id="a number"),
         pytest.param(b"[" * 5000, "not JSON", id="nested without end"),
         pytest.param({"prompt": "Hi", "response": ""}, "response is empty", id="no response"),
         pytest.param({"prompt": "\n", "response": "x"}, "prompt is empty", id="no prompt"),
-        pytest.param({"prompt": 3, "response": "x"}, "prompt is a int", id="a number as prompt"),
+        pytest.param({"prompt": 3, "response": "x"}, "prompt is a number", id="a number as prompt"),
         pytest.param({"messages": []}, "messages is not a list", id="no messages"),
         pytest.param(
             {"messages": [{"role": "robot", "content": "x"}]}, "'robot'", id="an unknown role"
@@ -112,11 +112,13 @@ def test_columns_may_have_other_names() -> None:
             "content of message 2",
             id="a tool call without text",
         ),
+        pytest.param({"prompt": None, "response": "x"}, "prompt is null", id="no value"),
+        pytest.param({"messages": HI[::-1]}, "the first message is the assist", id="swapped roles"),
         pytest.param({"messages": [*HI, SYSTEM]}, "not the first", id="a late system message"),
         pytest.param(
             [{"user": "Hi", "bot": "x"}, {"user": "Hi"}], "no field bot", id="half a turn"
         ),
-        pytest.param([{"user": "Hi", "bot": "x"}, 3], "a int where", id="a number as turn"),
+        pytest.param([{"user": "Hi", "bot": "x"}, 3], "a number where", id="a number as turn"),
     ],
 )
 def test_a_malformed_row_says_what_is_wrong(value: Any, what: str) -> None:

@@ -19,9 +19,11 @@ import pytest
 from botocore.exceptions import ReadTimeoutError
 
 from tests.trainer.conftest import Bucket, free_port, jsonl, pairs
-from tunesmith_api.jobstatus import ArtifactStatus, BaselineValue, Measurement, StageName
+from tunesmith_api.attempts import StageName
+from tunesmith_api.jobstatus import ArtifactStatus
+from tunesmith_api.measurements import BaselineValue, Measurement
 from tunesmith_api.output import ArtifactName
-from tunesmith_api.run import (
+from tunesmith_api.result import (
     TERMINATION_BYTES,
     CheckpointRef,
     ExitCode,
@@ -29,10 +31,10 @@ from tunesmith_api.run import (
     Phase,
     TrainerProgress,
     TrainerResult,
-    TrainingRun,
     TrainingSummary,
     UserErrorReason,
 )
+from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.__main__ import main
 from tunesmith_trainer.outcome import (
     Interrupted,

@@ -151,10 +151,16 @@ def test_columns_have_other_names() -> None:
         ),
         pytest.param("ShareGPT", {"conversations": []}, "not a list with", id="no turn"),
         pytest.param(
-            "Alpaca", {"instruction": "x", "output": "y", "input": 3}, "input is a int", id="input"
+            "Alpaca",
+            {"instruction": "x", "output": "y", "input": 3},
+            "input is a number",
+            id="input",
         ),
         pytest.param(
-            "Intent", {"query": "x", "intent": "y", "entities": 3}, "entities is a int", id="entity"
+            "Intent",
+            {"query": "x", "intent": "y", "entities": 3},
+            "entities is a number",
+            id="entity",
         ),
         pytest.param(
             "Intent",
@@ -262,8 +268,11 @@ GOOD_LINES = jsonl(*pairs(200)).encode()
         pytest.param(
             "a.jsonl.zst", zstd.compress(GOOD_LINES)[:-30], ["cut off"], id="half a zstd file"
         ),
-        pytest.param("a.jsonl.gz", GOOD_LINES, ["damaged", "gzip"], id="no gzip at all"),
-        pytest.param("a.jsonl.zst", GOOD_LINES, ["damaged"], id="no zstd at all"),
+        pytest.param(
+            "a.jsonl.gz", gzip.compress(GOOD_LINES)[:40] + b"x" * 99, ["damaged"], id="bad gzip"
+        ),
+        pytest.param("a.jsonl.gz", GOOD_LINES, ["not packed", "take .gz off"], id="no gzip at all"),
+        pytest.param("a.jsonl.zst", GOOD_LINES, ["not packed"], id="no zstd at all"),
         pytest.param("a.jsonl", gzip.compress(b"x"), [".gz"], id="gzip without saying so"),
         pytest.param("a.txt", b"PK\x03\x04....", ["ZIP"], id="a ZIP archive"),
         pytest.param("a.txt", b"\x7fELF\0\0", ["binary"], id="a program"),

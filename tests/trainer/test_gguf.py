@@ -28,7 +28,7 @@ from tests.trainer.gguf_models import (
 )
 from tests.trainer.trials import Trial, echo_rows, tiny_tokenizer
 from tunesmith_api.output import K_QUANTS, GgufQuantization
-from tunesmith_api.run import Outcome
+from tunesmith_api.result import Outcome
 from tunesmith_trainer.batches import Batch
 from tunesmith_trainer.export import check_gguf_parity, logits_of, parity_batch
 from tunesmith_trainer.gguf import file

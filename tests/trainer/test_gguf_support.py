@@ -24,7 +24,8 @@ from tests.trainer.gguf_models import (
     tokenizer_of,
     words_of,
 )
-from tunesmith_api.run import TrainingRun, UserErrorReason
+from tunesmith_api.result import UserErrorReason
+from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.gguf.configuration import read_hyperparameters
 from tunesmith_trainer.gguf.file import check_gguf
 from tunesmith_trainer.gguf.vocabulary import Vocabulary

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith_api.run import S3Connection, UserErrorReason
+from tunesmith_api.result import UserErrorReason
+from tunesmith_api.run import S3Connection
 from tunesmith_trainer.outcome import Superseded, UserError
 from tunesmith_trainer.storage import Conflict, NotFound, Store, open_store
 from tunesmith_trainer.storage.fence import Fence

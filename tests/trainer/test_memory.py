@@ -1,6 +1,7 @@
 """The estimate of GPU memory, held against what autograd really keeps; and what does not fit."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,13 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config
 
 from tests.trainer.conftest import Bucket, jsonl, pairs
-from tunesmith_api.run import TrainerResult, TrainingRun, UserErrorReason
-from tunesmith_api.training import Full, Lora, Method, QLora
+from tunesmith_api.result import TrainerResult, UserErrorReason
+from tunesmith_api.run import TrainingRun
+from tunesmith_api.training import Full, Lora, Method, Optimizer, QLora
 from tunesmith_trainer.memory import GIB, Workload, estimate, read_shape
 from tunesmith_trainer.model import add_adapter
 from tunesmith_trainer.outcome import UserError
+from tunesmith_trainer.placing import place
 from tunesmith_trainer.prepare import prepare
 from tunesmith_trainer.progress import Progress
 from tunesmith_trainer.stopping import StopSignal
@@ -97,6 +100,98 @@ def test_a_model_of_8_billion_takes_what_people_know(tmp_path: Path) -> None:
     assert qlora.total < 12 * GIB < lora.total < 24 * GIB < full.total
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "bytes_each"),
+    [(Optimizer.ADAMW, 16), (Optimizer.ADAMW_8BIT, 10), (Optimizer.ADAFACTOR, 8)],
+)
+def test_the_update_rule_decides_what_a_trained_weight_takes(
+    tmp_path: Path, optimizer: Optimizer, bytes_each: int
+) -> None:
+    LLAMA_8B.save_pretrained(tmp_path)
+    work = Workload(1, 1024, width=2, checkpointing=True, optimizer=optimizer)
+    full = estimate(read_shape(tmp_path), Method(full=Full()), work)
+    assert full.trained == pytest.approx(bytes_each * 8.03e9, rel=0.01)
+
+
+def test_logits_are_held_chunk_by_chunk(tmp_path: Path) -> None:
+    LLAMA_8B.save_pretrained(tmp_path)
+    shape, lora = read_shape(tmp_path), Method(lora=Lora())
+    short, long = (
+        estimate(shape, lora, Workload(8, length, width=2, checkpointing=True))
+        for length in (1024, 4096)
+    )
+    assert short.logits == long.logits < 2 * GIB
+
+
+def test_parts_hold_their_share_and_what_is_gathered(tmp_path: Path) -> None:
+    LLAMA_8B.save_pretrained(tmp_path)
+    shape, full = read_shape(tmp_path), Method(full=Full())
+    work = Workload(1, 1024, width=2, checkpointing=True)
+    whole, parts = (estimate(shape, full, replace(work, parts=parts)) for parts in (1, 8))
+    assert parts.trained == whole.trained // 8
+    assert (parts.activations, parts.logits) == (whole.activations, whole.logits)
+    # Both embeddings with gradients, and three layers of 218 million weights, in 16 bits.
+    assert parts.gathered == pytest.approx(4 * 1.05e9 + 4 * 218e6 + 6 * 218e6, rel=0.05)
+
+
+PLACES = [
+    pytest.param({"lora": {}}, 80, {}, "DDP", id="a whole copy fits"),
+    pytest.param({"full": {}}, 80, {}, "FSDP", id="only a part fits"),
+    pytest.param({"full": {}}, 0, {}, "DDP", id="the memory is not known"),
+    pytest.param({"lora": {}}, 80, {"sharding": "FSDP"}, "FSDP", id="parts are asked for"),
+    pytest.param({"qlora": {}}, 24, {}, "DDP", id="4 bits stay whole"),
+    pytest.param({"lora": {}}, 24, {"ranks": 1}, "DDP", id="one GPU"),
+]
+
+
+@pytest.mark.parametrize(("method", "gib", "gpus", "expected"), PLACES)
+def test_auto_takes_whole_copies_where_they_fit(
+    make_run: MakeRun,
+    tmp_path: Path,
+    method: dict[str, object],
+    gib: int,
+    gpus: dict[str, object],
+    expected: str,
+) -> None:
+    LLAMA_8B.save_pretrained(tmp_path)
+    given = {"type": "A100", "memoryBytes": gib * GIB, "ranks": 8} | gpus
+    run = make_run(plannedGpus=given, method=method, hyperparameters={"perDeviceBatchSize": 1})
+    found = place(read_shape(tmp_path), run, 1024)
+    assert found.sharding == expected
+    assert ("train with " + expected in found.reason) == (given["ranks"] != 1)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "hyperparameters", "said"),
+    [
+        pytest.param({"ranks": 1}, {}, "4 GPUs in all with compute.sharding Auto", id="one GPU"),
+        pytest.param(
+            {"ranks": 8, "sharding": "DDP"},
+            {},
+            "Use method.qlora .*compute.sharding FSDP",
+            id="DDP",
+        ),
+        pytest.param({"ranks": 2}, {}, "in 2 parts takes at least .* 4 GPUs in all", id="two"),
+        pytest.param(
+            {"ranks": 8}, {"optimizer": "AdamW8bit"}, "with 8.* GiB or more", id="no parts"
+        ),
+    ],
+)
+def test_what_fits_nowhere_names_more_gpus(
+    make_run: MakeRun,
+    tmp_path: Path,
+    gpus: dict[str, object],
+    hyperparameters: dict[str, object],
+    said: str,
+) -> None:
+    LLAMA_8B.save_pretrained(tmp_path)
+    given = {"type": "A100", "memoryBytes": 60 * GIB} | gpus
+    run = make_run(plannedGpus=given, method={"full": {}}, hyperparameters=hyperparameters)
+    with pytest.raises(UserError, match=said) as caught:
+        place(read_shape(tmp_path), run, 1024)
+    assert caught.value.reason == UserErrorReason.DOES_NOT_FIT
+
+
 def planned(memory: int) -> dict[str, object]:
     return {"type": "L4", "memoryBytes": memory}
 
@@ -111,15 +206,16 @@ def test_preparation_says_what_a_gpu_will_hold(
     bucket.put("data/train.jsonl", jsonl(*pairs(20)))
     run = make_run(plannedGpus=planned(24 * GIB))
     result = do(run, tmp_path / "1")
-    assert result.estimated_gpu_memory_bytes is not None
-    assert GIB < result.estimated_gpu_memory_bytes < 2 * GIB
+    assert result.placement is not None
+    assert GIB < result.placement.memory_bytes < 2 * GIB
+    assert (result.placement.sharding, result.placement.reason) == ("DDP", "")
     again = do(make_run(plannedGpus=planned(24 * GIB), attempt=2), tmp_path / "2")
-    assert again.estimated_gpu_memory_bytes == result.estimated_gpu_memory_bytes
+    assert again.placement == result.placement
 
 
 def test_nothing_is_estimated_for_a_cpu(bucket: Bucket, make_run: MakeRun, tmp_path: Path) -> None:
     bucket.put("data/train.jsonl", jsonl(*pairs(20)))
-    assert do(make_run(), tmp_path).estimated_gpu_memory_bytes is None
+    assert do(make_run(), tmp_path).placement is None
 
 
 def test_what_cannot_fit_ends_before_a_gpu_is_taken(

@@ -18,6 +18,7 @@ from tests.trainer.trials import echo_rows, tiny_tokenizer
 from tunesmith_api.training import Hyperparameters, Lora, LoraVariant, Optimizer
 from tunesmith_trainer import objective
 from tunesmith_trainer.adapters import dropout_mask
+from tunesmith_trainer.attention import PADDED
 from tunesmith_trainer.batches import Batch, collate, collate_packed
 from tunesmith_trainer.capability import settle
 from tunesmith_trainer.data.prepared import Split
@@ -203,7 +204,7 @@ def test_chunks_add_up(
     whole = gradients(loss, batch)
     whole = whole[0], {name: g.clone() for name, g in whole[1].items()}
     loss.zero_grad()
-    settle(loss, rows, 0, may_pack=False)
+    settle(loss, rows, 0, ())
     monkeypatch.setitem(objective._CHUNK_VALUES, "cpu", 260 * 7)
     parts = gradients(loss, batch)
     assert parts[0] == pytest.approx(whole[0], rel=1e-6)
@@ -228,7 +229,7 @@ def test_noise_has_the_strength_of_its_row_and_stays_in_training(folder: Path, r
     add_noise(model, 5.0)
     embeddings.register_forward_hook(lambda _, __, output: seen.append(output.detach()))
     loss = SupervisedLoss(model)
-    settle(loss, rows, 0, may_pack=True)
+    settle(loss, rows, 0, (PADDED,))
     seen.clear()
     batch = collate_packed(rows, [0, 1], 0, share=False)
     loss.eval()(batch)

@@ -12,7 +12,8 @@ from accelerate.state import AcceleratorState
 
 from tests.trainer.conftest import Bucket, jsonl, pairs
 from tests.trainer.test_prepare import do, fetched
-from tunesmith_api.run import Outcome, TrainerResult, TrainingRun
+from tunesmith_api.result import Outcome, TrainerResult
+from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.data.templates import load_tokenizer
 from tunesmith_trainer.inputs import inputs_digest as digest_of_steps
 from tunesmith_trainer.outcome import UserError

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 from tests.trainer.gguf_models import make_model
 from tests.trainer.trials import echo_rows, tiny_tokenizer
 from tunesmith_api.training import Switch
+from tunesmith_trainer.attention import PADDED
 from tunesmith_trainer.batches import collate, collate_packed
 from tunesmith_trainer.capability import settle
 from tunesmith_trainer.data.prepared import Split
@@ -48,6 +49,17 @@ def test_packed_rows_can_be_read_back(rows: list[list[int]], share: bool) -> Non
     )
     assert torch.equal(layout.sources[layout.slots], torch.arange(len(packed.tokens)))
     assert torch.equal(layout.sources[layout.shared_slots], layout.shared_sources)
+
+
+@given(rows_of_few_words, st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_ragged_slots_are_the_rows_without_padding(rows: list[list[int]], share: bool) -> None:
+    packed = pack([np.array(row, np.int32) for row in rows], share=share)
+    ragged = packed.layout.ragged
+    assert packed.tokens[ragged.sources.numpy()].tolist() == [word for row in rows for word in row]
+    assert ragged.starts.diff().tolist() == [len(row) for row in rows]
+    assert torch.equal(ragged.sources[ragged.slots], torch.arange(len(packed.tokens)))
+    assert torch.equal(ragged.sources[ragged.shared_slots], ragged.shared_sources)
 
 
 @pytest.fixture
@@ -88,7 +100,7 @@ def test_packed_is_padded(
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     plain = gradients(loss, collate(rows, ROWS, 0))
-    settle(loss, rows, 0, may_pack=True)
+    settle(loss, rows, 0, (PADDED,))
     assert loss.can_pack
     assert loss.head is not None
     assert loss.training
@@ -108,7 +120,7 @@ def test_what_cannot_be_packed_is_padded(tmp_path: Path, rows: Split) -> None:
     torch.manual_seed(0)
     config = MambaConfig(vocab_size=260, hidden_size=16, state_size=4, num_hidden_layers=1)
     loss = SupervisedLoss(MambaForCausalLM(config))
-    settle(loss, rows, 0, may_pack=True)
+    settle(loss, rows, 0, (PADDED,))
     assert not loss.can_pack
     assert torch.isfinite(loss(collate(rows, ROWS, 0))[0])
 
@@ -116,7 +128,7 @@ def test_what_cannot_be_packed_is_padded(tmp_path: Path, rows: Split) -> None:
 def test_a_window_shorter_than_the_rows_is_padded(tmp_path: Path, rows: Split) -> None:
     folder = make_model(tmp_path / "mistral", "mistral", sliding_window=16)
     loss = SupervisedLoss(AutoModelForCausalLM.from_pretrained(folder))
-    settle(loss, rows, 0, may_pack=True)
+    settle(loss, rows, 0, (PADDED,))
     assert not loss.can_pack
 
 
@@ -125,7 +137,7 @@ def test_generating_goes_on_as_before(tmp_path: Path, rows: Split) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder)
     prompt = torch.from_numpy(rows.row(0)[0][:9].astype(np.int64))[None]
     before = model.generate(prompt, max_new_tokens=8, do_sample=False)
-    settle(SupervisedLoss(model), rows, 0, may_pack=True)
+    settle(SupervisedLoss(model), rows, 0, (PADDED,))
     assert torch.equal(model.generate(prompt, max_new_tokens=8, do_sample=False), before)
     assert "tunesmith" not in model.config.to_json_string()
 

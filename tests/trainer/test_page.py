@@ -9,9 +9,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tunesmith_api.jobstatus import BaselineValue, DataStatus, Measurement, RowCounts
+from tunesmith_api.datastatus import DataStatus, RowCounts
+from tunesmith_api.measurements import BaselineValue, Measurement
 from tunesmith_api.report import LossPoint, SampleAnswer, TrainingReport
-from tunesmith_api.run import TrainingSummary
+from tunesmith_api.result import TrainingSummary
 from tunesmith_trainer.curve import Curve
 from tunesmith_trainer.drawing import as_png, as_svg, charts_of
 from tunesmith_trainer.page import change, render, short, size

@@ -18,8 +18,9 @@ from tests.trainer.conftest import Bucket
 from tests.trainer.test_resume import End
 from tests.trainer.trials import PodLost, Trial, echo_pairs, lose_pod, tiny_tokenizer
 from tunesmith_api.objectives import Dpo, PreferenceLoss
-from tunesmith_api.run import Outcome
+from tunesmith_api.result import Outcome
 from tunesmith_api.training import Hyperparameters, Switch
+from tunesmith_trainer.attention import PADDED
 from tunesmith_trainer.batches import BatchPlan
 from tunesmith_trainer.capability import settle
 from tunesmith_trainer.curve import Curve
@@ -107,7 +108,7 @@ def load(folder: Path, rows: Split, *, packed: bool = True, settled: bool = True
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     loss = SupervisedLoss(model)
     if settled:
-        settle(loss, rows, 0, may_pack=packed)
+        settle(loss, rows, 0, (PADDED,) if packed else ())
         assert loss.head is not None
         assert loss.can_pack is packed
     return loss

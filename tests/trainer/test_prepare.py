@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tests.trainer.conftest import STRANGER_KEYS, Bucket, jsonl, pairs, use_identity
-from tunesmith_api.run import TrainerResult, TrainingRun
+from tunesmith_api.result import TrainerResult
+from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.data.prepared import PreparedData
 from tunesmith_trainer.data.templates import load_tokenizer
 from tunesmith_trainer.outcome import Interrupted, Superseded, UserError

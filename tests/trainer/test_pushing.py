@@ -10,7 +10,7 @@ from huggingface_hub import constants
 
 from tests.trainer.hub_server import Hub
 from tunesmith_api.output import HuggingFace
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.outcome import Infrastructure, UserError
 from tunesmith_trainer.pushing import check_hub, push
 

@@ -18,7 +18,8 @@ from accelerate.state import AcceleratorState
 
 from tests.trainer.conftest import ROOT_KEYS, free_port
 from tests.trainer.trials import Trial, Watcher, echo_pairs, echo_rows
-from tunesmith_api.run import Outcome, TrainerResult, TrainingRun
+from tunesmith_api.result import Outcome, TrainerResult
+from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.__main__ import main
 from tunesmith_trainer.outcome import Interrupted
 from tunesmith_trainer.recipe import fine_tune

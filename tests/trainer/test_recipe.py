@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.trainer.conftest import Bucket
 from tests.trainer.trials import Trial
-from tunesmith_api.run import TERMINATION_BYTES, Outcome, UserErrorReason
+from tunesmith_api.result import TERMINATION_BYTES, Outcome, UserErrorReason
 from tunesmith_trainer.batches import collate
 from tunesmith_trainer.export import check_parity, logits_of, parity_batch
 from tunesmith_trainer.objective import SupervisedLoss
@@ -213,6 +213,15 @@ def test_bf16_models_stay_bf16(make_trial: MakeTrial, tmp_path: Path) -> None:
     assert {w.dtype for w in weights.values()} == {torch.bfloat16}
     adapter = load_file(trial.fetch("adapter") / "adapter_model.safetensors")
     assert {w.dtype for w in adapter.values()} == {torch.float32}
+
+
+def test_a_base_in_float32_is_trained_in_bf16(make_trial: MakeTrial) -> None:
+    # Its weights are rounded for training; the files hold the merged ones as they were.
+    settings = {"precision": "BF16", "maxSteps": 2}
+    trial = make_trial(sections={"output": BOTH}, hyperparameters=settings)
+    assert trial.go().outcome == "Succeeded"
+    weights = load_file(trial.fetch("merged") / "model.safetensors")
+    assert {w.dtype for w in weights.values()} == {torch.float32}
 
 
 def test_files_that_say_something_else_are_not_published(

@@ -13,8 +13,8 @@ import pytest
 
 from tests.trainer.conftest import Bucket
 from tests.trainer.trials import PodLost, Trial, lose_pod
-from tunesmith_api.jobstatus import Measurement
-from tunesmith_api.run import Outcome
+from tunesmith_api.measurements import Measurement
+from tunesmith_api.result import Outcome
 from tunesmith_trainer.outcome import Interrupted, Superseded
 
 MakeTrial = Callable[..., Trial]
@@ -125,16 +125,45 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(make_trial: MakeTrial, ha
     result = disturbed.go()
     assert result.resumed_from_step == 4
     assert "checkpoint of step 6 is damaged" in result.message
+    (note,) = disturbed.progress.snapshot().notes
+    assert "checkpoint of step 6 is damaged" in note
     assert End.of(disturbed) == undisturbed(make_trial)
 
 
-def test_an_upload_that_was_cut_off_is_no_checkpoint(make_trial: MakeTrial) -> None:
-    trial = make_trial()
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_an_upload_that_was_cut_off_is_no_checkpoint(make_trial: MakeTrial, share: float) -> None:
+    """The manifest is last, so a pod that is killed leaves some files, and never the manifest."""
+    trial = make_trial(name="cut")
     with pytest.raises(Interrupted):
         trial.go(at_step=6)
-    manifest = "runs/u-1/checkpoints/step-00000006/attempt-1/manifest.json"
-    trial.bucket.client.delete_object(Bucket=trial.bucket.name, Key=manifest)
+    keys = trial.bucket.keys("runs/cut/checkpoints/step-00000006/")
+    files = [key for key in keys if not key.endswith("manifest.json")]
+    assert len(files) >= 4
+    for key in {*keys} - {*files[: round(share * len(files))]}:
+        trial.bucket.client.delete_object(Bucket=trial.bucket.name, Key=key)
     assert trial.go().resumed_from_step == 4
+    assert trial.progress.snapshot().notes == (), "nothing was promised, nothing is damaged"
+    assert End.of(trial) == undisturbed(make_trial)
+
+
+@pytest.mark.timeout(300)
+def test_twenty_disruptions_at_random_steps_change_nothing(make_trial: MakeTrial) -> None:
+    chance = random.Random(20)
+    longer = {"hyperparameters": {"epochs": "5"}}
+    trial, least, most = make_trial(name="cut", **longer), 0, 0
+    for number in range(20):
+        is_kill = number % 3 > 0
+        step = most + chance.randrange(1, 4)
+        with pytest.raises(PodLost if is_kill else Interrupted):
+            trial.go(at_step=step, act=lose_pod if is_kill else None)
+        begun = trial.progress.snapshot().resumed_from_step or 0
+        assert least <= begun <= most
+        # A kill may come while the checkpoint of every fourth step is still on its way.
+        least, most = (begun, max(most, step // 4 * 4)) if is_kill else (step, step)
+    result = trial.go()
+    assert result.outcome is Outcome.SUCCEEDED
+    assert trial.attempts == 21
+    assert End.of(trial) == undisturbed(make_trial, **longer)
 
 
 def test_other_inputs_start_anew_and_say_so(make_trial: MakeTrial) -> None:

@@ -136,5 +136,5 @@ def test_another_seed_gives_another_split() -> None:
 
 def test_too_few_groups_say_that_rows_look_alike() -> None:
     texts = [" ".join(WORDS[:60]) + f" n{n}" for n in range(50)]
-    with pytest.raises(UserError, match=r"1 distinct groups of rows \(50 rows.*similarity"):
+    with pytest.raises(UserError, match=r"1 distinct group of rows \(50 rows.*similarity"):
         split_by_likeness(rows_of(texts), 1, 10)

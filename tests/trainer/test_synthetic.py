@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.trainer.conftest import Bucket, jsonl, pairs
+from tests.trainer.openai_endpoint import Endpoint
 from tunesmith_api.dataset import Speakers
-from tunesmith_api.run import TrainerResult, TrainingRun
+from tunesmith_api.result import TrainerResult
+from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.data.chatlog import ChatLog
 from tunesmith_trainer.data.synthesis import parse_answer
 from tunesmith_trainer.generating import generated_answers
@@ -27,49 +29,11 @@ MakeRun = Callable[..., TrainingRun]
 TOPICS = ("boats on the lake", "the price of bread", "how bees find flowers", "old clocks")
 
 
-class Endpoint:
-    """An HTTP server with OpenAI's API; `answers` are given in turns, a number is a status."""
-
-    def __init__(self, answers: list[str | int]) -> None:
-        self.asked: list[dict[str, Any]] = []
-        lock, outer = threading.Lock(), self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with lock:
-                    answer = answers[len(outer.asked) % len(answers)]
-                    outer.asked.append(body)
-                status = answer if isinstance(answer, int) else 200
-                data = json.dumps({"choices": [{"message": {"content": answer}}]}).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}/v1"
-
-
 @pytest.fixture
 def endpoint() -> Iterator[Callable[[list[str | int]], Endpoint]]:
-    made: list[Endpoint] = []
-
-    def make(answers: list[str | int]) -> Endpoint:
-        made.append(Endpoint(answers))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.server.shutdown()
-        one.server.server_close()
+    """Makes endpoints that give their answers over and over."""
+    with ExitStack() as made:
+        yield lambda answers: made.enter_context(Endpoint(cycle(answers)))
 
 
 def row(prompt: str, response: str) -> str:
@@ -104,8 +68,8 @@ def test_new_rows_are_trained_on_and_held_out_or_known_ones_are_not(
     source = result.data.sources[-1]
     assert (source.format, source.rows) == ("Synthetic", len(new))
     assert len(server.asked) == 46
-    assert server.asked[0]["model"] == "big"
-    shown = server.asked[0]["messages"][0]["content"].splitlines()[:-1]
+    assert server.asked[0].body["model"] == "big"
+    shown = server.asked[0].body["messages"][0]["content"].splitlines()[:-1]
     assert len(shown) == 3
     assert set(shown) <= {f"{r['prompt']}|{r['response']}" for r in rows}
 

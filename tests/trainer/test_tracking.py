@@ -15,7 +15,8 @@ import pytest
 from tests.trainer.conftest import Bucket
 from tests.trainer.event_reading import CHECK_VALUE, crc32c, scalars
 from tests.trainer.trials import PodLost, Trial, lose_pod
-from tunesmith_api.run import TrainingRun, UserErrorReason
+from tunesmith_api.result import UserErrorReason
+from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.outcome import Interrupted, UserError
 from tunesmith_trainer.progress import Progress, serve
 from tunesmith_trainer.tracking.eventfile import EventFile

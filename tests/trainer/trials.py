@@ -16,9 +16,10 @@ from accelerate.state import AcceleratorState
 from transformers import AutoTokenizer
 
 from tests.trainer.conftest import Bucket
-from tunesmith_api.jobstatus import DataStatus, RowCounts
+from tunesmith_api.datastatus import DataStatus, RowCounts
 from tunesmith_api.report import TrainingReport
-from tunesmith_api.run import TrainerResult, TrainingRun
+from tunesmith_api.result import TrainerResult
+from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.data.prepared import SPLITS, PreparedData, PreparedMeta, Split, write_split
 from tunesmith_trainer.progress import Progress
 from tunesmith_trainer.recipe import fine_tune

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from tests.unit.jobs import CONFIG, make_job
-from tunesmith_api.jobstatus import ActiveAttempt, FineTuneJobStatus, StageName
+from tunesmith_api.attempts import ActiveAttempt, StageName
+from tunesmith_api.jobstatus import FineTuneJobStatus
 from tunesmith_api.meta import Condition
 from tunesmith_operator.kube.parse import parse_target, parse_version
 from tunesmith_operator.planning.actions import StartAttempt

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from tunesmith_api.jobstatus import ArtifactStatus, AttemptReason, StageName
-from tunesmith_api.run import Outcome, TrainerResult
+from tunesmith_api.attempts import AttemptReason, StageName
+from tunesmith_api.jobstatus import ArtifactStatus
+from tunesmith_api.result import Outcome, TrainerResult
 from tunesmith_operator.planning.causes import why_ended
 from tunesmith_operator.planning.observed import SeenJob, SeenPod
 

@@ -6,7 +6,11 @@ import pytest
 from pydantic import BaseModel, Field
 
 from tests.unit.schemas import walk
-from tunesmith_api.conditions import (
+from tunesmith_api.attempts import AttemptReason
+from tunesmith_api.conditions import ConditionType, DeploymentCondition, DeploymentReason, Reason
+from tunesmith_api.crd import UnknownKeywordError, definitions, structural_schema
+from tunesmith_api.deploymentstatus import RollbackReason
+from tunesmith_api.meanings import (
     ATTEMPT_MEANINGS,
     CONDITION_MEANINGS,
     DEPLOYMENT_CONDITION_MEANINGS,
@@ -14,15 +18,8 @@ from tunesmith_api.conditions import (
     REASON_MEANINGS,
     ROLLBACK_MEANINGS,
     USER_ERROR_MEANINGS,
-    ConditionType,
-    DeploymentCondition,
-    DeploymentReason,
-    Reason,
 )
-from tunesmith_api.crd import UnknownKeywordError, definitions, structural_schema
-from tunesmith_api.deploymentstatus import RollbackReason
-from tunesmith_api.jobstatus import AttemptReason
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 
 
 class Inner(BaseModel):

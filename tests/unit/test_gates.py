@@ -4,7 +4,7 @@ import pytest
 
 from tunesmith_api.evaluation import Baseline, Gate
 from tunesmith_api.gates import judge
-from tunesmith_api.jobstatus import BaselineValue, Measurement, Verdict
+from tunesmith_api.measurements import BaselineValue, Measurement, Verdict
 
 
 def gate(relation: str, value: str) -> Gate:

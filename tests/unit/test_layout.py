@@ -50,11 +50,19 @@ def test_dockerignore_lets_through_what_a_dockerfile_copies(name: str) -> None:
 @pytest.mark.parametrize(
     ("lock", "packages"),
     [
-        ("trainer", ["operator/tunesmith_api", "trainer_image/tunesmith_trainer"]),
+        (
+            "trainer",
+            [
+                "operator/tunesmith_api",
+                "operator/tunesmith_process",
+                "trainer_image/tunesmith_trainer",
+            ],
+        ),
         (
             "operator",
             [
                 "operator/tunesmith_api",
+                "operator/tunesmith_process",
                 "operator/tunesmith_operator",
                 "operator/tunesmith_sidecar",
                 "operator/tunesmith_router",

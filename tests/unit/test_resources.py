@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from tests.unit.jobs import CONFIG, make_job
+from tunesmith_api.attempts import StageName
 from tunesmith_api.finetunejob import FineTuneJob
-from tunesmith_api.jobstatus import StageName
 from tunesmith_api.run import PlannedGpus, TrainingRun
 from tunesmith_operator.planning.runs import build_run
 from tunesmith_operator.resources.attempt import QUEUE_LABEL, build_job, build_service
@@ -197,7 +197,16 @@ def test_preparation_is_told_which_gpus_training_will_get() -> None:
     )
     job = make_job(compute={"gpusPerNode": 2, "gpuType": "A100"})
     planned = build_run(job, StageName.PREPARE, 1, config).planned_gpus
-    assert planned == PlannedGpus(type="A100", memory_bytes=80 * 1024**3)
+    assert planned == PlannedGpus(type="A100", memory_bytes=80 * 1024**3, ranks=2)
     assert build_run(job, StageName.TRAIN, 1, config).planned_gpus is None
     on_cpu = make_job(compute={"gpusPerNode": 0})
     assert build_run(on_cpu, StageName.PREPARE, 1, config).planned_gpus is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [pytest.param("Auto", "DDP", id="whole copies"), pytest.param("FSDP", "FSDP", id="parts")],
+)
+def test_on_cpus_the_model_is_held_as_the_job_says(asked: str, expected: str) -> None:
+    job = make_job(compute={"nodes": 2, "gpusPerNode": 0, "sharding": asked})
+    assert build_run(job, StageName.TRAIN, 2, CONFIG).world.sharding == expected

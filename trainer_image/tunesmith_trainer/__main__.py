@@ -12,20 +12,19 @@ from pathlib import Path
 import orjson
 from pydantic import ValidationError
 
-from tunesmith_api.jobstatus import StageName
+from tunesmith_api.attempts import StageName
 from tunesmith_api.meta import Status
-from tunesmith_api.run import (
+from tunesmith_api.result import (
     PROGRESS_PORT,
-    RUN_PATH,
     TERMINATION_PATH,
-    WORK_PATH,
     Outcome,
     Phase,
     TrainerResult,
-    TrainingRun,
     UserErrorReason,
 )
-from tunesmith_trainer.logs import configure_logs, log, name_the_run
+from tunesmith_api.run import RUN_PATH, WORK_PATH, TrainingRun
+from tunesmith_process.logs import configure_logs
+from tunesmith_trainer.logs import log, name_the_run
 from tunesmith_trainer.outcome import (
     TrainerError,
     UserError,
@@ -45,7 +44,7 @@ _CONSEQUENCES = (Outcome.CHECKPOINTED, Outcome.INFRASTRUCTURE)
 def main(arguments: list[str] | None = None) -> int:
     """Run one attempt; returns the exit code."""
     options = _parse_arguments(arguments)
-    configure_logs()
+    configure_logs("INFO", sys.stdout)
     stop = StopSignal()
     stop.install()
     rank = int(os.environ.get("RANK", "0"))

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from tunesmith_api.output import K_QUANTS, ArtifactName, Gguf, GgufQuantization
+from tunesmith_api.training import Precision
 from tunesmith_trainer import export, modelfile
 from tunesmith_trainer.attempt import Attempt
 from tunesmith_trainer.batches import Batch
@@ -20,8 +21,10 @@ from tunesmith_trainer.inputs import Inputs
 from tunesmith_trainer.linking import link
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.loop import Training
-from tunesmith_trainer.model import stored_dtype
+from tunesmith_trainer.model import computed_dtype, load_trainable, stored_dtype
+from tunesmith_trainer.objective import SupervisedLoss
 from tunesmith_trainer.package import write_package
+from tunesmith_trainer.sharding import gather_into
 
 _FROM_GGUF = {ArtifactName.GGUF, ArtifactName.OLLAMA}
 Paths = dict[ArtifactName, Path]
@@ -34,6 +37,34 @@ class _Judged:
     batch: Batch
     expected: torch.Tensor
     """float32[supervised, vocabulary] of `batch`."""
+
+
+def make_whole(attempt: Attempt, inputs: Inputs, training: Training, precision: Precision) -> None:
+    """Put together a model that is in parts, in rank 0's host memory; all ranks must call this.
+
+    From then on rank 0 needs no other. Raises Infrastructure ExportMismatch where the whole does
+    not say what the parts said.
+    """
+    run, ranks = attempt.run, attempt.ranks
+    if not ranks.is_sharded:
+        return
+    batch = _sample(inputs, training)
+    expected = export.logits_of(training.loss, batch)
+    whole = None
+    if ranks.is_main:
+        seed = run.hyperparameters.seed
+        whole = load_trainable(inputs.base_path, run.method, precision, seed, export.CPU)
+    gather_into(whole, training.loss.model)
+    if whole is not None:
+        training.loss = SupervisedLoss(whole)
+        dtype = computed_dtype(precision)
+        distance = export.check_gathered(training.loss, expected, batch, dtype)
+        log.info("parity of the gathered model", relative_distance=distance)
+
+
+def _sample(inputs: Inputs, training: Training) -> Batch:
+    rows = inputs.data.test if len(inputs.data.test) else inputs.data.train
+    return export.parity_batch(rows, training.pad_id)
 
 
 def make_artifacts(
@@ -76,8 +107,8 @@ def _make_merged(
 ) -> _Judged:
     run, loss, stop = attempt.run, training.loss, attempt.stop
     adapter, merged = paths[ArtifactName.ADAPTER], paths[ArtifactName.MERGED]
-    rows = inputs.data.test if len(inputs.data.test) else inputs.data.train
-    batch = export.parity_batch(rows, training.pad_id)
+    batch = _sample(inputs, training)
+    computed = torch.float32 if run.method.qlora else export.computed_in(loss)
     if run.method.qlora:
         expected = export.logits_of_saved_adapter(inputs.base_path, adapter, batch)
     else:
@@ -86,7 +117,7 @@ def _make_merged(
     model = export.merge(inputs.base_path, adapter) if run.method.adapter else loss.model
     export.save_complete(model, tokenizer, stored_dtype(inputs.base_path), merged)
     stop.check()
-    distance = export.check_parity(merged, expected, batch)
+    distance = export.check_parity(merged, expected, batch, computed)
     log.info("parity", relative_distance=distance)
     return _Judged(batch, expected)
 

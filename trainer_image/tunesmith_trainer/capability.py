@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from tunesmith_trainer.attention import NAME
 from tunesmith_trainer.batches import Batch, collate, collate_packed
 from tunesmith_trainer.data.prepared import Split
 from tunesmith_trainer.logs import log
@@ -24,52 +23,60 @@ _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.02}
 _PROBE_TOKENS = 24
 
 
-def settle(loss: SupervisedLoss, rows: Split, pad_id: int, *, may_pack: bool) -> None:
-    """Set `loss.head` and `loss.can_pack`; leaves generators of chance and modes as they were."""
+def settle(loss: SupervisedLoss, rows: Split, pad_id: int, attentions: Sequence[str]) -> None:
+    """Set `loss.head` and `loss.can_pack`; leaves generators of chance and modes as they were.
+
+    `attentions` are the kinds that may compute packed rows, the best first; without any they are
+    padded.
+    """
     was_training = loss.training
     loss.eval()
     probe = _probe(rows)
     with torch.no_grad():
         _settle_head(loss, collate(probe, range(len(probe)), pad_id).to(_device(loss)))
-        if may_pack:
-            _settle_packing(loss, probe, pad_id, int(rows.lengths.max()))
+        if attentions:
+            _settle_packing(loss, probe, pad_id, int(rows.lengths.max()), attentions)
     loss.train(was_training)
 
 
 def _settle_head(loss: SupervisedLoss, batch: Batch) -> None:
     plain, head = loss.logits(batch), head_of(loss.model)
     hidden = loss.hidden(batch)
-    if _is_same(head(hidden).float(), plain, hidden.dtype):
+    if _is_same(head(hidden).float(), plain, _computed_dtype(loss)):
         loss.head = head
     else:
         log.info("the model does something of its own to its logits: they are kept whole")
 
 
-def _settle_packing(loss: SupervisedLoss, probe: Split, pad_id: int, longest: int) -> None:
+def _settle_packing(
+    loss: SupervisedLoss, probe: Split, pad_id: int, longest: int, attentions: Sequence[str]
+) -> None:
     window = _window(loss.model)
     if window and longest > window:
         reason = f"a row has {longest} tokens, the model looks back {window}"
-    else:
-        reason = _packing_fails(loss, probe, pad_id)
-    loss.can_pack = not reason
-    if reason:
         log.info("rows are padded, not packed", because=reason)
+        return
+    for name in attentions:
+        reason = _packing_fails(loss, probe, pad_id, name)
+        loss.can_pack = not reason
+        if not reason:
+            return
+        log.info("rows are not packed in this way", attention=name, because=reason)
 
 
-def _packing_fails(loss: SupervisedLoss, probe: Split, pad_id: int) -> str:
+def _packing_fails(loss: SupervisedLoss, probe: Split, pad_id: int, name: str) -> str:
     rows, device = range(len(probe)), _device(loss)
     plain = loss.logits(collate(probe, rows, pad_id).to(device))
     before = loss.model.config._attn_implementation  # type: ignore[union-attr]
     if before != "sdpa":
         return f"the model's attention is {before}, not sdpa"
-    loss.model.set_attn_implementation(NAME)  # type: ignore[operator]
+    loss.model.set_attn_implementation(name)  # type: ignore[operator]
     try:
         packed = loss.logits(collate_packed(probe, rows, pad_id).to(device))
     except (TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
         reason = str(error)[:200]
     else:
-        dtype = loss.model.get_input_embeddings().weight.dtype  # type: ignore[operator]
-        if _is_same(packed, plain, dtype):
+        if _is_same(packed, plain, _computed_dtype(loss)):
             return ""
         reason = "packed rows would see each other in this architecture"
     loss.model.set_attn_implementation(before)  # type: ignore[operator]
@@ -112,6 +119,13 @@ def _is_same(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) ->
     # What all logits have in common changes no probability, and would hide a difference.
     found, expected = (logits - logits.mean(-1, keepdim=True) for logits in (found, expected))
     return float((found - expected).norm() / expected.norm()) <= _TOLERANCE[dtype]
+
+
+def _computed_dtype(loss: SupervisedLoss) -> torch.dtype:
+    device = _device(loss).type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return loss.model.get_input_embeddings().weight.dtype  # type: ignore[operator]
 
 
 def _device(loss: SupervisedLoss) -> torch.device:

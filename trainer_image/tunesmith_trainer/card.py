@@ -92,7 +92,8 @@ def _settings(report: TrainingReport) -> dict[str, Any]:
     """Give all that was set, by the names of the API: the method's, then the training's."""
     method = report.method.model_dump(mode="json", by_alias=True, exclude_none=True)
     training = report.hyperparameters.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return {**next(iter(method.values())), **training}
+    settings = {**next(iter(method.values())), **training}
+    return {name: ", ".join(v) if isinstance(v, list) else v for name, v in settings.items()}
 
 
 def _why_no_template(modelfile: str) -> str:

@@ -6,28 +6,23 @@ or not there. Called by `recipe`, all
 methods on all ranks unless they say otherwise. Nothing is ever unpickled.
 """
 
-import os
 import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import numpy as arrays
-from safetensors.torch import load_file, save_file
+from pydantic import ValidationError
 
 from tunesmith_api.meta import Digest
-from tunesmith_api.run import CheckpointRef
+from tunesmith_api.result import CheckpointRef
 from tunesmith_trainer.attempt import Attempt
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.loop import Training
 from tunesmith_trainer.outcome import Infrastructure
-from tunesmith_trainer.preference import Reference
-from tunesmith_trainer.state import Chance, TrainState, host_copy
+from tunesmith_trainer.snapshot import CURVE, STATE, Saved, Snapshot
+from tunesmith_trainer.state import Chance, TrainState
 from tunesmith_trainer.storage import NotFound
 from tunesmith_trainer.storage.manifest import (
     Damaged,
@@ -38,18 +33,6 @@ from tunesmith_trainer.storage.manifest import (
 from tunesmith_trainer.tracking.session import EVENTS, upload_events
 
 _NAME = re.compile(r"^step-(\d{8,})/")
-_WEIGHTS, _OPTIMIZER = "weights.safetensors", "optimizer.pt"
-_STATE, _CURVE = "state.json", "metrics.jsonl"
-_REFERENCES = "references.safetensors"
-
-
-class _Saved(BaseModel):
-    """state.json."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    ranks: int
-    state: TrainState
 
 
 @dataclass(frozen=True)
@@ -69,57 +52,6 @@ class Search:
     found: Found | None
     notes: tuple[str, ...] = ()
     """Sentences about checkpoints that were passed over."""
-
-
-@dataclass(frozen=True)
-class _Snapshot:
-    """A state in host memory, which no later step changes."""
-
-    step: int
-    weights: dict[str, torch.Tensor]
-    optimizer: dict[str, Any]
-    chances: list[bytes]
-    """Of each rank."""
-    state: str
-    """Content of state.json."""
-    curve: tuple[str, ...]
-    events: bytes
-    """Content of TensorBoard's event file."""
-    references: dict[str, Reference]
-    """With objective DPO; no step changes them."""
-
-    @classmethod
-    def take(cls, training: Training, chances: list[bytes], ranks: int) -> "_Snapshot":
-        """Copy what a later step would change."""
-        scaler = training.scaler.state_dict() if training.scaler else {}
-        return cls(
-            step=training.state.step,
-            weights={
-                name: host_copy(weight.detach())
-                for name, weight in training.loss.named_parameters()
-                if weight.requires_grad
-            },
-            optimizer=host_copy({"optimizer": training.optimizer.state_dict(), "scaler": scaler}),
-            chances=chances,
-            state=_Saved(ranks=ranks, state=training.state).model_dump_json(),
-            curve=tuple(training.curve.lines),
-            events=training.tracking.events(),
-            references=training.pairs.references if training.pairs else {},
-        )
-
-    def write(self, directory: Path) -> None:
-        """Write all of it into `directory`, over what is there, down to the disk."""
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(parents=True)
-        save_file(self.weights, directory / _WEIGHTS)
-        torch.save(self.optimizer, directory / _OPTIMIZER)
-        for rank, content in enumerate(self.chances):
-            (directory / _chance_file(rank)).write_bytes(content)
-        arrays.save_file(self.references, directory / _REFERENCES)
-        (directory / _STATE).write_text(self.state)
-        (directory / _CURVE).write_text("".join(f"{line}\n" for line in self.curve))
-        (directory / EVENTS).write_bytes(self.events)
-        _sync(directory)
 
 
 class Checkpoints:
@@ -149,9 +81,11 @@ class Checkpoints:
         self._saved_step = training.state.step
         chances = self._ranks.gather(chance.to_bytes())
         if not self._ranks.is_main:
+            if self._ranks.is_sharded:
+                Snapshot.take(training, chances, self._ranks)
             return
         self._finish_upload()
-        snapshot = _Snapshot.take(training, chances, self._ranks.size)
+        snapshot = Snapshot.take(training, chances, self._ranks)
         self._uploading = self._uploader.submit(self._write_and_upload, snapshot)
 
     def wait(self) -> None:
@@ -168,6 +102,7 @@ class Checkpoints:
         """
         search = self._search_on_main() if self._ranks.is_main else Search(None)
         search = self._ranks.from_main(search)
+        self._progress.noted(search.notes)
         found = search.found
         with self._ranks.one_per_node_first() as is_first:
             if found and is_first and not self._ranks.is_main:
@@ -181,7 +116,7 @@ class Checkpoints:
         self.wait()
         self._storage.delete_prefix(self._prefix)
 
-    def _write_and_upload(self, snapshot: "_Snapshot") -> None:
+    def _write_and_upload(self, snapshot: Snapshot) -> None:
         directory = self._work / f"step-{snapshot.step:08d}"
         snapshot.write(directory)
         self._upload(directory, snapshot.step)
@@ -251,45 +186,16 @@ class Checkpoints:
             if head.manifest.extra["inputs"] != self._inputs:
                 raise _StartAnew("the checkpoints are of a run with other inputs")
             fetch_committed(self._storage, head.uri, directory, self._progress.touch)
-            saved = _Saved.model_validate_json((directory / _STATE).read_bytes())
+            saved = Saved.model_validate_json((directory / STATE).read_bytes())
         except (Damaged, NotFound, KeyError, ValidationError) as error:
             notes.append(f"The checkpoint of step {step} is damaged and was passed over: {error}.")
             log.warning("checkpoint damaged", step=step, error=str(error))
             return None
         time = datetime.fromisoformat(head.manifest.extra["time"])
         ref = CheckpointRef(step=step, uri=head.uri, time=time)
-        lines = (directory / _CURVE).read_text().splitlines()
+        lines = (directory / CURVE).read_text().splitlines()
         return Found(directory, ref, saved.state, lines)
 
 
 class _StartAnew(Exception):
     """No checkpoint is to be used, whatever is there."""
-
-
-def restore(training: Training, found: Found) -> None:
-    """Set weights, optimizer and generators to the checkpoint's; on every rank."""
-    weights = dict(training.loss.named_parameters())
-    with torch.no_grad():
-        for name, saved in load_file(found.directory / _WEIGHTS).items():
-            weights[name].copy_(saved)
-    extra = torch.load(found.directory / _OPTIMIZER, map_location="cpu", weights_only=True)
-    training.optimizer.load_state_dict(extra["optimizer"])
-    if training.scaler and extra["scaler"]:
-        training.scaler.load_state_dict(extra["scaler"])
-    if training.pairs:
-        training.pairs.references.update(arrays.load_file(found.directory / _REFERENCES))
-    chance = found.directory / _chance_file(training.ranks.rank)
-    # With more ranks than before, the new ones keep the generators they were seeded with.
-    if chance.exists():
-        Chance.load(chance).restore()
-
-
-def _chance_file(rank: int) -> str:
-    return f"chance-{rank:05d}.pt"
-
-
-def _sync(directory: Path) -> None:
-    """Wait until all files of a directory are on the disk."""
-    for path in directory.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())

@@ -6,7 +6,7 @@ Pure. Called by `publish`.
 import math
 
 from tunesmith_api.evaluation import Baseline, Gate
-from tunesmith_api.jobstatus import BaselineValue, Measurement
+from tunesmith_api.measurements import BaselineValue, Measurement
 from tunesmith_api.report import SampleAnswer
 from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.evaluation import Judgement

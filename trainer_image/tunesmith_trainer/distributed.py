@@ -14,7 +14,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
-from tunesmith_api.run import UserErrorReason, World
+from tunesmith_api.result import UserErrorReason
+from tunesmith_api.run import World
+from tunesmith_api.sharding import Sharding
 from tunesmith_api.training import Precision
 from tunesmith_trainer.outcome import Infrastructure, UserError
 
@@ -30,8 +32,10 @@ _CGROUP_V1 = (
 class Ranks:
     """The processes that train together, seen from one of them."""
 
-    def __init__(self, accelerator: Accelerator) -> None:
+    def __init__(self, accelerator: Accelerator, sharding: Sharding = Sharding.DDP) -> None:
         self.accelerator = accelerator
+        self.is_sharded = sharding is Sharding.FSDP
+        """Whether a forward pass needs all ranks, each of which holds a part of the model."""
         self.rank: int = accelerator.process_index
         self.size: int = accelerator.num_processes
         self.device: torch.device = accelerator.device
@@ -105,7 +109,7 @@ def join(world: World, precision: Precision) -> Ranks:
         # Kernels whose sums depend on the order of threads would make a resumed run differ.
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    return Ranks(accelerator)
+    return Ranks(accelerator, world.sharding if world.ranks > 1 else Sharding.DDP)
 
 
 def check_devices(world: World) -> None:

@@ -37,6 +37,8 @@ from tunesmith_trainer.suites.text import compare
 
 Column = NDArray[np.float64]
 
+_NO_ROWS = np.zeros(0, np.int64)
+
 
 @dataclass(frozen=True)
 class Score:
@@ -114,9 +116,10 @@ def held_out_score(
     for turn in range(turns):
         if ranks.any(stop.requested):
             raise Interrupted
-        if turn < len(batches):
-            batch = collate(rows, batches[turn], pad_id).to(ranks.device)
-            table[batches[turn]] = _row_sums(loss, batch)
+        # Without rows left, too: a model in parts is computed by all ranks or by none.
+        mine = batches[turn] if turn < len(batches) else _NO_ROWS
+        batch = collate(rows, mine, pad_id).to(ranks.device)
+        table[mine] = _row_sums(loss, batch)[: len(mine)]
     table = np.sum(ranks.gather(table), axis=0)
     return Score(*table.T)
 
@@ -190,25 +193,36 @@ def _compared(exam: Exam, suite: Suite, replies: tuple[str, ...]) -> tuple[Obser
 def _on_main(
     exam: Exam, place: int, suite: Suite, model: nn.Module, replies: tuple[str, ...]
 ) -> tuple[tuple[Observed, ...], str]:
-    """Measure on rank 0 what cannot be shared out, and give it to all ranks."""
-    attempt = exam.attempt
+    """Measure on rank 0 what cannot be shared out, and give it to all ranks.
+
+    Where the model is in parts, all ranks do the same things at the same time, and rank 0's result
+    counts. None of them may leave the others behind then, so a stop waits for the suite's end.
+    """
+    attempt, ranks = exam.attempt, exam.attempt.ranks
+    together = ranks.is_sharded and not suite.judge
+    stop = StopSignal() if together else attempt.stop
     found: tuple[tuple[Observed, ...], str] | None = None
-    if attempt.ranks.is_main:
+    if ranks.is_main or together:
         try:
-            with attempt.ranks.accelerator.autocast():
-                found = _alone(exam, place, suite, model, replies)
+            with ranks.accelerator.autocast():
+                found = _alone(exam, place, suite, model, replies, stop)
         except Interrupted:
             found = None
-    found = attempt.ranks.from_main(found)
-    if found is None:
+    found = ranks.from_main(found)
+    if found is None or (together and ranks.any(attempt.stop.requested)):
         raise Interrupted
     return found
 
 
-def _alone(
-    exam: Exam, place: int, suite: Suite, model: nn.Module, replies: tuple[str, ...]
+def _alone(  # noqa: PLR0917 - one call
+    exam: Exam,
+    place: int,
+    suite: Suite,
+    model: nn.Module,
+    replies: tuple[str, ...],
+    stop: StopSignal,
 ) -> tuple[tuple[Observed, ...], str]:
-    stop, touch = exam.attempt.stop, exam.attempt.progress.touch
+    touch = exam.attempt.progress.touch
     if suite.judge:
         return rate(
             suite.name, place, suite.judge, exam.asked[suite.name], replies, stop=stop, touch=touch

@@ -5,9 +5,10 @@ them is in memory beside what was trained. What is wrong with one of them is not
 the run: by then the model is trained.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +17,8 @@ from torch import nn
 
 from tunesmith_api.evaluation import Baseline
 from tunesmith_api.output import ArtifactName
-from tunesmith_api.run import BaselineModel, Phase
+from tunesmith_api.result import Phase
+from tunesmith_api.run import BaselineModel
 from tunesmith_api.suites import TextMetric
 from tunesmith_trainer.data.templates import load_tokenizer
 from tunesmith_trainer.evaluation import Exam, Judgement, base_behaviour, judge
@@ -24,7 +26,9 @@ from tunesmith_trainer.inputs import Inputs
 from tunesmith_trainer.loop import Training
 from tunesmith_trainer.model import load_base, stored_dtype
 from tunesmith_trainer.objective import SupervisedLoss
-from tunesmith_trainer.outcome import UserError, shorten
+from tunesmith_trainer.outcome import Interrupted, UserError, shorten
+from tunesmith_trainer.sharding import gathered_ends, load_sharded
+from tunesmith_trainer.stopping import StopSignal
 from tunesmith_trainer.storage import NotFound
 from tunesmith_trainer.storage.manifest import Damaged, fetch_committed
 from tunesmith_trainer.suites.similarity import embed, similarity
@@ -116,8 +120,18 @@ def _load(exam: Exam, inputs: Inputs, model: BaselineModel) -> nn.Module:
         raise ValueError("it has another tokenizer, so its rows would be others")
     is_adapter = model.form is ArtifactName.ADAPTER
     base_path = inputs.base_path if is_adapter else folder
-    base = load_base(base_path, _dtype(exam, base_path), exam.attempt.ranks.device)
-    return PeftModel.from_pretrained(base, folder) if is_adapter else base
+
+    def load(device: torch.device) -> nn.Module:
+        base = load_base(base_path, _dtype(exam, base_path), device)
+        return PeftModel.from_pretrained(base, folder) if is_adapter else base
+
+    return _on_ranks(exam, load)
+
+
+def _on_ranks(exam: Exam, load: Callable[[torch.device], nn.Module]) -> nn.Module:
+    """Put a model where it is computed, held as the trained one is."""
+    ranks = exam.attempt.ranks
+    return load_sharded(load, ranks, None) if ranks.is_sharded else load(ranks.device)
 
 
 def _folder(exam: Exam, model: BaselineModel) -> Path:
@@ -142,13 +156,15 @@ def _with_similarity(
         for suite in exam.attempt.run.evaluation.suites
         if suite.prompts and TextMetric.SIMILARITY in suite.prompts.metrics
     ]
-    if not suites or not exam.attempt.ranks.is_main:
+    ranks = exam.attempt.ranks
+    if not suites or not (ranks.is_main or ranks.is_sharded):
         return examined
     judgements = [examined.tuned, *examined.baselines.values()]
-    with _base(exam, inputs, training) as base:
+    # Ranks that hold parts of one model have to go through all of this together.
+    stop = StopSignal() if ranks.is_sharded else exam.attempt.stop
+    with _base(exam, inputs, training) as base, gathered_ends(base):
         for name in suites:
             expected = [question.expected for question in exam.asked[name]]
-            stop = exam.attempt.stop
             wanted = embed(base, exam.tokenizer, expected, stop)
             for place, judgement in enumerate(judgements):
                 given = embed(base, exam.tokenizer, judgement.answers[name], stop)
@@ -156,6 +172,8 @@ def _with_similarity(
                 judgements[place] = judgement.model_copy(
                     update={"observed": (*judgement.observed, found)}
                 )
+    if ranks.is_sharded and ranks.any(exam.attempt.stop.requested):
+        raise Interrupted
     tuned, *others = judgements
     return Examined(tuned, dict(zip(examined.baselines, others, strict=True)), examined.notes)
 
@@ -166,4 +184,5 @@ def _base(exam: Exam, inputs: Inputs, training: Training) -> Iterator[nn.Module]
         with base_behaviour(training.loss.model):
             yield training.loss.model
     else:
-        yield load_base(inputs.base_path, _dtype(exam, inputs.base_path), exam.attempt.ranks.device)
+        dtype = _dtype(exam, inputs.base_path)
+        yield _on_ranks(exam, partial(load_base, inputs.base_path, dtype))

@@ -121,6 +121,20 @@ def check_int8_parity(directory: Path, expected: torch.Tensor, batch: Batch) -> 
     return distance
 
 
+def check_gathered(
+    loss: SupervisedLoss, expected: torch.Tensor, batch: Batch, dtype: torch.dtype
+) -> float:
+    """Compare the model put together from its parts with the parts; give the relative distance.
+
+    `expected` is what the parts said, computed in `dtype`. Raises Infrastructure ExportMismatch.
+    """
+    found, limit = logits_of(loss, batch), _TOLERANCE[dtype]
+    distance = float((found - expected).norm() / expected.norm())
+    if not distance <= limit:
+        raise _mismatch("logits of the gathered model", distance, limit)
+    return distance
+
+
 def parity_batch(rows: Split, pad_id: int) -> Batch:
     """Give a small batch to compare two forms of the model on."""
     batch = collate(rows, list(range(min(PARITY_ROWS, len(rows)))), pad_id)
@@ -144,14 +158,27 @@ def logits_of_saved_adapter(base_path: Path, adapter: Path, batch: Batch) -> tor
     return logits_of(SupervisedLoss(model), batch)
 
 
-def check_parity(directory: Path, expected: torch.Tensor, batch: Batch) -> float:
+def computed_in(model: nn.Module) -> torch.dtype:
+    """Give the coarsest precision that weights of a model are held in."""
+    held = {weight.dtype for weight in model.parameters()} & _TOLERANCE.keys()
+    return max(held, key=lambda dtype: _TOLERANCE[dtype], default=torch.float32)
+
+
+def check_parity(
+    directory: Path,
+    expected: torch.Tensor,
+    batch: Batch,
+    computed: torch.dtype = torch.float32,
+) -> float:
     """Load the complete model as a stranger would, and compare; give the relative distance.
 
-    `expected` is float32[supervised, vocabulary] of the model that was evaluated. Raises
-    Infrastructure ExportMismatch where the files say something else than that model.
+    `expected` is float32[supervised, vocabulary] of the model that was evaluated, `computed` the
+    precision of its weights: a base that is stored in float32 is rounded for training in 16 bits,
+    and the files are not. Raises Infrastructure ExportMismatch where the files say something else
+    than that model.
     """
     model = AutoModelForCausalLM.from_pretrained(directory, use_safetensors=True, dtype="auto")
-    limit = _TOLERANCE[model.dtype]
+    limit = max(_TOLERANCE[model.dtype], _TOLERANCE[computed])
     distance = _distance(model.to(torch.float32), expected, batch)
     if not distance <= limit:
         raise _mismatch("logits", distance, limit)

@@ -9,15 +9,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx2
 import orjson
-import tenacity
 
-from tunesmith_api.run import CREDENTIALS_PATH, TrainingRun, UserErrorReason
+from tunesmith_api.result import UserErrorReason
+from tunesmith_api.run import CREDENTIALS_PATH, TrainingRun
 from tunesmith_api.synthetic import Generator, Synthetic
 from tunesmith_api.training import ModelSource
+from tunesmith_trainer.completions import Completions, Refused, Unanswered, Unavailable
 from tunesmith_trainer.logs import log
-from tunesmith_trainer.outcome import Infrastructure, UserError, shorten
+from tunesmith_trainer.outcome import Infrastructure, UserError
 from tunesmith_trainer.progress import Progress
 from tunesmith_trainer.sources import fetch_generator
 from tunesmith_trainer.stopping import StopSignal
@@ -26,7 +26,6 @@ from tunesmith_trainer.storage import NotFound, Store
 _TIMEOUT_SECONDS = 120
 _TRIES = 6
 _AT_ONCE = 8
-_BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 
 
 def generated_answers(
@@ -111,17 +110,19 @@ def _ask_endpoint(
     generator: Generator, synthetic: Synthetic, prompts: Sequence[str], stop: StopSignal
 ) -> Iterator[str]:
     """Answer with several requests at once, in the prompts' order."""
-    key = Path(CREDENTIALS_PATH) / "generator" / "OPENAI_API_KEY"
-    headers = {"Authorization": f"Bearer {key.read_text().strip()}"} if key.is_file() else {}
-    url = f"{(generator.url or '').rstrip('/')}/chat/completions"
-
     with (
-        httpx2.Client(headers=headers, timeout=_TIMEOUT_SECONDS) as client,
+        Completions(
+            generator.url or "",
+            key_file=Path(CREDENTIALS_PATH) / "generator" / "OPENAI_API_KEY",
+            timeout_seconds=_TIMEOUT_SECONDS,
+            tries=_TRIES,
+            sleep=stop.sleep,
+        ) as completions,
         ThreadPoolExecutor(_AT_ONCE) as pool,
     ):
 
         def ask(number: int, prompt: str) -> str:
-            return _answer(client, url, stop, _body(synthetic, number, prompt))
+            return _answer(completions, _body(synthetic, number, prompt))
 
         try:
             yield from pool.map(ask, range(len(prompts)), prompts)
@@ -140,44 +141,23 @@ def _body(synthetic: Synthetic, number: int, prompt: str) -> dict[str, object]:
     }
 
 
-class _Busy(Exception):
-    """The endpoint may answer later."""
-
-
-def _answer(client: httpx2.Client, url: str, stop: StopSignal, body: dict[str, object]) -> str:
-    retrying = tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(_TRIES),
-        wait=tenacity.wait_random_exponential(multiplier=0.5, max=20),
-        retry=tenacity.retry_if_exception_type((_Busy, httpx2.TransportError)),
-        sleep=stop.sleep,
-        reraise=True,
-    )
+def _answer(completions: Completions, body: dict[str, object]) -> str:
+    field = "dataset.synthetic.generator"
     try:
-        return retrying(_once, client, url, body)
-    except (_Busy, httpx2.TransportError) as error:
+        return completions.ask(body, read=str)
+    except Unavailable as error:
         raise Infrastructure(
             "GeneratorUnavailable",
-            f"{url} of dataset.synthetic.generator did not answer {_TRIES} times in a row:"
-            f" {type(error).__name__}: {shorten(str(error), 200)}.",
+            f"{completions.url} of {field} {error}, {_TRIES} times in a row.",
         ) from error
-
-
-def _once(client: httpx2.Client, url: str, body: dict[str, object]) -> str:
-    answer = client.post(url, json=body)
-    if answer.status_code in _BUSY:
-        raise _Busy(f"status {answer.status_code}")
-    if answer.status_code in (401, 403):
+    except Refused as error:
         raise UserError(
             UserErrorReason.ACCESS_DENIED,
-            f"{url} refused the key ({answer.status_code}). Correct OPENAI_API_KEY in the Secret of"
-            " dataset.synthetic.generator.secretRef.",
-        )
-    try:
-        answer.raise_for_status()
-        return answer.json()["choices"][0]["message"]["content"] or ""
-    except (httpx2.HTTPStatusError, ValueError, LookupError, TypeError) as error:
+            f"{completions.url} {error}. Correct OPENAI_API_KEY in the Secret of"
+            f" {field}.secretRef.",
+        ) from error
+    except Unanswered as error:
         raise UserError(
             UserErrorReason.INVALID_RUN,
-            f"{url} of dataset.synthetic.generator does not answer as OpenAI's API does (status"
-            f" {answer.status_code}): {shorten(answer.text, 200)}. Correct url or model.",
+            f"{completions.url} of {field} {error}. Correct url or model.",
         ) from error

@@ -6,10 +6,10 @@ the mounted Secret and never logged.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import httpx2
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import DatasetInfo, HfApi, ModelInfo, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import Infrastructure, TrainerError, UserError, shorten
 
@@ -36,17 +36,53 @@ _AWAY = (
 )
 
 
-class _Asked(NamedTuple):
-    """What was asked for, and where the job says so."""
+class _Kind(NamedTuple):
+    """Models or data sets: how the Hub calls them, and what a job says about them."""
 
-    uri: str
-    revision: str
-    has_token: bool
+    repo_type: str
     reason: UserErrorReason
+    prefix: str
     field: str
     revision_field: str
     secret_field: str
-    form: str
+
+
+_MODEL = _Kind(
+    "model",
+    UserErrorReason.MODEL_NOT_FOUND,
+    "hf://",
+    "spec.model.uri",
+    "spec.model.revision",
+    "spec.model.secretRef",
+)
+_DATASET = _Kind(
+    "dataset",
+    UserErrorReason.DATASET_NOT_FOUND,
+    "hf://datasets/",
+    "the URI in spec.dataset",
+    "the part behind @ of the URI in spec.dataset",
+    "spec.dataset.secretRef",
+)
+
+
+class _Repository(NamedTuple):
+    """A repository as it was asked for."""
+
+    kind: _Kind
+    name: str
+    revision: str
+    token: str | None
+
+    @property
+    def uri(self) -> str:
+        return f"{self.kind.prefix}{self.name}"
+
+
+class _Fetched(NamedTuple):
+    """What a repository was found to be, and the names of the files that were fetched."""
+
+    commit: str
+    files: list[str]
 
 
 def fetch_from_hub(name: str, revision: str, directory: Path, whole: bool, token_file: Path) -> str:
@@ -56,34 +92,13 @@ def fetch_from_hub(name: str, revision: str, directory: Path, whole: bool, token
     """
     from tunesmith_trainer.sources import check_files, wanted_file
 
-    token = _token(token_file)
-    asked = _Asked(
-        f"hf://{name}",
-        revision,
-        bool(token),
-        UserErrorReason.MODEL_NOT_FOUND,
-        "spec.model.uri",
-        "spec.model.revision",
-        "spec.model.secretRef",
-        "hf://ORGANIZATION/NAME",
-    )
-    try:
-        info = HfApi().model_info(
-            name, revision=revision or None, token=token, timeout=_TIMEOUT_SECONDS
-        )
-        files = [sibling.rfilename for sibling in info.siblings or []]
-        check_files(files, f"hf://{name}")
-        snapshot_download(
-            name,
-            revision=info.sha,
-            local_dir=directory,
-            token=token,
-            allow_patterns=[file for file in files if wanted_file(file, whole)],
-            max_workers=_WORKERS,
-        )
-    except (HfHubHTTPError, HFValidationError, OSError, httpx2.HTTPError) as error:
-        raise _explained(error, asked) from error
-    return str(info.sha)
+    repository = _Repository(_MODEL, name, revision, _token(token_file))
+
+    def select(files: Sequence[str]) -> Sequence[str]:
+        check_files(files, repository.uri)
+        return [file for file in files if wanted_file(file, whole)]
+
+    return _fetch(repository, directory, select).commit
 
 
 def fetch_dataset(
@@ -97,57 +112,64 @@ def fetch_dataset(
 
     Raises UserError (DatasetNotFound), Infrastructure (HubUnavailable).
     """
-    token = _token(token_file)
-    asked = _Asked(
-        f"hf://datasets/{name}",
-        revision,
-        bool(token),
-        UserErrorReason.DATASET_NOT_FOUND,
-        "the URI in spec.dataset",
-        "the part behind @ of the URI in spec.dataset",
-        "spec.dataset.secretRef",
-        "hf://datasets/ORGANIZATION/NAME",
-    )
+    repository = _Repository(_DATASET, name, revision, _token(token_file))
+    return _fetch(repository, directory, select).files
+
+
+def _fetch(
+    repository: _Repository, directory: Path, select: Callable[[Sequence[str]], Sequence[str]]
+) -> _Fetched:
+    """Fetch the files that ``select`` takes, all of the commit that the revision stands for now."""
+    kind, name = repository.kind, repository.name
     try:
-        info = HfApi().dataset_info(
-            name, revision=revision or None, token=token, timeout=_TIMEOUT_SECONDS
+        info = cast(
+            "ModelInfo | DatasetInfo",
+            HfApi().repo_info(
+                name,
+                repo_type=kind.repo_type,
+                revision=repository.revision or None,
+                token=repository.token,
+                timeout=_TIMEOUT_SECONDS,
+            ),
         )
+        commit = str(info.sha)
         files = list(select([sibling.rfilename for sibling in info.siblings or []]))
+        # Without patterns the Hub would give everything.
         if files:
             snapshot_download(
                 name,
-                repo_type="dataset",
-                revision=info.sha,
+                repo_type=kind.repo_type,
+                revision=commit,
                 local_dir=directory,
-                token=token,
+                token=repository.token,
                 allow_patterns=files,
                 max_workers=_WORKERS,
             )
     except (HfHubHTTPError, HFValidationError, OSError, httpx2.HTTPError) as error:
-        raise _explained(error, asked) from error
-    log.info("data set of the Hub", name=name, commit=info.sha, files=len(files))
-    return files
+        raise _explained(error, repository) from error
+    log.info("from the Hub", uri=repository.uri, commit=commit, files=len(files))
+    return _Fetched(commit, files)
 
 
 def _token(token_file: Path) -> str | None:
     return token_file.read_text().strip() if token_file.is_file() else None
 
 
-def _explained(error: Exception, asked: _Asked) -> TrainerError:
-    uri = asked.uri
+def _explained(error: Exception, asked: _Repository) -> TrainerError:
+    uri, kind = asked.uri, asked.kind
     if isinstance(error, GatedRepoError):
         return _not_found(f"{uri} is gated: accept its licence on the Hub and", asked)
     if isinstance(error, RevisionNotFoundError):
         return UserError(
-            asked.reason,
-            f"{uri} has no revision {shorten(asked.revision, 100)}."
-            f" Correct {asked.revision_field}.",
+            kind.reason,
+            f"{uri} has no revision {shorten(asked.revision, 100)}. Correct {kind.revision_field}.",
         )
     if isinstance(error, RepositoryNotFoundError):
-        return _not_found(f"{uri} does not exist or is private. Correct {asked.field}, or", asked)
+        return _not_found(f"{uri} does not exist or is private. Correct {kind.field}, or", asked)
     if isinstance(error, HFValidationError):
         return UserError(
-            asked.reason, f"{uri} is no name of the Hub. {asked.field} is {asked.form}."
+            kind.reason,
+            f"{uri} is no name of the Hub. {kind.field} is {kind.prefix}ORGANIZATION/NAME.",
         )
     if isinstance(error, _AWAY):
         return Infrastructure(
@@ -158,6 +180,6 @@ def _explained(error: Exception, asked: _Asked) -> TrainerError:
     return Infrastructure("LocalIOError", f"{type(error).__name__}: {shorten(str(error), 300)}")
 
 
-def _not_found(start: str, asked: _Asked) -> UserError:
-    what = "check HF_TOKEN in" if asked.has_token else "put HF_TOKEN into"
-    return UserError(asked.reason, f"{start} {what} the Secret of {asked.secret_field}.")
+def _not_found(start: str, asked: _Repository) -> UserError:
+    what = "check HF_TOKEN in" if asked.token else "put HF_TOKEN into"
+    return UserError(asked.kind.reason, f"{start} {what} the Secret of {asked.kind.secret_field}.")

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith_api.meta import Digest
-from tunesmith_api.run import PREPARED_DATA_LOST, TrainingRun, UserErrorReason
+from tunesmith_api.result import PREPARED_DATA_LOST, UserErrorReason
+from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.attempt import Attempt
 from tunesmith_trainer.data.prepared import PreparedData
 from tunesmith_trainer.outcome import Infrastructure, UserError

@@ -6,14 +6,15 @@ Called by `recipe`. Must not load, export or know about S3: saving is a function
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from tunesmith_api.report import LossPoint, Rewards
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_api.training import Hyperparameters
 from tunesmith_trainer.batches import (
     Batch,
@@ -35,6 +36,7 @@ from tunesmith_trainer.preference import REWARDS, PairBatch, PairLoss, Pairs, co
 from tunesmith_trainer.progress import Progress
 from tunesmith_trainer.report import peak_memory_bytes
 from tunesmith_trainer.schedule import learning_rate
+from tunesmith_trainer.sharding import without_exchange
 from tunesmith_trainer.state import Chance, TrainState
 from tunesmith_trainer.stopping import StopSignal
 from tunesmith_trainer.tracking.session import Tracking
@@ -60,6 +62,8 @@ class Training:
     tracking: Tracking = field(default_factory=lambda: Tracking(None))
     pairs: Pairs | None = None
     """With objective DPO: the plan's rows are pairs then."""
+    kernels: tuple[str, ...] = ()
+    """What computes the model, for the report."""
     computed: int = 0
     """Tokens that the ranks worked on in this attempt, padding included."""
     prepared: nn.Module = field(init=False)
@@ -69,7 +73,8 @@ class Training:
         self.prepared = self.ranks.accelerator.prepare_model(
             PairLoss(self.loss, self.pairs.settings) if self.pairs else self.loss,
             device_placement=False,
-            evaluation_mode=self.ranks.size == 1,
+            # The wrapper of whole models; one in parts averages gradients by itself.
+            evaluation_mode=self.ranks.size == 1 or self.ranks.is_sharded,
         )
 
     def batch(self, rows: Rows) -> Batch | PairBatch:
@@ -89,6 +94,19 @@ class Training:
     def units(self, rows: Rows) -> int:
         """Count what the loss of a global batch is the mean over: tokens to predict, or pairs."""
         return len(rows) if self.pairs else max(1, supervised_targets(self.train, rows))
+
+    def accumulating(self, *, is_last: bool) -> AbstractContextManager[None]:
+        """Put off the exchange of gradients in the backward pass inside, unless it is the last.
+
+        Not where all weights of a model in parts are trained: gradients of the whole model would
+        take the memory that parting it has saved.
+        """
+        if is_last:
+            return nullcontext()
+        if not self.ranks.is_sharded:
+            return self.ranks.accelerator.no_sync(self.prepared)
+        is_full = all(weight.requires_grad for weight in self.loss.parameters())
+        return nullcontext() if is_full else without_exchange(self.loss)
 
     @property
     def scaler(self) -> torch.amp.GradScaler | None:
@@ -174,7 +192,7 @@ def _accumulate_gradients(
             break
         is_last = turn == len(shares) - 1
         batch = run.batch(share)
-        with nullcontext() if is_last else ranks.accelerator.no_sync(run.prepared):
+        with run.accumulating(is_last=is_last):
             part, besides = run.prepared(batch)
             # The wrapper takes the mean over ranks; what is wanted is the sum.
             scaled = part * (ranks.size / units)
@@ -196,7 +214,8 @@ def _update_weights(run: Training, rate: float) -> float:
         run.scaler.unscale_(run.optimizer)
     weights = [p for group in run.optimizer.param_groups for p in group["params"]]
     limit = float(run.settings.max_gradient_norm) or math.inf
-    norm = float(nn.utils.clip_grad_norm_(weights, limit))
+    total = nn.utils.clip_grad_norm_(weights, limit)
+    norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
     if run.scaler:
         # An overflow is expected now and then: the scaler skips the step and scales less.
         run.scaler.step(run.optimizer)

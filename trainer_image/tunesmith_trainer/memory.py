@@ -1,27 +1,25 @@
 """How much GPU memory a run will take, told from shapes before a GPU is taken.
 
 Pure but for reading config.json: the model is built without its weights (torch's meta device).
-Called by ``prepare``. An estimate: the allocator's fragments and kernels' workspaces are covered
+Called by ``placing``. An estimate: the allocator's fragments and kernels' workspaces are covered
 by an allowance, not counted.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import assert_never
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from tunesmith_api.run import PlannedGpus, TrainingRun, UserErrorReason
-from tunesmith_api.training import LoraVariant, Method, Precision, QLora, Switch
+from tunesmith_api.training import LoraVariant, Method, Optimizer
 from tunesmith_trainer.model import ALL_LINEAR
-from tunesmith_trainer.outcome import UserError
+from tunesmith_trainer.objective import CHUNK_VALUES
 
 GIB = 1024**3
-_FLOAT32 = 4
-# Weight, gradient and AdamW's two moments, each float32.
-_TRAINED_BYTES = 4 * _FLOAT32
+FLOAT32 = 4
 # 4 bits, and of each block of 64 a scale: 8 bits when quantized again, else float32. The scales'
 # own scales are one float32 for 256 of them (Dettmers et al. 2023, section 3).
 _NF4_BYTES = {True: 0.5 + 1 / 64 + 4 / (64 * 256), False: 0.5 + 4 / 64}
@@ -54,14 +52,17 @@ class MemoryEstimate:
     weights: int
     """Frozen ones, in the precision they are kept in."""
     trained: int
-    """Trained weights with their gradients and the optimizer's moments."""
+    """Trained weights with their gradients and the optimizer's state."""
     activations: int
     logits: int
+    gathered: int = 0
+    """With a model in parts: what is put together for the computation."""
 
     @property
     def total(self) -> int:
         """All of it, with the allowance for context and fragments."""
-        counted = self.weights + self.trained + self.activations + self.logits
+        held = self.weights + self.trained + self.gathered
+        counted = held + self.activations + self.logits
         return int(counted * _FRAGMENTS) + _CONTEXT_BYTES
 
 
@@ -76,6 +77,9 @@ class Workload:
     """Bytes of a number in the computation."""
     checkpointing: bool
     """Whether only the inputs of layers are kept."""
+    optimizer: Optimizer = Optimizer.ADAMW
+    parts: int = 1
+    """Ranks that the model is shared out over; 1 where each holds all of it."""
 
 
 def read_shape(model_path: Path) -> ModelShape:
@@ -102,76 +106,68 @@ def read_shape(model_path: Path) -> ModelShape:
 
 def estimate(shape: ModelShape, method: Method, work: Workload) -> MemoryEstimate:
     """Estimate the peak of a training step."""
-    adapter = method.adapter
-    tokens = work.rows * work.longest
     adapted = _adapted(shape, method)
-    logits = _LOGIT_COPIES * tokens * shape.vocabulary * _FLOAT32
-    activations = tokens * _activation_bytes(shape, adapted, work, method)
-    if adapter is None:
-        return MemoryEstimate(0, shape.parameters * _TRAINED_BYTES, activations, logits)
-    extra = sum(adapter.rank * (a + b) for _, a, b in adapted)
+    trained = _trained(shape, method, adapted)
+    # Weight and gradient are float32 each.
+    trained_bytes = trained * (2 * FLOAT32 + _state_bytes(work.optimizer))
     return MemoryEstimate(
-        weights=_frozen_bytes(shape, method.qlora, work.width),
-        trained=extra * _TRAINED_BYTES,
-        activations=activations,
-        logits=logits,
+        weights=_frozen_bytes(shape, method, work.width) // work.parts,
+        trained=int(trained_bytes) // work.parts,
+        activations=work.rows * work.longest * _activation_bytes(shape, adapted, work, method),
+        logits=_logit_bytes(shape, method, work),
+        gathered=_gathered_bytes(shape, method, work) if work.parts > 1 else 0,
     )
 
 
-def check_fit(shape: ModelShape, run: TrainingRun, longest: int) -> MemoryEstimate:
-    """Estimate what each GPU of a run's train stage will hold.
+def _state_bytes(optimizer: Optimizer) -> float:
+    """Give the bytes that the update rule keeps of a weight."""
+    match optimizer:
+        case Optimizer.ADAMW:
+            return 2 * FLOAT32
+        case Optimizer.ADAMW_8BIT:
+            # A byte a moment, and a float32 for each block of 256 (Dettmers et al. 2021).
+            return 2 * (1 + FLOAT32 / 256)
+        case Optimizer.ADAFACTOR:
+            return 0  # means of rows and columns, of no weight beside the weights themselves
+        case _:
+            assert_never(optimizer)
 
-    Raises UserError DoesNotFit where even one row at a time with recomputed activations would not
-    fit; a batch that is too large is halved when it comes to that.
+
+def _trained(shape: ModelShape, method: Method, adapted: tuple[tuple[str, int, int], ...]) -> int:
+    """Count the trained weights."""
+    adapter = method.adapter
+    if adapter is None:
+        return shape.parameters
+    lengths = sum(width_out for _, _, width_out in adapted)
+    is_dora = adapter.variant is LoraVariant.DORA
+    return sum(adapter.rank * (a + b) for _, a, b in adapted) + (lengths if is_dora else 0)
+
+
+def _logit_bytes(shape: ModelShape, method: Method, work: Workload) -> int:
+    """Give the bytes of the logits of one chunk, which is what the loss holds at once."""
+    values = min(work.rows * work.longest * shape.vocabulary, CHUNK_VALUES["cuda"])
+    # Where the output layer is trained, its gradient is added up chunk by chunk.
+    gradient = 0 if method.adapter else shape.vocabulary * shape.hidden * FLOAT32
+    return _LOGIT_COPIES * values * FLOAT32 + gradient
+
+
+def _gathered_bytes(shape: ModelShape, method: Method, work: Workload) -> int:
+    """Give the bytes of the whole weights that a step of a model in parts needs at once.
+
+    These are what is outside the layers, the layer that is computed and the next one on its way;
+    where they are trained also their gradients, the layer's as float32 for the sum over ranks.
     """
-    gpus = run.planned_gpus or PlannedGpus()
-    work = planned_work(run, longest)
-    found = estimate(shape, run.method, work)
-    least = estimate(shape, run.method, _least(run, work))
-    if gpus.memory_bytes and least.total > gpus.memory_bytes:
-        raise UserError(
-            UserErrorReason.DOES_NOT_FIT,
-            f"Training {run.model.uri} takes at least {_gib(least.total)} of GPU memory, the"
-            f" largest {gpus.type} has {_gib(gpus.memory_bytes)}."
-            f" {_what_would(shape, run, work, gpus)}",
-        )
-    return found
+    ends, layer = shape.parameters - shape.linear, shape.linear // shape.layers
+    gathered = (ends + 2 * layer) * work.width
+    if method.adapter is None:
+        gathered += ends * work.width + layer * (work.width + FLOAT32)
+    return gathered
 
 
-def planned_work(run: TrainingRun, longest: int) -> Workload:
-    """Give what a device will work on, as the train stage will decide it."""
-    settings = run.hyperparameters
-    is_full = run.method.adapter is None
-    wanted = settings.gradient_checkpointing
-    return Workload(
-        rows=settings.per_device_batch_size * run.objective.sides,
-        longest=longest,
-        width=_FLOAT32 if settings.precision is Precision.FP32 else 2,
-        checkpointing=wanted is Switch.ENABLED or (wanted is Switch.AUTO and is_full),
-    )
-
-
-def _least(run: TrainingRun, work: Workload) -> Workload:
-    return replace(work, rows=run.objective.sides, checkpointing=True)
-
-
-def _what_would(shape: ModelShape, run: TrainingRun, work: Workload, gpus: PlannedGpus) -> str:
-    """Name what would fit: another method, or how large a GPU must be."""
-    smallest = _least(run, work)
-    least = estimate(shape, run.method, smallest).total
-    ways = []
-    if run.method.qlora is None:
-        quantized = estimate(shape, Method(qlora=QLora()), smallest).total
-        if quantized <= gpus.memory_bytes:
-            ways.append(f"method.qlora (about {_gib(quantized)})")
-    shorter = estimate(shape, run.method, replace(smallest, longest=smallest.longest // 4)).total
-    if shorter <= gpus.memory_bytes:
-        ways.append("a lower hyperparameters.maxSequenceLength with checks.tooLong Truncate")
-    ways.append(f"a compute.gpuType with {_gib(least)} or more")
-    return f"Use {', or '.join(ways)}."
-
-
-def _frozen_bytes(shape: ModelShape, qlora: QLora | None, width: int) -> int:
+def _frozen_bytes(shape: ModelShape, method: Method, width: int) -> int:
+    qlora = method.qlora
+    if method.adapter is None:
+        return 0
     if qlora is None:
         return shape.parameters * width
     rest = shape.parameters - shape.linear
@@ -200,13 +196,13 @@ def _activation_bytes(
     width = work.width
     outputs = sum(width_out for _, _, width_out in shape.linear_ends) / shape.layers
     # Around each of the two norms: its input in float32, the normalized one in both widths.
-    norms = 2 * shape.hidden * (2 * _FLOAT32 + width)
+    norms = 2 * shape.hidden * (2 * FLOAT32 + width)
     # The activation function and the rotation keep what goes in and what comes out.
     layer = norms + 1.5 * outputs * width
     if method.adapter and float(method.adapter.dropout):
         # Each adapter keeps the mask, a byte; only the fused ones drop the dropped input again.
         is_fused = method.adapter is method.lora and method.adapter.variant is not LoraVariant.DORA
-        dropped = 1 if is_fused else _FLOAT32 + 1
+        dropped = 1 if is_fused else FLOAT32 + 1
         layer += sum(width_in for _, width_in, _ in adapted) / shape.layers * dropped
     if not work.checkpointing:
         return int(layer * shape.layers)
@@ -218,7 +214,3 @@ def _ends(module: nn.Module) -> tuple[int, int]:
     rows, columns = module.weight.shape  # type: ignore[misc]
     # GPT-2's layers are stored the other way round.
     return (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
-
-
-def _gib(count: int) -> str:
-    return f"{count / GIB:.1f} GiB"

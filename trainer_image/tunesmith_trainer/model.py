@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from tunesmith_api.jobstatus import Architecture
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_api.training import Lora, LoraVariant, Method, Precision, QLora, Switch
 from tunesmith_trainer.adapters import fuse
 from tunesmith_trainer.outcome import UserError
@@ -74,7 +74,7 @@ def load_base(
 
 
 def load_trainable(
-    path: Path, method: Method, precision: Precision, device: torch.device, seed: int
+    path: Path, method: Method, precision: Precision, seed: int, device: torch.device
 ) -> nn.Module:
     """Load the base model and make trainable what `method` says.
 
@@ -88,6 +88,20 @@ def load_trainable(
     # New weights come from the global generator, so they depend on nothing but the seed.
     torch.manual_seed(seed)
     return add_adapter(model, method.adapter)
+
+
+def computed_dtype(precision: Precision) -> torch.dtype:
+    """Give torch's name of a precision, which must not be Auto."""
+    return _DTYPES[precision]
+
+
+def gathered_dtype(method: Method, precision: Precision) -> torch.dtype | None:
+    """Give the type that the weights of a model in parts are gathered in; None leaves their own.
+
+    Where all weights are trained they are kept in float32, which only the update needs: half of it
+    has to be sent in 16 bits. Frozen ones are in the computation's precision already.
+    """
+    return _DTYPES[precision] if method.adapter is None else None
 
 
 def add_adapter(model: PreTrainedModel, lora: Lora) -> nn.Module:

@@ -21,7 +21,8 @@ Head = Callable[[torch.Tensor], torch.Tensor]
 
 # Logits, their softmax and its gradient are gone over several times: while they fit into a CPU's
 # cache that costs little, and on a GPU it bounds the memory.
-_CHUNK_VALUES = {"cpu": 1 << 22, "cuda": 1 << 27}
+CHUNK_VALUES = {"cpu": 1 << 22, "cuda": 1 << 27}
+"""Logits in memory at once, by the type of the device."""
 
 
 class SupervisedLoss(nn.Module):
@@ -40,6 +41,8 @@ class SupervisedLoss(nn.Module):
         self.head: Head | None = None
         self.can_pack = False
         """Whether batches may be packed; found out by `capability`."""
+        self.has_liger = False
+        """Whether Liger's kernels compute parts of the layers; set by `recipe`."""
         self.label_smoothing = 0.0
         """Share of the target's probability that is spread over all tokens, in training only
         (Szegedy et al. 2015, arXiv:1512.00567)."""
@@ -206,7 +209,7 @@ def _chunks(count: int, head: Head, hidden: torch.Tensor) -> list[tuple[int, int
         return []
     with torch.no_grad():
         vocabulary = head(hidden[:0]).shape[-1]
-    most = max(1, _CHUNK_VALUES.get(hidden.device.type, 1 << 24) // vocabulary)
+    most = max(1, CHUNK_VALUES.get(hidden.device.type, 1 << 24) // vocabulary)
     parts = -(-count // most)
     cuts = [count * part // parts for part in range(parts + 1)]
     return list(pairwise(cuts))

@@ -6,9 +6,10 @@ Called by `recipe`. Must not know about steps; the loop sets the learning rate b
 import torch
 from torch import nn
 
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_api.training import Hyperparameters, Optimizer
 from tunesmith_trainer.outcome import UserError
+from tunesmith_trainer.sharding import trained_weights
 
 
 def build_optimizer(model: nn.Module, settings: Hyperparameters) -> torch.optim.Optimizer:
@@ -19,7 +20,7 @@ def build_optimizer(model: nn.Module, settings: Hyperparameters) -> torch.optim.
     arXiv:1804.04235). Only matrices decay: pulling norms and biases to zero hurts and regularizes
     nothing. Raises UserError InvalidRun for what the device cannot do.
     """
-    weights = [p for p in model.parameters() if p.requires_grad]
+    weights = list(trained_weights(model).values())
     decay, rate = float(settings.weight_decay), float(settings.learning_rate)
     groups = [
         {"params": [p for p in weights if p.ndim >= 2], "weight_decay": decay},

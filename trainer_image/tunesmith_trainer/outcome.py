@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from tunesmith_api.jobstatus import Measurement
-from tunesmith_api.run import (
+from tunesmith_api.measurements import Measurement
+from tunesmith_api.result import (
     TERMINATION_BYTES,
     ExitCode,
     Outcome,

@@ -11,6 +11,7 @@ not see each other.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -37,8 +38,23 @@ class PackedRows:
     """int64[shared]: slots whose packed token is in an earlier slot as well."""
     shared_sources: torch.Tensor
     """int64[shared]: the packed tokens in them."""
+    starts: torch.Tensor
+    """int32[rows + 1]: tokens before each row, and of all rows."""
     rows: int
     longest: int
+
+    @cached_property
+    def ragged(self) -> "PackedRows":
+        """The same with slots of the rows alone, one after the other without padding."""
+        rows = torch.div(self.slots, self.longest, rounding_mode="floor")
+        shared = torch.div(self.shared_slots, self.longest, rounding_mode="floor")
+        slots = self.starts[rows] + self.slots % self.longest
+        shared_slots = self.starts[shared] + self.shared_slots % self.longest
+        # Every slot without padding is either a token's first one or a shared one.
+        sources = self.sources.new_empty(len(slots) + len(shared_slots))
+        sources[slots] = torch.arange(len(slots), device=slots.device)
+        sources[shared_slots] = self.shared_sources
+        return replace(self, sources=sources, slots=slots, shared_slots=shared_slots)
 
     def row_lengths(self) -> torch.Tensor:
         """Give int64[packed]: tokens of the row that each token is in; rows share nothing."""
@@ -111,6 +127,7 @@ def _layout(places: list[Indices], count: int) -> PackedRows:
         slots=torch.from_numpy(slots),
         shared_slots=torch.from_numpy(filled[is_shared]),
         shared_sources=torch.from_numpy(packed[is_shared]),
+        starts=torch.from_numpy(np.cumsum([0, *map(len, places)], dtype=np.int32)),
         rows=len(places),
         longest=longest,
     )

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tunesmith_api.gates import judge, parse_number
-from tunesmith_api.jobstatus import Measurement
+from tunesmith_api.measurements import Measurement
 from tunesmith_api.report import TrainingReport
 from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.drawing import as_png, as_svg, charts_of

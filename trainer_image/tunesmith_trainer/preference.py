@@ -207,10 +207,10 @@ def ask(
 def _turns(
     lengths: Rows, batch_size: int, ranks: Ranks, stop: StopSignal
 ) -> Iterator[NDArray[np.int64]]:
-    """Give this rank's batches; raise Interrupted on all ranks together."""
+    """Give this rank's batches, empty ones at the end; raise Interrupted on all ranks together."""
     batches = batches_by_length(lengths, batch_size, ranks.rank, ranks.size)
     for turn in range(math.ceil(len(lengths) / batch_size / ranks.size)):
         if ranks.any(stop.requested):
             raise Interrupted
-        if turn < len(batches):
-            yield batches[turn]
+        # A model in parts is computed by all ranks or by none.
+        yield batches[turn] if turn < len(batches) else np.zeros(0, np.int64)

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import orjson
 
-from tunesmith_api.jobstatus import DataStatus, RowCounts, TokenCounts
-from tunesmith_api.run import Outcome, Phase, TrainerResult, TrainingRun, UserErrorReason
+from tunesmith_api.datastatus import DataStatus, RowCounts, TokenCounts
+from tunesmith_api.gates import unmeasured
+from tunesmith_api.result import Outcome, Phase, TrainerResult, UserErrorReason
+from tunesmith_api.run import TrainingRun
+from tunesmith_api.sharding import Placement
 from tunesmith_api.templating import Template
 from tunesmith_trainer import VERSION
 from tunesmith_trainer.data.gathering import Gathered, Gatherer
@@ -47,6 +50,7 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
     """
     output = open_store(run.run_uri, run.s3, "output", stop)
     output.check_writable(run.run_uri)
+    check_gates(run)
     check_push(run)
     check_tracking(run)
     fence = Fence(output, run.run_uri, run.attempt)
@@ -95,6 +99,12 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
     return _result(run, meta, "Prepared")
 
 
+def check_gates(run: TrainingRun) -> None:
+    """Refuse a gate that could only be Inconclusive, after all the training."""
+    if mistake := unmeasured(run.evaluation, run.objective):
+        raise UserError(UserErrorReason.INVALID_RUN, mistake)
+
+
 def check_push(run: TrainingRun) -> None:
     """Find out whether the result could be pushed to the Hub, where that is asked for."""
     if run.output.hugging_face:
@@ -104,13 +114,14 @@ def check_push(run: TrainingRun) -> None:
         check_hub(run.output.hugging_face)
 
 
-def _estimate(run: TrainingRun, model_path: Path, longest: int) -> int | None:
+def _place(run: TrainingRun, model_path: Path, longest: int) -> Placement | None:
     if run.planned_gpus is None:
         return None
-    # Imported here: torch takes seconds to load, and a run on a CPU has nothing to estimate.
-    from tunesmith_trainer.memory import check_fit, read_shape
+    # Imported here: torch takes seconds to load, and a run on a CPU has nothing to place.
+    from tunesmith_trainer.memory import read_shape
+    from tunesmith_trainer.placing import place
 
-    return check_fit(read_shape(model_path), run, longest).total
+    return place(read_shape(model_path), run, longest)
 
 
 def prepared_uri(run: TrainingRun) -> str:
@@ -184,7 +195,7 @@ def _described(
         seed=run.hyperparameters.seed,
         unsupervised=counts.unsupervised,
         dropped=tuple(gathered.tally.samples),
-        estimated_gpu_memory_bytes=_estimate(run, model.path, splits["train"].longest),
+        placement=_place(run, model.path, splits["train"].longest),
     )
 
 
@@ -248,7 +259,7 @@ def _digest(sides: Sides) -> str:
 
 
 def _result(run: TrainingRun, meta: PreparedMeta, did: str) -> TrainerResult:
-    rows = meta.data.rows
+    rows, placement = meta.data.rows, meta.placement
     return TrainerResult(
         stage=run.stage,
         attempt=run.attempt,
@@ -257,9 +268,10 @@ def _result(run: TrainingRun, meta: PreparedMeta, did: str) -> TrainerResult:
         message=(
             f"{did} {rows.train} rows to train on, {rows.validation} to validate on and"
             f" {rows.test} to judge on ({meta.data.tokens.train} tokens)."
+            + (f" {placement.reason}" if placement and placement.reason else "")
         ),
         data=meta.data,
         dataset_digest=meta.dataset_digest,
         model_revision=meta.model_revision,
-        estimated_gpu_memory_bytes=meta.estimated_gpu_memory_bytes,
+        placement=placement,
     )

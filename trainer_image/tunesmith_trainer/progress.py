@@ -12,8 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-from tunesmith_api.jobstatus import Metric, StageName
-from tunesmith_api.run import CheckpointRef, Phase, TrainerProgress, TrainingRun
+from tunesmith_api.attempts import StageName
+from tunesmith_api.measurements import Metric
+from tunesmith_api.result import CheckpointRef, Phase, TrainerProgress
+from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.logs import log
 
 _REQUEST_TIMEOUT_SECONDS = 10
@@ -48,6 +50,7 @@ class Progress:
         self._metrics: dict[str, float] = {}
         self._checkpoint: CheckpointRef | None = None
         self._resumed_from: int | None = None
+        self._notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, run: TrainingRun) -> "Progress":
@@ -107,6 +110,11 @@ class Progress:
             self._checkpoint = checkpoint
             self._touched = time.monotonic()
 
+    def noted(self, notes: tuple[str, ...]) -> None:
+        """Note why checkpoints that are there were not used."""
+        with self._lock:
+            self._notes = notes
+
     def phase_seconds(self) -> dict[str, str]:
         """Return the seconds spent in each phase so far, the running one included."""
         with self._lock:
@@ -133,6 +141,7 @@ class Progress:
                 ),
                 checkpoint=self._checkpoint,
                 resumed_from_step=self._resumed_from,
+                notes=self._notes,
             )
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from tunesmith_api.jobstatus import ArtifactStatus
 from tunesmith_api.output import ArtifactName
 from tunesmith_api.report import TrainingReport
-from tunesmith_api.run import Phase, TrainerResult, TrainingRun, TrainingSummary
+from tunesmith_api.result import Phase, TrainerResult, TrainingSummary
+from tunesmith_api.run import TrainingRun
+from tunesmith_api.sharding import Sharding
 from tunesmith_api.training import Precision
 from tunesmith_trainer import VERSION
 from tunesmith_trainer.artifacts import make_artifacts
@@ -164,4 +166,6 @@ def summarize(trained: Trained, progress: Progress) -> TrainingSummary:
         peak_memory_bytes=peak_memory_bytes(),
         precision=trained.precision.value,
         ranks=training.ranks.size,
+        sharding=Sharding.FSDP if training.ranks.is_sharded else Sharding.DDP,
+        kernels=training.kernels,
     )

@@ -12,7 +12,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from tunesmith_api.output import HuggingFace
-from tunesmith_api.run import CREDENTIALS_PATH, UserErrorReason
+from tunesmith_api.result import UserErrorReason
+from tunesmith_api.run import CREDENTIALS_PATH
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import Infrastructure, TrainerError, UserError, shorten
 

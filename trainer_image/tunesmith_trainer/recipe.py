@@ -5,16 +5,19 @@ each is done by the module it is named after.
 """
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from tunesmith_api.objectives import Dpo, Objective
 from tunesmith_api.output import ArtifactName
-from tunesmith_api.run import Outcome, Phase, TrainerResult, TrainingRun, UserErrorReason
+from tunesmith_api.result import Outcome, Phase, TrainerResult, UserErrorReason
+from tunesmith_api.run import TrainingRun
 from tunesmith_api.training import Precision, Switch
+from tunesmith_trainer.artifacts import make_whole
 from tunesmith_trainer.attempt import Attempt
 from tunesmith_trainer.batches import BatchPlan
 from tunesmith_trainer.capability import settle
-from tunesmith_trainer.checkpoints import Checkpoints, Found, restore
+from tunesmith_trainer.checkpoints import Checkpoints, Found
 from tunesmith_trainer.curve import Curve
 from tunesmith_trainer.data.prepared import SPLITS
 from tunesmith_trainer.data.templates import load_tokenizer
@@ -23,8 +26,11 @@ from tunesmith_trainer.evaluation import Exam, base_behaviour
 from tunesmith_trainer.examination import examine, judge_base_of_full
 from tunesmith_trainer.gguf.file import check_gguf
 from tunesmith_trainer.inputs import Inputs, fetch_inputs, global_batch_size
+from tunesmith_trainer.kernels import apply_liger, attentions_here, kernels_of
 from tunesmith_trainer.loop import Training, train
 from tunesmith_trainer.model import (
+    computed_dtype,
+    gathered_dtype,
     load_trainable,
     padding_id,
     set_gradient_checkpointing,
@@ -37,6 +43,8 @@ from tunesmith_trainer.preference import Pairs, ask, pair_lengths
 from tunesmith_trainer.progress import Progress
 from tunesmith_trainer.publish import Trained, publish
 from tunesmith_trainer.report import find_finished
+from tunesmith_trainer.sharding import load_sharded
+from tunesmith_trainer.snapshot import restore
 from tunesmith_trainer.state import Chance, TrainState, seed_everything
 from tunesmith_trainer.stopping import StopSignal
 from tunesmith_trainer.storage import open_store
@@ -70,7 +78,7 @@ def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal
     test = inputs.data.test
     asked = load_questions(run, test, tokenizer, stop)
     loss = load_model(attempt, inputs, precision)
-    set_up_loss(attempt, inputs, loss, padding_id(tokenizer))
+    set_up_loss(attempt, inputs, loss, padding_id(tokenizer), precision)
     training = plan_training(attempt, inputs, loss, padding_id(tokenizer), search.found)
     exam = Exam(attempt, tokenizer, test, asked, training.pairs)
     progress.plan(training.total_steps, search.found.ref.step if search.found else None)
@@ -84,6 +92,7 @@ def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal
             checkpoints.save(training, Chance.capture())
             progress.enter(Phase.EVALUATING)
             examined = examine(exam, inputs, training)
+            make_whole(attempt, inputs, training, precision)
         except Interrupted:
             checkpoints.wait()
             raise
@@ -133,9 +142,12 @@ def find_finished_on_main(attempt: Attempt, inputs: Inputs) -> TrainerResult | N
 
 def load_model(attempt: Attempt, inputs: Inputs, precision: Precision) -> SupervisedLoss:
     """Load the base model with what is to be trained, on this rank's device."""
-    settings, method = attempt.run.hyperparameters, attempt.run.method
-    device = attempt.ranks.device
-    model = load_trainable(inputs.base_path, method, precision, device, settings.seed)
+    settings, method, ranks = attempt.run.hyperparameters, attempt.run.method, attempt.ranks
+    load = partial(load_trainable, inputs.base_path, method, precision, settings.seed)
+    if ranks.is_sharded:
+        model = load_sharded(load, ranks, gathered_dtype(method, precision))
+    else:
+        model = load(ranks.device)
     set_gradient_checkpointing(
         model, settings.gradient_checkpointing, is_full=method.adapter is None
     )
@@ -146,14 +158,23 @@ def load_model(attempt: Attempt, inputs: Inputs, precision: Precision) -> Superv
             f"The tokenizer gives tokens that the model, with {vocabulary} of them, does not "
             "know. Tokenizer and weights in baseModel.uri do not belong together.",
         )
-    return SupervisedLoss(model)
+    loss = SupervisedLoss(model)
+    loss.has_liger = apply_liger(model, ranks.device)
+    return loss
 
 
-def set_up_loss(attempt: Attempt, inputs: Inputs, loss: SupervisedLoss, pad_id: int) -> None:
+def set_up_loss(
+    attempt: Attempt, inputs: Inputs, loss: SupervisedLoss, pad_id: int, precision: Precision
+) -> None:
     """Choose how the loss is computed, the same way on all ranks."""
     settings = attempt.run.hyperparameters
     loss.label_smoothing = float(settings.label_smoothing)
-    settle(loss, inputs.data.train, pad_id, may_pack=settings.packing is not Switch.DISABLED)
+    may_pack = settings.packing is not Switch.DISABLED
+    device, dtype = attempt.ranks.device, computed_dtype(precision)
+    ways = attentions_here(device, dtype) if may_pack else ()
+    # In the type of the computation, as the kernels depend on it.
+    with attempt.ranks.accelerator.autocast():
+        settle(loss, inputs.data.train, pad_id, ways)
     add_noise(loss.model, float(settings.neftune_alpha))
 
 
@@ -184,9 +205,10 @@ def plan_training(
         ),
         tracking=begin_tracking(attempt, inputs, found.directory if found else None),
         pairs=pairs,
+        kernels=kernels_of(loss.model, has_liger=loss.has_liger),
     )
     if found:
-        restore(training, found)
+        restore(training, found.directory)
     return training
 
 

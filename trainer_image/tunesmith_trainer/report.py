@@ -9,11 +9,12 @@ import resource
 import torch
 from pydantic import ValidationError
 
-from tunesmith_api.jobstatus import Measurement
+from tunesmith_api.measurements import Measurement
 from tunesmith_api.meta import Digest
 from tunesmith_api.output import ArtifactName
 from tunesmith_api.report import TrainingReport
-from tunesmith_api.run import Outcome, TrainerResult, TrainingRun
+from tunesmith_api.result import Outcome, TrainerResult
+from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.storage import NotFound, Store
 from tunesmith_trainer.storage.fence import Fence

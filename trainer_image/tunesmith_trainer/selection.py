@@ -17,6 +17,7 @@ import orjson
 from numpy.typing import NDArray
 
 from tunesmith_api.dataset import Checks, Dataset, TooLong, Training
+from tunesmith_process.logs import configure_logs
 from tunesmith_trainer.data.compression import SourceFile
 from tunesmith_trainer.data.formats import Malformed
 from tunesmith_trainer.data.reading import Reading, Row, read_rows
@@ -24,7 +25,7 @@ from tunesmith_trainer.data.rows import Reader
 from tunesmith_trainer.data.shingles import mixed, shingles
 from tunesmith_trainer.data.templates import load_tokenizer
 from tunesmith_trainer.data.tokenizing import RowTokenizer
-from tunesmith_trainer.logs import configure_logs, log
+from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import TrainerError
 
 # Variety is looked for among so many times the rows that are wanted.
@@ -174,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="JSON lines to write")
     parser.add_argument("--by", type=By, choices=list(By), default=By.LOSS, help="uncertainty")
     options = parser.parse_args(arguments)
-    configure_logs()
+    configure_logs("INFO", sys.stdout)
     try:
         rows, dataset = read(options.data)
         doubts = measure(options.model, rows, dataset)

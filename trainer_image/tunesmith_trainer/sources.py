@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import orjson
 
-from tunesmith_api.run import CREDENTIALS_PATH, PVC_PATH, TrainingRun, UserErrorReason
+from tunesmith_api.result import UserErrorReason
+from tunesmith_api.run import CREDENTIALS_PATH, PVC_PATH, TrainingRun
 from tunesmith_api.training import ModelSource
 from tunesmith_trainer import tiny
 from tunesmith_trainer.outcome import UserError

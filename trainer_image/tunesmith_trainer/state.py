@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
+from torch.distributed.tensor import DTensor
 
 from tunesmith_api.training import EarlyStopping
 from tunesmith_trainer.evaluation import Judgement
@@ -102,14 +103,20 @@ class Chance:
             torch.cuda.set_rng_state(self.values["cuda"])
 
 
-def host_copy(value: Any) -> Any:
-    """Give a copy of nested dicts, lists and tensors, the tensors in host memory."""
+def host_copy(value: Any, *, keep: bool = True) -> Any:
+    """Give a copy of nested dicts, lists and tensors, the tensors whole and in host memory.
+
+    Where tensors are in parts, all ranks must call this; one that does not `keep` the copy gets
+    None in their place.
+    """
+    if isinstance(value, DTensor):
+        value = value.full_tensor()
     if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True).contiguous()
+        return value.detach().to("cpu", copy=True).contiguous() if keep else None
     if isinstance(value, dict):
-        return {key: host_copy(item) for key, item in value.items()}
+        return {key: host_copy(item, keep=keep) for key, item in value.items()}
     if isinstance(value, list):
-        return [host_copy(item) for item in value]
+        return [host_copy(item, keep=keep) for item in value]
     return value
 
 

@@ -47,6 +47,7 @@ def take_in(kind: str, event: Mapping[str, Any], cache: Cache, add: Callable[[Ke
     """Put one event into the cache and whose turn it is into the queue. Never raises."""
     body = event["object"]
     try:
+        before = cache.own(kind, body["metadata"].get("namespace", ""), body["metadata"]["name"])
         key = cache.deleted(kind, body) if event["type"] == "DELETED" else cache.saw(kind, body)
     except Exception:
         telemetry.HANDLER_ERRORS.labels(kind).inc()
@@ -57,7 +58,8 @@ def take_in(kind: str, event: Mapping[str, Any], cache: Cache, add: Callable[[Ke
     if key is None:
         return
     add(key)
-    version = cache.own(*key) if key.kind == "ModelVersion" else None
+    # Who follows a version that is gone must hear of it as well.
+    version = (cache.own(*key) or before) if key.kind == "ModelVersion" else None
     for follower in cache.followers_of(version) if version else ():
         add(follower)
 

@@ -8,13 +8,14 @@ Of own objects only names and versions are kept: a pass reads the object itself 
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from tunesmith_operator.kube.kinds import Object
 from tunesmith_operator.kube.parse import parse_version
 from tunesmith_operator.kube.parse_child import parse_child, parse_source
+from tunesmith_operator.kube.uses import Uses
 from tunesmith_operator.planning.observed import SeenJob, SeenPod, SeenVersion
 from tunesmith_operator.planning.serving import ServingPod
 
@@ -67,7 +68,9 @@ class _Child:
 class Cache:
     """The store. Not thread-safe: it lives in the event loop, and no method waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, touched: Callable[[Key], None] = lambda _: None) -> None:
+        """``touched`` is told of ModelVersions whose use has changed."""
+        self.uses = Uses(lambda *where: touched(Key("ModelVersion", *where)))
         self._own: dict[str, Own] = {}
         self._uid_of: dict[Key, str] = {}
         self._children: dict[str, _Child] = {}
@@ -193,6 +196,8 @@ class Cache:
             self._forget(replaced)
         self._own[own.uid] = own
         self._uid_of[own.key] = own.uid
+        if kind == "ModelDeployment":
+            self.uses.saw(body)
         if own.version is not None:
             self._versions.setdefault((own.namespace, own.version.model), set()).add(own.uid)
         return own.key
@@ -244,6 +249,8 @@ class Cache:
     def _forget_own(self, own: Own) -> Key:
         if self._uid_of.get(own.key) == own.uid:
             del self._uid_of[own.key]
+            if own.kind == "ModelDeployment":
+                self.uses.forget(own.namespace, own.name)
         if own.version is not None:
             self._versions.get((own.namespace, own.version.model), set()).discard(own.uid)
         for child in self._of(own.uid):

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from tunesmith_api.attempts import StageName
 from tunesmith_api.engine import EngineType
-from tunesmith_api.jobstatus import StageName
 from tunesmith_api.labels import LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_STAGE
 from tunesmith_api.modeldeployment import Delivery
 from tunesmith_operator.kube.kinds import Object

@@ -9,6 +9,7 @@ ERRORS = "tunesmith_serving_errors_total"
 LATENCY = "tunesmith_serving_request_seconds"
 FIRST_TOKEN = "tunesmith_serving_time_to_first_token_seconds"  # noqa: S105 - tokens of text
 TOKENS_PER_SECOND = "tunesmith_serving_tokens_per_second"
+FAILED_IN_A_ROW = "tunesmith_serving_failed_in_a_row"
 STARTED = "process_start_time_seconds"
 
 ROUTES = ("chat", "completions", "predict")

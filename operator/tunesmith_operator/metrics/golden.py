@@ -18,7 +18,7 @@ from tunesmith_operator.fetching import Unanswered, fetch
 from tunesmith_operator.metrics import judge, matching
 from tunesmith_operator.metrics.completions import Broken, Busy, complete
 from tunesmith_operator.metrics.patterns import search_all
-from tunesmith_operator.metrics.scraping import ServingPod, address_of
+from tunesmith_operator.metrics.scraping import MeasuredPod
 from tunesmith_operator.metrics.together import all_of
 
 ANALYSIS_HEADER = "x-tunesmith-analysis"
@@ -40,7 +40,7 @@ class Question(BaseModel):
 class Asked:
     """Whom to ask."""
 
-    pods: Sequence[ServingPod]
+    pods: Sequence[MeasuredPod]
     model: str
     """Model to name to the engine; empty for engines with just one."""
     token: str = field(repr=False)
@@ -100,10 +100,10 @@ async def examine(
     return fmean([*scores, *(0.0 for _ in range(len(questions) - len(scores)))])
 
 
-async def _find_ready(session: aiohttp.ClientSession, pods: Sequence[ServingPod]) -> ServingPod:
+async def _find_ready(session: aiohttp.ClientSession, pods: Sequence[MeasuredPod]) -> MeasuredPod:
     trouble = "there is no pod"
     for pod in pods[:_PODS_TRIED]:
-        url = address_of(pod) + "/readyz"
+        url = pod.url("/readyz")
         try:
             answer = await fetch(session, "GET", url, seconds=_READY_SECONDS, limit_bytes=4096)
         except Unanswered as error:
@@ -117,7 +117,7 @@ async def _find_ready(session: aiohttp.ClientSession, pods: Sequence[ServingPod]
 
 async def _answer(
     session: aiohttp.ClientSession,
-    pod: ServingPod,
+    pod: MeasuredPod,
     asked: Asked,
     prompt: str,
     *,
@@ -127,7 +127,7 @@ async def _answer(
     """Ask one question; gives nothing where the engine was asked and failed."""
     headers = {ANALYSIS_HEADER: asked.token}
     messages = [{"role": "user", "content": prompt}]
-    url = address_of(pod) + "/v1"
+    url = pod.url("/v1")
     while True:
         try:
             return await complete(

@@ -13,11 +13,11 @@ from datetime import datetime
 from tunesmith_api.analysis import Analysis
 from tunesmith_operator.fetching import Unanswered, open_session
 from tunesmith_operator.metrics.ledger import Baseline, Ledger, Watched
-from tunesmith_operator.metrics.scraping import Scrape, ServingPod, scrape
+from tunesmith_operator.metrics.scraping import MeasuredPod, Scrape, scrape
 from tunesmith_operator.metrics.sources import Measured, PromptsError, Sources, Task, needs_pods
 from tunesmith_operator.planning.serving import Sampling
 
-__all__ = ["Measured", "PromptsError", "Sampler", "ServingPod"]
+__all__ = ["Measured", "PromptsError", "Sampler"]
 
 _CANARIES_KEPT = 1000
 
@@ -92,7 +92,7 @@ class Sampler:
             return {}
         name = revision.name
 
-        async def ask(pod: ServingPod) -> Scrape | Unanswered:
+        async def ask(pod: MeasuredPod) -> Scrape | Unanswered:
             try:
                 return await scrape(self._session, pod, name)
             except Unanswered as error:

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
+from yarl import URL
 
 from tunesmith_operator.fetching import Unanswered, fetch
 from tunesmith_operator.metrics.exposed import (
     ERRORS,
     EXCUSED_CODES,
+    FAILED_IN_A_ROW,
     FAULTS,
     FIRST_TOKEN,
     LATENCY,
@@ -29,7 +31,7 @@ from tunesmith_operator.metrics.exposed import (
 _SECONDS = 2.0
 _PAGE_BYTES = 1 << 20
 _SERIES = 512
-_NAMES = (REQUESTS, ERRORS, LATENCY, FIRST_TOKEN, TOKENS_PER_SECOND, STARTED)
+_NAMES = (REQUESTS, ERRORS, LATENCY, FIRST_TOKEN, TOKENS_PER_SECOND, FAILED_IN_A_ROW, STARTED)
 
 Series = tuple[str, float]
 """What is counted, and for a histogram the upper bound of its bucket (else 0)."""
@@ -42,12 +44,16 @@ _TOKENS: Mapping[str, Series] = {
 
 
 @dataclass(frozen=True, slots=True)
-class ServingPod:
-    """A pod to be asked."""
+class MeasuredPod:
+    """A pod that is measured, and where its sidecar listens."""
 
     uid: str
     address: str
     port: int
+
+    def url(self, path: str) -> str:
+        """Give the URL of a path of the sidecar."""
+        return str(URL.build(scheme="http", host=self.address, port=self.port, path=path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +63,13 @@ class Scrape:
     counts: Counts
     started: float | None
     """When that was; None if it does not say."""
+    failed_in_a_row: int = 0
+    """Answers that have failed since its last good one."""
 
 
-async def scrape(session: aiohttp.ClientSession, pod: ServingPod, revision: str) -> Scrape:
+async def scrape(session: aiohttp.ClientSession, pod: MeasuredPod, revision: str) -> Scrape:
     """Ask a pod. Raises Unanswered."""
-    url = address_of(pod) + "/metrics"
+    url = pod.url("/metrics")
     answer = await fetch(session, "GET", url, seconds=_SECONDS, limit_bytes=_PAGE_BYTES)
     if answer.status != 200:
         raise Unanswered(f"/metrics says HTTP {answer.status}")
@@ -69,32 +77,28 @@ async def scrape(session: aiohttp.ClientSession, pod: ServingPod, revision: str)
     return await asyncio.to_thread(read_page, answer.body, revision)
 
 
-def address_of(pod: ServingPod) -> str:
-    """Give the URL of a pod's sidecar."""
-    host = f"[{pod.address}]" if ":" in pod.address else pod.address
-    return f"http://{host}:{pod.port}"
-
-
 def read_page(page: bytes, revision: str) -> Scrape:
     """Read a page in Prometheus' text format. Raises Unanswered."""
     lines = page.decode("utf-8", "replace").splitlines()
     wanted = "\n".join(line for line in lines if line.startswith(_NAMES))
     counts: dict[Series, float] = {}
-    started, is_ours = None, False
+    started, is_ours, in_a_row = None, False, 0.0
     try:
         for sample in _samples(wanted):
             if sample.name == STARTED:
                 started = sample.value
             elif sample.labels.get("revision") == revision:
                 is_ours = True
+                in_a_row = sample.value if sample.name == FAILED_IN_A_ROW else in_a_row
                 _count(counts, sample)
     except (ValueError, KeyError, IndexError) as error:
         raise Unanswered("its metrics cannot be read") from error
     if not is_ours:
         raise Unanswered("it has no metrics of this revision")
-    if len(counts) > _SERIES or not all(math.isfinite(n) and n >= 0 for n in counts.values()):
+    numbers = (in_a_row, *counts.values())
+    if len(counts) > _SERIES or not all(math.isfinite(n) and n >= 0 for n in numbers):
         raise Unanswered("its metrics make no sense")
-    return Scrape(counts, started)
+    return Scrape(counts, started, int(in_a_row))
 
 
 def _samples(text: str) -> Iterable[Sample]:

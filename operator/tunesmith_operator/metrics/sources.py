@@ -17,7 +17,7 @@ from tunesmith_operator.metrics import builtin, golden
 from tunesmith_operator.metrics.builtin import Value
 from tunesmith_operator.metrics.ledger import Watched
 from tunesmith_operator.metrics.prometheus import Prometheus
-from tunesmith_operator.metrics.scraping import ServingPod
+from tunesmith_operator.metrics.scraping import MeasuredPod
 from tunesmith_operator.metrics.together import all_of
 from tunesmith_operator.metrics.webhook import Webhook, as_text
 from tunesmith_operator.planning.serving import MetricSample
@@ -35,7 +35,7 @@ class Measured:
     name: str
     """Of its Deployment; also the label ``revision`` of its pods' metrics."""
     digest: str
-    pods: tuple[ServingPod, ...]
+    pods: tuple[MeasuredPod, ...]
     restarts: int
     model: str = ""
     """Model that golden prompts name to the engine; empty for engines with just one."""

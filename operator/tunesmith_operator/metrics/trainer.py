@@ -10,7 +10,7 @@ import aiohttp
 from pydantic import ValidationError
 from yarl import URL
 
-from tunesmith_api.run import TrainerProgress
+from tunesmith_api.result import TrainerProgress
 from tunesmith_operator.fetching import Unanswered, Unreachable, fetch
 
 SECONDS = 2.0

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from tunesmith_api.jobstatus import AttemptReason
-from tunesmith_api.run import Outcome, TrainerResult
+from tunesmith_api.attempts import AttemptReason
+from tunesmith_api.result import Outcome, TrainerResult
 from tunesmith_operator.planning.observed import SeenJob, SeenPod
 
 _KILLED = 137

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from datetime import datetime
 
-from tunesmith_api.conditions import ConditionType, DeploymentCondition
+from tunesmith_api.conditions import ConditionType, DeploymentCondition, VersionCondition
 from tunesmith_api.meta import Condition, ConditionStatus
 
 _MESSAGE_CHARACTERS = 2000
-_KINDS = (*ConditionType, *DeploymentCondition)
+_KINDS = (*ConditionType, *VersionCondition, *DeploymentCondition)
 _ORDER: dict[str, int] = {kind: place for place, kind in enumerate(_KINDS)}
 
 
@@ -23,7 +23,7 @@ def set_condition(current: Iterable[Condition], new: Condition) -> tuple[Conditi
 
 
 def condition(
-    kind: ConditionType | DeploymentCondition,
+    kind: ConditionType | VersionCondition | DeploymentCondition,
     status: ConditionStatus,
     reason: str,
     message: str,
@@ -45,7 +45,7 @@ def condition(
 
 
 def find(
-    conditions: Iterable[Condition], kind: ConditionType | DeploymentCondition
+    conditions: Iterable[Condition], kind: ConditionType | VersionCondition | DeploymentCondition
 ) -> Condition | None:
     """Give the condition of this type, if it was ever set."""
     return next((c for c in conditions if c.type == kind), None)

@@ -7,20 +7,19 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from tunesmith_api.conditions import ConditionType, Reason
-from tunesmith_api.finetunejob import FineTuneJob, OnOutOfMemory
-from tunesmith_api.jobstatus import (
+from tunesmith_api.attempts import (
     ActiveAttempt,
     Attempt,
     AttemptReason,
-    CheckpointStatus,
     Counters,
-    DisplayStage,
     StageName,
     StageTimes,
-    Usage,
 )
-from tunesmith_api.run import PREPARED_DATA_LOST, TrainerResult
+from tunesmith_api.compute import OnOutOfMemory
+from tunesmith_api.conditions import ConditionType, Reason
+from tunesmith_api.finetunejob import FineTuneJob
+from tunesmith_api.jobstatus import CheckpointStatus, DisplayStage, Usage
+from tunesmith_api.result import PREPARED_DATA_LOST, TrainerResult
 from tunesmith_operator.planning.actions import DeleteSelf, StopAttempt
 from tunesmith_operator.planning.causes import Ending
 from tunesmith_operator.planning.draft import JobDraft
@@ -92,7 +91,7 @@ def record(
         active=None,
         attempts=(*draft.status.attempts, entry)[-_KEPT_ATTEMPTS:],
         counters=counters.model_copy(update={"attempts": active.number}),
-        usage=_usage(draft, job, active, seen),
+        usage=_usage(draft.status.usage, entry, _gpu_seconds(draft, job, active, seen)),
         stages=_with_end(draft.status.stages, active, draft.now),
     )
     if ending.result and ending.result.checkpoint:
@@ -246,15 +245,35 @@ def _start_step(draft: JobDraft, result: TrainerResult | None) -> int:
     return (known.resumed_from_step or 0) if known else 0
 
 
-def _usage(draft: JobDraft, job: FineTuneJob, active: ActiveAttempt, seen: SeenJob | None) -> Usage:
-    before = Decimal(draft.status.usage.gpu_seconds)
-    gpus = job.spec.compute.gpus_per_node if active.stage is StageName.TRAIN else 0
-    spent = Decimal(0)
-    for pod in seen.pods if seen else ():
-        if pod.started is not None:
-            seconds = ((pod.finished or draft.now) - pod.started).total_seconds()
-            spent += Decimal(gpus * max(0, round(seconds)))
-    return Usage(gpu_seconds=str(before + spent))
+def _gpu_seconds(
+    draft: JobDraft, job: FineTuneJob, active: ActiveAttempt, seen: SeenJob | None
+) -> int:
+    """Count what an attempt's pods have used; of one that was stopped there are none left."""
+    compute = job.spec.compute
+    gpus = compute.gpus_per_node if active.stage is StageName.TRAIN else 0
+    spans = [(pod.started, pod.finished) for pod in seen.pods] if seen else []
+    if not spans:
+        spans = [(active.running_time, None)] * compute.nodes
+    ran = [(end or draft.now) - start for start, end in spans if start is not None]
+    return sum(gpus * max(0, round(span.total_seconds())) for span in ran)
+
+
+def _usage(before: Usage, ended: Attempt, spent: int) -> Usage:
+    lost = 0 if ended.reason is AttemptReason.SUCCEEDED else _lost(ended, spent)
+    return Usage(
+        gpu_seconds=str(Decimal(before.gpu_seconds) + spent),
+        gpu_seconds_lost=str(Decimal(before.gpu_seconds_lost) + lost),
+    )
+
+
+def _lost(ended: Attempt, spent: int) -> int:
+    """Give the part of the time for which there is no checkpoint, by steps.
+
+    Starting is no step, so an attempt that made none has only cost time. Steps before it began are
+    not its own: where its own checkpoint and an older one are lost, it has lost no more than all.
+    """
+    made = ended.end_step - ended.start_step
+    return spent if made <= 0 else min(spent, round(spent * ended.lost_steps / made))
 
 
 def _with_end(

@@ -85,10 +85,11 @@ def gather_revisions(
     for record in own:
         host = host_of(owner.name, record.template)
         pods = pods_of(record, host, objects, required)
+        seen = _seen(record, host, pods)
         if host:
-            made.append(_guest(record, host, hosts.get(host), pods, objects))
+            made.append(_on_host(seen, hosts.get(host), pods, objects))
         else:
-            made.append(_revision(record, by_owner.get(record.uid), pods))
+            made.append(_on_own_pods(seen, by_owner.get(record.uid), pods))
     return tuple(_without_shared_restarts(made))
 
 
@@ -131,36 +132,8 @@ def _held(record: SeenRecord | SeenRevision, report: AdaptersReport | None) -> H
     return next((h for h in held if (h.revision, h.digest) == (record.name, digest)), None)
 
 
-def _revision(
-    record: SeenRecord, workload: SeenWorkload | None, pods: Sequence[ServingPod]
-) -> SeenRevision:
-    return SeenRevision(
-        name=record.name,
-        uid=record.uid,
-        digest=record.digest,
-        number=record.number,
-        template=record.template,
-        has_workload=workload is not None,
-        replicas=workload.replicas if workload else 0,
-        ready_replicas=sum(pod.is_ready for pod in pods),
-        restarts=sum(pod.restarts for pod in pods),
-        waiting=_waiting(pods) or (workload.failure if workload else ""),
-        refusal=next((pod.refusal for pod in pods if pod.refusal), ""),
-    )
-
-
-def _guest(
-    record: SeenRecord,
-    host: str,
-    there: SeenHost | None,
-    pods: Sequence[ServingPod],
-    objects: SeenObjects,
-) -> SeenRevision:
-    """Give a revision that is an adapter on a host's pods."""
-    said = [h for p in pods if (h := _held(record, objects.reports.get(p.uid))) is not None]
-    trouble = [h.message for h in said if h.phase is AdapterPhase.FAILED and h.message]
-    # A pod that was not told yet, because it does not start, has nothing of any revision.
-    all_pods = [pod for pod in objects.pods if pod.host == host and not pod.is_terminating]
+def _seen(record: SeenRecord, host: str, pods: Sequence[ServingPod]) -> SeenRevision:
+    """Give what is known of a revision wherever its pods are."""
     return SeenRevision(
         name=record.name,
         uid=record.uid,
@@ -168,12 +141,42 @@ def _guest(
         number=record.number,
         template=record.template,
         host=host,
-        has_workload=there is not None and record.uid in objects.services,
-        replicas=there.replicas if there and pods else 0,
         ready_replicas=sum(pod.is_ready for pod in pods),
+    )
+
+
+def _on_own_pods(
+    revision: SeenRevision, workload: SeenWorkload | None, pods: Sequence[ServingPod]
+) -> SeenRevision:
+    """Add what the pods say that serve this revision alone."""
+    return replace(
+        revision,
+        has_workload=workload is not None,
+        replicas=workload.replicas if workload else 0,
+        restarts=sum(pod.restarts for pod in pods),
+        waiting=_waiting(pods) or (workload.failure if workload else ""),
+        refusal=next((pod.refusal for pod in pods if pod.refusal), ""),
+    )
+
+
+def _on_host(
+    revision: SeenRevision,
+    host: SeenHost | None,
+    pods: Sequence[ServingPod],
+    objects: SeenObjects,
+) -> SeenRevision:
+    """Add what a host's pods say of the adapter that this revision is; ``pods`` have any of it."""
+    said = [h for p in pods if (h := _held(revision, objects.reports.get(p.uid))) is not None]
+    trouble = [h.message for h in said if h.phase is AdapterPhase.FAILED and h.message]
+    # A pod that was not told yet, because it does not start, has nothing of any revision.
+    all_pods = [p for p in objects.pods if p.host == revision.host and not p.is_terminating]
+    return replace(
+        revision,
+        has_workload=host is not None and revision.uid in objects.services,
+        replicas=host.replicas if host and pods else 0,
         restarts=sum(pod.restarts for pod in all_pods),
         last_restart=max((p.last_restart for p in all_pods if p.last_restart), default=None),
-        waiting=next(iter(trouble), "") or _waiting(all_pods) or (there.failure if there else ""),
+        waiting=next(iter(trouble), "") or _waiting(all_pods) or (host.failure if host else ""),
         refusal=next((_why(h.message) for h in said if h.phase is AdapterPhase.REFUSED), ""),
     )
 

@@ -6,16 +6,11 @@ Pure; called by decide for the one attempt that is alive.
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from tunesmith_api.attempts import AttemptReason, StageName
 from tunesmith_api.conditions import Reason
 from tunesmith_api.finetunejob import FineTuneJob
-from tunesmith_api.jobstatus import (
-    AttemptReason,
-    CheckpointStatus,
-    DisplayStage,
-    ProgressStatus,
-    StageName,
-)
-from tunesmith_api.run import Phase, TrainerProgress
+from tunesmith_api.jobstatus import CheckpointStatus, DisplayStage, ProgressStatus
+from tunesmith_api.result import Phase, TrainerProgress
 from tunesmith_operator.planning.observed import Observation, SeenJob, SeenPod
 
 _PULL_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}

@@ -1,7 +1,7 @@
 """Names of everything the operator creates, derived so that a repeat finds the first one."""
 
+from tunesmith_api.attempts import StageName
 from tunesmith_api.finetunejob import FineTuneJob
-from tunesmith_api.jobstatus import StageName
 
 
 def attempt_name(job: FineTuneJob, stage: StageName, number: int) -> str:

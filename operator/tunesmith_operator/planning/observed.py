@@ -7,9 +7,9 @@ Kubernetes and draws no conclusions.
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from tunesmith_api.attempts import StageName
 from tunesmith_api.finetunejob import FineTuneJob
-from tunesmith_api.jobstatus import StageName
-from tunesmith_api.run import TrainerProgress
+from tunesmith_api.result import TrainerProgress
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ comes from the version, not from what the deployment follows by then: an operato
 the version and the status says the same as one that lives. Pure; called by ``results``.
 """
 
+from tunesmith_api.attempts import StageName
 from tunesmith_api.conditions import ConditionType, Reason
 from tunesmith_api.evaluation import Baseline
 from tunesmith_api.finetunejob import FineTuneJob
-from tunesmith_api.jobstatus import StageName
 from tunesmith_api.modelversion import Offer
 from tunesmith_operator.planning.acceptance import Objection
 from tunesmith_operator.planning.conditions import is_true

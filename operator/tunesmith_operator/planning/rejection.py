@@ -82,7 +82,7 @@ def _by_its_answers(
         if errors >= limit:
             return Rejection(
                 RollbackReason.CONSECUTIVE_ERRORS,
-                f"Its last {errors} answers failed; failFast.consecutiveErrors is {limit}",
+                f"{errors} answers in a row failed; failFast.consecutiveErrors is {limit}",
             )
     metric = failed(spec.analysis, rollout.metrics)
     if metric is not None:

@@ -5,17 +5,17 @@ from datetime import timedelta
 from tunesmith_api.conditions import ConditionType, Reason
 from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.gates import judge, parse_number
-from tunesmith_api.jobstatus import Architecture, Metric, NamedRef, ReportRef, Verdict
+from tunesmith_api.jobstatus import Architecture, NamedRef, ReportRef
+from tunesmith_api.measurements import Metric, Verdict
 from tunesmith_api.modelversion import (
     Artifact,
     BaseModelRef,
     Lineage,
     ModelArchitecture,
     ModelVersionSpec,
-    Offer,
     VersionMetric,
 )
-from tunesmith_api.run import TrainerResult
+from tunesmith_api.result import TrainerResult
 from tunesmith_operator.planning.acceptance import version_objection
 from tunesmith_operator.planning.actions import MakeVersion
 from tunesmith_operator.planning.draft import JobDraft
@@ -28,11 +28,13 @@ from tunesmith_operator.planning.offers import make_offer, say_offer, tags_of
 def prepared(draft: JobDraft, result: TrainerResult) -> None:
     """Take over what preparation found."""
     draft.yes(ConditionType.DATA_READY, Reason.PREPARED, result.message)
+    placement = result.placement
     resolved = draft.status.resolved.model_copy(
         update={
             "dataset_digest": result.dataset_digest,
             "model_revision": result.model_revision,
-            "estimated_gpu_memory_bytes": result.estimated_gpu_memory_bytes,
+            "estimated_gpu_memory_bytes": placement and placement.memory_bytes,
+            "sharding": placement and placement.sharding,
         }
     )
     draft.update(data=result.data, resolved=resolved)
@@ -129,7 +131,7 @@ def finish(draft: JobDraft, seen: Observation, job: FineTuneJob) -> None:
         return
     model = model_name(job)
     version = job.spec.output.model_version.version or _next_number(seen.versions, model)
-    spec = _version_spec(draft, job, model, version, make_offer(seen))
+    spec = _version_spec(draft, seen, model, version)
     draft.act(MakeVersion(version_name(model, version), spec, job.metadata.uid))
     draft.look_again_in(timedelta())
 
@@ -144,9 +146,15 @@ def _or_none(number: str) -> str | None:
     return number if parse_number(number) is not None else None
 
 
-def _version_spec(
-    draft: JobDraft, job: FineTuneJob, model: str, version: str, offer: Offer | None
-) -> ModelVersionSpec:
+def _parent(seen: Observation) -> str:
+    """Name the version whose artifact the job began with, if it was one of the same model."""
+    begun = seen.job.spec.model.uri.rstrip("/")
+    found = (v.name for v in seen.versions for a in v.artifacts if a.uri.rstrip("/") == begun)
+    return next(found, "")
+
+
+def _version_spec(draft: JobDraft, seen: Observation, model: str, version: str) -> ModelVersionSpec:
+    job, offer = seen.job, make_offer(seen)
     status, meta = draft.status, job.metadata
     measurements = status.evaluation.measurements if status.evaluation else ()
     report, kind = status.report, status.architecture or Architecture()
@@ -166,6 +174,7 @@ def _version_spec(
             trainer_image=status.resolved.trainer_image,
             report_uri=report.uri if report else "",
             report_digest=report.digest if report else None,
+            parent=_parent(seen),
         ),
         metrics=tuple(
             VersionMetric(name=m.metric, value=m.value, base_value=_or_none(m.base_value))

@@ -1,7 +1,7 @@
 """The TrainingRun of an attempt: the job's inputs with the chart's defaults filled in. Pure."""
 
+from tunesmith_api.attempts import StageName
 from tunesmith_api.finetunejob import FineTuneJob
-from tunesmith_api.jobstatus import StageName
 from tunesmith_api.meta import SecretRef
 from tunesmith_api.run import (
     BaselineModel,
@@ -11,6 +11,7 @@ from tunesmith_api.run import (
     TrainingRun,
     World,
 )
+from tunesmith_api.sharding import Sharding
 from tunesmith_api.training import Hyperparameters, S3Options
 from tunesmith_operator.config import Config
 from tunesmith_operator.planning.names import run_uri
@@ -58,7 +59,12 @@ def trainer_image(job: FineTuneJob, config: Config) -> str:
 def _world(job: FineTuneJob, stage: StageName) -> World:
     if stage is StageName.PREPARE:
         return World()
-    return World(nodes=job.spec.compute.nodes, gpus_per_node=job.spec.compute.gpus_per_node)
+    compute, chosen = job.spec.compute, job.status.resolved.sharding
+    if chosen is None:
+        # On CPUs nothing is estimated, and an earlier operator asked for no choice.
+        is_wanted = compute.sharding is Sharding.FSDP
+        chosen = Sharding.FSDP if is_wanted else Sharding.DDP
+    return World(nodes=compute.nodes, gpus_per_node=compute.gpus_per_node, sharding=chosen)
 
 
 def _planned_gpus(job: FineTuneJob, stage: StageName, config: Config) -> PlannedGpus | None:
@@ -66,7 +72,12 @@ def _planned_gpus(job: FineTuneJob, stage: StageName, config: Config) -> Planned
     if stage is not StageName.PREPARE or compute.gpus_per_node == 0:
         return None
     memory = config.gpu.memory_gib.get(compute.gpu_type, 0)
-    return PlannedGpus(type=compute.gpu_type or "GPU", memory_bytes=memory * _GIB)
+    return PlannedGpus(
+        type=compute.gpu_type or "GPU",
+        memory_bytes=memory * _GIB,
+        ranks=compute.nodes * compute.gpus_per_node,
+        sharding=compute.sharding,
+    )
 
 
 def _connection(job: FineTuneJob, config: Config) -> S3Connection:

@@ -109,14 +109,15 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class RevisionCounts:
-    """What the router has counted of one revision."""
+    """What the router has counted of one revision, or its pods where the router does not count."""
 
     name: str
     requests: int = 0
     """Answers since the revision was last taken in by the router."""
     consecutive_errors: int = 0
     """Failed ones since the last good one, or since it was taken in: what an earlier try of the
-    same revision counted is no evidence against this one."""
+    same revision counted is no evidence against this one. Of the router pod, or the pod of the
+    revision, that has most."""
 
 
 @dataclass(frozen=True, slots=True)

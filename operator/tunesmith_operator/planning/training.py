@@ -10,14 +10,9 @@ dies in between finds the Job by its derived name and takes it on.
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from tunesmith_api.attempts import ActiveAttempt, AttemptReason, StageName, StageTimes
 from tunesmith_api.conditions import ConditionType, Reason
-from tunesmith_api.jobstatus import (
-    ActiveAttempt,
-    AttemptReason,
-    DisplayStage,
-    StageName,
-    StageTimes,
-)
+from tunesmith_api.jobstatus import DisplayStage
 from tunesmith_operator.config import Config
 from tunesmith_operator.planning.acceptance import objection
 from tunesmith_operator.planning.actions import (

@@ -5,8 +5,9 @@ Called by ``training`` for the one attempt that is alive.
 
 from datetime import timedelta
 
+from tunesmith_api.attempts import ActiveAttempt, AttemptReason
 from tunesmith_api.conditions import ConditionType, Reason
-from tunesmith_api.jobstatus import ActiveAttempt, AttemptReason, DisplayStage
+from tunesmith_api.jobstatus import DisplayStage
 from tunesmith_operator.planning.actions import StopAttempt
 from tunesmith_operator.planning.causes import Ending
 from tunesmith_operator.planning.conditions import find
@@ -28,6 +29,8 @@ _LATE_STAGES = {DisplayStage.EVALUATE, DisplayStage.EXPORT}
 
 def watch(draft: JobDraft, seen: Observation, attempt: SeenJob, active: ActiveAttempt) -> None:
     """Follow a live attempt; stop it where it must be stopped."""
+    active = _note_running(draft, attempt, active)
+    active = _note_checkpoints(draft, seen, attempt, active)
     _note_progress(draft, seen, attempt)
     if active.stop_reason is not None or attempt.is_deleting:
         if not attempt.is_deleting:
@@ -65,6 +68,30 @@ def _stop(
         active=active.model_copy(update={"stop_reason": reason, "stop_message": message[:1024]})
     )
     draft.no(condition_of(active.stage), Reason.STOPPING, f"Stopping the attempt: {message}")
+
+
+def _note_running(draft: JobDraft, attempt: SeenJob, active: ActiveAttempt) -> ActiveAttempt:
+    """Write down when the pods began: a Job that is stopped takes them with it."""
+    started = min((p.started for p in attempt.pods if p.started is not None), default=None)
+    if active.running_time is None and started is not None:
+        active = active.model_copy(update={"running_time": started})
+        draft.update(active=active)
+    return active
+
+
+def _note_checkpoints(
+    draft: JobDraft, seen: Observation, attempt: SeenJob, active: ActiveAttempt
+) -> ActiveAttempt:
+    """Tell of checkpoints that were passed over, once: the status remembers what was told."""
+    progress = current_progress(seen, attempt)
+    notes = tuple(note[:1024] for note in progress.notes[:8]) if progress else ()
+    if not notes or notes == active.notes:
+        return active
+    for note in notes:
+        draft.emit("Warning", "CheckpointPassedOver", f"Attempt {active.number}: {note}")
+    active = active.model_copy(update={"notes": notes})
+    draft.update(active=active)
+    return active
 
 
 def _note_progress(draft: JobDraft, seen: Observation, attempt: SeenJob) -> None:

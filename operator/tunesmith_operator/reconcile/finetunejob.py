@@ -11,11 +11,12 @@ from typing import assert_never
 
 from pydantic import ValidationError
 
+from tunesmith_api.attempts import AttemptReason
 from tunesmith_api.finetunejob import FineTuneJob
-from tunesmith_api.jobstatus import AttemptReason, FineTuneJobStatus
+from tunesmith_api.jobstatus import FineTuneJobStatus
 from tunesmith_api.labels import LABEL_JOB_UID
 from tunesmith_api.modeldeployment import ModelDeployment
-from tunesmith_api.run import PROGRESS_PORT, TrainerProgress
+from tunesmith_api.result import PROGRESS_PORT, TrainerProgress
 from tunesmith_operator.kube.errors import AlreadyExists, NotOurs, Refused
 from tunesmith_operator.kube.kinds import Object
 from tunesmith_operator.kube.parse import parse_target

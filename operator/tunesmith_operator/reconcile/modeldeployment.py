@@ -7,7 +7,7 @@ queue, never twice at a time for one object.
 """
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 
@@ -22,7 +22,7 @@ from tunesmith_operator.kube.cache import Key
 from tunesmith_operator.planning.actions import Emit
 from tunesmith_operator.planning.analysis import is_sample_due
 from tunesmith_operator.planning.rollout import decide_rollout
-from tunesmith_operator.planning.serving import ServingObservation
+from tunesmith_operator.planning.serving import RevisionCounts, ServingObservation
 from tunesmith_operator.planning.serving_actions import (
     Notify,
     ServingAction,
@@ -34,7 +34,12 @@ from tunesmith_operator.reconcile.emitting import emit, say_unreadable
 from tunesmith_operator.reconcile.former_router import FormerRouters
 from tunesmith_operator.reconcile.measuring import Measuring
 from tunesmith_operator.reconcile.refusals import Refusals
-from tunesmith_operator.reconcile.samples import remember, take_samples
+from tunesmith_operator.reconcile.samples import (
+    begin_counting,
+    count_answers,
+    remember,
+    take_samples,
+)
 from tunesmith_operator.reconcile.serving_objects import ServingObjects
 from tunesmith_operator.reconcile.serving_pods import change_pods
 from tunesmith_operator.reconcile.serving_reading import Reading, read
@@ -78,9 +83,12 @@ class ModelDeploymentReconciler:
             return None
         may_have_former = self._former.may_exist(key, deployment)
         reading = await read(world, deployment, may_have_former=may_have_former)
-        seen = self._observe(world, key, deployment, reading)
+        counts = await count_answers(world, deployment, reading)
+        seen = self._observe(world, key, deployment, reading, counts)
         decision = decide_rollout(seen, world.now())
         await _write_status(world, deployment, decision.status)
+        if _is_other_rollout(deployment.status, decision.status):
+            await begin_counting(world, deployment, reading, decision.status)
         behind = await self._act(world, key, deployment, reading, decision)
         await self._measure(world, key, deployment, reading, decision.status)
         # Nobody watches what is around the pods.
@@ -88,16 +96,24 @@ class ModelDeploymentReconciler:
         return min(look for look in looks if look is not None)
 
     def _observe(
-        self, world: World, key: Key, deployment: ModelDeployment, reading: Reading
+        self,
+        world: World,
+        key: Key,
+        deployment: ModelDeployment,
+        reading: Reading,
+        counts: tuple[RevisionCounts, ...],
     ) -> ServingObservation:
         rollout = deployment.status.rollout
         digest = rollout.digest if rollout else None
+        router = self._routing.complete(key, reading.router)
+        if router is not None and counts:
+            router = replace(router, counts=counts)
         return ServingObservation(
             deployment=deployment,
             versions=reading.versions,
             unreadable=reading.unreadable,
             revisions=reading.revisions,
-            router=self._routing.complete(key, reading.router),
+            router=router,
             hosts=reading.hosts,
             unservable=_why_unservable(deployment, reading, world.config),
             sampling=self._measuring.result(key, digest),
@@ -161,10 +177,8 @@ class ModelDeploymentReconciler:
     ) -> None:
         """Start what is due; the values come with a later pass."""
         before, rollout = deployment.status, status.rollout
-        is_other = rollout is None or rollout.start_time != (
-            before.rollout.start_time if before.rollout else None
-        )
-        if is_other and before.canary is not None:
+        is_over = rollout is None or _is_other_rollout(before, status)
+        if is_over and before.canary is not None:
             # Another try of the same revision is not measured by what this one counted.
             world.serving.sampler.forget(key.namespace, before.canary.name)
         if rollout is None or rollout.abort is not None:
@@ -185,6 +199,12 @@ class ModelDeploymentReconciler:
         task = asyncio.ensure_future(told)
         self._notifications.add(task)
         task.add_done_callback(self._notifications.discard)
+
+
+def _is_other_rollout(before: ModelDeploymentStatus, now: ModelDeploymentStatus) -> bool:
+    """Whether a roll-out begins, be it of the same revision again."""
+    begun = before.rollout.start_time if before.rollout else None
+    return now.rollout is not None and now.rollout.start_time != begun
 
 
 def _why_unservable(deployment: ModelDeployment, reading: Reading, config: Config) -> str:

@@ -1,7 +1,8 @@
-"""One pass over a ModelVersion: say whether its digests are vouched for.
+"""One pass over a ModelVersion: say whether its digests are vouched for, and who uses it.
 
 A version made by a job names the run's report, whose digests were taken by the trainer that wrote
-the artifacts. A version made by hand has only its author's word.
+the artifacts. A version made by hand has only its author's word. The cache asks for a pass when a
+ModelDeployment begins or ends to use it.
 """
 
 from datetime import timedelta
@@ -9,7 +10,7 @@ from datetime import timedelta
 from pydantic import ValidationError
 
 from tunesmith_api.modelversion import ModelVersion
-from tunesmith_operator.planning.versions import verified
+from tunesmith_operator.planning.versions import describe
 from tunesmith_operator.reconcile.emitting import say_unreadable
 from tunesmith_operator.reconcile.world import World
 
@@ -24,7 +25,7 @@ async def reconcile_modelversion(world: World, namespace: str, name: str) -> tim
     except ValidationError as error:
         say_unreadable(world, ModelVersion.KIND, body, error)
         return None
-    status = verified(version, world.now())
+    status = describe(version, world.cache.uses.users(namespace, name), world.now())
     if status != version.status:
         await world.kube.apply_status(
             ModelVersion.KIND,

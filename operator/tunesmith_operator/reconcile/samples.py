@@ -1,17 +1,19 @@
 """What a canary is measured with: pods and golden prompts, handed to the sampler.
 
-Called by ``modeldeployment``, beside its passes.
+Called by ``modeldeployment``, beside its passes; answers are counted within them, where the router
+counts none.
 """
 
 from collections.abc import Mapping
 
 from tunesmith_api.analysis import AnalysisMetric
 from tunesmith_api.deploymentstatus import ModelDeploymentStatus, RevisionStatus
+from tunesmith_api.engine import RouterType
 from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_operator.kube.errors import KubeError
 from tunesmith_operator.metrics.sampling import Measured, PromptsError
-from tunesmith_operator.metrics.scraping import ServingPod as ScrapedPod
-from tunesmith_operator.planning.serving import Sampling, Traffic
+from tunesmith_operator.metrics.scraping import MeasuredPod
+from tunesmith_operator.planning.serving import RevisionCounts, Sampling, Traffic
 from tunesmith_operator.reconcile.serving_reading import Reading
 from tunesmith_operator.reconcile.world import World
 from tunesmith_operator.resources.serving.names import served_model
@@ -43,6 +45,32 @@ async def take_samples(
     )
 
 
+async def begin_counting(
+    world: World, deployment: ModelDeployment, reading: Reading, status: ModelDeploymentStatus
+) -> None:
+    """Count answers from now on, where the router does not; called when a roll-out begins."""
+    canary = _measured(world, deployment, reading, status.canary)
+    if canary is not None and _counts_by_pods(deployment):
+        await world.serving.answers.begin(canary)
+
+
+async def count_answers(
+    world: World, deployment: ModelDeployment, reading: Reading
+) -> tuple[RevisionCounts, ...]:
+    """Count what whoever may be rejected has answered; nothing where the router does that."""
+    status = deployment.status
+    if not _counts_by_pods(deployment):
+        return ()
+    # While the former stable is kept, the new one may still be gone back on.
+    roles = (status.canary, status.stable if status.previous else None)
+    found = [_measured(world, deployment, reading, role) for role in roles]
+    return tuple([await world.serving.answers.count(one) for one in found if one is not None])
+
+
+def _counts_by_pods(deployment: ModelDeployment) -> bool:
+    return deployment.spec.routing.router is RouterType.GATEWAY_API
+
+
 def _compared(
     world: World, deployment: ModelDeployment, reading: Reading, status: ModelDeploymentStatus
 ) -> Measured | None:
@@ -65,7 +93,7 @@ def _measured(
         namespace=deployment.metadata.namespace,
         name=role.name,
         digest=role.digest,
-        pods=tuple(ScrapedPod(pod.uid, pod.address, reading.ports[role.name]) for pod in pods),
+        pods=tuple(MeasuredPod(pod.uid, pod.address, reading.ports[role.name]) for pod in pods),
         restarts=seen.restarts if seen else 0,
         model=served_model(deployment),
         token=world.serving.analysis_token(deployment.metadata.uid),

@@ -8,9 +8,11 @@ as new as a single read, so no cache can be behind. Draws no conclusions. Called
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from tunesmith_api.adapters import AdaptersReport
 from tunesmith_api.engine import RouterType
 from tunesmith_api.labels import LABEL_DEPLOYMENT_UID
 from tunesmith_api.modeldeployment import ModelDeployment
@@ -80,32 +82,22 @@ async def read(
 ) -> Reading:
     """Read all that belongs to ``deployment``, and to its former router if there may be one."""
     meta = deployment.metadata
-    selector = f"{LABEL_DEPLOYMENT_UID}={meta.uid}"
-    records, workloads, services, bodies, (versions, unreadable), route = await asyncio.gather(
-        world.kube.list("ConfigMap", meta.namespace, selector),
-        world.kube.list("Deployment", meta.namespace, selector),
-        world.kube.list("Service", meta.namespace, selector),
-        world.kube.list("Pod", meta.namespace, selector),
+    bodies, (versions, unreadable), route = await asyncio.gather(
+        _list_children(world, deployment),
         _versions(world, deployment),
         _route(world, deployment, may_have_former=may_have_former),
     )
-    pods = [parse_serving_pod(body) for body in bodies]
+    pods = [parse_serving_pod(body) for body in bodies.pods]
     router_pods = tuple(p for p in pods if p.revision == 0 and not p.host and not p.is_terminating)
     answers, reports = await asyncio.gather(
         world.serving.routers.ask(meta.uid, router_pods),
         world.serving.adapters.ask(meta.uid, [p for p in pods if p.host and not p.is_terminating]),
     )
-    objects = SeenObjects(
-        records=[record for body in records if (record := parse_record(body)) is not None],
-        workloads=[parse_workload(body) for body in workloads],
-        pods=pods,
-        services=frozenset(controller_uid(body["metadata"], "ConfigMap") for body in services),
-        reports=reports,
-    )
+    objects = _seen_objects(bodies, pods, reports)
     needed = required(deployment.status)
     revisions = gather_revisions(meta, objects, needed)
     wanted, former = _routers(deployment, read_answers(answers), route)
-    has_former = may_have_former and _has_former(deployment, workloads, route)
+    has_former = may_have_former and _has_former(deployment, bodies.workloads, route)
     return Reading(
         versions=versions,
         unreadable=unreadable,
@@ -120,6 +112,37 @@ async def read(
         router=join_routers(wanted, former) if has_former else wanted,
         has_former=has_former,
         route=route,
+    )
+
+
+class _Children(NamedTuple):
+    """Objects of a deployment, as the API server gave them."""
+
+    records: Sequence[Object]
+    workloads: Sequence[Object]
+    services: Sequence[Object]
+    pods: Sequence[Object]
+
+
+async def _list_children(world: World, deployment: ModelDeployment) -> _Children:
+    meta = deployment.metadata
+    selector = f"{LABEL_DEPLOYMENT_UID}={meta.uid}"
+    kinds = ("ConfigMap", "Deployment", "Service", "Pod")
+    lists = (world.kube.list(kind, meta.namespace, selector) for kind in kinds)
+    return _Children(*await asyncio.gather(*lists))
+
+
+def _seen_objects(
+    bodies: _Children, pods: Sequence[ServingPod], reports: Mapping[str, AdaptersReport]
+) -> SeenObjects:
+    return SeenObjects(
+        records=[record for body in bodies.records if (record := parse_record(body)) is not None],
+        workloads=[parse_workload(body) for body in bodies.workloads],
+        pods=pods,
+        services=frozenset(
+            controller_uid(body["metadata"], "ConfigMap") for body in bodies.services
+        ),
+        reports=reports,
     )
 
 

@@ -12,14 +12,14 @@ from typing import Literal, Protocol
 from tunesmith_api.adapters import AdaptersReport, WantedAdapters
 from tunesmith_api.analysis import Analysis
 from tunesmith_api.deploymentstatus import RollbackStatus
+from tunesmith_api.result import TrainerProgress
 from tunesmith_api.router import RouterState
-from tunesmith_api.run import TrainerProgress
 from tunesmith_operator.config import Config
 from tunesmith_operator.kube.cache import Cache, Key
 from tunesmith_operator.kube.kinds import Object
 from tunesmith_operator.metrics.sampling import Measured, PromptsError
 from tunesmith_operator.planning.routing import RouterAnswer
-from tunesmith_operator.planning.serving import Sampling, ServingPod
+from tunesmith_operator.planning.serving import RevisionCounts, Sampling, ServingPod
 
 
 class Kube(Protocol):
@@ -144,6 +144,16 @@ class Samples(Protocol):
         """Forget a canary, by its revision's name; its next roll-out begins anew."""
 
 
+class Answers(Protocol):
+    """Counts what canaries answer, by their pods; what does not answer is no news."""
+
+    async def begin(self, canary: Measured) -> None:
+        """Count from now on."""
+
+    async def count(self, canary: Measured) -> RevisionCounts:
+        """Give what it has answered since."""
+
+
 Tell = Callable[[str, RollbackStatus, str, str], Awaitable[None]]
 """(url, rollback, namespace, name): one POST that never raises."""
 
@@ -155,6 +165,7 @@ class ServingWorld:
     routers: Routers
     adapters: Adapters
     sampler: Samples
+    answers: Answers
     notify: Tell
     analysis_token: Callable[[str], str]
     """uid of a deployment -> the token that its golden prompts are asked with."""

@@ -1,6 +1,6 @@
 """How the trainer is started: plainly, or by ``accelerate launch`` where several ranks train."""
 
-from tunesmith_api.jobstatus import StageName
+from tunesmith_api.attempts import StageName
 from tunesmith_api.run import RUN_PATH, TrainingRun
 
 RENDEZVOUS_PORT = 29500

@@ -7,14 +7,14 @@ created in one call, and nothing can be half there.
 
 from typing import Any
 
-from tunesmith_api.finetunejob import Compute, FineTuneJob
-from tunesmith_api.jobstatus import StageName
+from tunesmith_api.attempts import StageName
+from tunesmith_api.compute import Compute
+from tunesmith_api.finetunejob import FineTuneJob
+from tunesmith_api.result import PROGRESS_PORT, TERMINATION_PATH
 from tunesmith_api.run import (
     CREDENTIALS_PATH,
-    PROGRESS_PORT,
     PVC_PATH,
     RUN_PATH,
-    TERMINATION_PATH,
     WORK_PATH,
     TrainingRun,
     judge_folder,
@@ -48,11 +48,6 @@ def _pod_spec(job: FineTuneJob, name: str, run: TrainingRun, config: Config) -> 
     compute, policy = job.spec.compute, job.spec.run_policy
     is_train = run.stage is StageName.TRAIN
     volumes, mounts = _storage(run, compute if is_train else None)
-    resources = (
-        container_resources(compute.resources, run.world.gpus_per_node, config)
-        if is_train
-        else container_resources(config.prepare_resources, 0, config)
-    )
     spec: Manifest = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": job.spec.checkpoint.grace_period_seconds,
@@ -65,24 +60,7 @@ def _pod_spec(job: FineTuneJob, name: str, run: TrainingRun, config: Config) -> 
             "fsGroup": _USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [
-            {
-                "name": "trainer",
-                "image": run.trainer_image,
-                "imagePullPolicy": config.image_pull_policy,
-                "command": command(run, service_name(job), name),
-                "env": environment(job.spec.checkpoint.grace_period_seconds),
-                "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
-                "resources": resources,
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
-                "terminationMessagePath": TERMINATION_PATH,
-                "volumeMounts": mounts,
-            }
-        ],
+        "containers": [_trainer(job, name, run, config) | {"volumeMounts": mounts}],
         "volumes": volumes,
     }
     optional: dict[str, Any] = {
@@ -93,6 +71,29 @@ def _pod_spec(job: FineTuneJob, name: str, run: TrainingRun, config: Config) -> 
         **(_placement(compute, config) if is_train else {}),
     }
     return spec | {key: value for key, value in optional.items() if value}
+
+
+def _trainer(job: FineTuneJob, name: str, run: TrainingRun, config: Config) -> Manifest:
+    resources = (
+        container_resources(job.spec.compute.resources, run.world.gpus_per_node, config)
+        if run.stage is StageName.TRAIN
+        else container_resources(config.prepare_resources, 0, config)
+    )
+    return {
+        "name": "trainer",
+        "image": run.trainer_image,
+        "imagePullPolicy": config.image_pull_policy,
+        "command": command(run, service_name(job), name),
+        "env": environment(job.spec.checkpoint.grace_period_seconds),
+        "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
+        "resources": resources,
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePath": TERMINATION_PATH,
+    }
 
 
 def _placement(compute: Compute, config: Config) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunesmith_api.finetunejob import Resources, Toleration
+from tunesmith_api.compute import Resources, Toleration
 from tunesmith_operator.config import Config, NodeLabels
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from aiohttp import web
 
 from tunesmith_api.adapters import AdapterPhase, HeldAdapter, WantedAdapter
+from tunesmith_process.logs import log
+from tunesmith_process.settings import SettingsError
 from tunesmith_sidecar.adapters.fetching import (
     DIGEST_FILE,
     FILES,
@@ -25,9 +27,8 @@ from tunesmith_sidecar.adapters.loras import Loras, NotLoaded
 from tunesmith_sidecar.engine import Engine, EngineUnavailable
 from tunesmith_sidecar.gate import Gate
 from tunesmith_sidecar.listening import open_model
-from tunesmith_sidecar.logs import log
 from tunesmith_sidecar.metrics import Metrics
-from tunesmith_sidecar.settings import Settings, SettingsError
+from tunesmith_sidecar.settings import Settings
 
 _LOOK_SECONDS = 1.0
 _RETRY_SECONDS = 5.0

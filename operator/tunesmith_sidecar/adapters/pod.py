@@ -20,13 +20,13 @@ from tunesmith_api.adapters import (
     WantedAdapter,
     WantedAdapters,
 )
+from tunesmith_process.logs import log
 from tunesmith_sidecar.access import is_token
 from tunesmith_sidecar.adapters.adapter import Adapter
 from tunesmith_sidecar.answers import error_answer
 from tunesmith_sidecar.engine import Engine
 from tunesmith_sidecar.gate import Gate
 from tunesmith_sidecar.listening import open_site
-from tunesmith_sidecar.logs import log
 from tunesmith_sidecar.metrics import CONTENT_TYPE, Metrics, render_together
 from tunesmith_sidecar.probes import Probes
 from tunesmith_sidecar.settings import Settings

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
+from tunesmith_process.logs import log
 from tunesmith_sidecar.conversations.lines import (
     Exchanged,
     Feedback,
     build_conversation,
     build_feedback,
 )
-from tunesmith_sidecar.logs import log
 from tunesmith_sidecar.metrics import LogResult, Metrics
 from tunesmith_sidecar.settings import Settings
 

@@ -11,15 +11,12 @@ from types import FrameType
 from typing import NoReturn, assert_never
 
 from tunesmith_api.artifacts import FetchReason
+from tunesmith_process.logs import configure_logs, log
+from tunesmith_process.settings import SettingsError
 from tunesmith_sidecar.fetch.errors import FetchError, Place, explain
 from tunesmith_sidecar.fetch.model import fetch_model
-from tunesmith_sidecar.fetch.settings import (
-    FetchSettings,
-    FetchSettingsError,
-    parse_fetch_settings,
-)
+from tunesmith_sidecar.fetch.settings import FetchSettings, parse_fetch_settings
 from tunesmith_sidecar.fetch.transfer import Source
-from tunesmith_sidecar.logs import configure_logs, log
 from tunesmith_sidecar.s3 import CredentialsError, Endpoint, Patience, make_client
 
 _PATIENCE = Patience(connect_seconds=10, read_seconds=60, attempts=3, connections=16)
@@ -32,9 +29,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _end_at_once)
     try:
         settings = parse_fetch_settings(os.environ)
-    except FetchSettingsError as error:
-        sys.exit(f"{FetchReason.SETTINGS_INVALID}: {error}")
-    configure_logs(settings.log_level, settings.revision)
+    except SettingsError as error:
+        # One line: the kubelet makes the end of the log the termination message.
+        sys.exit(f"{FetchReason.SETTINGS_INVALID}: {'; '.join(str(error).splitlines())}")
+    configure_logs(settings.log_level, sys.stderr, revision=settings.revision)
     try:
         _fetch(settings)
     except FetchError as error:

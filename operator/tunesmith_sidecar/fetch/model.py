@@ -13,10 +13,10 @@ from pathlib import Path, PurePosixPath
 from pydantic import ValidationError
 
 from tunesmith_api.artifacts import MANIFEST, FetchReason, FileEntry, Manifest
+from tunesmith_process.logs import log
 from tunesmith_sidecar.fetch.errors import FetchError
 from tunesmith_sidecar.fetch.settings import FetchSettings
 from tunesmith_sidecar.fetch.transfer import Source
-from tunesmith_sidecar.logs import log
 
 _MANIFEST_BYTES = 16 << 20
 _TRIES = 2

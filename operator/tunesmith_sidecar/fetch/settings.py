@@ -8,21 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from tunesmith_api.meta import Digest, S3Uri
+from tunesmith_process.settings import LogLevel, ProcessSettings, parse_variables
+from tunesmith_sidecar.settings import S3Url
 
 PREFIX = "TUNESMITH_FETCH_"
 
 
-class FetchSettingsError(ValueError):
-    """The settings cannot be used; the message says which variables and why."""
-
-
-class FetchSettings(BaseModel):
+class FetchSettings(ProcessSettings):
     """All that the fetcher is told from outside."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     uri: S3Uri
     """s3://BUCKET/PREFIX/ that holds the files and their manifest.json."""
@@ -34,7 +30,7 @@ class FetchSettings(BaseModel):
     """Where the digest is written once everything has been verified; the sidecar waits for it."""
     gguf_link: Path | None = None
     """Link that is to lead to the model's one GGUF file, whatever that is called. None: none."""
-    endpoint: Annotated[str, Field(pattern=r"^(https?://[^\s/]+/?)?$")] = ""
+    endpoint: S3Url = ""
     """S3 endpoint. Empty: Amazon's."""
     region: str = "us-east-1"
     """S3 region."""
@@ -50,24 +46,10 @@ class FetchSettings(BaseModel):
     """How long an S3 that does not answer is waited for, each time."""
     revision: str = ""
     """Revision of the ModelDeployment, for the log."""
-    log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+    log_level: LogLevel = "INFO"
     """Of the log."""
 
 
 def parse_fetch_settings(environment: Mapping[str, str]) -> FetchSettings:
-    """Parse the variables with our prefix. Raises FetchSettingsError, in one line."""
-    given = {
-        name.removeprefix(PREFIX).lower(): text
-        for name, text in environment.items()
-        if name.startswith(PREFIX)
-    }
-    try:
-        return FetchSettings.model_validate(given)
-    except ValidationError as error:
-        problems = error.errors(include_url=False, include_input=False)
-        raise FetchSettingsError(
-            "; ".join(
-                f"{PREFIX}{'.'.join(map(str, item['loc'])).upper()}: {item['msg']}"
-                for item in problems
-            )
-        ) from error
+    """Parse the variables with our prefix. Raises SettingsError."""
+    return parse_variables(FetchSettings, PREFIX, environment, {})

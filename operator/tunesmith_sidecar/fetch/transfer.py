@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from boto3.s3.transfer import TransferConfig, create_transfer_manager
 from s3transfer.subscribers import BaseSubscriber
 
+from tunesmith_process.logs import log
 from tunesmith_sidecar.fetch.errors import EXPECTED, Place, explain, is_transient
-from tunesmith_sidecar.logs import log
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

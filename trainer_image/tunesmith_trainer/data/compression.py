@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn, Protocol
 
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.outcome import UserError
 
 COMPRESSIONS = (".gz", ".zst")
@@ -19,10 +19,11 @@ _HEAD_BYTES = 8192
 # Text packs 5 to 20 times, logs that repeat themselves 100 times; a bomb 1,000 times and more.
 _LARGEST_RATIO = 200
 _ALWAYS_FINE_BYTES = 64 << 20
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _MAGIC = {
     b"PK\x03\x04": "a ZIP archive: unpack it",
-    b"\x1f\x8b": "packed with gzip: give it a name that ends in .gz",
-    b"\x28\xb5\x2f\xfd": "packed with zstd: give it a name that ends in .zst",
+    _GZIP: "packed with gzip: give it a name that ends in .gz",
+    _ZSTD: "packed with zstd: give it a name that ends in .zst",
     b"PAR1": "a Parquet file: give it a name that ends in .parquet",
     b"%PDF": "a PDF: extract its text",
     b"SQLite": "a database: export its rows",
@@ -122,11 +123,18 @@ class _Unpacked(io.RawIOBase):
         except Exception as error:
             if not isinstance(error, OSError | zlib.error) and type(error).__name__ != "ZstdError":
                 raise
+            if self._count == 0 and not self._is_packed():
+                ending = self._file.uri.rpartition(".")[2]
+                refuse(self._file, f"not packed, whatever its name says: take .{ending} off it")
             refuse(self._file, f"damaged ({error}) after {self._count} unpacked bytes")
         self._count += len(data)
         check_ratio(self._file, self._count)
         buffer[: len(data)] = data
         return len(data)
+
+    def _is_packed(self) -> bool:
+        with self._file.path.open("rb") as raw:
+            return raw.read(len(_ZSTD)).startswith((_GZIP, _ZSTD))
 
     def close(self) -> None:
         self._inner.close()

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tunesmith_api.dataset import DataFormat
-from tunesmith_api.run import CREDENTIALS_PATH, PVC_PATH, UserErrorReason
+from tunesmith_api.result import UserErrorReason
+from tunesmith_api.run import CREDENTIALS_PATH, PVC_PATH
 from tunesmith_trainer.data.compression import SourceFile, plain_suffix
 from tunesmith_trainer.data.containers import JSON_SUFFIXES, TABLE_SUFFIXES, TEXT_SUFFIXES
 from tunesmith_trainer.data.textfiles import TEXT_FORMATS

@@ -63,8 +63,17 @@ def check_messages(value: Any) -> list[Message]:
     given = structured(value)
     if not isinstance(given, list) or not given:
         raise Malformed("messages is not a list with something in it")
-    messages = [_message(item, number) for number, item in enumerate(given, 1)]
-    return closed(messages)
+    return closed(_begun([_message(item, number) for number, item in enumerate(given, 1)]))
+
+
+def _begun(messages: list[Message]) -> list[Message]:
+    # In logs of chats agents greet first; in messages it is a row whose roles were swapped.
+    if messages[0]["role"] == "assistant":
+        raise Malformed(
+            "the first message is the assistant's, an answer to nothing; begin with one of the"
+            " user or the system"
+        )
+    return messages
 
 
 def closed(messages: list[Message]) -> list[Message]:
@@ -82,7 +91,7 @@ def from_alpaca(value: Any, columns: Columns) -> list[Message]:
     question = text_of(row, columns.instruction)
     further = row.get(columns.input)
     if further is not None and not isinstance(further, str):
-        raise Malformed(f"{columns.input} is a {type(further).__name__}, not text")
+        raise Malformed(f"{columns.input} is {kind_of(further)}, not text")
     if further and further.strip():
         question = f"{question}\n\n{further}"
     messages = pair(question, text_of(row, columns.output))
@@ -102,7 +111,7 @@ def from_share_gpt(value: Any, columns: Columns) -> list[Message]:
     system = row.get("system")
     if isinstance(system, str) and system.strip() and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
-    return closed(messages)
+    return closed(_begun(messages))
 
 
 def _turn(value: Any, number: int) -> Message:
@@ -134,7 +143,7 @@ def _entities(value: Any, field: str) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
     if not isinstance(value, list):
-        raise Malformed(f"{field} is a {type(value).__name__}, not a list or object")
+        raise Malformed(f"{field} is {kind_of(value)}, not a list or object")
     found: dict[str, list[Any]] = {}
     for item in value:
         row = as_object(item)
@@ -198,7 +207,7 @@ def structured(value: Any) -> Any:
 def as_object(value: Any) -> dict[str, Any]:
     """Give the value if it is an object. Raises Malformed."""
     if not isinstance(value, dict):
-        raise Malformed(f"a {type(value).__name__} where an object is expected")
+        raise Malformed(f"{kind_of(value)} where an object is expected")
     return value
 
 
@@ -212,16 +221,27 @@ def text_of(row: dict[str, Any], name: str) -> str:
 def checked(value: Any, what: str) -> str:
     """Give the value if it is text with something in it. Raises Malformed."""
     if not isinstance(value, str):
-        raise Malformed(f"{what} is a {type(value).__name__}, not text")
+        raise Malformed(f"{what} is {kind_of(value)}, not text")
     if not value.strip():
         raise Malformed(f"{what} is empty")
     return value
+
+
+def kind_of(value: Any) -> str:
+    """Name what a value is in the words of JSON, for messages."""
+    if isinstance(value, bool) or value is None:
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int | float):
+        return "a number"
+    names = {"str": "a text", "list": "a list", "dict": "an object"}
+    name = type(value).__name__
+    return names.get(name, f"a {name}")
 
 
 def fields_of(value: Any) -> str:
     """Name the fields of a row, for messages."""
     first = value[0] if isinstance(value, list) and value else value
     if not isinstance(first, dict):
-        return f"no fields: it is a {type(first).__name__}"
+        return f"no fields: it is {kind_of(first)}"
     names = sorted(map(str, first))[:_MANY]
     return shorten("the fields " + ", ".join(names), 300) if names else "no fields"

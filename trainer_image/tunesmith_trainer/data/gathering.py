@@ -13,9 +13,9 @@ import orjson
 
 from tunesmith_api.dataset import DataFormat, Dataset, FeedbackFilter, Overlap, Source
 from tunesmith_api.dataset import Split as SplitSpec
-from tunesmith_api.jobstatus import SourceStatus
+from tunesmith_api.datastatus import SourceStatus
 from tunesmith_api.objectives import Objective
-from tunesmith_api.run import Phase, UserErrorReason
+from tunesmith_api.result import Phase, UserErrorReason
 from tunesmith_trainer.data.cleaning import Cleaner
 from tunesmith_trainer.data.compression import SourceFile, open_text
 from tunesmith_trainer.data.containers import JSON_SUFFIXES, numbered_lines
@@ -100,6 +100,7 @@ class Gatherer:
             self._seed,
             validation=_percent(dataset.validation),
             test=_percent(dataset.test),
+            repeats=self._tally.duplicates,
         )
         mixed = mix(split.train, self._weights, self._seed)
         made = self._synthetic(split.train, [test.rows, validation.rows, train.rows])
@@ -242,10 +243,11 @@ class Gatherer:
                 if self._reading.rows
                 else "it has no rows"
             )
+            first = next((f" The first malformed one: {e}." for e in self._reading.examples), "")
             raise UserError(
                 UserErrorReason.DATASET_EMPTY,
-                f"No conversations to train on in {uri}: {why}. Correct dataset.train.uri or the"
-                " file.",
+                f"No conversations to train on in {uri}: {why}.{first} Correct dataset.train.uri"
+                " or the file.",
             )
         if len(train) < fewest:
             raise UserError(

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from tunesmith_api.jobstatus import DataStatus
+from tunesmith_api.datastatus import DataStatus
 from tunesmith_api.meta import Digest, Status
 from tunesmith_api.report import DroppedSample
+from tunesmith_api.sharding import Placement
 
 SPLITS = ("train", "validation", "test")
 _ARRAYS = {"tokens": np.int32, "offsets": np.int64, "supervised": np.uint8}
@@ -42,8 +43,8 @@ class PreparedMeta(Status):
     """Rows left out because no token of theirs would have been trained on."""
     dropped: tuple[DroppedSample, ...] = ()
     """A few rows a reason that cleaning dropped."""
-    estimated_gpu_memory_bytes: int | None = None
-    """Peak of a training step on each GPU; None where training is on CPUs."""
+    placement: Placement | None = None
+    """How the GPUs hold the model; None where training is on CPUs."""
 
     def write(self, directory: Path) -> None:
         """Write the file beside those of :func:`write_split`, which makes the directory."""

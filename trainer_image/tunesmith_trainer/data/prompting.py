@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_api.templating import Prompt
 from tunesmith_trainer.data.formats import Message
 from tunesmith_trainer.outcome import UserError, shorten

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import orjson
 
 from tunesmith_api.dataset import Checks, DataFormat
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.data.compression import SourceFile
 from tunesmith_trainer.data.containers import (
     TEXT_SUFFIXES,
@@ -98,11 +98,12 @@ def read_rows(
                     f"The data has more than {reading.checks.max_rows} rows. Raise"
                     " dataset.checks.maxRows or give fewer.",
                 )
+            place = f"{file.uri} line {line}"
             try:
-                content = reader.convert(value)
+                content = reader.convert(value, place)
             except Malformed as error:
                 shown = raw or orjson.dumps(value, default=str) if value is not error else raw
-                reading.refuse(f"{file.uri} line {line}", str(error), shown)
+                reading.refuse(place, str(error), shown)
                 continue
             if content is None:
                 reading.filtered += 1

@@ -9,11 +9,11 @@ from typing import Any
 import orjson
 
 from tunesmith_api.dataset import DataFormat, Dataset, FeedbackFilter
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.data import formats, preferences
 from tunesmith_trainer.data.chatlog import ChatLog
 from tunesmith_trainer.data.containers import parse_json
-from tunesmith_trainer.data.formats import Canonical, Malformed, fields_of
+from tunesmith_trainer.data.formats import Canonical, Malformed, fields_of, kind_of
 from tunesmith_trainer.data.mail import conversation, threads
 from tunesmith_trainer.outcome import UserError
 
@@ -64,8 +64,10 @@ class Reader:
         """Read one row of JSON, as :meth:`convert` does."""
         return self.convert(parse_json(raw))
 
-    def convert(self, value: Any) -> bytes | None:
+    def convert(self, value: Any, place: str = "The first row") -> bytes | None:
         """Return the canonical form of one row; None where its feedback keeps it out.
+
+        ``place`` is its file and line, for messages.
 
         Raises Malformed, and UserError (WrongColumns) when the first row has other fields than
         the format asks for: then all have, and the setting is wrong, not the row.
@@ -73,9 +75,9 @@ class Reader:
         if isinstance(value, Malformed):
             raise value
         if self.format is None:
-            self.format = self._detect(value)
+            self.format = self._detect(value, place)
         elif not self._seen_row and not self._fits(self.format, value):
-            raise self._wrong_columns(value)
+            raise self._wrong_columns(value, place)
         self._seen_row = True
         if self.format is DataFormat.CONVERSATIONS and not self._is_wanted(value):
             return None
@@ -108,13 +110,14 @@ class Reader:
         # A line of feedback about a conversation that stands elsewhere.
         return "feedback" not in value
 
-    def _detect(self, value: Any) -> DataFormat:
+    def _detect(self, value: Any, place: str) -> DataFormat:
         for candidate in _ORDER:
             if self._fits(candidate, value):
                 return candidate
         if not isinstance(value, dict) and not (value and isinstance(value, list)):
-            raise Malformed(f"an empty list or a {type(value).__name__}, not a conversation")
-        raise self._wrong_columns(value)
+            what = "an empty list" if value == [] else kind_of(value)
+            raise Malformed(f"{what}, not a conversation")
+        raise self._wrong_columns(value, place)
 
     def _fits(self, format_: DataFormat, value: Any) -> bool:
         if isinstance(value, str):
@@ -149,10 +152,10 @@ class Reader:
             DataFormat.PREFERENCE: [{names.chosen, names.rejected}],
         }.get(format_, [{names.text}])
 
-    def _wrong_columns(self, value: Any) -> UserError:
+    def _wrong_columns(self, value: Any, place: str) -> UserError:
         return UserError(
             UserErrorReason.WRONG_COLUMNS,
-            f"The first row has {fields_of(value)}. Format {self.wanted.value} looks for"
+            f"{place} has {fields_of(value)}. Format {self.wanted.value} looks for"
             f" {self._looked_for()}. Set dataset.columns to the names of your fields, or"
             " dataset.format to the shape of your rows.",
         )

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.data.keys import Keys, grouped, key_bytes
 from tunesmith_trainer.data.reading import Row
 from tunesmith_trainer.data.rowfile import pick
@@ -44,19 +44,26 @@ class Clusters(NamedTuple):
 
 
 def split_rows(
-    rows: Sequence[Row], clusters: Keys, seed: int, *, validation: Decimal, test: Decimal
+    rows: Sequence[Row],
+    clusters: Keys,
+    seed: int,
+    *,
+    validation: Decimal,
+    test: Decimal,
+    repeats: int = 0,
 ) -> Sides:
     """Split by percent of rows; ``clusters`` says for each row which others it stays with.
 
     A side's share is met within a tenth of it or within its last cluster, whatever is more, unless
     a single cluster is larger. A share above 0 gets at least one cluster, and one is always left to
-    train on. Raises UserError (DatasetTooSmall) when there are too few for that.
+    train on. Raises UserError (DatasetTooSmall) when there are too few for that; ``repeats``, the
+    rows dropped before, is for its message.
     """
     order, of_row = _numbered(clusters, seed)
     count = len(order.numbers)
     wanted = 1 + (validation > 0) + (test > 0)
     if count < wanted:
-        raise _too_few(len(rows), count, wanted)
+        raise _too_few(len(rows), count, wanted, repeats)
     sides = np.zeros(count, np.int8)
     for_test = _take(order, test, Decimal(0), len(rows), most=count - wanted + 1)
     sides[for_test] = 2
@@ -105,11 +112,13 @@ def _take(order: Clusters, percent: Decimal, above: Decimal, total: int, *, most
     return chosen or [int(np.lexsort((order.numbers, order.sizes))[0])]
 
 
-def _too_few(rows: int, clusters: int, wanted: int) -> UserError:
+def _too_few(rows: int, clusters: int, wanted: int, repeats: int) -> UserError:
+    what = "distinct group" if clusters == 1 else "distinct groups"
+    dropped = f"; {repeats} more repeated them" if repeats else ""
     return UserError(
         UserErrorReason.DATASET_TOO_SMALL,
-        f"{clusters} distinct groups of rows ({rows} rows, near duplicates together) cannot be"
-        f" split into {wanted} parts."
+        f"{clusters} {what} of rows ({rows} {'row' if rows == 1 else 'rows'}, near duplicates"
+        f" together{dropped}) cannot be split into {wanted} parts."
         " Give more rows, raise dataset.clean.similarity if they only look alike, or set"
         " dataset.test and dataset.validation to a uri of their own or to percent 0.",
     )

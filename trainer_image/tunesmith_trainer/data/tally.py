@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from xxhash import xxh3_128_digest
 
-from tunesmith_api.jobstatus import DroppedRows, MaskedPieces
+from tunesmith_api.datastatus import DroppedRows, MaskedPieces
 from tunesmith_api.report import DroppedSample
 from tunesmith_trainer.data.reading import Row
 from tunesmith_trainer.data.texts import row_texts

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tunesmith_api.dataset import Dataset
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_api.templating import Template
 from tunesmith_trainer.data.chat_templates import PLAIN, TEXTS
 from tunesmith_trainer.data.formats import Malformed, Message

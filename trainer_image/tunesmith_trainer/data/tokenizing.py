@@ -15,7 +15,7 @@ import orjson
 
 from tunesmith_api.dataset import TooLong
 from tunesmith_api.objectives import Objective
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_api.templating import Prompt
 from tunesmith_trainer.data.encoding import Encoded, Encoder
 from tunesmith_trainer.data.formats import Canonical, Malformed, Message

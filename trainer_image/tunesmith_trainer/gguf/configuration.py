@@ -11,7 +11,7 @@ from typing import Any, Final
 from gguf import MODEL_ARCH
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.gguf.families import FAMILIES, Family, family_of, refusal
 from tunesmith_trainer.outcome import UserError
 

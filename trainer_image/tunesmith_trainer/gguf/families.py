@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from gguf import MODEL_ARCH
 
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.outcome import UserError
 
 GELU_TANH: Final = "gelu_pytorch_tanh"

@@ -12,7 +12,7 @@ from typing import Any
 from gguf import GGUFWriter, TokenType
 from pydantic import BaseModel, ConfigDict
 
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.data.wordsplits import KNOWN, name_of_splitting
 from tunesmith_trainer.gguf import sentencepiece
 from tunesmith_trainer.gguf.families import refusal

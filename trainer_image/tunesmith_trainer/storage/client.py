@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from tunesmith_api.run import CREDENTIALS_PATH, S3Connection, UserErrorReason
+from tunesmith_api.result import UserErrorReason
+from tunesmith_api.run import CREDENTIALS_PATH, S3Connection
 from tunesmith_trainer.outcome import Infrastructure, UserError
 from tunesmith_trainer.stopping import StopSignal
 from tunesmith_trainer.storage import errors

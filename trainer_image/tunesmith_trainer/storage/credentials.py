@@ -12,7 +12,8 @@ from botocore.config import Config
 from botocore.loaders import Loader, create_loader
 from botocore.session import get_session
 
-from tunesmith_api.run import S3Connection, UserErrorReason
+from tunesmith_api.result import UserErrorReason
+from tunesmith_api.run import S3Connection
 from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.storage.errors import Role, no_identity
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.storage.errors import Conflict, NotFound
 from tunesmith_trainer.storage.locations import FILE_SCHEME, as_prefix, file_path, local_path

@@ -7,7 +7,7 @@ as if it were hostile. Pure but for resolving links of the local path.
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.outcome import UserError, shorten
 
 FILE_SCHEME = "file://"

@@ -56,18 +56,33 @@ def answer_all(
     mine: dict[int, str] = {}
     model.eval()
     criteria = StoppingCriteriaList([StopWhenAsked(stop, touch)])
+    together = ranks.is_sharded
     with suppress(Interrupted), torch.no_grad(), ranks.accelerator.autocast():
-        for batch in batches[ranks.rank :: ranks.size]:
+        for batch in _share(batches, ranks):
+            if together:
+                # A model in parts is computed by all ranks or by none.
+                _check_together(ranks, stop)
             stop.check()
-            asked = [questions[i] for i in batch]
-            mine |= zip(
-                batch, generate(model, tokenizer, asked, max_new_tokens, criteria), strict=True
-            )
+            asked = [questions[i] for i in batch] or [questions[0]]
+            replies = generate(model, tokenizer, asked, max_new_tokens, criteria, together=together)
+            mine |= zip(batch, replies, strict=False)
     if ranks.any(stop.requested):
         raise Interrupted
     everybody = ranks.gather(mine)
     answers = {index: text for one in everybody for index, text in one.items()}
     return tuple(answers[i] for i in range(len(questions)))
+
+
+def _share(batches: list[list[int]], ranks: Ranks) -> list[list[int]]:
+    """Give this rank's batches; where ranks go together, all get as many, some of them empty."""
+    mine = batches[ranks.rank :: ranks.size]
+    turns = -(-len(batches) // ranks.size) if ranks.is_sharded else len(mine)
+    return mine + [[]] * (turns - len(mine))
+
+
+def _check_together(ranks: Ranks, stop: StopSignal) -> None:
+    if ranks.any(stop.requested):
+        raise Interrupted
 
 
 def generate(
@@ -76,8 +91,13 @@ def generate(
     questions: Sequence[Conversation],
     max_new_tokens: int,
     criteria: StoppingCriteriaList,
+    *,
+    together: bool = False,
 ) -> list[str]:
-    """Answer one batch of questions greedily."""
+    """Answer one batch of questions greedily.
+
+    `together`: all ranks call this and go on until the last of them is done.
+    """
     pad = padding_id(tokenizer)
     longest = max(map(len, questions))
     padded = [[pad] * (longest - len(q)) + list(q) for q in questions]
@@ -91,6 +111,7 @@ def generate(
         use_cache=True,
         pad_token_id=pad,
         stopping_criteria=criteria,
+        synced_gpus=together,
     )
     texts = tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
     return [text.strip() for text in texts]

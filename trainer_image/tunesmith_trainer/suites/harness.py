@@ -13,7 +13,8 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from tunesmith_api.run import TrainingRun, UserErrorReason
+from tunesmith_api.result import UserErrorReason
+from tunesmith_api.run import TrainingRun
 from tunesmith_api.suites import LmEval
 from tunesmith_trainer.intervals import Observed, given, mean
 from tunesmith_trainer.outcome import UserError, shorten

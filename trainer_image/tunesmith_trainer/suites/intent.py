@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import orjson
 
-from tunesmith_api.run import UserErrorReason
+from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.intervals import Observed, Statistic, mean, observe
 from tunesmith_trainer.outcome import UserError, shorten
 

@@ -10,13 +10,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import httpx2
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from typing import NamedTuple
 
 from tunesmith_api.run import CREDENTIALS_PATH, judge_folder
 from tunesmith_api.suites import Judge
+from tunesmith_trainer.completions import Completions, Garbled, Unanswered
 from tunesmith_trainer.intervals import Observed, Statistic, mean, observe
 from tunesmith_trainer.outcome import shorten
 from tunesmith_trainer.stopping import StopSignal
@@ -26,9 +24,11 @@ _AT_ONCE = 4
 _TRIES = 3
 # An endpoint that is away would otherwise be waited for once a row.
 _FAILURES_IN_A_ROW = 8
-_MOST_ANSWER_BYTES = 1 << 20
 _OBJECT = re.compile(r"\{[^{}]*\}", re.DOTALL)
 _TASK = "You judge the answer of an assistant, strictly and fairly."
+
+Rating = dict[str, float]
+"""By criterion."""
 
 
 class Ratings(NamedTuple):
@@ -37,10 +37,6 @@ class Ratings(NamedTuple):
     observed: tuple[Observed, ...]
     note: str
     """Empty where all answers were rated."""
-
-
-class _Failed(Exception):
-    """A rating that cannot be had; the text says why."""
 
 
 def rate(
@@ -59,24 +55,21 @@ def rate(
     """
     in_a_row = 0
 
-    def one(client: httpx2.Client, question: Question, reply: str) -> dict[str, float] | str:
+    def one(completions: Completions, question: Question, reply: str) -> Rating | str:
         nonlocal in_a_row
         touch()
         if stop.requested or in_a_row >= _FAILURES_IN_A_ROW:
             return "left out after as many failures in a row"
         try:
-            found = _ask(client, judge, question, reply)
-        except _Failed as error:
+            found = _ask(completions, judge, question, reply)
+        except Unanswered as error:
             in_a_row += 1
-            return str(error)
+            return f"the judge {error}"
         in_a_row = 0
         return found
 
-    with (
-        httpx2.Client(timeout=judge.timeout_seconds, headers=_headers(place)) as client,
-        ThreadPoolExecutor(_AT_ONCE) as pool,
-    ):
-        said = list(pool.map(partial(one, client), questions, replies))
+    with _open(judge, place, stop) as completions, ThreadPoolExecutor(_AT_ONCE) as pool:
+        said = list(pool.map(partial(one, completions), questions, replies))
     stop.check()
     reasons = [found for found in said if isinstance(found, str)]
     ratings = [None if isinstance(found, str) else found for found in said]
@@ -84,9 +77,17 @@ def rate(
     return Ratings(_observed(suite, judge, ratings), f"{note}: {reasons[0]}." if reasons else "")
 
 
-def _observed(
-    suite: str, judge: Judge, ratings: Sequence[dict[str, float] | None]
-) -> tuple[Observed, ...]:
+def _open(judge: Judge, place: int, stop: StopSignal) -> Completions:
+    return Completions(
+        judge.url,
+        key_file=Path(CREDENTIALS_PATH) / judge_folder(place) / "API_KEY",
+        timeout_seconds=judge.timeout_seconds,
+        tries=_TRIES,
+        sleep=stop.sleep,
+    )
+
+
+def _observed(suite: str, judge: Judge, ratings: Sequence[Rating | None]) -> tuple[Observed, ...]:
     rated = [float(found is not None) for found in ratings]
     return (
         *(
@@ -102,52 +103,14 @@ def _observed(
     )
 
 
-def _headers(place: int) -> dict[str, str]:
-    path = Path(CREDENTIALS_PATH) / judge_folder(place) / "API_KEY"
-    try:
-        key = path.read_text(encoding="utf-8").strip()
-    except OSError:
-        return {}
-    return {"Authorization": f"Bearer {key}"}
-
-
-def _ask(client: httpx2.Client, judge: Judge, question: Question, reply: str) -> dict[str, float]:
+def _ask(completions: Completions, judge: Judge, question: Question, reply: str) -> Rating:
     body = {
         "model": judge.model,
         "temperature": 0,
         "max_tokens": 256,
         "messages": [{"role": "user", "content": instruction(judge, question, reply)}],
     }
-    # A garbled rating may come out right the second time; a refused key will not.
-    again = Retrying(
-        stop=stop_after_attempt(_TRIES),
-        wait=wait_random_exponential(multiplier=0.2, max=5),
-        retry=retry_if_exception(_is_passing),
-        reraise=True,
-    )
-    try:
-        return again(lambda: parse_rating(judge, _post(client, judge.url, body)))
-    except httpx2.HTTPStatusError as error:
-        raise _Failed(f"the judge answers {error.response.status_code}") from error
-    except httpx2.HTTPError as error:
-        raise _Failed(f"the judge cannot be reached ({type(error).__name__})") from error
-
-
-def _is_passing(error: BaseException) -> bool:
-    if isinstance(error, httpx2.HTTPStatusError):
-        return error.response.status_code in {408, 409, 429} or error.response.status_code >= 500
-    return isinstance(error, httpx2.HTTPError | _Failed)
-
-
-def _post(client: httpx2.Client, url: str, body: dict[str, Any]) -> str:
-    response = client.post(f"{url.rstrip('/')}/chat/completions", json=body)
-    response.raise_for_status()
-    if len(response.content) > _MOST_ANSWER_BYTES:
-        raise _Failed("the judge's answer is too long")
-    try:
-        return str(response.json()["choices"][0]["message"]["content"])
-    except (ValueError, LookupError, TypeError) as error:
-        raise _Failed("the judge's answer is not that of an OpenAI-compatible API") from error
+    return completions.ask(body, read=partial(parse_rating, judge))
 
 
 def instruction(judge: Judge, question: Question, reply: str) -> str:
@@ -162,8 +125,8 @@ def instruction(judge: Judge, question: Question, reply: str) -> str:
     )
 
 
-def parse_rating(judge: Judge, text: str) -> dict[str, float]:
-    """Read the last JSON object of the judge's reply; raise where it does not rate all criteria."""
+def parse_rating(judge: Judge, text: str) -> Rating:
+    """Read the last JSON object of the judge's reply that rates all criteria. Raises Garbled."""
     for found in reversed(_OBJECT.findall(text)):
         try:
             ratings = {name: float(json.loads(found)[name]) for name in judge.criteria}
@@ -171,4 +134,4 @@ def parse_rating(judge: Judge, text: str) -> dict[str, float]:
             continue
         if all(1 <= value <= judge.scale for value in ratings.values()):
             return ratings
-    raise _Failed(f"the judge's answer has no ratings: {shorten(text, 100)!r}")
+    raise Garbled(f"gives no ratings: {shorten(text, 100)!r}")

@@ -12,9 +12,11 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import PreTrainedTokenizerBase
 
-from tunesmith_api.run import TrainingRun, UserErrorReason
+from tunesmith_api.result import UserErrorReason
+from tunesmith_api.run import TrainingRun
 from tunesmith_api.suites import Questions, Suite
 from tunesmith_trainer.data.prepared import Split
+from tunesmith_trainer.data.prompting import Prompting
 from tunesmith_trainer.outcome import UserError, shorten
 from tunesmith_trainer.stopping import StopSignal
 from tunesmith_trainer.storage import NotFound, open_store
@@ -54,12 +56,13 @@ def load_questions(
 ) -> Asked:
     """Give the questions of all suites that ask some; raise UserError where that cannot be."""
     asked: Asked = {}
+    asking = _Asking(tokenizer, Prompting(run.dataset.prompt))
     for suite in run.evaluation.suites:
         if suite.samples:
-            asked[suite.name] = _render(tokenizer, [(p, "") for p in suite.samples.prompts])
+            asked[suite.name] = asking.render([(p, "") for p in suite.samples.prompts])
         elif suite.questions:
             asked[suite.name] = _of_suite(
-                run, suite, suite.questions, test=test, tokenizer=tokenizer, stop=stop
+                run, suite, suite.questions, test=test, asking=asking, stop=stop
             )
     return asked
 
@@ -70,16 +73,18 @@ def _of_suite(
     source: Questions,
     *,
     test: Split,
-    tokenizer: PreTrainedTokenizerBase,
+    asking: "_Asking",
     stop: StopSignal,
 ) -> tuple[Question, ...]:
     if source.uri is not None:
         items = _read(run, suite.name, source.uri, stop)
-        found = _render(tokenizer, [(i.prompt, i.answer) for i in spread(items, source.max_rows)])
+        found = asking.render([(i.prompt, i.answer) for i in spread(items, source.max_rows)])
     elif source.items is not None:
-        found = _render(tokenizer, [(i.prompt, i.answer) for i in source.items])
+        found = asking.render([(i.prompt, i.answer) for i in source.items])
     else:
-        found = tuple(spread(_of_rows(test, tokenizer, run.objective.sides), source.max_rows))
+        found = tuple(
+            spread(_of_rows(test, asking.tokenizer, run.objective.sides), source.max_rows)
+        )
     if not found:
         raise UserError(
             UserErrorReason.INVALID_RUN,
@@ -137,24 +142,24 @@ def _parse(suite: str, uri: str, number: int, line: bytes) -> _Line:
         ) from error
 
 
-def _render(
-    tokenizer: PreTrainedTokenizerBase, pairs: Iterable[tuple[str, str]]
-) -> tuple[Question, ...]:
-    return tuple(
-        Question(
-            tuple(
-                tokenizer.apply_chat_template(
-                    [{"role": "user", "content": prompt}],
-                    add_generation_prompt=True,
-                    tokenize=True,
-                    return_dict=False,
-                )
-            ),
-            prompt,
-            answer,
+class _Asking(NamedTuple):
+    """How a question becomes tokens: as it was taught, with dataset.prompt around it."""
+
+    tokenizer: PreTrainedTokenizerBase
+    prompting: Prompting
+
+    def render(self, pairs: Iterable[tuple[str, str]]) -> tuple[Question, ...]:
+        """Give the questions of pairs of question and expected answer."""
+        return tuple(Question(self._tokens(prompt), prompt, answer) for prompt, answer in pairs)
+
+    def _tokens(self, prompt: str) -> tuple[int, ...]:
+        around = self.prompting.around([{"role": "user", "content": prompt}])
+        turns = [{"role": turn["role"], "content": turn["content"]} for turn in around]
+        return tuple(
+            self.tokenizer.apply_chat_template(
+                turns, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
         )
-        for prompt, answer in pairs
-    )
 
 
 def _of_rows(test: Split, tokenizer: PreTrainedTokenizerBase, sides: int) -> list[Question]:

@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunesmith_api.run import CREDENTIALS_PATH, TrainingRun, UserErrorReason
+from tunesmith_api.result import UserErrorReason
+from tunesmith_api.run import CREDENTIALS_PATH, TrainingRun
 from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.tracking.eventfile import EventFile
 from tunesmith_trainer.tracking.identity import Identity

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tunesmith_api.jobstatus import Measurement
+from tunesmith_api.measurements import Measurement
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import Infrastructure, Interrupted
 from tunesmith_trainer.storage import Store

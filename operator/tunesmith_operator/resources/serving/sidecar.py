@@ -74,15 +74,20 @@ def build_sidecar(
     template = revision.template
     port = sidecar_port(template)
     is_host = template.delivery is Delivery.ADAPTER
-    settings = _settings(revision, plan, config) | _access_settings(template)
-    settings |= _log_settings(template, config) | {"PORT": str(port)}
-    settings |= (
+    served = (
         _adapter_settings(deployment, template, config)
         if is_host
         else _model_settings(plan, template)
     )
-    settings |= _digest("ANALYSIS_TOKEN_DIGEST", tokens.analysis)
-    settings |= _digest("ADAPTERS_TOKEN_DIGEST", tokens.adapters if is_host else "")
+    settings = (
+        _settings(revision, plan, config)
+        | _access_settings(template)
+        | _log_settings(template, config)
+        | {"PORT": str(port)}
+        | served
+        | _digest("ANALYSIS_TOKEN_DIGEST", tokens.analysis)
+        | _digest("ADAPTERS_TOKEN_DIGEST", tokens.adapters if is_host else "")
+    )
     volumes, mounts = _secrets(template, config)
     serving = config.serving
     # It starts the fetcher itself where adapters come while the pod serves.
@@ -91,6 +96,16 @@ def build_sidecar(
         "command": ["python", "-m", "tunesmith_sidecar"],
         "env": variables({_PREFIX + name: value for name, value in settings.items()}),
         "ports": [{"name": "http", "containerPort": port}],
+        **_probes(port),
+        "resources": container_resources(resources, 0, config),
+        "volumeMounts": [models_mount(is_writable=is_host), *mounts],
+    }
+    return container, volumes
+
+
+def _probes(port: int) -> Manifest:
+    # What fails is to get no more requests soon; a restart costs the requests in progress.
+    return {
         "readinessProbe": {
             "httpGet": {"path": "/readyz", "port": port},
             "periodSeconds": 1,
@@ -104,10 +119,7 @@ def build_sidecar(
             "timeoutSeconds": 5,
             "failureThreshold": 3,
         },
-        "resources": container_resources(resources, 0, config),
-        "volumeMounts": [models_mount(is_writable=is_host), *mounts],
     }
-    return container, volumes
 
 
 def _settings(revision: Revision, plan: EnginePlan, config: Config) -> dict[str, str]:

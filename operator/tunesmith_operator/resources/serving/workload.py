@@ -153,6 +153,7 @@ def _pod(
 ) -> Manifest:
     template = revision.template
     engine = template.engine
+    _check_gpu_type(engine, config)
     plan = plan_engine(template, served_model(deployment), config.serving)
     sidecar, more = build_sidecar(deployment, revision, plan, config, tokens)
     pairs = _engine_storage(plan, config)
@@ -162,12 +163,6 @@ def _pod(
         "whenUnsatisfiable": "ScheduleAnyway",
         "labelSelector": {"matchLabels": selector},
     }
-    if engine.gpu_type and engine.gpu_type not in config.gpu.types:
-        known = ", ".join(sorted(config.gpu.types)) or "none"
-        raise UnservableError(
-            f"engine.gpuType {engine.gpu_type} is not known here. Known: {known}. Choose one of"
-            " them, leave it empty for any GPU, or add it to the chart's value gpuTypes"
-        )
     account = engine.service_account_name
     return {
         **pod_basis(config.serving),
@@ -189,6 +184,15 @@ def _pod(
             *(volume for volume, _ in pairs),
         ],
     }
+
+
+def _check_gpu_type(engine: Engine, config: Config) -> None:
+    if engine.gpu_type and engine.gpu_type not in config.gpu.types:
+        known = ", ".join(sorted(config.gpu.types)) or "none"
+        raise UnservableError(
+            f"engine.gpuType {engine.gpu_type} is not known here. Known: {known}. Choose one of"
+            " them, leave it empty for any GPU, or add it to the chart's value gpuTypes"
+        )
 
 
 def _engine_storage(plan: EnginePlan, config: Config) -> list[tuple[Manifest, Manifest]]:

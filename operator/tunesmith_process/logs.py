@@ -1,18 +1,19 @@
-"""Logs: one JSON object a line on standard error, with the revision.
+"""Logs: one JSON object a line, so that ``kubectl logs`` can be searched.
 
-Set up once by ``main``. Nobody logs text of a request or an answer.
+Configured once by a program's ``main``. The operator does it in another way: kopf and aiohttp log
+through the standard library there, and their lines are to be JSON too.
 """
 
 import logging
-import sys
+from typing import TextIO
 
 import structlog
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-def configure_logs(level: str, revision: str) -> None:
-    """Send our own lines to standard error as JSON; libraries' warnings go there as they are."""
+def configure_logs(level: str, stream: TextIO, **names: str) -> None:
+    """Send our own lines to ``stream``, each with ``names``; libraries' warnings go as they are."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -22,7 +23,7 @@ def configure_logs(level: str, revision: str) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
-    structlog.contextvars.bind_contextvars(revision=revision)
+    structlog.contextvars.bind_contextvars(**names)

@@ -1,0 +1,80 @@
+"""Where a FineTuneJob's training runs: nodes, GPUs, resources, scheduling."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tunesmith_api.meta import OptionalName, Quantity, Seconds, ShortText, Spec, section
+from tunesmith_api.sharding import Sharding
+
+
+class OnOutOfMemory(StrEnum):
+    """What follows when training runs out of memory."""
+
+    HALVE_BATCH = "HalveBatch"
+    FAIL = "Fail"
+
+
+class Toleration(Spec):
+    """A toleration of the training pods."""
+
+    key: ShortText = ""
+    """Taint key; empty with operator Exists stands for all."""
+    operator: Literal["Exists", "Equal"] = "Equal"
+    """How key and value are compared."""
+    value: ShortText = ""
+    """Taint value."""
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+    """Taint effect; empty stands for all."""
+    toleration_seconds: Seconds | None = None
+    """How long a NoExecute taint is tolerated."""
+
+
+ResourceList = Annotated[dict[ShortText, Quantity], Field(max_length=16)]
+SelectorMap = Annotated[dict[ShortText, Annotated[str, Field(max_length=63)]], Field(max_length=16)]
+
+
+class Resources(Spec):
+    """CPU and memory of a pod. GPUs come from gpusPerNode."""
+
+    requests: ResourceList = Field(default_factory=dict)
+    """What is reserved."""
+    limits: ResourceList = Field(default_factory=dict)
+    """What may be used at most."""
+
+
+class Compute(Spec):
+    """Where training runs."""
+
+    nodes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Pods that train together, started with accelerate launch where there are several ranks."""
+    gpus_per_node: Annotated[int, Field(ge=0, le=16)] = 1
+    """GPUs of a pod, each with a process of its own. 0 trains on the CPU."""
+    gpu_type: Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9._-]*$")] = ""
+    """Kind of GPU, such as A100 or A100-80GB. The chart's table gpuTypes says which node labels
+    stand for it. Empty: any."""
+    sharding: Sharding = Sharding.AUTO
+    """How several processes hold the model. DDP: each holds all of it. FSDP: each holds a part of
+    all weights, gradients and optimizer state, and gathers a layer when it is computed: less
+    memory, more traffic. Auto is DDP where that fits the memory that the chart's gpuMemoryGiB has
+    for gpuType, else FSDP; status.resolved.sharding has the choice, the condition DataReady the
+    reason. FSDP needs two processes, method lora or full, and an optimizer such as AdamW."""
+    resources: Resources = Field(default_factory=Resources, json_schema_extra=section())
+    """CPU and memory of a training pod."""
+    node_selector: SelectorMap = Field(default_factory=dict)
+    """Further labels the node must have."""
+    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] = Field(
+        default=(), json_schema_extra={"x-kubernetes-list-type": "atomic"}
+    )
+    """Taints the pods may stand. The chart's tolerations for GPU nodes are added."""
+    shared_memory: Quantity = "2Gi"
+    """Size of /dev/shm."""
+    service_account_name: OptionalName = ""
+    """Service account of the pods, for workload identity. Empty: default. Its token is not
+    mounted. The operator's chart may restrict the names."""
+    image: Annotated[str, Field(max_length=512, pattern=r"^\S*$")] = ""
+    """Image of the trainer. Empty: the operator's."""
+    on_out_of_memory: OnOutOfMemory = OnOutOfMemory.HALVE_BATCH
+    """HalveBatch tries once more with half the perDeviceBatchSize and twice the
+    gradientAccumulationSteps."""

@@ -1,0 +1,1 @@
+"""How the processes of our pods start: settings and logs. Knows nothing of what they do."""
