@@ -35,7 +35,7 @@ help: ## List the commands
 
 include deploy/deploy.mk
 
-.PHONY: setup format lint verify generate test unit simulate integration test-gateway e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean bench-training bench-data bench-memory bench-s3 bench-checkpoint
+.PHONY: setup format lint verify generate test unit simulate integration test-gateway test-autoscaling e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean bench-training bench-data bench-memory bench-s3 bench-checkpoint
 setup: .venv/.stamp-dev ## Make the development environment
 
 format: .venv/.stamp-dev ## Format the code
@@ -80,7 +80,10 @@ test-gateway: binaries ## Routes before a real Gateway, Contour with Envoy (buil
 	$(PY) -m pytest tests/integration/test_contour.py -q -rP
 
 e2e: .venv/.stamp-dev ## Real pods on the native cluster
-	$(PY) -m pytest tests/e2e -q
+	$(PY) -m pytest tests/e2e -q --ignore=tests/e2e/test_autoscaling.py
+
+test-autoscaling: .venv/.stamp-dev ## An autoscaler driven by real load on the native cluster (builds metrics-server the first time)
+	$(PY) -m pytest tests/e2e/test_autoscaling.py -q
 
 bench-operator: binaries ## 500 FineTuneJobs at once against a real API server
 	PYTHONPATH=operator $(PY) -m benchmarks.bench_operator

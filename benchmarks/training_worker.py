@@ -86,18 +86,13 @@ def ours(model: Path, steps: int, precision: str) -> None:
 
 def our_training(model: Path, steps: int, precision: str) -> Any:
     """Give this trainer's Training, before its first step."""
-    import torch
     from accelerate import Accelerator
 
-    from tunesmith_api.training import Hyperparameters, Lora, Method, Precision
-    from tunesmith_trainer.attention import PADDED
+    from tunesmith_api.training import Hyperparameters
     from tunesmith_trainer.batches import BatchPlan
-    from tunesmith_trainer.capability import settle
     from tunesmith_trainer.curve import Curve
     from tunesmith_trainer.distributed import Ranks
     from tunesmith_trainer.loop import Training
-    from tunesmith_trainer.model import load_trainable
-    from tunesmith_trainer.objective import SupervisedLoss
     from tunesmith_trainer.optimizers import build_optimizer
     from tunesmith_trainer.state import TrainState
 
@@ -108,17 +103,12 @@ def our_training(model: Path, steps: int, precision: str) -> Any:
         per_device_batch_size=ROWS,
         max_sequence_length=LENGTH,
     )
-    lora = Method(lora=Lora(rank=RANK, alpha=ALPHA, dropout="0"))
-    kind, device = Precision(precision), torch.device("cpu")
-    loss = SupervisedLoss(load_trainable(model, lora, kind, SEED, device))
-    settle(loss, rows, 0, (PADDED,))
+    loss = our_loss(model, rows, precision)
     plan = BatchPlan(rows.lengths, SEED, ROWS)
     total = min(steps, plan.steps_per_epoch)
     return Training(
         settings=settings,
-        ranks=Ranks(
-            Accelerator(cpu=True, mixed_precision="bf16" if kind is Precision.BF16 else "no")
-        ),
+        ranks=Ranks(Accelerator(cpu=True, mixed_precision="bf16" if precision == "BF16" else "no")),
         loss=loss,
         optimizer=build_optimizer(loss, settings),
         train=rows,
@@ -130,6 +120,23 @@ def our_training(model: Path, steps: int, precision: str) -> Any:
         state=TrainState(),
         curve=Curve(None),
     )
+
+
+def our_loss(model: Path, rows: Any, precision: str) -> Any:
+    """Give the model with its LoRA, and the loss that is made smaller."""
+    import torch
+
+    from tunesmith_api.training import Lora, Method, Precision
+    from tunesmith_trainer.attention import PADDED
+    from tunesmith_trainer.capability import settle
+    from tunesmith_trainer.model import load_trainable
+    from tunesmith_trainer.objective import SupervisedLoss
+
+    method = Method(lora=Lora(rank=RANK, alpha=ALPHA, dropout="0"))
+    device = torch.device("cpu")
+    loss = SupervisedLoss(load_trainable(model, method, Precision(precision), SEED, device))
+    settle(loss, rows, 0, (PADDED,))
+    return loss
 
 
 def trl(model: Path, steps: int, options: Answer) -> None:

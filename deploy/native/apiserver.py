@@ -32,6 +32,8 @@ from deploy.shell import StepError
 READY_TIMEOUT_SECONDS = 60
 CRDS_TIMEOUT_SECONDS = 30
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
+AGGREGATOR = "front-proxy"
+"""Name of the certificate with which the API server calls others, which have its authority."""
 # Enough to run Jobs, delete by owner reference, and give pods their service account.
 CONTROLLERS = (
     "job-controller,garbage-collector-controller,namespace-controller,"
@@ -117,6 +119,7 @@ class ControlPlane:
         hosts = ["DNS:localhost", "DNS:kubernetes.default.svc", "IP:127.0.0.1", "IP:10.96.0.1"]
         self._pki.issue("apiserver", "kube-apiserver", "tunesmith", hosts)
         self._pki.issue("admin", "admin", "system:masters", ["DNS:localhost"])
+        self._pki.issue(AGGREGATOR, AGGREGATOR, "tunesmith", ["DNS:localhost"])
         self._pki.write_kubeconfig(self.kubeconfig, "admin", self.url)
         client = f"http://127.0.0.1:{etcd_port}"
         peer = f"http://127.0.0.1:{peer_port}"
@@ -173,6 +176,14 @@ def apiserver_flags(pki: Authority, etcd: str, port: int) -> list[str]:
         "--authorization-mode=Node,RBAC",
         "--service-cluster-ip-range=10.96.0.0/16",
         "--allow-privileged=true",
+        # How other API servers, such as a metrics server, know that a request comes from this one.
+        f"--proxy-client-cert-file={pki.cert(AGGREGATOR)}",
+        f"--proxy-client-key-file={pki.key(AGGREGATOR)}",
+        f"--requestheader-client-ca-file={pki.certificate}",
+        f"--requestheader-allowed-names={AGGREGATOR}",
+        "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
     ]
 
 

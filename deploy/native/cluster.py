@@ -8,7 +8,6 @@ is cleaned away by ``leftovers`` and started afresh. Knows nothing about Tunesmi
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import time
 import urllib.error
@@ -20,6 +19,7 @@ from pathlib import Path
 from deploy.native import host as machine
 from deploy.native import leftovers, node, processes
 from deploy.native.apiserver import (
+    AGGREGATOR,
     apiserver_flags,
     controller_manager_flags,
     etcd_flags,
@@ -211,6 +211,7 @@ class Native:
         inside = [*(f"DNS:{name}" for name in service), "IP:10.96.0.1"]
         pki.issue("apiserver", "kube-apiserver", "tunesmith", [*hosts, *inside])
         pki.issue("admin", "admin", "system:masters", hosts)
+        pki.issue(AGGREGATOR, AGGREGATOR, "tunesmith", ["DNS:localhost"])
         own = [f"DNS:{node.NODE_NAME}", *hosts]
         pki.issue("kubelet", f"system:node:{node.NODE_NAME}", "system:nodes", own)
         pki.write_kubeconfig(self.settings.kubeconfig, "admin", self._url)
@@ -251,10 +252,3 @@ def _answers(url: str) -> bool:
             return True
     except (OSError, urllib.error.URLError):
         return False
-
-
-def unused_space(path: Path) -> int:
-    """Return the free bytes on the disk that holds ``path`` or its nearest parent."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free

@@ -16,7 +16,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import kopf
 import structlog
@@ -25,14 +25,16 @@ from aiohttp import web
 from tunesmith_api import API_VERSION
 from tunesmith_operator import telemetry
 from tunesmith_operator.config import Config
-from tunesmith_operator.handlers import PLURALS, WATCHED, build_registry, build_settings
+from tunesmith_operator.handlers import PLURALS, WATCHED, build_registry
 from tunesmith_operator.handlers.probes import Health, build_app
-from tunesmith_operator.kube.cache import Cache, Key
+from tunesmith_operator.handlers.spawning import spawn_kopf
+from tunesmith_operator.kube.cache import Cache
 from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.connection import Connection, own_namespace
 from tunesmith_operator.kube.errors import KubeError
 from tunesmith_operator.kube.events import EventRecorder
 from tunesmith_operator.kube.kinds import Object
+from tunesmith_operator.kube.known import Key
 from tunesmith_operator.kube.lease import AlwaysLeader, Leadership
 from tunesmith_operator.kube.resync import resync
 from tunesmith_operator.kube.transport import Interceptor, Request, Wire, chain
@@ -104,7 +106,11 @@ class Operator:
         self.sidecars = AdapterSidecars(self.router_key, SIDECAR_PORT, self.leadership.fence)
         self.sampler = Sampler()
         self.answers = PodAnswers()
-        self.world = World(
+        self.world = self._build_world()
+
+    def _build_world(self) -> World:
+        """Give what passes may use of all these."""
+        return World(
             kube=self.kube,
             cache=self.cache,
             record=self.recorder,
@@ -170,7 +176,9 @@ class Operator:
             else:
                 await asyncio.sleep(START_RETRY_SECONDS)
         self.watches.expect(PLURALS, self.config.namespaces)
-        tasks = await self._start_kopf()
+        registry = build_registry(self.cache, self.watches, self.queue.add, self._login)
+        tasks = await spawn_kopf(registry, self.identity, self.config.namespaces)
+        install_signals(self.stop)
         tasks.append(asyncio.create_task(self._resync_forever(), name="resync"))
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -194,30 +202,6 @@ class Operator:
         if missing:
             log.warning("waiting for the CRDs", missing=sorted(missing))
         return not missing
-
-    async def _start_kopf(self) -> list[asyncio.Task[Any]]:
-        registry = build_registry(self.cache, self.watches, self.queue.add, self._login)
-        # Not kopf.operator(): at its end that cancels every task of the loop, ours too.
-        spawning = asyncio.ensure_future(
-            kopf.spawn_tasks(
-                # Found out by kopf it takes a user name, which the image's user does not have.
-                identity=cast("Any", self.identity),
-                registry=registry,
-                settings=build_settings(),
-                standalone=True,
-                clusterwide=not self.config.namespaces,
-                namespaces=self.config.namespaces,
-            )
-        )
-        try:
-            tasks = await asyncio.shield(spawning)
-        except asyncio.CancelledError:
-            # Stopped just now: what has been started must be ended as well.
-            for task in await spawning:
-                task.cancel()
-            raise
-        install_signals(self.stop)
-        return list(tasks)
 
     def _login(self) -> kopf.AiohttpSession:
         session = self.connection.watch_session(self.watches.answered)

@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, generate_latest
 
 from tunesmith_api.attempts import AttemptReason
-from tunesmith_api.finetunejob import FineTuneJob
-from tunesmith_api.jobstatus import DisplayStage
-from tunesmith_operator.planning.actions import Decision
+from tunesmith_api.jobstatus import DisplayStage, FineTuneJobStatus
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STAGE_SECONDS = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 72 * 3600)
@@ -71,16 +69,15 @@ TRAINER_POLLS = Counter(
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def note_decision(job: FineTuneJob, decision: Decision) -> None:
-    """Count the attempts that this decision closed. Called after its status was written."""
-    known = {attempt.number for attempt in job.status.attempts}
-    for attempt in decision.status.attempts:
-        if attempt.number in known:
+def note_attempts(before: FineTuneJobStatus, now: FineTuneJobStatus) -> None:
+    """Count the attempts that a pass wrote down as ended. Called after the status was written."""
+    for attempt in now.attempts:
+        if attempt.number <= before.counters.attempts:
             continue
         ATTEMPTS.labels(attempt.stage, attempt.reason).inc()
-        if attempt.reason is AttemptReason.SUCCEEDED and attempt.start_time:
-            seconds = (attempt.completion_time or attempt.start_time) - attempt.start_time
-            STAGE_SECONDS.labels(attempt.stage).observe(seconds.total_seconds())
+        start, end = attempt.start_time, attempt.completion_time
+        if attempt.reason is AttemptReason.SUCCEEDED and start and end:
+            STAGE_SECONDS.labels(attempt.stage).observe((end - start).total_seconds())
 
 
 def note_stages(counts: Mapping[str, int]) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from deploy.native.apiserver import ControlPlane
-from tests.integration.operators import client_of, make_namespace, operator
+from tests.integration.operators import operator
 from tests.integration.rollouts import (
     change,
     deployment,
@@ -12,7 +12,7 @@ from tests.integration.rollouts import (
     until_status,
     weights,
 )
-from tests.integration.serving import Behaviour, serving_cluster
+from tests.integration.serving import Behaviour, ServingCluster
 from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.kinds import KINDS, Object
 
@@ -58,26 +58,26 @@ def adapter(letter: str) -> Object:
     return {"modelVersion": f"m-{letter}"}
 
 
-async def test_an_adapter_takes_over_on_the_same_pods(control_plane: ControlPlane) -> None:
-    namespace = make_namespace(control_plane)
-    async with client_of(control_plane) as kube, serving_cluster(kube, namespace) as cluster:
-        await begin(kube, namespace)
-        async with operator(control_plane, namespace):
-            first = await until_stable(kube, namespace, 1)
-            before = await pods_of(kube, namespace)
-            await change(kube, namespace, source=adapter("b"))
-            second = await until_stable(kube, namespace, 2)
-            assert await pods_of(kube, namespace) == before
-            selector = "tunesmith.dev/adapter-host"
-            (host,) = await kube.list("Deployment", namespace, selector)
-            service = await kube.get("Service", namespace, second["status"]["stable"]["name"])
-            new = second["status"]["stable"]["name"]
-            await until_status(
-                kube,
-                namespace,
-                lambda _: all(pod.loaded == {new} for pod in cluster.network.hosts.values()),
-                "the first adapter to be unloaded",
-            )
+async def test_an_adapter_takes_over_on_the_same_pods(
+    control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
+) -> None:
+    await begin(kube, namespace)
+    async with operator(control_plane, namespace):
+        first = await until_stable(kube, namespace, 1)
+        before = await pods_of(kube, namespace)
+        await change(kube, namespace, source=adapter("b"))
+        second = await until_stable(kube, namespace, 2)
+        assert await pods_of(kube, namespace) == before
+        selector = "tunesmith.dev/adapter-host"
+        (host,) = await kube.list("Deployment", namespace, selector)
+        service = await kube.get("Service", namespace, second["status"]["stable"]["name"])
+        new = second["status"]["stable"]["name"]
+        await until_status(
+            kube,
+            namespace,
+            lambda _: all(pod.loaded == {new} for pod in cluster.network.hosts.values()),
+            "the first adapter to be unloaded",
+        )
     assert service is not None
     assert service["spec"]["ports"][0]["targetPort"] == 10_002
     labels = host["spec"]["template"]["metadata"]["labels"]
@@ -102,50 +102,53 @@ async def test_an_adapter_takes_over_on_the_same_pods(control_plane: ControlPlan
     ],
 )
 async def test_a_bad_adapter_leaves_the_pods_as_they_were(
-    control_plane: ControlPlane, behaviour: Behaviour, reason: str
+    control_plane: ControlPlane,
+    namespace: str,
+    kube: KubeClient,
+    cluster: ServingCluster,
+    behaviour: Behaviour,
+    reason: str,
 ) -> None:
-    namespace = make_namespace(control_plane)
-    async with client_of(control_plane) as kube, serving_cluster(kube, namespace) as cluster:
-        cluster.behaviour[namespace, 2] = behaviour
-        await begin(kube, namespace)
-        async with operator(control_plane, namespace):
-            first = await until_stable(kube, namespace, 1)
-            stable = first["status"]["stable"]["name"]
-            before = await pods_of(kube, namespace)
-            await change(kube, namespace, source=adapter("b"))
-            back = await until_rolled_back(kube, namespace)
-            await until_status(
-                kube,
-                namespace,
-                lambda _: all(
-                    [a.revision for a in pod.wanted] == [stable]
-                    for pod in cluster.network.hosts.values()
-                ),
-                "the canary to be unloaded",
-            )
-            assert await pods_of(kube, namespace) == before
+    cluster.behaviour[namespace, 2] = behaviour
+    await begin(kube, namespace)
+    async with operator(control_plane, namespace):
+        first = await until_stable(kube, namespace, 1)
+        stable = first["status"]["stable"]["name"]
+        before = await pods_of(kube, namespace)
+        await change(kube, namespace, source=adapter("b"))
+        back = await until_rolled_back(kube, namespace)
+        await until_status(
+            kube,
+            namespace,
+            lambda _: all(
+                [a.revision for a in pod.wanted] == [stable]
+                for pod in cluster.network.hosts.values()
+            ),
+            "the canary to be unloaded",
+        )
+        assert await pods_of(kube, namespace) == before
     assert back["status"]["lastRollback"]["reason"] == reason
     assert weights(cluster.network)[-1] == (stable, "", 0)
     assert cluster.network.lost == 0
 
 
-async def test_a_new_pod_is_told_all_before_it_serves(control_plane: ControlPlane) -> None:
-    namespace = make_namespace(control_plane)
-    async with client_of(control_plane) as kube, serving_cluster(kube, namespace) as cluster:
-        await begin(kube, namespace)
-        async with operator(control_plane, namespace):
-            await until_stable(kube, namespace, 1)
-        # The operator is away while a pod is lost.
-        pod = sorted(await pods_of(kube, namespace))[0]
-        body = await kube.get("Pod", namespace, pod)
-        assert body is not None
-        await cluster.evict(body)
-        async with operator(control_plane, namespace):
-            await until_stable(kube, namespace, 1)
-            await until_status(
-                kube,
-                namespace,
-                lambda s: s["stable"]["readyReplicas"] == 2,
-                "the new pod to serve",
-            )
+async def test_a_new_pod_is_told_all_before_it_serves(
+    control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
+) -> None:
+    await begin(kube, namespace)
+    async with operator(control_plane, namespace):
+        await until_stable(kube, namespace, 1)
+    # The operator is away while a pod is lost.
+    pod = sorted(await pods_of(kube, namespace))[0]
+    body = await kube.get("Pod", namespace, pod)
+    assert body is not None
+    await cluster.evict(body)
+    async with operator(control_plane, namespace):
+        await until_stable(kube, namespace, 1)
+        await until_status(
+            kube,
+            namespace,
+            lambda s: s["stable"]["readyReplicas"] == 2,
+            "the new pod to serve",
+        )
     assert cluster.network.lost == 0

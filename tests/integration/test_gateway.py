@@ -33,7 +33,13 @@ from tests.integration.rollouts import (
     until_stable,
     until_status,
 )
-from tests.integration.serving import Behaviour, Network, RouterPod, serving_cluster
+from tests.integration.serving import (
+    Behaviour,
+    Network,
+    RouterPod,
+    ServingCluster,
+    serving_cluster,
+)
 from tunesmith_api.router import RouterEndpoint, RouterRevision, RouterSplit, RouterState
 from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.kinds import KINDS, Object
@@ -147,14 +153,14 @@ async def played(
                 await task
 
 
-async def test_without_the_crds_an_event_says_so(control_plane: ControlPlane) -> None:
+async def test_without_the_crds_an_event_says_so(
+    control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
+) -> None:
     if "gateway.networking" in control_plane.kubectl("api-versions"):
         pytest.skip("the CRDs are there already")
-    namespace = make_namespace(control_plane)
-    async with client_of(control_plane) as kube, serving_cluster(kube, namespace):
-        await kube.create(deployment(namespace, routing=ROUTING))
-        async with operator(control_plane, namespace):
-            (event,) = await until_events(kube, namespace, "ChildRefused")
+    await kube.create(deployment(namespace, routing=ROUTING))
+    async with operator(control_plane, namespace):
+        (event,) = await until_events(kube, namespace, "ChildRefused")
     assert "HTTPRoute" in event["message"]
 
 

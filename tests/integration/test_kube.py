@@ -17,9 +17,9 @@ from tests.integration.operators import (
     until,
     until_ended,
 )
-from tunesmith_operator.kube.cache import Key
 from tunesmith_operator.kube.errors import AlreadyExists, Conflict, Gone, NotOurs, Refused
 from tunesmith_operator.kube.kinds import Object
+from tunesmith_operator.kube.known import Key
 from tunesmith_operator.kube.lease import Leadership
 from tunesmith_operator.kube.resync import resync
 

@@ -26,9 +26,9 @@ from tests.integration.operators import (
     until,
 )
 from tunesmith_operator.assembly import Operator
-from tunesmith_operator.kube.cache import Key
 from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.kinds import Object
+from tunesmith_operator.kube.known import Key
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

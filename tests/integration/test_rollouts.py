@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from deploy.native.apiserver import ControlPlane
-from tests.integration.operators import Recorder, client_of, make_namespace, operator
+from tests.integration.operators import Recorder, operator
 from tests.integration.rollouts import (
     ANALYSIS,
     ROLLOUT,
@@ -25,21 +25,22 @@ from tests.integration.rollouts import (
     until_told,
     weights,
 )
-from tests.integration.serving import Behaviour, serving_cluster
+from tests.integration.serving import Behaviour, ServingCluster
+from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.kinds import KINDS, Object
 from tunesmith_operator.kube.transport import Request, Response, Send
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 
-async def test_a_canary_goes_through_its_steps_and_takes_over(control_plane: ControlPlane) -> None:
-    namespace = make_namespace(control_plane)
-    async with client_of(control_plane) as kube, serving_cluster(kube, namespace) as cluster:
-        await kube.create(deployment(namespace))
-        async with operator(control_plane, namespace):
-            first = await until_stable(kube, namespace, 1)
-            await change(kube, namespace, source=source("b"))
-            second = await until_stable(kube, namespace, 2)
+async def test_a_canary_goes_through_its_steps_and_takes_over(
+    control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
+) -> None:
+    await kube.create(deployment(namespace))
+    async with operator(control_plane, namespace):
+        first = await until_stable(kube, namespace, 1)
+        await change(kube, namespace, source=source("b"))
+        second = await until_stable(kube, namespace, 2)
     old, new = (body["status"]["stable"]["name"] for body in (first, second))
     for pod in {put.pod for put in cluster.network.puts}:
         assert weights(cluster.network, pod) == [
@@ -52,36 +53,34 @@ async def test_a_canary_goes_through_its_steps_and_takes_over(control_plane: Con
 
 
 async def test_a_bad_canary_goes_at_once_and_is_not_tried_again(
-    control_plane: ControlPlane,
+    control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
 ) -> None:
-    namespace = make_namespace(control_plane)
-    async with client_of(control_plane) as kube, serving_cluster(kube, namespace) as cluster:
-        cluster.behaviour[namespace, 2] = Behaviour(error_share=0.8)
-        await kube.create(deployment(namespace))
-        async with operator(control_plane, namespace):
-            first = await until_stable(kube, namespace, 1)
-            await change(kube, namespace, source=source("b"))
-            back = await until_rolled_back(kube, namespace)
-            back = await until_pods(kube, namespace, 1)
-        stable, last = first["status"]["stable"]["name"], back["status"]["lastRollback"]
-        assert last["reason"] == "AnalysisFailed"
-        assert (last["metric"], last["fromRevision"], last["toRevision"]) == ("error-rate", 2, 1)
-        assert last["requestsServedByRejected"] > 0
-        decided = datetime.fromisoformat(last["time"]).timestamp()
-        told = [p.time for p in cluster.network.puts if p.time > decided]
-        assert 2 <= len(told) <= 4, "each router once, and once more when the pods are gone"
-        assert told[1] - decided < 0.5
-        assert last["restoredAfterMilliseconds"] < 1000
-        assert weights(cluster.network)[-1] == (stable, "", 0)
-        recorder = Recorder()
-        async with operator(control_plane, namespace, [recorder]) as running:
-            await until_told(cluster.network, len(cluster.network.puts) + 2)
-            await passes(running, 3)
-        # A new operator cannot know what its routers' endpoints are; all else is in the status.
-        after = await read(kube, namespace)
-        assert after["status"] == back["status"]
-        assert weights(cluster.network)[-1] == (stable, "", 0)
-        assert [w for w in recorder.writes if not w.startswith("apply")] == []
+    cluster.behaviour[namespace, 2] = Behaviour(error_share=0.8)
+    await kube.create(deployment(namespace))
+    async with operator(control_plane, namespace):
+        first = await until_stable(kube, namespace, 1)
+        await change(kube, namespace, source=source("b"))
+        back = await until_rolled_back(kube, namespace)
+        back = await until_pods(kube, namespace, 1)
+    stable, last = first["status"]["stable"]["name"], back["status"]["lastRollback"]
+    assert last["reason"] == "AnalysisFailed"
+    assert (last["metric"], last["fromRevision"], last["toRevision"]) == ("error-rate", 2, 1)
+    assert last["requestsServedByRejected"] > 0
+    decided = datetime.fromisoformat(last["time"]).timestamp()
+    told = [p.time for p in cluster.network.puts if p.time > decided]
+    assert 2 <= len(told) <= 4, "each router once, and once more when the pods are gone"
+    assert told[1] - decided < 0.5
+    assert last["restoredAfterMilliseconds"] < 1000
+    assert weights(cluster.network)[-1] == (stable, "", 0)
+    recorder = Recorder()
+    async with operator(control_plane, namespace, [recorder]) as running:
+        await until_told(cluster.network, len(cluster.network.puts) + 2)
+        await passes(running, 3)
+    # A new operator cannot know what its routers' endpoints are; all else is in the status.
+    after = await read(kube, namespace)
+    assert after["status"] == back["status"]
+    assert weights(cluster.network)[-1] == (stable, "", 0)
+    assert [w for w in recorder.writes if not w.startswith("apply")] == []
 
 
 @pytest.mark.parametrize(
@@ -93,38 +92,41 @@ async def test_a_bad_canary_goes_at_once_and_is_not_tried_again(
     ],
 )
 async def test_what_ends_a_canary_without_a_sample(
-    control_plane: ControlPlane, behaviour: Behaviour, reason: str
+    control_plane: ControlPlane,
+    namespace: str,
+    kube: KubeClient,
+    cluster: ServingCluster,
+    behaviour: Behaviour,
+    reason: str,
 ) -> None:
-    namespace = make_namespace(control_plane)
     rollout = ROLLOUT | {"analysis": ANALYSIS | {"intervalSeconds": 50}}
-    async with client_of(control_plane) as kube, serving_cluster(kube, namespace) as cluster:
-        cluster.behaviour[namespace, 2] = behaviour
-        await kube.create(deployment(namespace, rollout=rollout))
-        async with operator(control_plane, namespace):
-            await until_stable(kube, namespace, 1)
-            await change(kube, namespace, source=source("b"))
-            back = await until_rolled_back(kube, namespace)
+    cluster.behaviour[namespace, 2] = behaviour
+    await kube.create(deployment(namespace, rollout=rollout))
+    async with operator(control_plane, namespace):
+        await until_stable(kube, namespace, 1)
+        await change(kube, namespace, source=source("b"))
+        back = await until_rolled_back(kube, namespace)
     assert back["status"]["lastRollback"]["reason"] == reason
     splits = weights(cluster.network)
     assert splits[-1] == (back["status"]["stable"]["name"], "", 0)
     assert (len(splits) > 1) == bool(behaviour.error_share), "no request to what is not ready"
 
 
-async def test_a_canary_that_loses_its_pods_begins_again(control_plane: ControlPlane) -> None:
-    namespace = make_namespace(control_plane)
-    async with client_of(control_plane) as kube, serving_cluster(kube, namespace) as cluster:
-        await kube.create(deployment(namespace))
-        async with operator(control_plane, namespace):
-            await until_stable(kube, namespace, 1)
-            await change(kube, namespace, source=source("b"))
-            await until_status(kube, namespace, lambda s: weight_of(s) == 50, "the second step")
-            cluster.behaviour[namespace, 2].is_ready = False
-            await cluster.lose_pods(namespace, 2)
-            begun = await until_status(
-                kube, namespace, lambda s: s["rollout"].get("interruptions"), "the new beginning"
-            )
-            cluster.behaviour[namespace, 2].is_ready = True
-            done = await until_stable(kube, namespace, 2)
+async def test_a_canary_that_loses_its_pods_begins_again(
+    control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
+) -> None:
+    await kube.create(deployment(namespace))
+    async with operator(control_plane, namespace):
+        await until_stable(kube, namespace, 1)
+        await change(kube, namespace, source=source("b"))
+        await until_status(kube, namespace, lambda s: weight_of(s) == 50, "the second step")
+        cluster.behaviour[namespace, 2].is_ready = False
+        await cluster.lose_pods(namespace, 2)
+        begun = await until_status(
+            kube, namespace, lambda s: s["rollout"].get("interruptions"), "the new beginning"
+        )
+        cluster.behaviour[namespace, 2].is_ready = True
+        done = await until_stable(kube, namespace, 2)
     assert begun["status"]["rollout"]["step"] == 0
     assert [w for _, _, w in weights(cluster.network, cluster.routers()[0].name)] == [
         0,
@@ -139,28 +141,28 @@ async def test_a_canary_that_loses_its_pods_begins_again(control_plane: ControlP
 
 
 async def test_a_version_in_the_channel_is_rolled_out_by_itself(
-    control_plane: ControlPlane,
+    control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
 ) -> None:
-    namespace = make_namespace(control_plane)
-    async with client_of(control_plane) as kube, serving_cluster(kube, namespace):
-        follows = {"model": "support", "channel": "prod"}
-        await kube.create(deployment(namespace, source=follows))
-        async with operator(control_plane, namespace):
-            await until_status(
-                kube,
-                namespace,
-                lambda s: condition_of(s, "Stalled")[1] == "VersionNotFound",
-                "the objection",
-            )
-            await kube.create(version(namespace, "support-v1", "a", "prod"))
-            await until_stable(kube, namespace, 1)
-            await kube.create(version(namespace, "support-v2", "b"))
-            await kube.create(version(namespace, "support-v3", "c", "prod"))
-            done = await until_stable(kube, namespace, 2)
+    follows = {"model": "support", "channel": "prod"}
+    await kube.create(deployment(namespace, source=follows))
+    async with operator(control_plane, namespace):
+        await until_status(
+            kube,
+            namespace,
+            lambda s: condition_of(s, "Stalled")[1] == "VersionNotFound",
+            "the objection",
+        )
+        await kube.create(version(namespace, "support-v1", "a", "prod"))
+        await until_stable(kube, namespace, 1)
+        await kube.create(version(namespace, "support-v2", "b"))
+        await kube.create(version(namespace, "support-v3", "c", "prod"))
+        done = await until_stable(kube, namespace, 2)
     assert done["status"]["stable"]["version"] == "support-v3"
 
 
-async def test_a_version_that_cannot_be_read_hides_no_other(control_plane: ControlPlane) -> None:
+async def test_a_version_that_cannot_be_read_hides_no_other(
+    control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
+) -> None:
     """As after an upgrade of the CRDs alone: the API server gives what this operator refuses."""
 
     async def spoil(request: Request, send: Send) -> Response:
@@ -173,20 +175,18 @@ async def test_a_version_that_cannot_be_read_hides_no_other(control_plane: Contr
                 found["spec"]["ofTomorrow"] = True
         return replace(answer, body=orjson.dumps(body))
 
-    namespace = make_namespace(control_plane)
-    async with client_of(control_plane) as kube, serving_cluster(kube, namespace):
-        await kube.create(version(namespace, "support-v1", "a", "prod"))
-        await kube.create(deployment(namespace, source={"model": "support", "channel": "prod"}))
-        async with operator(control_plane, namespace, [spoil]):
-            missed = await until_status(
-                kube,
-                namespace,
-                lambda s: condition_of(s, "Stalled")[1] == "VersionNotFound",
-                "the objection",
-            )
-            await kube.create(version(namespace, "support-v2", "b", "prod"))
-            done = await until_stable(kube, namespace, 1)
-            events = await until_events(kube, namespace, "Unreadable")
+    await kube.create(version(namespace, "support-v1", "a", "prod"))
+    await kube.create(deployment(namespace, source={"model": "support", "channel": "prod"}))
+    async with operator(control_plane, namespace, [spoil]):
+        missed = await until_status(
+            kube,
+            namespace,
+            lambda s: condition_of(s, "Stalled")[1] == "VersionNotFound",
+            "the objection",
+        )
+        await kube.create(version(namespace, "support-v2", "b", "prod"))
+        done = await until_stable(kube, namespace, 1)
+        events = await until_events(kube, namespace, "Unreadable")
     assert "support-v1: spec.ofTomorrow" in condition_of(missed["status"], "Stalled")[2]
     assert done["status"]["stable"]["version"] == "support-v2"
     assert {e["involvedObject"]["name"] for e in events} == {"support-v1"}

@@ -8,7 +8,7 @@ from math import ceil
 import pytest
 
 from deploy.native.apiserver import ControlPlane
-from tests.integration.operators import client_of, make_namespace, operator, until
+from tests.integration.operators import operator, until
 from tests.integration.rollouts import (
     KIND,
     ROLLOUT,
@@ -18,7 +18,7 @@ from tests.integration.rollouts import (
     until_stable,
     until_status,
 )
-from tests.integration.serving import ServingCluster, serving_cluster
+from tests.integration.serving import ServingCluster
 from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.kinds import KINDS, Object
 from tunesmith_operator.kube.transport import Request
@@ -82,35 +82,39 @@ async def watched(
     ],
 )
 async def test_both_revisions_follow_the_scale_in_the_middle_of_a_roll_out(
-    control_plane: ControlPlane, mode: str, spare: int, expected: dict[int, tuple[int, int]]
+    control_plane: ControlPlane,
+    namespace: str,
+    kube: KubeClient,
+    cluster: ServingCluster,
+    mode: str,
+    spare: int,
+    expected: dict[int, tuple[int, int]],
 ) -> None:
-    namespace = make_namespace(control_plane)
     steps = [{"weight": WEIGHT, "holdSeconds": 600}]
     rollout = {**ROLLOUT, "steps": steps, "capacity": {"mode": mode}}
-    async with client_of(control_plane) as kube, serving_cluster(kube, namespace) as cluster:
-        await kube.create(deployment(namespace, replicas=2, rollout=rollout))
-        async with operator(control_plane, namespace):
-            stable = (await until_stable(kube, namespace, 1))["status"]["stable"]["name"]
-            await change(kube, namespace, source=source("b"))
-            body = await until_status(
-                kube, namespace, lambda s: "stepStartTime" in s.get("rollout", {}), "the step"
-            )
-            canary = body["status"]["canary"]["name"]
-            before = 2
-            for replicas, (of_stable, of_canary) in expected.items():
-                async with watched(kube, cluster, namespace, stable, min(before, replicas), spare):
-                    await scale(kube, namespace, replicas)
-                    wanted = {stable: of_stable, canary: of_canary}
+    await kube.create(deployment(namespace, replicas=2, rollout=rollout))
+    async with operator(control_plane, namespace):
+        stable = (await until_stable(kube, namespace, 1))["status"]["stable"]["name"]
+        await change(kube, namespace, source=source("b"))
+        body = await until_status(
+            kube, namespace, lambda s: "stepStartTime" in s.get("rollout", {}), "the step"
+        )
+        canary = body["status"]["canary"]["name"]
+        before = 2
+        for replicas, (of_stable, of_canary) in expected.items():
+            async with watched(kube, cluster, namespace, stable, min(before, replicas), spare):
+                await scale(kube, namespace, replicas)
+                wanted = {stable: of_stable, canary: of_canary}
 
-                    async def has_followed(wanted: dict[str, int] = wanted) -> bool:
-                        said = (await scale(kube, namespace))["status"]
-                        is_told = said.get("replicas") == sum(wanted.values())
-                        return is_told and await sizes(kube, namespace) == wanted
+                async def has_followed(wanted: dict[str, int] = wanted) -> bool:
+                    said = (await scale(kube, namespace))["status"]
+                    is_told = said.get("replicas") == sum(wanted.values())
+                    return is_told and await sizes(kube, namespace) == wanted
 
-                    await until(has_followed, what=f"{wanted} for {replicas} replicas")
-                before = replicas
-            selector = (await scale(kube, namespace))["status"]["selector"]
-            pods = await kube.list("Pod", namespace, selector)
+                await until(has_followed, what=f"{wanted} for {replicas} replicas")
+            before = replicas
+        selector = (await scale(kube, namespace))["status"]["selector"]
+        pods = await kube.list("Pod", namespace, selector)
     owners = {pod["metadata"]["ownerReferences"][0]["name"] for pod in pods}
     assert owners == {stable, canary}, "an autoscaler measures both, and no router"
     assert cluster.network.lost == 0

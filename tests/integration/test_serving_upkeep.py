@@ -28,6 +28,7 @@ from tests.integration.rollouts import (
 from tests.integration.serving import ServingCluster, serving_cluster
 from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_api.revision import RevisionTemplate
+from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.kinds import KINDS, Object
 from tunesmith_operator.kube.transport import Request, Response, Send
 from tunesmith_operator.planning.revisions import revision_digest, revision_name
@@ -54,76 +55,72 @@ async def test_nothing_is_written_and_no_router_told_when_all_is_quiet(
     assert len(cluster.network.puts) == told
 
 
-async def test_routers_that_come_late_or_forget_are_told(control_plane: ControlPlane) -> None:
-    namespace = make_namespace(control_plane)
-    async with client_of(control_plane) as kube, serving_cluster(kube, namespace) as cluster:
-        await kube.create(deployment(namespace))
-        async with operator(control_plane, namespace):
-            await until_stable(kube, namespace, 1)
-            await asyncio.sleep(0.5)
-            cluster.agents_come = False
-            await cluster.lose_pods(namespace, 0)
-            await until_status(
-                kube,
-                namespace,
-                lambda s: condition_of(s, "Available")[1] == "RouterUnavailable",
-                "the routers to be missed",
-            )
-            await asyncio.sleep(1)
-            cluster.agents_come = True
-            await until_all_told(cluster)
-            await until_stable(kube, namespace, 1)
+async def test_routers_that_come_late_or_forget_are_told(
+    control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
+) -> None:
+    await kube.create(deployment(namespace))
+    async with operator(control_plane, namespace):
+        await until_stable(kube, namespace, 1)
+        await asyncio.sleep(0.5)
+        cluster.agents_come = False
+        await cluster.lose_pods(namespace, 0)
+        await until_status(
+            kube,
+            namespace,
+            lambda s: condition_of(s, "Available")[1] == "RouterUnavailable",
+            "the routers to be missed",
+        )
+        await asyncio.sleep(1)
+        cluster.agents_come = True
+        await until_all_told(cluster)
+        await until_stable(kube, namespace, 1)
 
-            # One alone, while the other goes on: its agent is up long after its address is known.
-            cluster.agents_come = False
-            one = next(
-                p for p in await kube.list("Pod", namespace) if "router" in p["metadata"]["name"]
-            )
-            await cluster.evict(one)
-            await asyncio.sleep(1.5)
-            cluster.agents_come = True
-            await until_all_told(cluster)
+        # One alone, while the other goes on: its agent is up long after its address is known.
+        cluster.agents_come = False
+        one = next(
+            p for p in await kube.list("Pod", namespace) if "router" in p["metadata"]["name"]
+        )
+        await cluster.evict(one)
+        await asyncio.sleep(1.5)
+        cluster.agents_come = True
+        await until_all_told(cluster)
 
 
 async def test_routers_that_forget_while_a_pod_of_stable_is_missing_are_told(
-    control_plane: ControlPlane,
+    control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
 ) -> None:
     """A node is lost with both routers and half of stable: what is left must serve."""
-    namespace = make_namespace(control_plane)
-    async with client_of(control_plane) as kube, serving_cluster(kube, namespace) as cluster:
-        await kube.create(deployment(namespace, replicas=2))
-        async with operator(control_plane, namespace):
-            await until_stable(kube, namespace, 1)
-            cluster.halted.add((namespace, 1))
-            engines = [
-                p
-                for p in await kube.list("Pod", namespace)
-                if "router" not in p["metadata"]["name"]
-            ]
-            await cluster._delete(engines[0])
-            await cluster.lose_pods(namespace, 0)
-            await until_all_told(cluster)
+    await kube.create(deployment(namespace, replicas=2))
+    async with operator(control_plane, namespace):
+        await until_stable(kube, namespace, 1)
+        cluster.halted.add((namespace, 1))
+        engines = [
+            p for p in await kube.list("Pod", namespace) if "router" not in p["metadata"]["name"]
+        ]
+        await cluster._delete(engines[0])
+        await cluster.lose_pods(namespace, 0)
+        await until_all_told(cluster)
 
 
-async def test_a_silent_router_holds_the_roll_out(control_plane: ControlPlane) -> None:
-    namespace = make_namespace(control_plane)
-    async with client_of(control_plane) as kube, serving_cluster(kube, namespace) as cluster:
-        await kube.create(deployment(namespace))
-        async with operator(control_plane, namespace) as running:
-            await until_stable(kube, namespace, 1)
-            silent, other = cluster.routers()
-            silent.is_silent = True
-            await change(kube, namespace, source=source("b"))
-            await until_status(
-                kube, namespace, lambda s: "rollout" in s and s["rollout"]["weight"], "the grant"
-            )
-            await asyncio.sleep(3)
-            held = await read(kube, namespace)
-            began = time.monotonic()
-            await passes(running, 3)
-            took = time.monotonic() - began
-            silent.is_silent = False
-            await until_stable(kube, namespace, 2)
+async def test_a_silent_router_holds_the_roll_out(
+    control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
+) -> None:
+    await kube.create(deployment(namespace))
+    async with operator(control_plane, namespace) as running:
+        await until_stable(kube, namespace, 1)
+        silent, other = cluster.routers()
+        silent.is_silent = True
+        await change(kube, namespace, source=source("b"))
+        await until_status(
+            kube, namespace, lambda s: "rollout" in s and s["rollout"]["weight"], "the grant"
+        )
+        await asyncio.sleep(3)
+        held = await read(kube, namespace)
+        began = time.monotonic()
+        await passes(running, 3)
+        took = time.monotonic() - began
+        silent.is_silent = False
+        await until_stable(kube, namespace, 2)
     assert "stepStartTime" not in held["status"]["rollout"]
     assert took < 2, "no pass waits for a pod that did not answer before"
     for kind in ("Available", "Progressing"):
@@ -133,98 +130,102 @@ async def test_a_silent_router_holds_the_roll_out(control_plane: ControlPlane) -
     assert steps == [0, 20, 50, 0]
 
 
-async def test_an_operator_that_was_away_finds_other_pods(control_plane: ControlPlane) -> None:
-    namespace = make_namespace(control_plane)
-    async with client_of(control_plane) as kube, serving_cluster(kube, namespace) as cluster:
-        await kube.create(deployment(namespace))
-        async with operator(control_plane, namespace):
-            await until_stable(kube, namespace, 1)
-            await change(kube, namespace, source=source("b"))
-            await until_status(
-                kube,
-                namespace,
-                lambda s: (s.get("canary") or {}).get("weight") == 50,
-                "the second step",
-            )
-        for number in (0, 1, 2):
-            await cluster.lose_pods(namespace, number)
-        before = set(cluster.network.engines)
+async def test_an_operator_that_was_away_finds_other_pods(
+    control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
+) -> None:
+    await kube.create(deployment(namespace))
+    async with operator(control_plane, namespace):
+        await until_stable(kube, namespace, 1)
+        await change(kube, namespace, source=source("b"))
+        await until_status(
+            kube,
+            namespace,
+            lambda s: (s.get("canary") or {}).get("weight") == 50,
+            "the second step",
+        )
+    for number in (0, 1, 2):
+        await cluster.lose_pods(namespace, number)
+    before = set(cluster.network.engines)
 
-        async def are_new() -> bool:
-            return len(cluster.network.engines) == 2 and not before & set(cluster.network.engines)
+    async def are_new() -> bool:
+        return len(cluster.network.engines) == 2 and not before & set(cluster.network.engines)
 
-        await until(are_new, what="other pods")
-        async with operator(control_plane, namespace):
-            await until_stable(kube, namespace, 2)
+    await until(are_new, what="other pods")
+    async with operator(control_plane, namespace):
+        await until_stable(kube, namespace, 2)
     new = {r.name: set(r.endpoints(r.state.split.main)) for r in cluster.routers() if r.state}
     assert all(endpoints <= set(cluster.network.engines) for endpoints in new.values())
     assert len(new) == 2
 
 
 async def test_somebody_elses_object_with_a_revisions_name_is_left_alone(
-    control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+    control_plane: ControlPlane,
+    namespace: str,
+    kube: KubeClient,
+    cluster: ServingCluster,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(refusals, "_RETRY", timedelta(seconds=1))
-    namespace = make_namespace(control_plane)
-    async with client_of(control_plane) as kube, serving_cluster(kube, namespace):
-        await kube.create(deployment(namespace))
-        async with operator(control_plane, namespace):
-            await until_stable(kube, namespace, 1)
-            name = name_of(deployment(namespace, source=source("b")))
-            foreign = await kube.create(
-                {
-                    "apiVersion": "v1",
-                    "kind": "ConfigMap",
-                    "metadata": {"namespace": namespace, "name": name},
-                    "data": {"theirs": "yes"},
-                }
-            )
-            await change(kube, namespace, source=source("b"))
-            (event,) = await until_events(kube, namespace, "ChildRefused")
-            stalled = await until_status(
-                kube,
-                namespace,
-                lambda s: condition_of(s, "Stalled")[1] == "ChildRefused",
-                "the condition",
-            )
-            assert "Delete or rename that object" in condition_of(stalled["status"], "Stalled")[2]
-            assert f"ConfigMap {namespace}/{name}" in event["message"]
-            left = await kube.get("ConfigMap", namespace, name)
-            assert left == foreign
-            uid = foreign["metadata"]["uid"]
-            await kube.delete("ConfigMap", namespace, name, uid=uid, propagation="Background")
-            await until_stable(kube, namespace, 2)
+    await kube.create(deployment(namespace))
+    async with operator(control_plane, namespace):
+        await until_stable(kube, namespace, 1)
+        name = name_of(deployment(namespace, source=source("b")))
+        foreign = await kube.create(
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"namespace": namespace, "name": name},
+                "data": {"theirs": "yes"},
+            }
+        )
+        await change(kube, namespace, source=source("b"))
+        (event,) = await until_events(kube, namespace, "ChildRefused")
+        stalled = await until_status(
+            kube,
+            namespace,
+            lambda s: condition_of(s, "Stalled")[1] == "ChildRefused",
+            "the condition",
+        )
+        assert "Delete or rename that object" in condition_of(stalled["status"], "Stalled")[2]
+        assert f"ConfigMap {namespace}/{name}" in event["message"]
+        left = await kube.get("ConfigMap", namespace, name)
+        assert left == foreign
+        uid = foreign["metadata"]["uid"]
+        await kube.delete("ConfigMap", namespace, name, uid=uid, propagation="Background")
+        await until_stable(kube, namespace, 2)
 
 
 async def test_what_a_quota_refuses_is_a_condition_and_stable_goes_on(
-    control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+    control_plane: ControlPlane,
+    namespace: str,
+    kube: KubeClient,
+    cluster: ServingCluster,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(refusals, "_RETRY", timedelta(seconds=1))
-    namespace = make_namespace(control_plane)
-    async with client_of(control_plane) as kube, serving_cluster(kube, namespace) as cluster:
-        await kube.create(deployment(namespace))
-        async with operator(control_plane, namespace):
-            before = await until_stable(kube, namespace, 1)
-            quota = ["quota", "few", "-n", namespace]
-            control_plane.kubectl("create", *quota, "--hard=count/deployments.apps=2")
-            # Nobody plays its controller.
-            used = {key: {"count/deployments.apps": "2"} for key in ("hard", "used")}
-            said = ["--subresource=status", "--type=merge", "-p", json.dumps({"status": used})]
-            control_plane.kubectl("patch", *quota, *said)
-            await asyncio.sleep(1)
-            await change(kube, namespace, source=source("b"))
-            refused = await until_status(
-                kube,
-                namespace,
-                lambda s: condition_of(s, "Stalled")[:2] == ("True", "ChildRefused"),
-                "the refusal",
-            )
-        # Nobody knows at first what was refused before; it is not taken back for that.
-        async with operator(control_plane, namespace) as running:
-            await passes(running, 2)
-            again = await read(kube, namespace)
-            control_plane.kubectl("delete", *quota)
-            after = await until_stable(kube, namespace, 2)
+    await kube.create(deployment(namespace))
+    async with operator(control_plane, namespace):
+        before = await until_stable(kube, namespace, 1)
+        quota = ["quota", "few", "-n", namespace]
+        control_plane.kubectl("create", *quota, "--hard=count/deployments.apps=2")
+        # Nobody plays its controller.
+        used = {key: {"count/deployments.apps": "2"} for key in ("hard", "used")}
+        said = ["--subresource=status", "--type=merge", "-p", json.dumps({"status": used})]
+        control_plane.kubectl("patch", *quota, *said)
+        await asyncio.sleep(1)
+        await change(kube, namespace, source=source("b"))
+        refused = await until_status(
+            kube,
+            namespace,
+            lambda s: condition_of(s, "Stalled")[:2] == ("True", "ChildRefused"),
+            "the refusal",
+        )
+    # Nobody knows at first what was refused before; it is not taken back for that.
+    async with operator(control_plane, namespace) as running:
+        await passes(running, 2)
+        again = await read(kube, namespace)
+        control_plane.kubectl("delete", *quota)
+        after = await until_stable(kube, namespace, 2)
     message = condition_of(refused["status"], "Stalled")[2]
     assert "few" in message
     assert "Change the quota" in message
@@ -237,81 +238,79 @@ async def test_what_a_quota_refuses_is_a_condition_and_stable_goes_on(
 
 
 async def test_somebody_elses_autoscaler_stands_in_nobodys_way(
-    control_plane: ControlPlane,
+    control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
 ) -> None:
-    namespace = make_namespace(control_plane)
-    async with client_of(control_plane) as kube, serving_cluster(kube, namespace):
-        foreign = await kube.create(autoscaler(namespace))
-        scaling = {"maxReplicas": 3, "targetCpuPercent": 70}
-        await kube.create(deployment(namespace, autoscaling=scaling))
-        async with operator(control_plane, namespace):
-            await until_stable(kube, namespace, 1)
-            await until_events(kube, namespace, "ChildRefused")
-            await change(kube, namespace, source=source("b"))
-            await until_stable(kube, namespace, 2)
-        assert await kube.get("HorizontalPodAutoscaler", namespace, "demo") == foreign
+    foreign = await kube.create(autoscaler(namespace))
+    scaling = {"maxReplicas": 3, "targetCpuPercent": 70}
+    await kube.create(deployment(namespace, autoscaling=scaling))
+    async with operator(control_plane, namespace):
+        await until_stable(kube, namespace, 1)
+        await until_events(kube, namespace, "ChildRefused")
+        await change(kube, namespace, source=source("b"))
+        await until_stable(kube, namespace, 2)
+    assert await kube.get("HorizontalPodAutoscaler", namespace, "demo") == foreign
 
 
 async def test_objects_by_the_side_follow_the_spec_and_are_put_right(
-    control_plane: ControlPlane,
+    control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
 ) -> None:
-    namespace = make_namespace(control_plane)
     kind = "HorizontalPodAutoscaler"
-    async with client_of(control_plane) as kube, serving_cluster(kube, namespace):
-        await kube.create(deployment(namespace))
-        async with operator(control_plane, namespace, resync_seconds=5):
-            await until_stable(kube, namespace, 1)
-            await change(kube, namespace, autoscaling={"maxReplicas": 3, "targetCpuPercent": 70})
+    await kube.create(deployment(namespace))
+    async with operator(control_plane, namespace, resync_seconds=5):
+        await until_stable(kube, namespace, 1)
+        await change(kube, namespace, autoscaling={"maxReplicas": 3, "targetCpuPercent": 70})
 
-            async def autoscales() -> Object | None:
-                return await kube.get(kind, namespace, "demo")
+        async def autoscales() -> Object | None:
+            return await kube.get(kind, namespace, "demo")
 
-            made = await until(autoscales, what="the autoscaler")
-            assert made["spec"]["maxReplicas"] == 3
-            await change(kube, namespace, autoscaling=None)
+        made = await until(autoscales, what="the autoscaler")
+        assert made["spec"]["maxReplicas"] == 3
+        await change(kube, namespace, autoscaling=None)
 
-            async def is_gone() -> bool:
-                body = await kube.get(kind, namespace, "demo")
-                return body is None or "deletionTimestamp" in body["metadata"]
+        async def is_gone() -> bool:
+            body = await kube.get(kind, namespace, "demo")
+            return body is None or "deletionTimestamp" in body["metadata"]
 
-            await until(is_gone, what="the autoscaler's end")
-            astray = {"spec": {"selector": {"app": "other"}}}
-            await patch(kube, "Service", namespace, "demo", astray)
-            right = {"app.kubernetes.io/component": "router"}
+        await until(is_gone, what="the autoscaler's end")
+        astray = {"spec": {"selector": {"app": "other"}}}
+        await patch(kube, "Service", namespace, "demo", astray)
+        right = {"app.kubernetes.io/component": "router"}
 
-            async def is_right() -> bool:
-                service = await kube.get("Service", namespace, "demo")
-                selector = service["spec"]["selector"] if service else {}
-                return "app" not in selector and right.items() <= selector.items()
+        async def is_right() -> bool:
+            service = await kube.get("Service", namespace, "demo")
+            selector = service["spec"]["selector"] if service else {}
+            return "app" not in selector and right.items() <= selector.items()
 
-            await until(is_right, 12, "the Service to be put right")
+        await until(is_right, 12, "the Service to be put right")
 
 
-async def test_a_router_that_somebody_deleted_comes_back(control_plane: ControlPlane) -> None:
-    namespace = make_namespace(control_plane)
-    async with client_of(control_plane) as kube, serving_cluster(kube, namespace) as cluster:
-        await kube.create(deployment(namespace))
-        async with operator(control_plane, namespace):
-            await until_stable(kube, namespace, 1)
-            router = await kube.get("Deployment", namespace, "demo-router")
-            assert router is not None
-            uid = router["metadata"]["uid"]
-            await kube.delete(
-                "Deployment", namespace, "demo-router", uid=uid, propagation="Background"
-            )
+async def test_a_router_that_somebody_deleted_comes_back(
+    control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
+) -> None:
+    await kube.create(deployment(namespace))
+    async with operator(control_plane, namespace):
+        await until_stable(kube, namespace, 1)
+        router = await kube.get("Deployment", namespace, "demo-router")
+        assert router is not None
+        uid = router["metadata"]["uid"]
+        await kube.delete("Deployment", namespace, "demo-router", uid=uid, propagation="Background")
 
-            async def is_back() -> bool:
-                body = await kube.get("Deployment", namespace, "demo-router")
-                return body is not None and body["metadata"]["uid"] != uid
+        async def is_back() -> bool:
+            body = await kube.get("Deployment", namespace, "demo-router")
+            return body is not None and body["metadata"]["uid"] != uid
 
-            await until(is_back, what="the router's Deployment")
-            await until_all_told(cluster)
-            await until_stable(kube, namespace, 1)
+        await until(is_back, what="the router's Deployment")
+        await until_all_told(cluster)
+        await until_stable(kube, namespace, 1)
 
 
 @pytest.mark.parametrize("is_forbidden", [True, False], ids=["forbidden", "missing"])
 async def test_golden_prompts_that_cannot_be_read_are_a_providers_error(
-    control_plane: ControlPlane, is_forbidden: bool
+    control_plane: ControlPlane,
+    namespace: str,
+    kube: KubeClient,
+    cluster: ServingCluster,
+    is_forbidden: bool,
 ) -> None:
     asked = 0
 
@@ -326,22 +325,20 @@ async def test_golden_prompts_that_cannot_be_read_are_a_providers_error(
     golden = {"name": "golden", "goldenPrompts": {"configMapRef": {"name": "golden"}}, "min": "1"}
     analysis = ANALYSIS | {"metrics": [golden], "dataTimeoutSeconds": 10}
     rollout = ROLLOUT | {"analysis": analysis}
-    namespace = make_namespace(control_plane)
-    async with client_of(control_plane) as kube, serving_cluster(kube, namespace):
-        await kube.create(deployment(namespace, rollout=rollout))
-        async with operator(control_plane, namespace, [forbid]):
-            await until_stable(kube, namespace, 1)
-            await change(kube, namespace, source=source("b"))
-            await until_status(
-                kube, namespace, lambda s: "stepStartTime" in s.get("rollout", {}), "the step"
-            )
-            held = await until_status(
-                kube,
-                namespace,
-                lambda s: condition_of(s, "Progressing")[1] == "ProviderUnavailable",
-                "the provider's error",
-            )
-            back = await until_rolled_back(kube, namespace)
+    await kube.create(deployment(namespace, rollout=rollout))
+    async with operator(control_plane, namespace, [forbid]):
+        await until_stable(kube, namespace, 1)
+        await change(kube, namespace, source=source("b"))
+        await until_status(
+            kube, namespace, lambda s: "stepStartTime" in s.get("rollout", {}), "the step"
+        )
+        held = await until_status(
+            kube,
+            namespace,
+            lambda s: condition_of(s, "Progressing")[1] == "ProviderUnavailable",
+            "the provider's error",
+        )
+        back = await until_rolled_back(kube, namespace)
     (metric,) = held["status"]["rollout"]["metrics"]
     assert metric["verdict"] == "ProviderError"
     assert ("may not" if is_forbidden else "there is no ConfigMap golden") in metric["message"]

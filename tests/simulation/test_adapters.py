@@ -6,7 +6,7 @@ import pytest
 
 from tests.simulation.adapter_world import OTHER_BASE, AdapterWorld
 from tests.simulation.rollout_world import Faults, Model
-from tests.simulation.test_rollout import MODELS, ROUGH, SHAPES, at_weight, settle, until
+from tests.simulation.rollouts import MODELS, ROUGH, SHAPES, at_weight, settle, until
 from tunesmith_api.deploymentstatus import RollbackReason, RollbackStatus
 
 

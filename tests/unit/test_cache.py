@@ -1,7 +1,8 @@
 """The cache: what events and lists tell, grouped by owner, phantoms removed."""
 
 from tests.unit.bodies import job, own, pod
-from tunesmith_operator.kube.cache import Cache, Key
+from tunesmith_operator.kube.cache import Cache
+from tunesmith_operator.kube.known import Key
 
 KEY = Key("FineTuneJob", "default", "a")
 

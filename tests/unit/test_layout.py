@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 # Asked for only where they are there: extras, and types.
-OPTIONAL = {"lm_eval", "mlflow", "wandb", "mypy_boto3_s3"}
+OPTIONAL = {"liger_kernel", "lm_eval", "mlflow", "wandb", "mypy_boto3_s3"}
 
 
 def test_the_folders_that_hold_packages_are_no_packages() -> None:

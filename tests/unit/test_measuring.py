@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tunesmith_operator.kube.cache import Key
+from tunesmith_operator.kube.known import Key
 from tunesmith_operator.planning.serving import Sampling
 from tunesmith_operator.reconcile import measuring
 from tunesmith_operator.reconcile.measuring import Measuring

@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from tests.unit.clock import run_in_jumping_time
-from tunesmith_operator.kube.cache import Key
 from tunesmith_operator.kube.errors import LostLeadershipError, Unavailable
+from tunesmith_operator.kube.known import Key
 from tunesmith_operator.reconcile.queue import CAP_SECONDS, PATIENCE_SECONDS, Process, WorkQueue
 
 A = Key("FineTuneJob", "default", "a")

@@ -3,10 +3,11 @@
 from collections.abc import AsyncIterator
 
 from tests.unit.bodies import job, own, pod
-from tunesmith_operator.kube.cache import Cache, Key
+from tunesmith_operator.kube.cache import Cache
 from tunesmith_operator.kube.client import Page
 from tunesmith_operator.kube.errors import Unavailable
 from tunesmith_operator.kube.kinds import Object
+from tunesmith_operator.kube.known import Key
 from tunesmith_operator.kube.resync import resync
 
 KEY = Key("FineTuneJob", "default", "a")

@@ -8,8 +8,9 @@ from tests.unit.bodies import own
 from tunesmith_api.conditions import VersionCondition
 from tunesmith_api.meta import ObjectMeta
 from tunesmith_api.modelversion import ModelVersion, UseRole, VersionUser
-from tunesmith_operator.kube.cache import Cache, Key
+from tunesmith_operator.kube.cache import Cache
 from tunesmith_operator.kube.kinds import Object
+from tunesmith_operator.kube.known import Key
 from tunesmith_operator.planning.conditions import find
 from tunesmith_operator.planning.versions import describe
 

@@ -12,7 +12,8 @@ import structlog
 
 from tunesmith_api import GROUP, VERSION
 from tunesmith_operator import telemetry
-from tunesmith_operator.kube.cache import Cache, Key
+from tunesmith_operator.kube.cache import Cache
+from tunesmith_operator.kube.known import Key
 from tunesmith_operator.kube.resync import SELECTORS
 from tunesmith_operator.kube.watches import INACTIVITY_SECONDS, SERVER_TIMEOUT_SECONDS, Watches
 

@@ -8,61 +8,26 @@ Of own objects only names and versions are kept: a pass reads the object itself 
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 
 from tunesmith_operator.kube.kinds import Object
-from tunesmith_operator.kube.parse import parse_version
-from tunesmith_operator.kube.parse_child import parse_child, parse_source
+from tunesmith_operator.kube.known import (
+    Child,
+    Key,
+    Own,
+    is_gone,
+    is_newer,
+    number,
+    read_child,
+    read_own,
+    without_version,
+)
 from tunesmith_operator.kube.uses import Uses
 from tunesmith_operator.planning.observed import SeenJob, SeenPod, SeenVersion
-from tunesmith_operator.planning.serving import ServingPod
 
 OWN_KINDS = ("FineTuneJob", "ModelVersion", "ModelDeployment")
 _TOMBSTONES = 8192
-
-
-class Key(NamedTuple):
-    """Names an object that is reconciled."""
-
-    kind: str
-    namespace: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Own:
-    """One of our objects as last seen."""
-
-    kind: str
-    namespace: str
-    name: str
-    uid: str
-    resource_version: str
-    is_deleting: bool
-    stage: str = ""
-    """status.stage of a FineTuneJob, status.phase of a ModelDeployment, for the metrics."""
-    version: SeenVersion | None = None
-    """What others want to know of a ModelVersion."""
-    follows: tuple[str, str] = ("", "")
-    """Names of the model and of the ModelVersion in a ModelDeployment's source."""
-
-    @property
-    def key(self) -> Key:
-        """Its key in the work queue."""
-        return Key(self.kind, self.namespace, self.name)
-
-
-@dataclass(frozen=True, slots=True)
-class _Child:
-    kind: str
-    namespace: str
-    name: str
-    uid: str
-    resource_version: str
-    owner_uid: str
-    seen: SeenJob | SeenPod | ServingPod
 
 
 class Cache:
@@ -73,7 +38,7 @@ class Cache:
         self.uses = Uses(lambda *where: touched(Key("ModelVersion", *where)))
         self._own: dict[str, Own] = {}
         self._uid_of: dict[Key, str] = {}
-        self._children: dict[str, _Child] = {}
+        self._children: dict[str, Child] = {}
         self._by_owner: dict[str, set[str]] = {}
         self._versions: dict[tuple[str, str], set[str]] = {}
         self._gone: OrderedDict[str, None] = OrderedDict()
@@ -100,7 +65,7 @@ class Cache:
         )
 
     def stray_pods_of(self, owner_uid: str) -> tuple[SeenPod, ...]:
-        """Return pods of the owner, not gone, whose Job does not exist any more."""
+        """Return pods of the owner that some Job made, not gone, whose Job is gone."""
         children = self._of(owner_uid)
         jobs = {child.uid for child in children if isinstance(child.seen, SeenJob)}
         return tuple(
@@ -108,7 +73,7 @@ class Cache:
             for child in children
             if isinstance(child.seen, SeenPod)
             and not child.seen.is_gone
-            and child.seen.job_uid not in jobs
+            and child.seen.job_uid not in jobs | {""}
         )
 
     def versions_of(self, namespace: str, model: str) -> tuple[SeenVersion, ...]:
@@ -161,9 +126,9 @@ class Cache:
         """
         changed: set[Key] = set()
         for item in self._all():
-            if item.kind != kind or item.uid in alive or _is_gone(item):
+            if item.kind != kind or item.uid in alive or is_gone(item):
                 continue
-            if _number(item.resource_version) <= listed_from:
+            if number(item.resource_version) <= listed_from:
                 key = self._forget(item.uid)
                 if key is not None:
                     changed.add(key)
@@ -174,30 +139,18 @@ class Cache:
     def _saw_own(self, kind: str, body: Object) -> Key | None:
         meta = body["metadata"]
         known = self._own.get(meta["uid"])
-        if known is not None and not _is_newer(meta, known.resource_version):
+        if known is not None and not is_newer(meta, known.resource_version):
             return None
-        status = body.get("status") or {}
-        own = Own(
-            kind=kind,
-            namespace=meta["namespace"],
-            name=meta["name"],
-            uid=meta["uid"],
-            resource_version=meta["resourceVersion"],
-            is_deleting="deletionTimestamp" in meta,
-            stage=status.get("stage") or status.get("phase") or "Pending",
-            version=parse_version(body) if kind == "ModelVersion" else None,
-            follows=parse_source(body) if kind == "ModelDeployment" else ("", ""),
-        )
+        own = read_own(kind, body)
         replaced = self._uid_of.get(own.key)
         if replaced is not None and replaced != own.uid:
             # Deleted and made again under the same name; its DELETED event got lost.
-            if _number(self._own[replaced].resource_version) > _number(own.resource_version):
+            if number(self._own[replaced].resource_version) > number(own.resource_version):
                 return None
             self._forget(replaced)
         self._own[own.uid] = own
         self._uid_of[own.key] = own.uid
-        if kind == "ModelDeployment":
-            self.uses.saw(body)
+        self.uses.saw(kind, body)
         if own.version is not None:
             self._versions.setdefault((own.namespace, own.version.model), set()).add(own.uid)
         return own.key
@@ -205,25 +158,16 @@ class Cache:
     def _saw_child(self, kind: str, body: Object) -> Key | None:
         meta = body["metadata"]
         known = self._children.get(meta["uid"])
-        if known is not None and not _is_newer(meta, known.resource_version):
+        if known is not None and not is_newer(meta, known.resource_version):
             return None
-        seen, owner = parse_child(kind, body)
-        if seen is None or not owner:
+        child = read_child(kind, body)
+        if child is None:
             return None
-        child = _Child(
-            kind=kind,
-            namespace=meta["namespace"],
-            name=meta["name"],
-            uid=meta["uid"],
-            resource_version=meta["resourceVersion"],
-            owner_uid=owner,
-            seen=seen,
-        )
         self._children[child.uid] = child
-        self._by_owner.setdefault(owner, set()).add(child.uid)
-        if known is not None and _without_version(known.seen) == _without_version(seen):
+        self._by_owner.setdefault(child.owner_uid, set()).add(child.uid)
+        if known is not None and without_version(known.seen) == without_version(child.seen):
             return None
-        return self._owner_key(owner)
+        return self._owner_key(child.owner_uid)
 
     def _forget(self, uid: str) -> Key | None:
         self._gone[uid] = None
@@ -242,33 +186,32 @@ class Cache:
         self._drop(child)
         if isinstance(child.seen, SeenJob):
             for other in self._of(child.owner_uid):
-                if _is_gone(other) and _job_of(other) == uid:
+                if is_gone(other) and _job_of(other) == uid:
                     self._drop(other)
         return owner
 
     def _forget_own(self, own: Own) -> Key:
         if self._uid_of.get(own.key) == own.uid:
             del self._uid_of[own.key]
-            if own.kind == "ModelDeployment":
-                self.uses.forget(own.namespace, own.name)
+            self.uses.forget(own.kind, own.namespace, own.name)
         if own.version is not None:
             self._versions.get((own.namespace, own.version.model), set()).discard(own.uid)
         for child in self._of(own.uid):
-            if _is_gone(child):
+            if is_gone(child):
                 self._drop(child)
         return own.key
 
-    def _drop(self, child: _Child) -> None:
+    def _drop(self, child: Child) -> None:
         self._children.pop(child.uid, None)
         siblings = self._by_owner.get(child.owner_uid, set())
         siblings.discard(child.uid)
         if not siblings:
             self._by_owner.pop(child.owner_uid, None)
 
-    def _all(self) -> list["Own | _Child"]:
+    def _all(self) -> list["Own | Child"]:
         return [*self._own.values(), *self._children.values()]
 
-    def _of(self, owner_uid: str) -> list[_Child]:
+    def _of(self, owner_uid: str) -> list[Child]:
         return [self._children[uid] for uid in self._by_owner.get(owner_uid, ())]
 
     def _owner_key(self, owner_uid: str) -> Key | None:
@@ -280,22 +223,5 @@ def _pods_of(job: SeenJob, pods: Iterable[SeenPod]) -> list[SeenPod]:
     return [pod for pod in pods if pod.job_uid == job.uid]
 
 
-def _job_of(child: _Child) -> str:
+def _job_of(child: Child) -> str:
     return child.seen.job_uid if isinstance(child.seen, SeenPod) else ""
-
-
-def _is_gone(item: Own | _Child) -> bool:
-    return isinstance(item, _Child) and isinstance(item.seen, SeenPod) and item.seen.is_gone
-
-
-def _number(resource_version: str) -> int:
-    # Kubernetes promises since 1.35 that they are numbers which rise; all before did the same.
-    return int(resource_version) if resource_version.isdecimal() else 0
-
-
-def _is_newer(meta: Mapping[str, str], known: str) -> bool:
-    return _number(meta["resourceVersion"]) > _number(known)
-
-
-def _without_version(seen: SeenJob | SeenPod | ServingPod) -> SeenJob | SeenPod | ServingPod:
-    return replace(seen, resource_version="") if isinstance(seen, SeenJob) else seen

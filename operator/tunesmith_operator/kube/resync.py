@@ -11,9 +11,10 @@ from typing import Protocol
 import structlog
 
 from tunesmith_api.labels import LABEL_JOB_UID, LABEL_MANAGED_BY, MANAGED_BY
-from tunesmith_operator.kube.cache import Cache, Key
+from tunesmith_operator.kube.cache import Cache
 from tunesmith_operator.kube.client import Page
 from tunesmith_operator.kube.errors import KubeError
+from tunesmith_operator.kube.known import Key
 
 log = structlog.get_logger(__name__)
 

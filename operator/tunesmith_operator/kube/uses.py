@@ -9,6 +9,7 @@ from collections.abc import Callable
 from tunesmith_api.modelversion import UseRole, VersionUser
 from tunesmith_operator.kube.kinds import Object
 
+_USER = "ModelDeployment"
 _SERVED = ((UseRole.STABLE, "stable"), (UseRole.CANARY, "canary"), (UseRole.PREVIOUS, "previous"))
 _Uses = frozenset[tuple[str, UseRole]]
 
@@ -22,13 +23,15 @@ class Uses:
         self._of: dict[tuple[str, str], _Uses] = {}
         """Namespace and name of each ModelDeployment -> what it uses."""
 
-    def saw(self, body: Object) -> None:
-        """Take in a ModelDeployment."""
-        self._put(body["metadata"]["namespace"], body["metadata"]["name"], _parse(body))
+    def saw(self, kind: str, body: Object) -> None:
+        """Take in an object; only a ModelDeployment uses versions."""
+        if kind == _USER:
+            self._put(body["metadata"]["namespace"], body["metadata"]["name"], _parse(body))
 
-    def forget(self, namespace: str, name: str) -> None:
-        """Take in that a ModelDeployment is gone."""
-        self._put(namespace, name, frozenset())
+    def forget(self, kind: str, namespace: str, name: str) -> None:
+        """Take in that an object is gone."""
+        if kind == _USER:
+            self._put(namespace, name, frozenset())
 
     def users(self, namespace: str, version: str) -> list[VersionUser]:
         """Return who uses a ModelVersion, by name."""

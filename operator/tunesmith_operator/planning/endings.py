@@ -37,19 +37,22 @@ _COUNTED_AS_FAILURE = {
 
 @dataclass(frozen=True, slots=True)
 class _Budget:
-    """How often something may happen before the job ends."""
+    """How often something may happen before the job ends, this time included."""
 
-    counter: str
-    """Field of the status's counters."""
+    spent: int
+    counters: Counters
+    """The status's, with this time counted."""
     limit: int
     what: str
     setting: str
     reason: Reason
 
 
-def _disruptions(job: FineTuneJob) -> _Budget:
+def _disruptions(job: FineTuneJob, counters: Counters) -> _Budget:
+    spent = counters.disruptions + 1
     return _Budget(
-        "disruptions",
+        spent,
+        counters.model_copy(update={"disruptions": spent}),
         job.spec.run_policy.disruption_limit,
         "were disrupted",
         "runPolicy.disruptionLimit",
@@ -57,9 +60,11 @@ def _disruptions(job: FineTuneJob) -> _Budget:
     )
 
 
-def _failures(job: FineTuneJob) -> _Budget:
+def _failures(job: FineTuneJob, counters: Counters) -> _Budget:
+    spent = counters.failures + 1
     return _Budget(
-        "failures",
+        spent,
+        counters.model_copy(update={"failures": spent}),
         job.spec.run_policy.backoff_limit,
         "have failed",
         "runPolicy.backoffLimit",
@@ -121,14 +126,14 @@ def follow_up(draft: JobDraft, job: FineTuneJob, active: ActiveAttempt, ending: 
         case AttemptReason.OUT_OF_MEMORY:
             _out_of_memory(draft, job, active, ending)
         case AttemptReason.EVICTED:
-            _spend(draft, active, ending, _disruptions(job))
+            _spend(draft, active, ending, _disruptions(job, draft.status.counters))
         case AttemptReason.SUSPENDED | AttemptReason.SUCCEEDED:
             pass
         case _:
             if ending.detail == PREPARED_DATA_LOST:
                 lost = "The prepared data is gone from S3; it is made again from the sources"
                 draft.no(ConditionType.DATA_READY, Reason.RETRYING, lost)
-            _spend(draft, active, ending, _failures(job))
+            _spend(draft, active, ending, _failures(job, draft.status.counters))
 
 
 def _out_of_memory(
@@ -157,11 +162,10 @@ def _out_of_memory(
 
 def _spend(draft: JobDraft, active: ActiveAttempt, ending: Ending, budget: _Budget) -> None:
     """Count the attempt against a budget: another one follows, or the job ends."""
-    counters = draft.status.counters
-    spent = int(getattr(counters, budget.counter)) + 1
-    draft.update(counters=counters.model_copy(update={budget.counter: spent}))
-    if spent > budget.limit:
-        message = f"{spent} attempts {budget.what} ({budget.setting} {budget.limit}). Last: "
+    draft.update(counters=budget.counters)
+    if budget.spent > budget.limit:
+        spent = f"{budget.spent} attempts {budget.what}"
+        message = f"{spent} ({budget.setting} {budget.limit}). Last: "
         fail(draft, budget.reason, message + ending.message, active.stage)
         return
     _retry(draft, active, ending)

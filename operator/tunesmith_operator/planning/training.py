@@ -15,11 +15,7 @@ from tunesmith_api.conditions import ConditionType, Reason
 from tunesmith_api.jobstatus import DisplayStage
 from tunesmith_operator.config import Config
 from tunesmith_operator.planning.acceptance import objection
-from tunesmith_operator.planning.actions import (
-    Decision,
-    DeleteAttempt,
-    StartAttempt,
-)
+from tunesmith_operator.planning.actions import Decision, DeleteAttempt, StartAttempt
 from tunesmith_operator.planning.baselines import choose_baselines
 from tunesmith_operator.planning.causes import Ending, why_ended
 from tunesmith_operator.planning.conditions import find
@@ -31,9 +27,7 @@ from tunesmith_operator.planning.endings import (
     record,
     wind_up,
 )
-from tunesmith_operator.planning.monitoring import (
-    display_stage,
-)
+from tunesmith_operator.planning.monitoring import display_stage
 from tunesmith_operator.planning.names import attempt_name, run_uri
 from tunesmith_operator.planning.observed import Observation, SeenJob, SeenPod
 from tunesmith_operator.planning.results import finish, prepared, trained

@@ -11,7 +11,6 @@ from typing import assert_never
 
 from pydantic import ValidationError
 
-from tunesmith_api.attempts import AttemptReason
 from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.jobstatus import FineTuneJobStatus
 from tunesmith_api.labels import LABEL_JOB_UID
@@ -39,7 +38,7 @@ from tunesmith_operator.reconcile.emitting import emit
 from tunesmith_operator.reconcile.world import World
 from tunesmith_operator.resources.attempt import build_job, build_service
 from tunesmith_operator.resources.version import build_version
-from tunesmith_operator.telemetry import ATTEMPTS, STAGE_SECONDS
+from tunesmith_operator.telemetry import note_attempts
 
 _BLOCKED_RETRY = timedelta(seconds=10)
 
@@ -69,12 +68,11 @@ class FineTuneJobReconciler:
             await act(world, job, decision)
         except (NotOurs, Refused) as error:
             decision = refused(seen, str(error), world.now())
-            for action in decision.actions:
-                await carry_out(world, job, action)
+            await act(world, job, decision)
             await self.write_status(world, job, decision)
             return _BLOCKED_RETRY
         await self.write_status(world, job, decision)
-        _count(job.status, decision.status)
+        note_attempts(job.status, decision.status)
         return decision.look_again
 
     async def observe(self, world: World, job: FineTuneJob) -> Observation:
@@ -174,17 +172,6 @@ async def _look_at_target(world: World, job: FineTuneJob) -> SeenTarget | None:
     if name is None:
         return None
     return parse_target(await world.kube.get(ModelDeployment.KIND, job.metadata.namespace, name))
-
-
-def _count(old: FineTuneJobStatus, new: FineTuneJobStatus) -> None:
-    """Count an attempt that this pass wrote down as ended."""
-    if new.counters.attempts == old.counters.attempts or not new.attempts:
-        return
-    last = new.attempts[-1]
-    ATTEMPTS.labels(last.stage, last.reason).inc()
-    if last.reason is AttemptReason.SUCCEEDED and last.start_time and last.completion_time:
-        seconds = (last.completion_time - last.start_time).total_seconds()
-        STAGE_SECONDS.labels(last.stage).observe(seconds)
 
 
 def _without_progress(status: FineTuneJobStatus) -> FineTuneJobStatus:

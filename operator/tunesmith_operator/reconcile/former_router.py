@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from tunesmith_api.engine import RouterType
 from tunesmith_api.modeldeployment import ModelDeployment
-from tunesmith_operator.kube.cache import Key
+from tunesmith_operator.kube.known import Key
 from tunesmith_operator.kube.parse import controller_uid
 from tunesmith_operator.planning.serving import Traffic
 from tunesmith_operator.reconcile.serving_reading import Reading

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from tunesmith_operator.kube.cache import Key
+from tunesmith_operator.kube.known import Key
 from tunesmith_operator.planning.serving import Sampling
 
 log = structlog.get_logger(__name__)

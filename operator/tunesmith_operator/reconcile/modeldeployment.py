@@ -18,7 +18,7 @@ from tunesmith_api.deploymentstatus import ModelDeploymentStatus
 from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.config import Config
-from tunesmith_operator.kube.cache import Key
+from tunesmith_operator.kube.known import Key
 from tunesmith_operator.planning.actions import Emit
 from tunesmith_operator.planning.analysis import is_sample_due
 from tunesmith_operator.planning.rollout import decide_rollout

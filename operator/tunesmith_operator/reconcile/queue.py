@@ -18,8 +18,8 @@ from typing import Protocol
 import structlog
 
 from tunesmith_operator import telemetry
-from tunesmith_operator.kube.cache import Key
 from tunesmith_operator.kube.errors import Conflict, Gone, LostLeadershipError, Unavailable
+from tunesmith_operator.kube.known import Key
 
 log = structlog.get_logger(__name__)
 

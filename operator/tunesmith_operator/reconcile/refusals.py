@@ -11,8 +11,8 @@ from datetime import timedelta
 
 from tunesmith_api.conditions import DeploymentReason
 from tunesmith_api.modeldeployment import ModelDeployment
-from tunesmith_operator.kube.cache import Key
 from tunesmith_operator.kube.errors import Gone, KubeError, NotOurs, Refused
+from tunesmith_operator.kube.known import Key
 from tunesmith_operator.planning.actions import Emit
 from tunesmith_operator.reconcile.emitting import emit
 from tunesmith_operator.reconcile.world import World

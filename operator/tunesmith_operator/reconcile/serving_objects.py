@@ -12,9 +12,9 @@ import orjson
 
 from tunesmith_api.engine import RouterType
 from tunesmith_api.modeldeployment import ModelDeployment
-from tunesmith_operator.kube.cache import Key
 from tunesmith_operator.kube.errors import NotOurs
 from tunesmith_operator.kube.kinds import Object
+from tunesmith_operator.kube.known import Key
 from tunesmith_operator.kube.parse import controller_uid
 from tunesmith_operator.reconcile.world import World
 from tunesmith_operator.resources.serving.autoscaling import build_autoscaler

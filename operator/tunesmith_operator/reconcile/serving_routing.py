@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from tunesmith_api.modeldeployment import ModelDeployment
-from tunesmith_operator.kube.cache import Key
 from tunesmith_operator.kube.errors import NotOurs
 from tunesmith_operator.kube.kinds import Object
+from tunesmith_operator.kube.known import Key
 from tunesmith_operator.kube.parse import controller_uid
 from tunesmith_operator.kube.parse_serving import parse_route
 from tunesmith_operator.planning.routing import (

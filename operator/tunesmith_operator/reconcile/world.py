@@ -15,8 +15,9 @@ from tunesmith_api.deploymentstatus import RollbackStatus
 from tunesmith_api.result import TrainerProgress
 from tunesmith_api.router import RouterState
 from tunesmith_operator.config import Config
-from tunesmith_operator.kube.cache import Cache, Key
+from tunesmith_operator.kube.cache import Cache
 from tunesmith_operator.kube.kinds import Object
+from tunesmith_operator.kube.known import Key
 from tunesmith_operator.metrics.sampling import Measured, PromptsError
 from tunesmith_operator.planning.routing import RouterAnswer
 from tunesmith_operator.planning.serving import RevisionCounts, Sampling, ServingPod

@@ -1,0 +1,107 @@
+"""Roll-outs in the toy cluster: where a story begins, what is waited for, what is asked of it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.simulation.rollout_world import (
+    RULES,
+    Faults,
+    Model,
+    RolloutWorld,
+)
+from tunesmith_api.conditions import DeploymentCondition
+from tunesmith_api.deploymentstatus import (
+    RollbackStatus,
+    RolloutPhase,
+)
+from tunesmith_operator.planning.conditions import find, is_true
+
+QUICK = {
+    "steps": [{"weight": 25, "holdSeconds": 1}, {"weight": 50, "holdSeconds": 1}],
+    "analysis": {**RULES["analysis"], "intervalSeconds": 1, "minRequests": 5},
+}
+BURST_ONLY_BY_SAMPLES = {"failFast": {"consecutiveErrors": 0, "restarts": 0}}
+
+
+def until(
+    world: RolloutWorld, what: Callable[[RolloutWorld], bool], turns: int = 400
+) -> RolloutWorld:
+    for _ in range(turns):
+        if what(world):
+            return world
+        world.turn()
+    pytest.fail(f"never came (seed {world.seed}): {world.transcript[-12:]} {world.status.phase}")
+
+
+def settle(world: RolloutWorld, turns: int = 400) -> RolloutWorld:
+    return until(world, RolloutWorld.is_settled_down, turns)
+
+
+def serving(models: dict[int, Model] | None = None, **rules: Any) -> RolloutWorld:
+    """Version 1 is stable; version 2 is asked for."""
+    world = settle(RolloutWorld(1, models or {}, rules))
+    world.offer(2)
+    return world
+
+
+def at_weight(world: RolloutWorld, weight: int) -> RolloutWorld:
+    return until(world, lambda w: w.traffic is not None and w.traffic.weight == weight)
+
+
+def reason(world: RolloutWorld, kind: DeploymentCondition) -> str:
+    found = find(world.status.conditions, kind)
+    return found.reason if found else ""
+
+
+def rolled_back(world: RolloutWorld) -> RollbackStatus:
+    settle(world)
+    assert world.status.last_rollback is not None
+    assert world.status.stable is not None
+    assert world.status.stable.revision == 1
+    assert is_true(world.status.conditions, DeploymentCondition.READY)
+    assert is_true(world.status.conditions, DeploymentCondition.ROLLED_BACK)
+    assert world.status.phase is RolloutPhase.ROLLED_BACK
+    assert failed_on_stable(world) == 0
+    return world.status.last_rollback
+
+
+def failed_on_stable(world: RolloutWorld) -> int:
+    return sum(r.failed for r in world.revisions.values() if r.number == 1)
+
+
+ROUGH = Faults(
+    evict=0.004,
+    operator_dies=0.02,
+    conflict=0.05,
+    answer_lost=0.02,
+    away=0.004,
+    provider=0.01,
+    no_traffic=0.006,
+    router_silent=0.01,
+    router_slow=0.3,
+    router_edited=0.01,
+    spec_changes=0.015,
+    scaled=0.005,
+    paused=0.004,
+    plan_changes=0.004,
+)
+MODELS = [
+    Model(),
+    Model(),
+    Model(error_rate=1.0),
+    Model(error_rate=0.2),
+    Model(latency="3"),
+    Model(crashes_after=4),
+    Model(never_ready="no GPU"),
+    Model(refused="another digest"),
+]
+SHAPES: list[dict[str, Any]] = [
+    {},
+    {"capacity": {"mode": "NoSurge"}},
+    {"steps": [{"weight": 0, "mirrorPercent": 20, "holdSeconds": 10}, *RULES["steps"]]},
+    BURST_ONLY_BY_SAMPLES,
+]
+
+# `make simulate` plays many more than a test run has time for.

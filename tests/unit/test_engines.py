@@ -1,0 +1,246 @@
+"""What each engine is asked for, and pods that adapters share."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.deployments import (
+    SERVING,
+    make_adapter,
+    make_deployment,
+)
+from tests.unit.manifests import (
+    ENGINES,
+    RECORD_UID,
+    TOKEN,
+    assert_restricted,
+    container,
+    engine_of,
+    option,
+    pod_of,
+    variables,
+    workload,
+)
+from tunesmith_api.engine import Engine, EngineType
+from tunesmith_api.modeldeployment import Delivery
+from tunesmith_api.revision import ModelFiles
+from tunesmith_api.sidecar import Access
+from tunesmith_operator.planning.hosting import host_of
+from tunesmith_operator.resources.serving.engines.plan import UnservableError
+from tunesmith_operator.resources.serving.record import (
+    Revision,
+)
+from tunesmith_operator.resources.serving.sidecar import Tokens
+from tunesmith_operator.resources.serving.workload import build_host, build_service, build_workload
+from tunesmith_sidecar.fetch.settings import parse_fetch_settings
+from tunesmith_sidecar.settings import parse_settings
+
+
+def test_llama_cpp_reads_the_link_and_stays_in_the_pod() -> None:
+    pod = pod_of({"resources": {"limits": {"cpu": "1500m"}}, "maxConcurrentRequests": 100})
+    part = container(pod, "engine")
+    fetch = parse_fetch_settings(variables(container(pod, "fetch")))
+    assert option(part, "--model") == str(fetch.gguf_link)
+    assert option(part, "--host") == "127.0.0.1"
+    assert option(part, "--alias") == "support"
+    assert option(part, "--threads") == "2"
+    assert (option(part, "--parallel"), option(part, "--ctx-size")) == ("8", "32768")
+    # A probe that waited for a thread would restart a busy engine.
+    assert int(option(part, "--threads-http")) > 100
+    assert "command" not in part
+    sidecar = parse_settings(variables(container(pod, "sidecar")), [])
+    assert sidecar.engine_ready_path == "/health"
+    assert sidecar.engine_url.endswith(":" + option(part, "--port"))
+
+
+def test_llama_cpp_alone_gets_the_whole_context_and_with_gpus_another_image() -> None:
+    one = engine_of({"maxConcurrentRequests": 1})
+    assert (option(one, "--parallel"), option(one, "--ctx-size")) == ("1", "8192")
+    assert "--threads" not in one["args"]
+    assert "cuda" not in one["image"]
+    # Its cache of old prompts would grow beyond any limit that was sized for model and context.
+    assert option(one, "--cache-ram") == "0"
+    gpu = engine_of({"gpus": 1})
+    assert "cuda" in gpu["image"]
+    assert option(gpu, "--n-gpu-layers") == "999"
+
+
+def test_vllm_uses_all_gpus_shared_memory_and_no_network() -> None:
+    pod = pod_of(ENGINES[1])
+    part = container(pod, "engine")
+    assert part["command"] == ["vllm", "serve"]
+    assert part["args"][0] == "/models/files"
+    assert {
+        "--served-model-name=support",
+        "--tensor-parallel-size=2",
+        "--host=127.0.0.1",
+        "--shutdown-timeout=60",
+        "--enable-force-include-usage",
+    } <= set(part["args"])
+    assert variables(part)["HF_HUB_OFFLINE"] == "1"
+    assert part["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert pod["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-L4"}
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod[
+        "tolerations"
+    ]
+    (shm,) = [v for v in pod["volumes"] if v["name"] == "shm"]
+    assert shm["emptyDir"] == {"medium": "Memory", "sizeLimit": "2Gi"}
+    assert (
+        parse_settings(variables(container(pod, "sidecar")), []).engine_ready_path == "/v1/models"
+    )
+
+
+def test_vllm_serves_an_adapter_on_its_base_model_under_the_models_name() -> None:
+    deployment = make_deployment(engine={"type": "VLLM", "gpus": 1}, delivery="Adapter")
+    revision = make_adapter(deployment, "hf://org/base")
+    tokens = Tokens(TOKEN, "of-the-adapters")
+    built = build_host(deployment, "host", revision.template, 1, SERVING, tokens=tokens)
+    pod = built["spec"]["template"]["spec"]
+    part, sidecar = container(pod, "engine"), container(pod, "sidecar")
+    assert part["args"][:2] == ["org/base", "--revision=abc"]
+    wanted = {"--enable-lora", "--max-loras=2", "--served-model-name=support-base"}
+    assert wanted <= set(part["args"])
+    assert variables(part)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
+    assert "HF_HUB_OFFLINE" not in variables(part)
+    assert pod["initContainers"] == []
+    assert_restricted(pod)
+    settings = parse_settings(variables(sidecar), [])
+    assert (settings.served_model, settings.model_name) == ("support", "")
+    assert settings.model_digest is None
+    assert settings.adapters_endpoint == "http://chart:9000"
+    assert "of-the-adapters" not in json.dumps(built)
+    writers = [
+        c["name"]
+        for c in pod["containers"]
+        for mount in c["volumeMounts"]
+        if mount["name"] == "models" and not mount.get("readOnly")
+    ]
+    assert writers == ["sidecar"]
+    paths = {mount["mountPath"] for mount in sidecar["volumeMounts"]}
+    assert str(settings.adapters_credentials_dir) in paths
+
+
+def test_two_adapters_are_served_by_the_same_pods_on_ports_of_their_own() -> None:
+    deployment = make_deployment(engine={"type": "VLLM"}, delivery="Adapter")
+    first = make_adapter(deployment, "hf://org/base")
+    files = ModelFiles(uri="s3://acme/other/", digest="sha256:" + "c" * 64)
+    second = Revision(
+        "support-other", 8, "sha256:" + "d" * 64, first.template.model_copy(update={"model": files})
+    )
+    name = host_of("support", first.template)
+    assert name == host_of("support", second.template)
+    one, other = (
+        build_host(deployment, name, r.template, 1, SERVING, tokens=Tokens())
+        for r in (first, second)
+    )
+    assert one == other, "whichever asks for the pods first"
+    services = [build_service(deployment, r, RECORD_UID, name)["spec"] for r in (first, second)]
+    labels = one["spec"]["template"]["metadata"]["labels"]
+    for service in services:
+        assert service["selector"].items() <= labels.items()
+    assert [s["ports"][0]["targetPort"] for s in services] == [10_007, 10_008]
+
+
+KEYS = Access.model_validate({"apiKeySecretRef": {"name": "keys", "key": "clients"}})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"base_model_uri": "hf://org/other"}, id="another base model"),
+        pytest.param({"base_model_revision": "def"}, id="another commit of it"),
+        pytest.param({"engine": Engine(type=EngineType.VLLM, args=("-x",))}, id="other arguments"),
+        pytest.param(
+            {
+                "access": Access.model_validate(
+                    {"apiKeySecretRef": {"name": "keys", "key": "clients"}}
+                )
+            },
+            id="other keys for clients",
+        ),
+    ],
+)
+def test_what_differs_in_more_than_the_adapter_has_other_pods(change: dict[str, Any]) -> None:
+    deployment = make_deployment(engine={"type": "VLLM"}, delivery="Adapter")
+    template = make_adapter(deployment, "hf://org/base").template
+    assert host_of("support", template) != host_of("support", template.model_copy(update=change))
+    whole = template.model_copy(update={"delivery": Delivery.MERGED})
+    assert host_of("support", whole) == ""
+
+
+@pytest.mark.parametrize("base", ["", "pvc://claim/base", "builtin://tiny"])
+def test_a_base_model_that_pods_cannot_reach_is_told(base: str) -> None:
+    deployment = make_deployment(engine={"type": "VLLM", "gpus": 1}, delivery="Adapter")
+    with pytest.raises(UnservableError, match="Use Merged"):
+        build_workload(
+            deployment, make_adapter(deployment, base), 1, RECORD_UID, SERVING, tokens=Tokens(TOKEN)
+        )
+
+
+def test_a_gpu_type_that_the_chart_does_not_know_is_told() -> None:
+    with pytest.raises(UnservableError, match="Known: L4"):
+        workload({"gpus": 1, "gpuType": "B200"})
+
+
+def run_ollama(tmp_path: Path, create_fails: bool = False) -> tuple[int, list[str]]:
+    """Run the engine's real command with a program that notes how it is called."""
+    part = engine_of({"type": "Ollama", "args": ["PARAMETER num_ctx 8192"]})
+    home, notes = tmp_path / "home", tmp_path / "notes"
+    home.mkdir()
+    program = tmp_path / "ollama"
+    program.write_text(
+        f"""#!/bin/sh
+case "$1" in
+  serve) trap 'exit 3' TERM; touch {home}/up; for _ in 1 2 3 4 5 6 7 8 9 10; do
+    sleep 0.2; grep -q "create support" {notes} 2>/dev/null && sleep 0.3 && exit 0; done;;
+  list) test -e {home}/up;;
+  create) echo "$1 $2" "$(tr '\\n' ';' <"$4")" >>{notes}; exit {int(create_fails)};;
+  *) echo "$*" >>{notes};;
+esac
+"""
+    )
+    program.chmod(0o755)
+    env = variables(part) | {"HOME": str(home), "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(part["command"], env=env, timeout=20, check=False)
+    return done.returncode, notes.read_text().splitlines()
+
+
+def test_ollama_names_the_model_only_when_it_is_loaded(tmp_path: Path) -> None:
+    code, calls = run_ollama(tmp_path)
+    modelfile = "FROM /models/model.gguf;PARAMETER num_ctx 8192;"
+    assert calls == [
+        f"create tunesmith-first {modelfile}PARAMETER num_predict 1;",
+        "run tunesmith-first hello",
+        f"create support {modelfile}",
+    ]
+    assert code == 0
+    sidecar = container(pod_of({"type": "Ollama"}), "sidecar")
+    assert parse_settings(variables(sidecar), []).engine_ready_path == "/v1/models/support"
+
+
+def test_an_ollama_that_cannot_take_the_model_ends(tmp_path: Path) -> None:
+    code, calls = run_ollama(tmp_path, create_fails=True)
+    assert code == 3
+    assert [call.split()[:2] for call in calls] == [["create", "tunesmith-first"]]
+
+
+def test_ollama_listens_in_the_pod_only_and_keeps_the_model() -> None:
+    environment = variables(engine_of({"type": "Ollama"}))
+    assert environment["OLLAMA_HOST"] == "127.0.0.1:11434"
+    assert environment["OLLAMA_KEEP_ALIVE"] == "-1"
+
+
+@pytest.mark.parametrize(("given", "engine", "sidecar"), [(None, 8000, 8001), (9000, 9000, 8000)])
+def test_a_custom_engine_and_the_sidecar_do_not_collide(
+    given: int | None, engine: int, sidecar: int
+) -> None:
+    pod = pod_of(ENGINES[3] | ({"port": given} if given else {}))
+    settings = parse_settings(variables(container(pod, "sidecar")), [])
+    assert (settings.engine_url, settings.port) == (f"http://127.0.0.1:{engine}", sidecar)
+    part = container(pod, "engine")
+    assert variables(part)["TUNESMITH_MODEL_PATH"] == "/models/files"
+    assert "command" not in part
+    assert "args" not in part
