@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.trainer.preparing import make_local_run, peak_of, write_rows
-from tunesmith_api.run import Outcome
+from tunesmith_api.result import Outcome
 from tunesmith_trainer.data.reading import Row
 from tunesmith_trainer.data.rowfile import RowFile, pick
 from tunesmith_trainer.outcome import classify
