@@ -21,7 +21,7 @@ MIB = 1 << 20
 
 # Two processes, each of which loads the tokenizer library.
 @pytest.mark.timeout(180)
-def test_ten_times_the_data_needs_hardly_more_memory(tmp_path: Path) -> None:
+def test_six_times_the_data_needs_hardly_more_memory(tmp_path: Path) -> None:
     few, many = tmp_path / "few.jsonl", tmp_path / "many.jsonl"
     # Both fill a batch, so the room to work in is the same; and 2,000 characters are much beside
     # what is kept of a row.
