@@ -35,7 +35,7 @@ help: ## List the commands
 
 include deploy/deploy.mk
 
-.PHONY: setup format lint verify generate test unit simulate integration test-gateway test-autoscaling e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean bench-training bench-data bench-s3 bench-checkpoint
+.PHONY: setup format lint verify generate test unit simulate integration test-gateway test-autoscaling e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean bench-training bench-data bench-memory bench-s3 bench-checkpoint
 setup: .venv/.stamp-dev ## Make the development environment
 
 format: .venv/.stamp-dev ## Format the code
@@ -111,6 +111,9 @@ bench-training: .venv/.stamp-dev ## Training speed on the CPU against TRL, in tu
 
 bench-data: .venv/.stamp-dev ## How fast data is cleaned and deduplicated, and what is found
 	PYTHONPATH=operator:trainer_image $(PY) -m benchmarks.bench_data
+
+bench-memory: .venv/.stamp-dev ## Memory of the prepare stage, for 20 MB and 200 MB of rows
+	PYTHONPATH=operator:trainer_image $(PY) -m benchmarks.bench_memory
 
 lock: .venv/bin/uv ## Pin the dependencies again
 	PATH="$(CURDIR)/.venv/bin:$$PATH" requirements/compile.sh

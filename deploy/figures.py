@@ -6,6 +6,7 @@ Pure but for ``show``, which prints. Called by ``rollout``.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from rich.table import Table
 from deploy.display import console
 from deploy.load import Answer, failures
 from deploy.rollout_status import DeploymentStatus, Revision
+
+LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Figures:
     failed_by_stable: int
     """All failures but the canary's own answers: also what nobody answered."""
     answered_by_canary: int
+    causes: tuple[str, ...]
+    """Why stable's failed, the most frequent first: `2 x 429: busy`."""
     p50: float
     p95: float
     """Seconds of good answers; not a number without any."""
@@ -34,12 +39,15 @@ class Figures:
 def count(answers: Sequence[Answer], canary: str) -> Figures:
     """Count what became of requests; ``canary`` is the name of the revision on trial."""
     bad = failures(answers)
+    of_stable = [answer for answer in bad if not canary or answer.revision != canary]
+    causes = Counter(f"{answer.code or 'no answer'}: {answer.trouble}" for answer in of_stable)
     seconds = [answer.seconds for answer in answers if answer.is_good]
     return Figures(
         sent=len(answers),
         failed=len(bad),
-        failed_by_stable=sum(1 for answer in bad if not canary or answer.revision != canary),
+        failed_by_stable=len(of_stable),
         answered_by_canary=sum(1 for answer in answers if canary and answer.revision == canary),
+        causes=tuple(f"{number} x {cause}" for cause, number in causes.most_common(LISTED)),
         p50=percentile(seconds, 50),
         p95=percentile(seconds, 95),
     )
@@ -62,6 +70,7 @@ def objections(status: DeploymentStatus, offered: Revision, figures: Figures) ->
         found.append("the rejected revision still has traffic")
     if figures.failed_by_stable:
         found.append(f"{figures.failed_by_stable} requests failed that the canary did not answer")
+        found += figures.causes
     return found
 
 

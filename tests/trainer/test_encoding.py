@@ -24,6 +24,7 @@ from tests.trainer.gguf_models import (
     words_of,
 )
 from tests.trainer.test_templates import GEMMA, LLAMA3, MISTRAL, QWEN3, QWEN25, SMOLLM2, dataset
+from tunesmith_trainer.data import encoding
 from tunesmith_trainer.data.chat_templates import CHATML, PLAIN
 from tunesmith_trainer.data.encoding import Encoder
 from tunesmith_trainer.data.templates import Rendered, Renderer, load_tokenizer
@@ -124,7 +125,8 @@ def marked(offsets: list[tuple[int, int]], spans: tuple[tuple[int, int], ...]) -
 
 
 def check(tokenizer: Any, encoder: Encoder, rendered: list[Rendered]) -> None:
-    for encoded, (text, spans) in zip(encoder.encode(rendered), rendered, strict=True):
+    made = encoder.encode(rendered)
+    for encoded, (text, spans) in zip(made, rendered, strict=True):
         whole = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
         assert encoded.ids.tolist() == whole.ids, text
         assert encoded.supervised.tolist() == marked(whole.offsets, spans), (text, spans)
@@ -214,11 +216,13 @@ def test_words_are_encoded_once_where_that_is_known_to_be_right(
     assert sorted(backend.asked) == (words if kind in BY_WORDS else whole)
 
 
-def test_memory_of_words_is_bounded(tokenizers: Callable[[str], Any]) -> None:
+def test_memory_of_words_is_bounded(
+    tokenizers: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "_REMEMBERED_WORDS", 100)
     encoder = Encoder(tokenizers("GPT-2").backend_tokenizer)
-    for part in range(2):
-        texts = [" ".join(f"{part}x{n}y{m}" for m in range(100)) for n in range(700)]
-        encoder.encode([Rendered(text, ()) for text in texts])
-    assert len(encoder._known) <= 70_000
+    for part in range(20):
+        encoder.encode([Rendered(" ".join(f"{part}x{n}" for n in range(60)), ())])
+        assert len(encoder._known) <= 160
     encoder.encode([Rendered("y" * 1000, ())])
     assert "y" * 1000 not in encoder._known

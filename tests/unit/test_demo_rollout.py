@@ -55,7 +55,8 @@ REFUSED = DeploymentStatus(
 
 
 def answer(revision: str = "chat-a", code: int = 200, seconds: float = 0.5) -> Answer:
-    return Answer(sent=0.0, seconds=seconds, code=code, revision=revision)
+    trouble = "" if code == 200 else "refused"
+    return Answer(sent=0.0, seconds=seconds, code=code, revision=revision, trouble=trouble)
 
 
 def condition(
@@ -289,8 +290,12 @@ def test_without_answers_there_is_no_latency() -> None:
         ),
         pytest.param(
             REFUSED,
-            [answer("chat-a", 502)],
-            ["1 requests failed that the canary did not answer"],
+            [answer("chat-a", 502), answer("", 0), answer("", 0), answer(CANARY.name, 500)],
+            [
+                "3 requests failed that the canary did not answer",
+                "2 x no answer: refused",
+                "1 x 502: refused",
+            ],
             id="stable failed somebody",
         ),
         pytest.param(

@@ -154,7 +154,7 @@ def write_split(
         result = Written(
             result.rows + 1,
             result.tokens + len(ids),
-            result.supervised + int(marks.sum()),
+            result.supervised + int(np.count_nonzero(marks)),
             max(result.longest, len(ids)),
         )
         offsets.append(np.array([result.tokens]))

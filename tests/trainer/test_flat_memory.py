@@ -1,0 +1,60 @@
+"""More data needs no more memory but for some bytes a row, and a full disk says that it is full."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.trainer.preparing import make_local_run, peak_of, write_rows
+from tunesmith_api.result import Outcome
+from tunesmith_trainer.data.reading import Row
+from tunesmith_trainer.data.rowfile import RowFile, pick
+from tunesmith_trainer.outcome import classify
+from tunesmith_trainer.prepare import prepare
+from tunesmith_trainer.progress import Progress
+from tunesmith_trainer.stopping import StopSignal
+
+MIB = 1 << 20
+
+
+# Two processes, each of which loads the tokenizer library.
+@pytest.mark.timeout(180)
+def test_six_times_the_data_needs_hardly_more_memory(tmp_path: Path) -> None:
+    few, many = tmp_path / "few.jsonl", tmp_path / "many.jsonl"
+    # Both fill a batch, so the room to work in is the same; and 2,000 characters are much beside
+    # what is kept of a row.
+    more_bytes = -write_rows(few, 700, 2000) + write_rows(many, 4000, 2000)
+    growth = peak_of(many, tmp_path / "b") - peak_of(few, tmp_path / "a")
+    assert more_bytes > 6 * MIB
+    assert growth < 3 * MIB
+
+
+@pytest.mark.parametrize("name", ["data/rows", "prepared/train.tokens.npy"])
+def test_a_full_disk_is_said_to_be_full(name: str, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", 50, 500)
+    run = make_local_run(tmp_path / "rows.jsonl", tmp_path / "out")
+    place = tmp_path / "work" / name
+    place.parent.mkdir(parents=True)
+    place.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        prepare(run, tmp_path / "work", Progress.of(run), StopSignal())
+    known = classify(caught.value)
+    assert (known.outcome, known.reason) == (Outcome.INFRASTRUCTURE, "LocalIOError")
+    assert not (tmp_path / "out/prepared").exists()
+
+
+def test_rows_are_read_back_in_any_order_also_while_more_are_written(tmp_path: Path) -> None:
+    rows = [Row(b"x" * number, f"file{number % 3}", number) for number in range(100)]
+    file = RowFile(tmp_path / "new/rows")
+    first = file.extend(rows[:60])
+    assert first[59] == rows[59] and list(first) == rows[:60]
+    second = file.extend(rows[60:])
+    assert list(file) == rows and file[-1] == rows[-1]
+    assert list(first + second) == rows
+    odd = pick(second, np.arange(1, 40, 2))
+    assert list(odd[3:5]) == [rows[67], rows[69]]
+    assert list(pick(odd, [2, 2, 0])) == [rows[65], rows[65], rows[61]]
+    with pytest.raises(IndexError):
+        file[100]
