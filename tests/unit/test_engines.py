@@ -185,7 +185,7 @@ def test_a_gpu_type_that_the_chart_does_not_know_is_told() -> None:
         workload({"gpus": 1, "gpuType": "B200"})
 
 
-def run_ollama(tmp_path: Path, create_fails: bool = False) -> tuple[int, list[str]]:
+def run_ollama(tmp_path: Path, create_fails: bool = False, **more: str) -> tuple[int, list[str]]:
     """Run the engine's real command with a program that notes how it is called."""
     part = engine_of({"type": "Ollama", "args": ["PARAMETER num_ctx 8192"]})
     home, notes = tmp_path / "home", tmp_path / "notes"
@@ -203,7 +203,7 @@ esac
 """
     )
     program.chmod(0o755)
-    env = variables(part) | {"HOME": str(home), "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    env = variables(part) | {"HOME": str(home), "PATH": f"{tmp_path}:/usr/bin:/bin"} | more
     done = subprocess.run(part["command"], env=env, timeout=20, check=False)
     return done.returncode, notes.read_text().splitlines()
 
@@ -219,6 +219,19 @@ def test_ollama_names_the_model_only_when_it_is_loaded(tmp_path: Path) -> None:
     assert code == 0
     sidecar = container(pod_of({"type": "Ollama"}), "sidecar")
     assert parse_settings(variables(sidecar), []).engine_ready_path == "/v1/models/support"
+
+
+def test_ollama_takes_the_modelfile_of_the_artifact_and_further_lines_after_it(
+    tmp_path: Path,
+) -> None:
+    files, link = tmp_path / "files", tmp_path / "model.gguf"
+    files.mkdir()
+    link.symlink_to(files / "model-Q8_0.gguf")
+    (files / "model-Q8_0.gguf").touch()
+    (files / "Modelfile").write_text('FROM ./model-Q8_0.gguf\nSYSTEM "Be kind."\n')
+    _, calls = run_ollama(tmp_path, TUNESMITH_GGUF=str(link))
+    expected = f'create support FROM {link};SYSTEM "Be kind.";PARAMETER num_ctx 8192;'
+    assert calls[-1] == expected
 
 
 def test_an_ollama_that_cannot_take_the_model_ends(tmp_path: Path) -> None:

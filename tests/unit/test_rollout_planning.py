@@ -259,6 +259,20 @@ def test_a_source_is_resolved(source: Any, more: Any, found: str) -> None:
         assert got.version == found
 
 
+def test_ollama_takes_the_artifact_with_a_modelfile_first() -> None:
+    spec = {"source": {"modelVersion": "m-v5"}, "engine": {"type": "Ollama"}}
+    files = [
+        {"format": form, "uri": f"s3://models/{form}/", "digest": DIGEST, "sizeBytes": 1}
+        for form in ("GGUF", "Ollama")
+    ]
+    for artifacts, expected in ((files, "s3://models/Ollama/"), (files[:1], "s3://models/GGUF/")):
+        found = resolve(
+            ModelDeploymentSpec.model_validate(spec), [version("5", [], artifacts=artifacts)]
+        )
+        assert isinstance(found, RevisionTemplate)
+        assert found.model.uri == expected
+
+
 def test_of_versions_made_in_one_second_the_higher_number_is_newer() -> None:
     spec = ModelDeploymentSpec.model_validate({"source": {"model": "m", "channel": "prod"}})
     files = {"format": "GGUF", "uri": "s3://models/v/", "digest": DIGEST, "sizeBytes": 1}

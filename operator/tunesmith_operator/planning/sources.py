@@ -16,7 +16,7 @@ from tunesmith_api.revision import ModelFiles, RevisionTemplate
 
 _FORMATS = {
     EngineType.LLAMA_CPP: ("GGUF",),
-    EngineType.OLLAMA: ("GGUF",),
+    EngineType.OLLAMA: ("Ollama", "GGUF"),
     EngineType.VLLM: ("Merged",),
     EngineType.CUSTOM: ("Merged", "GGUF"),
 }

@@ -1,10 +1,12 @@
 """Ollama, for GGUF: a model is made of the file, loaded, and only then given its name.
 
 As in Ollama's documentation of importing (``FROM /path/to/file.gguf``), of Modelfiles and of its
-variables; compared with the source of 0.17.4, in which models with one file share what is loaded.
-Ollama recognizes the chat templates of well-known models in the file; for any other the
-user gives one: ``engine.args`` are further lines of the Modelfile, such as TEMPLATE or PARAMETER,
-because ``ollama serve`` takes no arguments. It copies the file, so a pod needs twice its size.
+variables; compared with the source of 0.17.4, in which models with one file share what is loaded,
+and run with 0.6.5. The artifact Ollama has a Modelfile beside the GGUF file, whose template asks as
+the model was trained; of a file alone Ollama recognizes the templates of well-known models, without
+their default system message. ``engine.args`` are further lines of the Modelfile, such as TEMPLATE
+or PARAMETER, because ``ollama serve`` takes no arguments; a later TEMPLATE or SYSTEM replaces an
+earlier one. It copies the file, so a pod needs twice its size.
 """
 
 from tunesmith_api.revision import RevisionTemplate
@@ -18,13 +20,19 @@ _MOST_PARALLEL = 4
 
 # The name appears when the model is loaded: until then the engine says 404 for it and the pod is
 # not ready. The first model differs in one option that needs no second load. Names of a container
-# that ended are removed: they would make the next one ready before it has loaded anything.
+# that ended are removed: they would make the next one ready before it has loaded anything. The
+# Modelfile of the artifact names the file as it lies beside it; here the link's name counts.
 _SCRIPT = """\
 rm -rf "$OLLAMA_MODELS/manifests"
 (
   until ollama list >/dev/null 2>&1; do sleep 0.2; done
-  { printf '%s\\n' "$TUNESMITH_MODELFILE"; echo 'PARAMETER num_predict 1'; } >"$HOME/first"
-  printf '%s\\n' "$TUNESMITH_MODELFILE" >"$HOME/Modelfile"
+  given="$(dirname "$(readlink -f "$TUNESMITH_GGUF")")/Modelfile"
+  {
+    echo "FROM $TUNESMITH_GGUF"
+    [ ! -f "$given" ] || grep -v '^FROM ' "$given"
+    printf '%s\\n' "$TUNESMITH_MODELFILE_LINES"
+  } >"$HOME/Modelfile"
+  { cat "$HOME/Modelfile"; echo 'PARAMETER num_predict 1'; } >"$HOME/first"
   ollama create tunesmith-first -f "$HOME/first" \\
     && ollama run tunesmith-first hello >/dev/null \\
     && ollama create "$TUNESMITH_MODEL_NAME" -f "$HOME/Modelfile" \\
@@ -45,7 +53,8 @@ def plan_ollama(template: RevisionTemplate, model: str, serving: ServingConfig) 
         command=("/bin/sh", "-c", _SCRIPT),
         env={
             "TUNESMITH_MODEL_NAME": model,
-            "TUNESMITH_MODELFILE": "\n".join((f"FROM {GGUF_PATH}", *engine.args)),
+            "TUNESMITH_GGUF": GGUF_PATH,
+            "TUNESMITH_MODELFILE_LINES": "\n".join(engine.args),
             "HOME": _HOME,
             "OLLAMA_HOST": f"127.0.0.1:{PORT}",
             "OLLAMA_MODELS": f"{_HOME}/models",
