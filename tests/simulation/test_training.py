@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.simulation.world import DEPLOYMENTS, SPEC, STEPS, Faults, World
+from tests.simulation.world import DEPLOYMENTS, IMAGE_DIGEST, SPEC, STEPS, Faults, World
 from tunesmith_api.attempts import AttemptReason
 from tunesmith_api.conditions import ConditionType
 from tunesmith_api.jobstatus import DisplayStage
@@ -238,6 +238,20 @@ def test_prepared_data_that_got_lost_is_made_again() -> None:
     assert world.created == ["demo-prepare-1", "demo-train-2", "demo-prepare-3", "demo-train-4"]
     assert world.job is not None
     assert is_true(world.job.status.conditions, ConditionType.COMPLETE)
+
+
+def test_a_version_names_the_very_image_it_was_trained_with() -> None:
+    world = play(World(seed=1))
+    (made,) = world.made
+    assert made.lineage is not None
+    assert made.lineage.trainer_image == f"trainer:1@{IMAGE_DIGEST}"
+
+
+def test_an_image_without_a_registrys_digest_keeps_its_tag() -> None:
+    world = play(World(seed=1, image_id=IMAGE_DIGEST))
+    (made,) = world.made
+    assert made.lineage is not None
+    assert made.lineage.trainer_image == "trainer:1"
 
 
 def test_a_version_names_the_one_it_was_trained_from() -> None:

@@ -54,6 +54,8 @@ DIGEST = "sha256:" + "0" * 64
 PLACEMENT = Placement(sharding=Sharding.FSDP, memory_bytes=1 << 30, reason="Parts fit.")
 MERGED = ArtifactStatus(name="Merged", uri="s3://bucket/m/", digest=DIGEST, size_bytes=1)
 CONFIG = Config(trainer_image="trainer:1")
+IMAGE_DIGEST = "sha256:" + "7" * 64
+"""What the tag is when pods pull it."""
 
 SPEC: dict[str, Any] = {
     "model": {"uri": "builtin://tiny"},
@@ -126,6 +128,7 @@ class World:
     seed: int
     faults: Faults = field(default_factory=Faults)
     spec: dict[str, Any] = field(default_factory=lambda: dict(SPEC))
+    image_id: str = f"registry/trainer@{IMAGE_DIGEST}"
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
@@ -244,7 +247,6 @@ class World:
             name=f"{name}-0",
             uid=f"pod-{name}",
             job_uid=name,
-            owner_job_uid=self.job.metadata.uid,
             created=self.now,
         )
         seen = SeenJob(
@@ -368,7 +370,13 @@ class World:
         attempt.resumed_from = attempt.step = self.saved_step
         attempt.hangs = self.chance(self.faults.hang)
         attempt.idle_since = self.now
-        attempt.set_pod(phase="Running", started=self.now, ip="10.0.0.1", waiting_reason="")
+        attempt.set_pod(
+            phase="Running",
+            started=self.now,
+            ip="10.0.0.1",
+            waiting_reason="",
+            image_id=self.image_id,
+        )
 
     def break_something(self, attempt: Attempt) -> bool:
         f = self.faults

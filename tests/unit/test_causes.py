@@ -16,7 +16,7 @@ MERGED = ArtifactStatus(name="Merged", uri="s3://b/m/", digest=DIGEST, size_byte
 
 
 def pod(**facts: Any) -> SeenPod:
-    return SeenPod(name="p", uid="p", job_uid="j", owner_job_uid="o", phase="Failed", **facts)
+    return SeenPod(name="p", uid="p", job_uid="j", phase="Failed", **facts)
 
 
 def job(*pods: SeenPod, complete: bool = False, **facts: Any) -> SeenJob:

@@ -71,7 +71,7 @@ def parse_job(body: Object) -> SeenJob | None:
 def parse_pod(body: Object) -> SeenPod:
     """Extract a pod of an attempt."""
     meta, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
-    labels, notes = meta.get("labels") or {}, meta.get("annotations") or {}
+    notes = meta.get("annotations") or {}
     conditions = status.get("conditions") or ()
     init = _container_facts(status.get("initContainerStatuses") or ())
     main = _container_facts(status.get("containerStatuses") or ())
@@ -82,7 +82,6 @@ def parse_pod(body: Object) -> SeenPod:
         name=meta["name"],
         uid=meta["uid"],
         job_uid=controller_uid(meta, "Job"),
-        owner_job_uid=labels.get(LABEL_JOB_UID, ""),
         phase=status.get("phase", "Pending"),
         index=int(index) if index.isdecimal() else 0,
         ip=status.get("podIP", ""),

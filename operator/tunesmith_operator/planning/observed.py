@@ -24,8 +24,6 @@ class SeenPod:
     uid: str
     job_uid: str
     """uid of the batch Job that owns it; empty if none does."""
-    owner_job_uid: str
-    """The label tunesmith.dev/job-uid: uid of the FineTuneJob."""
     phase: str = "Pending"
     """Pending, Running, Succeeded, Failed or Unknown."""
     index: int = 0

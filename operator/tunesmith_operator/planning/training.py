@@ -32,7 +32,7 @@ from tunesmith_operator.planning.names import attempt_name, run_uri
 from tunesmith_operator.planning.observed import Observation, SeenJob, SeenPod
 from tunesmith_operator.planning.results import finish, prepared, trained
 from tunesmith_operator.planning.runs import build_run, trainer_image
-from tunesmith_operator.planning.watching import end_by_time, watch
+from tunesmith_operator.planning.watching import end_by_time, note_image, watch
 
 _KEPT_JOBS = 3
 
@@ -93,6 +93,8 @@ def _advance(draft: JobDraft, seen: Observation, config: Config) -> None:
     active = draft.status.active
     if active is not None:
         attempt = next((a for a in seen.attempts if a.name == active.job_name), None)
+        if attempt is not None:
+            note_image(draft, attempt)
         if attempt is not None and not attempt.is_finished:
             watch(draft, seen, attempt, active)
             return

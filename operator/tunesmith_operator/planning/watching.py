@@ -3,6 +3,7 @@
 Called by ``training`` for the one attempt that is alive.
 """
 
+import re
 from datetime import timedelta
 
 from tunesmith_api.attempts import ActiveAttempt, AttemptReason
@@ -24,6 +25,7 @@ from tunesmith_operator.planning.monitoring import (
 )
 from tunesmith_operator.planning.observed import Observation, SeenJob
 
+_REPOSITORY_DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
 _LATE_STAGES = {DisplayStage.EVALUATE, DisplayStage.EXPORT}
 
 
@@ -58,6 +60,19 @@ def end_by_time(draft: JobDraft, seen: Observation, reason: Reason, message: str
         record(draft, seen.job, active, Ending(AttemptReason.DEADLINE_EXCEEDED, message), attempt)
     fail(draft, reason, message, active.stage if active else None)
     wind_up(draft, seen)
+
+
+def note_image(draft: JobDraft, attempt: SeenJob) -> None:
+    """Write down which image the newest attempt's pods have: a tag may have moved since.
+
+    An image that was loaded into the node, not pulled, has no digest that a registry knows.
+    """
+    digests = (_REPOSITORY_DIGEST.search(pod.image_id) for pod in attempt.pods)
+    digest = next((found[0] for found in digests if found), "")
+    resolved = draft.status.resolved
+    image = attempt.image.partition("@")[0] + digest
+    if digest and image != resolved.trainer_image:
+        draft.update(resolved=resolved.model_copy(update={"trainer_image": image}))
 
 
 def _stop(

@@ -44,19 +44,29 @@ _BLOCKED_RETRY = timedelta(seconds=10)
 
 
 @dataclass(slots=True)
+class _Memory:
+    """What passes remember of one job's attempt in flight."""
+
+    attempt_uid: str = ""
+    """uid of the Job whose trainer has answered; empty before."""
+    silent_since: datetime | None = None
+    """Since when that trainer does not answer any more."""
+    written: datetime | None = None
+    """Last status write."""
+
+
+@dataclass(slots=True)
 class FineTuneJobReconciler:
     """Holds what only makes passes cheaper or calmer; all of it may be lost at any time."""
 
-    _silent_since: dict[str, datetime] = field(default_factory=dict)
-    """uid of an attempt's Job -> since when a trainer that used to answer does not."""
-    _answered: set[str] = field(default_factory=set)
-    _written: dict[str, datetime] = field(default_factory=dict)
-    """uid of a FineTuneJob -> last status write."""
+    _memories: dict[tuple[str, str], _Memory] = field(default_factory=dict)
+    """By namespace and name of FineTuneJobs with an attempt in flight."""
 
     async def __call__(self, world: World, namespace: str, name: str) -> timedelta | None:
         """Do one pass. Return when to look again, or None for only when something changes."""
         body = await world.kube.get(FineTuneJob.KIND, namespace, name)
         if body is None:
+            self._memories.pop((namespace, name), None)
             return None
         try:
             job = FineTuneJob.model_validate(body)
@@ -110,31 +120,30 @@ class FineTuneJobReconciler:
         active = job.status.active
         attempt = next((a for a in attempts if active and a.name == active.job_name), None)
         if attempt is None or attempt.is_finished:
-            for ended in attempts:
-                self._answered.discard(ended.uid)
-                self._silent_since.pop(ended.uid, None)
             return None, timedelta()
         first = next((p for p in attempt.pods if p.index == 0 and p.phase == "Running"), None)
         if first is None or not first.ip or first.is_gone:
             return None, timedelta()
         progress = await world.poll_progress(first.ip, PROGRESS_PORT)
+        memory = self._memory(job)
         if progress is not None:
-            self._answered.add(attempt.uid)
-            self._silent_since.pop(attempt.uid, None)
+            memory.attempt_uid, memory.silent_since = attempt.uid, None
             return progress, timedelta()
-        if attempt.uid not in self._answered:
+        if memory.attempt_uid != attempt.uid:
             return None, timedelta()  # a network policy may be in the way: no news is no stall
-        since = self._silent_since.setdefault(attempt.uid, world.now())
-        return None, world.now() - since
+        memory.silent_since = memory.silent_since or world.now()
+        return None, world.now() - memory.silent_since
+
+    def _memory(self, job: FineTuneJob) -> _Memory:
+        return self._memories.setdefault((job.metadata.namespace, job.metadata.name), _Memory())
 
     async def write_status(self, world: World, job: FineTuneJob, decision: Decision) -> None:
         """Write the status if it says something new; progress alone may wait a little."""
         old, new = job.status, decision.status
-        uid = job.metadata.uid
         if old == new or any(isinstance(a, DeleteSelf) for a in decision.actions):
             return
         if _without_progress(old) == _without_progress(new):
-            last = self._written.get(uid)
+            last = self._memory(job).written
             pause = timedelta(seconds=world.config.progress_seconds)
             if last is not None and world.now() - last < pause:
                 return
@@ -145,9 +154,9 @@ class FineTuneJobReconciler:
             new.model_dump(mode="json", by_alias=True, exclude_none=True),
             resource_version=job.metadata.resource_version,
         )
-        self._written[uid] = world.now()
+        self._memory(job).written = world.now()
         if new.active is None:
-            self._written.pop(uid, None)
+            del self._memories[job.metadata.namespace, job.metadata.name]
 
     async def _say_unreadable(
         self, world: World, body: Object, error: ValidationError
