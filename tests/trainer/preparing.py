@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import subprocess
@@ -50,7 +51,10 @@ def make_local_run(rows: Path, output: Path) -> TrainingRun:
 def peak_of(rows: Path, folder: Path) -> int:
     """Prepare rows and give the peak of resident memory in bytes."""
     command = [sys.executable, "-m", "tests.trainer.preparing", str(rows), str(folder)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        command, env=environment, check=True, capture_output=True, text=True, timeout=120
+    )
     return int(done.stdout.splitlines()[-1])
 
 

@@ -41,7 +41,7 @@ def test_a_full_disk_is_said_to_be_full(name: str, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left on device") as caught:
         prepare(run, tmp_path / "work", Progress.of(run), StopSignal())
     known = classify(caught.value)
-    assert (known.outcome, known.reason) == (Outcome.INFRASTRUCTURE, "LocalIOError")
+    assert (known.outcome, known.reason) == (Outcome.INFRASTRUCTURE, "DiskFull")
     assert not (tmp_path / "out/prepared").exists()
 
 

@@ -205,7 +205,7 @@ def test_chunks_add_up(
     whole = whole[0], {name: g.clone() for name, g in whole[1].items()}
     loss.zero_grad()
     settle(loss, rows, 0, ())
-    monkeypatch.setitem(objective._CHUNK_VALUES, "cpu", 260 * 7)
+    monkeypatch.setitem(objective.CHUNK_VALUES, "cpu", 260 * 7)
     parts = gradients(loss, batch)
     assert parts[0] == pytest.approx(whole[0], rel=1e-6)
     for name, expected in whole[1].items():

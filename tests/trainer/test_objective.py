@@ -76,7 +76,7 @@ def test_scores_are_those_of_each_row(
     targets = sum(part[1] for part in parts)
     if is_chunked:
         loss.head = head_of(loss.model)
-        monkeypatch.setitem(objective._CHUNK_VALUES, "cpu", 7 * loss.model.config.vocab_size)
+        monkeypatch.setitem(objective.CHUNK_VALUES, "cpu", 7 * loss.model.config.vocab_size)
     for size in (1, 3, 8):
         score = held_out_score(loss, rows, ranks, stop, batch_size=size, pad_id=0)
         assert score.nats == pytest.approx([part[0].item() for part in parts], rel=1e-5)

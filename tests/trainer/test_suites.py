@@ -19,7 +19,7 @@ from tests.trainer.openai_endpoint import Endpoint
 from tests.trainer.trials import echo_rows, tiny_tokenizer
 from tunesmith_api.result import UserErrorReason
 from tunesmith_api.suites import Judge, Speed, TextMetric
-from tunesmith_trainer.data.prepared import EMPTY, Split
+from tunesmith_trainer.data.prepared import Split
 from tunesmith_trainer.distributed import Ranks
 from tunesmith_trainer.outcome import Interrupted, UserError
 from tunesmith_trainer.stopping import StopSignal
@@ -30,6 +30,8 @@ from tunesmith_trainer.suites.questions import Question, load_questions, spread
 from tunesmith_trainer.suites.similarity import embed, similarity
 from tunesmith_trainer.suites.speed import measure_speed
 from tunesmith_trainer.suites.text import compare, lcs_length, rouge_l
+
+EMPTY = Split(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.uint8))
 
 
 @pytest.mark.parametrize(
