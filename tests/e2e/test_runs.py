@@ -55,11 +55,13 @@ def test_the_example_job_teaches_a_real_model(lab: Lab, example: Example) -> Non
     assert lab.condition(*where, "Offered") is not None, "it names a deployment"
 
 
-def test_two_ranks_train_together(lab: Lab, namespace: str) -> None:
-    lab.submit(namespace, "pair", compute={"nodes": 2})
+@pytest.mark.parametrize("sharding", ["DDP", "FSDP"])
+def test_two_ranks_train_together(lab: Lab, namespace: str, sharding: str) -> None:
+    lab.submit(namespace, "pair", compute={"nodes": 2, "sharding": sharding})
     lab.wait_for(namespace, "pair", "Complete")
     report = lab.report(namespace, "pair")
     assert report.training.ranks == 2
+    assert report.training.sharding == sharding
     assert len(lab.pods(namespace, "pair", "train")) == 2
 
 
