@@ -132,6 +132,7 @@ class TrainingSummary(Status):
     epochs: str = "0"
     first_loss: str = ""
     last_loss: str = ""
+    """Of the last ten steps together: the last one alone is a few rows."""
     train_seconds: str = "0"
     """Wall time inside the training loop, over this attempt."""
     tokens: int = 0

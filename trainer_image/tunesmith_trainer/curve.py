@@ -10,6 +10,7 @@ from pathlib import Path
 from tunesmith_api.report import LossPoint
 
 REPORT_POINTS = 500
+_LAST_STEPS = 10
 _VALIDATION = '"validationLoss":'
 
 
@@ -42,10 +43,21 @@ class Curve:
             self._path.write_text("".join(f"{line}\n" for line in self.lines))
 
     def first_and_last(self) -> tuple[str, str]:
-        """Give the first and the last loss, or empty texts if there is no point."""
+        """Give the loss of the first step and of the last ten together, by their tokens.
+
+        A step is a few rows: the last one alone would say more of these than of the model. Empty
+        texts if there is no point.
+        """
         if not self.lines:
             return "", ""
-        return tuple(LossPoint.model_validate_json(self.lines[i]).loss for i in (0, -1))  # type: ignore[return-value]
+        first = LossPoint.model_validate_json(self.lines[0])
+        points = [LossPoint.model_validate_json(line) for line in self.lines[-_LAST_STEPS - 1 :]]
+        # `tokens` counts from the beginning: a step's own are the distance to the step before.
+        before = [0, *(point.tokens for point in points)]
+        steps = [(float(p.loss), p.tokens - b) for p, b in zip(points, before, strict=False)]
+        last = steps[-_LAST_STEPS:]
+        mean = sum(loss * own for loss, own in last) / sum(own for _, own in last)
+        return first.loss, repr(mean)
 
     def shortened(self, most: int = REPORT_POINTS) -> tuple[LossPoint, ...]:
         """Give at most `most` points, evenly spread, the first and the last among them.
