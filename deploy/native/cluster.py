@@ -104,7 +104,11 @@ class Native:
         leftovers.clean(self.state, log)
         # Its storage names containers and mounts that are gone: only images could be kept,
         # and those come back from the registry in seconds.
-        leftovers.remove_state(self.state, log)
+        leftovers.set_aside(self.state, log)
+
+    def remove_old(self, _: Log) -> None:
+        """Delete the files of clusters that were cleaned away."""
+        leftovers.remove_set_aside(self.state)
 
     def start_registry(self, log: Log) -> None:
         """Start the image registry; its images stay in the cache when the cluster goes."""
@@ -195,7 +199,8 @@ class Native:
     def remove(self, log: Log) -> None:
         """Stop everything and delete the state. Caches stay."""
         leftovers.clean(self.state, log)
-        leftovers.remove_state(self.state, log)
+        leftovers.set_aside(self.state, log)
+        leftovers.remove_set_aside(self.state)
 
     @property
     def _url(self) -> str:

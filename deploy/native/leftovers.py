@@ -13,12 +13,14 @@ import contextlib
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 from deploy.native import processes
 from deploy.native.node import NETWORK, NODE_BRIDGE
 from deploy.shell import Log
 
+_ASIDE = ".old-"
 TABLES = ("filter", "nat", "mangle")
 # The kubelet first (it restarts pods), containerd before its shims (it would report to them).
 STOP_ORDER = (
@@ -43,12 +45,22 @@ def clean(state: Path, log: Log) -> None:
     _remove_cgroups()
 
 
-def remove_state(state: Path, log: Log) -> None:
-    """Delete the state folder; call ``clean`` first, or this would delete through mounts."""
+def set_aside(state: Path, log: Log) -> None:
+    """Make the state folder's place free; call ``clean`` first, and ``remove_set_aside`` later.
+
+    Unpacked images are a hundred thousand files: deleting them takes a minute that nobody need
+    wait for.
+    """
     if _mounts(state):
         log.say("mounts are left, the state folder is kept")
-        return
-    shutil.rmtree(state, ignore_errors=True)
+    elif state.exists():
+        state.rename(state.with_name(f"{state.name}{_ASIDE}{time.time_ns()}"))
+
+
+def remove_set_aside(state: Path) -> None:
+    """Delete what was set aside, also by earlier runs that were interrupted."""
+    for folder in state.parent.glob(f"{state.name}{_ASIDE}*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _end_processes(state: Path, log: Log) -> None:

@@ -45,6 +45,7 @@ class NativeCluster:
         return [
             Step("packages", host.install_packages),
             Step("clean leftovers", native.prepare, ("packages",)),
+            Step("remove old files", native.remove_old, ("clean leftovers",)),
             Step("image registry", native.start_registry, ("clean leftovers",)),
             Step("base image", self._base_image, ("image registry",)),
             Step("image building", lambda log: log.say("ready"), ("base image",)),

@@ -232,3 +232,18 @@ def test_the_second_to_want_a_lock_says_so_and_waits(
     assert entered.wait(5)
     thread.join()
     assert "waiting" in capsys.readouterr().out
+
+
+def test_an_old_clusters_files_go_aside_at_once_and_for_good_later(tmp_path: Path) -> None:
+    state, log = tmp_path / "cache" / "native", Log(tmp_path / "log")
+    state.parent.mkdir()
+    leftovers.set_aside(state, log)
+    for content in ("first", "second"):
+        state.mkdir()
+        (state / "images").write_text(content)
+        leftovers.set_aside(state, log)
+        assert not state.exists()
+    state.mkdir()
+    assert len(list(state.parent.iterdir())) == 3
+    leftovers.remove_set_aside(state)
+    assert list(state.parent.iterdir()) == [state]
