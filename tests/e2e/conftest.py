@@ -56,10 +56,16 @@ def namespace(lab: Lab) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def submitted_example(lab: Lab) -> tuple[str, str]:
-    """Apply the example before all tests: it trains for minutes, in which they mostly wait."""
+def submitted_example(lab: Lab, request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Apply the example before all tests: it trains for minutes, in which they mostly wait.
+
+    Not where no test asks for it: it takes one of two cores.
+    """
     file = ROOT / "examples" / "finetunejob.yaml"
     name = yaml.safe_load(file.read_text())["metadata"]["name"]
+    wanted = (getattr(item, "fixturenames", ()) for item in request.session.items)
+    if not any("example" in names for names in wanted):
+        return DEMO_NAMESPACE, name
     lab.kubectl.run("delete", "ftj", name, "-n", DEMO_NAMESPACE, "--ignore-not-found", "--wait")
     lab.kubectl.run("apply", "-f", str(file))
     return DEMO_NAMESPACE, name
