@@ -71,7 +71,7 @@ def metrics_server(
         f"--cert-dir={folder / 'metrics-server-certificates'}",
         "--kubelet-insecure-tls",
         "--kubelet-preferred-address-types=InternalIP",
-        "--metric-resolution=10s",
+        "--metric-resolution=15s",
     ]
     process = start_program([program, *flags], folder / f"{_NAME}.log")
     text = manifests(address, port)
