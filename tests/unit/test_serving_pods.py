@@ -150,7 +150,7 @@ def test_what_the_user_says_comes_last_and_wins(engine: dict[str, Any]) -> None:
         "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}},
     }
     if engine["type"] == "Ollama":
-        assert variables(part)["TUNESMITH_MODELFILE"].endswith("\n--of-mine\n7")
+        assert variables(part)["TUNESMITH_MODELFILE_LINES"] == "--of-mine\n7"
     else:
         assert part["args"][-2:] == ["--of-mine", "7"]
 
