@@ -101,6 +101,16 @@ async def until_stable(kube: KubeClient, namespace: str, revision: int) -> Objec
     return await until_status(kube, namespace, holds, f"revision {revision} to be stable")
 
 
+async def until_canary_has(kube: KubeClient, namespace: str, percent: int) -> Object:
+    """Wait until the canary was seen with that share of the requests."""
+    return await until_status(
+        kube,
+        namespace,
+        lambda s: (s.get("canary") or {}).get("weight") == percent,
+        f"the canary to have {percent} %",
+    )
+
+
 async def until_rolled_back(kube: KubeClient, namespace: str) -> Object:
     """Wait until a rollback is over."""
 

@@ -17,6 +17,7 @@ from tests.integration.rollouts import (
     passes,
     read,
     source,
+    until_canary_has,
     until_events,
     until_pods,
     until_rolled_back,
@@ -119,7 +120,7 @@ async def test_a_canary_that_loses_its_pods_begins_again(
     async with operator(control_plane, namespace):
         await until_stable(kube, namespace, 1)
         await change(kube, namespace, source=source("b"))
-        await until_status(kube, namespace, lambda s: weight_of(s) == 50, "the second step")
+        await until_canary_has(kube, namespace, 50)
         cluster.behaviour[namespace, 2].is_ready = False
         await cluster.lose_pods(namespace, 2)
         begun = await until_status(
@@ -204,8 +205,3 @@ def version(namespace: str, name: str, letter: str, *tags: str) -> Object:
             "artifacts": [{"format": "GGUF", "sizeBytes": 1, **source(letter)}],
         },
     }
-
-
-def weight_of(status: Object) -> int:
-    """Give the percentage that the canary was seen with."""
-    return int((status.get("canary") or {}).get("weight", 0))

@@ -19,6 +19,7 @@ from tests.integration.rollouts import (
     patch,
     read,
     source,
+    until_canary_has,
     until_events,
     until_rolled_back,
     until_stable,
@@ -137,12 +138,7 @@ async def test_an_operator_that_was_away_finds_other_pods(
     async with operator(control_plane, namespace):
         await until_stable(kube, namespace, 1)
         await change(kube, namespace, source=source("b"))
-        await until_status(
-            kube,
-            namespace,
-            lambda s: (s.get("canary") or {}).get("weight") == 50,
-            "the second step",
-        )
+        await until_canary_has(kube, namespace, 50)
     for number in (0, 1, 2):
         await cluster.lose_pods(namespace, number)
     before = set(cluster.network.engines)

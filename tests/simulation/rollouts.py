@@ -1,7 +1,7 @@
 """Roll-outs in the toy cluster: where a story begins, what is waited for, what is asked of it."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -17,6 +17,8 @@ from tunesmith_api.deploymentstatus import (
     RolloutPhase,
 )
 from tunesmith_operator.planning.conditions import find, is_true
+
+AnyWorld = TypeVar("AnyWorld", bound=RolloutWorld)
 
 QUICK = {
     "steps": [{"weight": 25, "holdSeconds": 1}, {"weight": 50, "holdSeconds": 1}],
@@ -104,4 +106,24 @@ SHAPES: list[dict[str, Any]] = [
     BURST_ONLY_BY_SAMPLES,
 ]
 
-# `make simulate` plays many more than a test run has time for.
+
+def play(kind: type[AnyWorld], seed: int) -> AnyWorld:
+    """Disturb a world for five minutes, then let it come to rest with a good version."""
+    world = kind(seed, rules=SHAPES[seed % len(SHAPES)], faults=ROUGH)
+    world.models = {n: world.rng.choice(MODELS) for n in range(2, 6)}
+    try:
+        for _ in range(300):
+            world.turn()
+        world.faults = Faults()
+        world.set_spec(paused=False)
+        for _ in range(150):
+            world.turn()
+        world.offer(6)
+        # Data may have been missing for it before; another plan gives it another chance.
+        world.set_rules(failFast={"restarts": 2, "consecutiveErrors": 99})
+        settle(world, 900)
+    except AssertionError as error:
+        raise AssertionError(
+            f"seed {seed}: {error}\n" + "\n".join(world.transcript[-25:])
+        ) from error
+    return world

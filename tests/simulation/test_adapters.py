@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from tests.simulation.adapter_world import OTHER_BASE, AdapterWorld
-from tests.simulation.rollout_world import Faults, Model
-from tests.simulation.rollouts import MODELS, ROUGH, SHAPES, at_weight, settle, until
+from tests.simulation.rollout_world import Model
+from tests.simulation.rollouts import at_weight, play, settle, until
 from tunesmith_api.deploymentstatus import RollbackReason, RollbackStatus
 
 
@@ -170,30 +170,11 @@ def test_an_operator_that_was_away_goes_on(weight: int, away: int) -> None:
     assert untouched(world)
 
 
-def play(seed: int) -> AdapterWorld:
-    world = AdapterWorld(seed, rules=SHAPES[seed % len(SHAPES)], faults=ROUGH)
-    world.models = {n: world.rng.choice(MODELS) for n in range(2, 6)}
-    try:
-        for _ in range(300):
-            world.turn()
-        world.faults = Faults()
-        world.set_spec(paused=False)
-        for _ in range(150):
-            world.turn()
-        world.offer(6)
-        world.set_rules(failFast={"restarts": 2, "consecutiveErrors": 99})
-        settle(world, 900)
-    except AssertionError as error:
-        tail = "\n".join(world.transcript[-25:])
-        raise AssertionError(f"seed {seed}: {error}\n{tail}") from error
-    return world
-
-
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("block", range(5))
 def test_random_worlds_keep_every_promise_and_settle(block: int) -> None:
     for seed in range(2 * block, 2 * block + 2):
-        world = play(seed)
+        world = play(AdapterWorld, seed)
         assert world.status.stable is not None
         assert world.status.stable.version == "m-v6"
         until(world, lambda w: w.status.previous is None, 80)

@@ -6,17 +6,14 @@ from datetime import timedelta
 import pytest
 
 from tests.simulation.rollout_world import (
-    Faults,
     Model,
     RolloutWorld,
 )
 from tests.simulation.rollouts import (
-    MODELS,
     QUICK,
-    ROUGH,
-    SHAPES,
     at_weight,
     failed_on_stable,
+    play,
     reason,
     rolled_back,
     serving,
@@ -126,36 +123,15 @@ def test_an_operator_killed_before_each_write_and_act_changes_no_end(model: Mode
     pytest.fail("more calls than were tried")
 
 
+# `make simulate` plays many more than a test run has time for.
 WORLDS_PER_BLOCK = max(1, int(os.environ.get("TUNESMITH_WORLDS", "10")) // 10)
-
-
-def play(seed: int) -> RolloutWorld:
-    """Disturb a world for five minutes, then let it come to rest with a good version."""
-    world = RolloutWorld(seed, rules=SHAPES[seed % len(SHAPES)], faults=ROUGH)
-    world.models = {n: world.rng.choice(MODELS) for n in range(2, 6)}
-    try:
-        for _ in range(300):
-            world.turn()
-        world.faults = Faults()
-        world.set_spec(paused=False)
-        for _ in range(150):
-            world.turn()
-        world.offer(6)
-        # Data may have been missing for it before; another plan gives it another chance.
-        world.set_rules(failFast={"restarts": 2, "consecutiveErrors": 99})
-        settle(world, 900)
-    except AssertionError as error:
-        raise AssertionError(
-            f"seed {seed}: {error}\n" + "\n".join(world.transcript[-25:])
-        ) from error
-    return world
 
 
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize("block", range(10))
 def test_random_worlds_keep_every_promise_and_settle(block: int) -> None:
     for seed in range(block * WORLDS_PER_BLOCK, (block + 1) * WORLDS_PER_BLOCK):
-        world = play(seed)
+        world = play(RolloutWorld, seed)
         assert world.status.stable is not None
         assert world.status.stable.version == "m-v6"
         until(world, lambda w: w.status.previous is None, 80)

@@ -37,8 +37,9 @@ class Uses:
         """Return who uses a ModelVersion, by name."""
         found = []
         for (where, name), uses in self._of.items():
-            roles = tuple(role for role in UseRole if (version, role) in uses)
-            if roles and where == namespace:
+            if where != namespace:
+                continue
+            if roles := tuple(role for role in UseRole if (version, role) in uses):
                 found.append(VersionUser(name=name, roles=roles))
         return sorted(found, key=lambda user: user.name)
 

@@ -20,7 +20,6 @@ from tunesmith_trainer.storage.locations import as_prefix, local_path
 from tunesmith_trainer.storage.store import Store
 
 _ATTEMPT = re.compile(r"^attempt-(\d{1,9})/manifest\.json$")
-_READ_BYTES = 1 << 20
 
 
 class Damaged(Exception):
