@@ -49,7 +49,7 @@ from tunesmith_trainer.state import Chance, TrainState, seed_everything
 from tunesmith_trainer.stopping import StopSignal
 from tunesmith_trainer.storage import open_store
 from tunesmith_trainer.storage.fence import Fence
-from tunesmith_trainer.suites.harness import check_harness
+from tunesmith_trainer.suites.harness import check_harness, load_tasks
 from tunesmith_trainer.suites.questions import load_questions
 from tunesmith_trainer.tracking.services import begin_tracking
 
@@ -77,10 +77,11 @@ def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal
     check_gguf(run, inputs.base_path, tokenizer)
     test = inputs.data.test
     asked = load_questions(run, test, tokenizer, stop)
+    task_files = load_tasks(attempt)
     loss = load_model(attempt, inputs, precision)
     set_up_loss(attempt, inputs, loss, padding_id(tokenizer), precision)
     training = plan_training(attempt, inputs, loss, padding_id(tokenizer), search.found)
-    exam = Exam(attempt, tokenizer, test, asked, training.pairs)
+    exam = Exam(attempt, tokenizer, test, asked, task_files, training.pairs)
     progress.plan(training.total_steps, search.found.ref.step if search.found else None)
 
     with training.tracking:
