@@ -29,7 +29,12 @@ from tunesmith_trainer.gguf.file import check_gguf
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.progress import Progress
-from tunesmith_trainer.sources import FetchedModel, fetch_tokenizer
+from tunesmith_trainer.sources import (
+    FetchedModel,
+    check_vocabulary,
+    fetch_tokenizer,
+    vocabulary_size,
+)
 from tunesmith_trainer.stopping import StopSignal
 from tunesmith_trainer.storage import Storage, Store, open_store
 from tunesmith_trainer.storage.fence import Fence
@@ -74,6 +79,8 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
         objective=run.objective,
     )
     splits = write_splits(rows, gathered.sides, work / "prepared", _looking_up(progress, stop))
+    highest = max(split.highest for split in splits.values())
+    check_vocabulary(run, vocabulary_size(run, model.path), highest)
     template = used_template(tokenizer, run.dataset)
     meta = _described(run, gathered, splits, rows.counts, model=model, template=template)
 

@@ -45,6 +45,7 @@ from tunesmith_trainer.publish import Trained, publish
 from tunesmith_trainer.report import find_finished
 from tunesmith_trainer.sharding import load_sharded
 from tunesmith_trainer.snapshot import restore
+from tunesmith_trainer.sources import check_vocabulary
 from tunesmith_trainer.state import Chance, TrainState, seed_everything
 from tunesmith_trainer.stopping import StopSignal
 from tunesmith_trainer.storage import open_store
@@ -152,13 +153,10 @@ def load_model(attempt: Attempt, inputs: Inputs, precision: Precision) -> Superv
     set_gradient_checkpointing(
         model, settings.gradient_checkpointing, is_full=method.adapter is None
     )
-    vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    if int(inputs.data.train.tokens.max()) >= vocabulary:
-        raise UserError(
-            UserErrorReason.MODEL_INVALID,
-            f"The tokenizer gives tokens that the model, with {vocabulary} of them, does not "
-            "know. Tokenizer and weights in baseModel.uri do not belong together.",
-        )
+    embeddings = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    splits = (inputs.data.train, inputs.data.validation, inputs.data.test)
+    highest = max(int(split.tokens.max(initial=-1)) for split in splits)
+    check_vocabulary(attempt.run, embeddings, highest)
     loss = SupervisedLoss(model)
     loss.has_liger = apply_liger(model, ranks.device)
     return loss
