@@ -16,15 +16,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any, Generic, Self, TypeVar
 
+from tunesmith_trainer.cpus import available_cpus
 from tunesmith_trainer.outcome import Infrastructure, OutOfMemory, TrainerError
 
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
 
+_MOST_WORKERS = 3
+"""What is done here, such as reading rows and writing tokens, does not go faster with more."""
 _JOBS_A_WORKER = 2
 """The one it works on, and the one it goes on with."""
 _RESULTS_A_WORKER = 2
 """Jobs that may be done, or under way here, while an earlier one is not."""
+
+
+def spare_processes() -> int:
+    """Give how many workers there are CPUs for, beside this process."""
+    return min(_MOST_WORKERS, max(0, int(available_cpus()) - 1))
 
 
 class Spread(Generic[_Job, _Result]):
