@@ -8,7 +8,18 @@ from pathlib import Path
 from deploy.native.leftovers import unmount_below
 from deploy.shell import Log, StepError
 
-OURS = ("bin", "go", "registry", "buildah", "pip", "uv", "base-model", "logs", "base.part")
+OURS = (
+    "bin",
+    "go",
+    "registry",
+    "containerd",
+    "buildah",
+    "pip",
+    "uv",
+    "base-model",
+    "logs",
+    "base.part",
+)
 
 
 def remove_caches(cache: Path, log: Log) -> None:

@@ -32,6 +32,11 @@ class Settings:
         return self.state / "admin.kubeconfig"
 
     @property
+    def images(self) -> Path:
+        """The native cluster's images, unpacked: containerd's, kept from cluster to cluster."""
+        return self.cache / "containerd"
+
+    @property
     def logs(self) -> Path:
         """One log for each step of the last run; the cluster's own are under ``state/log``."""
         return self.cache / "logs"

@@ -101,14 +101,16 @@ class Native:
                 f"another cluster runs on this machine: {foreign[0].program}, {foreign[0].pid}",
                 "a machine has room for one: use CLUSTER=current for that cluster",
             )
-        leftovers.clean(self.state, log)
-        # Its storage names containers and mounts that are gone: only images could be kept,
-        # and those come back from the registry in seconds.
+        images = self.settings.images
+        leftovers.clean(self.state, images, log)
         leftovers.set_aside(self.state, log)
+        # Unpacking the trainer's image again would take longer than all else.
+        leftovers.set_aside_of_other_boot(images, log)
 
     def remove_old(self, _: Log) -> None:
         """Delete the files of clusters that were cleaned away."""
-        leftovers.remove_set_aside(self.state)
+        for folder in (self.state, self.settings.images):
+            leftovers.remove_set_aside(folder)
 
     def start_registry(self, log: Log) -> None:
         """Start the image registry; its images stay in the cache when the cluster goes."""
@@ -159,7 +161,9 @@ class Native:
         programs = ensure_binaries(COMPONENTS[5:], log)
         host = machine.inspect_host()
         log.say(f"cgroup v{host.cgroup_version}, may raise limits: {host.can_raise_limits}")
-        config = node.write_containerd(self.state, host, f"{self.registry}/pause:v1")
+        config = node.write_containerd(
+            self.state, self.settings.images, host, f"{self.registry}/pause:v1"
+        )
         node.write_cni(self.state)
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1\n")
         self._start(Path("containerd"), ["-c", str(config)])
@@ -198,7 +202,7 @@ class Native:
 
     def remove(self, log: Log) -> None:
         """Stop everything and delete the state. Caches stay."""
-        leftovers.clean(self.state, log)
+        leftovers.clean(self.state, self.settings.images, log)
         leftovers.set_aside(self.state, log)
         leftovers.remove_set_aside(self.state)
 

@@ -1,9 +1,9 @@
 """Removes what a native cluster left on the machine, whether it was stopped, killed or rebooted.
 
 Order matters: programs that would start others again go first, then containers, then mounts, then
-network. Only what carries our state folder or our names is touched: processes by ``processes``,
-mounts below the state folder, the node's bridge, and iptables rules that name our network. The
-``KUBE-`` chains carry no owner; they go only when nobody else runs a kube-proxy here.
+network. Only what carries our folders or our names is touched: processes by ``processes``,
+mounts below the state and the images, the node's bridge, and iptables rules that name our network.
+The ``KUBE-`` chains carry no owner; they go only when nobody else runs a kube-proxy here.
 Called before a start and by ``down``.
 """
 
@@ -21,6 +21,7 @@ from deploy.native.node import NETWORK, NODE_BRIDGE
 from deploy.shell import Log
 
 _ASIDE = ".old-"
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 TABLES = ("filter", "nat", "mangle")
 # The kubelet first (it restarts pods), containerd before its shims (it would report to them).
 STOP_ORDER = (
@@ -32,11 +33,15 @@ STOP_ORDER = (
 )
 
 
-def clean(state: Path, log: Log) -> None:
-    """Bring the machine back to where no cluster of ``state`` ever ran. Safe to repeat."""
+def clean(state: Path, images: Path, log: Log) -> None:
+    """Bring the machine back to where no cluster of ``state`` ever ran. Safe to repeat.
+
+    ``images`` is containerd's folder, which stays.
+    """
     ran = (state / "log").exists()
-    _end_processes(state, log)
-    unmount_below(state, log)
+    _end_processes(state, images, log)
+    for folder in (state, images):
+        unmount_below(folder, log)
     _remove_interfaces(log)
     if ran and not processes.find_foreign_cluster(state):
         _remove_rules(log)
@@ -45,51 +50,64 @@ def clean(state: Path, log: Log) -> None:
     _remove_cgroups()
 
 
-def set_aside(state: Path, log: Log) -> None:
-    """Make the state folder's place free; call ``clean`` first, and ``remove_set_aside`` later.
+def set_aside(folder: Path, log: Log) -> None:
+    """Make a folder's place free; call ``clean`` first, and ``remove_set_aside`` later.
 
     Unpacked images are a hundred thousand files: deleting them takes a minute that nobody need
     wait for.
     """
-    if _mounts(state):
-        log.say("mounts are left, the state folder is kept")
-    elif state.exists():
-        state.rename(state.with_name(f"{state.name}{_ASIDE}{time.time_ns()}"))
+    if _mounts(folder):
+        log.say(f"mounts are left, {folder} is kept")
+    elif folder.exists():
+        folder.rename(folder.with_name(f"{folder.name}{_ASIDE}{time.time_ns()}"))
 
 
-def remove_set_aside(state: Path) -> None:
+def set_aside_of_other_boot(images: Path, log: Log) -> None:
+    """Set containerd's folder aside unless it was only used since the machine was last started.
+
+    Programs that were killed leave it as containerd expects it; a machine that went down may not
+    have written all of it to the disk, and nothing would notice a file that is half there.
+    """
+    note, boot = images / "boot_id", BOOT_ID.read_text()
+    if images.exists() and (not note.exists() or note.read_text() != boot):
+        set_aside(images, log)
+    images.mkdir(parents=True, exist_ok=True)
+    note.write_text(boot)
+
+
+def remove_set_aside(folder: Path) -> None:
     """Delete what was set aside, also by earlier runs that were interrupted."""
-    for folder in state.parent.glob(f"{state.name}{_ASIDE}*"):
-        shutil.rmtree(folder, ignore_errors=True)
+    for old in folder.parent.glob(f"{folder.name}{_ASIDE}*"):
+        shutil.rmtree(old, ignore_errors=True)
 
 
-def _end_processes(state: Path, log: Log) -> None:
+def _end_processes(state: Path, images: Path, log: Log) -> None:
     for programs in STOP_ORDER:
         found = [p for p in processes.find(state) if p.program in programs]
         for process in found:
             log.say(f"ending {process.program} ({process.pid})")
         if programs == ("containerd-shim-runc-v2",):
             # While a shim lives, ending its containers first lets it clean up after them.
-            containers = processes.find_containers(state)
+            containers = processes.find_containers(state, images)
             log.say(f"ending {len(containers)} container processes")
             processes.end(containers, grace_seconds=1)
         processes.end([p.pid for p in found], grace_seconds=8)
 
 
-def _mounts(state: Path) -> list[str]:
-    """Return mount points below ``state``, deepest last mounted first."""
+def _mounts(folder: Path) -> list[str]:
+    """Return mount points below ``folder``, deepest last mounted first."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     points = [re.sub(r"\\(\d{3})", _octal, line.split(" ")[4]) for line in lines]
-    return [point for point in reversed(points) if point.startswith(f"{state}/")]
+    return [point for point in reversed(points) if point.startswith(f"{folder}/")]
 
 
 def _octal(match: re.Match[str]) -> str:
     return chr(int(match.group(1), 8))
 
 
-def unmount_below(state: Path, log: Log) -> None:
+def unmount_below(folder: Path, log: Log) -> None:
     """Unmount everything below a folder of ours."""
-    for point in _mounts(state):
+    for point in _mounts(folder):
         if not log.succeeds(["umount", point]):
             # Lazily, so that a reader in another namespace cannot keep it in our way.
             log.succeeds(["umount", "-l", point])

@@ -22,8 +22,8 @@ NODE_POD_CIDR = "10.88.0.0/24"
 DNS_IP = "10.96.0.10"
 
 
-def write_containerd(state: Path, host: Host, pause_image: str) -> Path:
-    """Write containerd's configuration and return its path."""
+def write_containerd(state: Path, images: Path, host: Host, pause_image: str) -> Path:
+    """Write containerd's configuration and return its path; ``images`` outlives the cluster."""
     config = state / "ctr" / "config.toml"
     config.parent.mkdir(parents=True, exist_ok=True)
     # Without CAP_SYS_RESOURCE runc may not lower an OOM score below its own.
@@ -32,7 +32,7 @@ def write_containerd(state: Path, host: Host, pause_image: str) -> Path:
     config.write_text(
         textwrap.dedent(f"""\
         version = 2
-        root = "{state}/ctr/root"
+        root = "{images}"
         state = "{state}/ctr/state"
         [grpc]
           address = "{state}/ctr/containerd.sock"
@@ -103,6 +103,8 @@ def write_kubelet(state: Path) -> Path:
         # The demo fills disks with images on purpose; only real emergencies should evict.
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "2%"},
         "imageGCHighThresholdPercent": 100,
+        # They are kept from cluster to cluster, and every change of the code makes new ones.
+        "imageMaximumGCAge": "24h",
         "containerRuntimeEndpoint": f"unix://{state}/ctr/containerd.sock",
         "volumePluginDir": f"{state}/kubelet/plugins-exec",
         "tlsCertFile": f"{pki}/kubelet.crt",

@@ -2,7 +2,7 @@
 
 A process is ours only when it is one of our programs *and* its command line names our state
 folder; a pid file alone is never trusted, because pids are used again after a reboot. Containers
-are found by what cannot be faked: a root file system that lives below the state folder.
+are found by what cannot be faked: a root file system that lives below a folder of ours.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def find(state: Path) -> list[Process]:
     ]
 
 
-def find_containers(state: Path) -> list[int]:
-    """Return the pids whose root file system is an overlay below the state folder."""
+def find_containers(*folders: Path) -> list[int]:
+    """Return the pids whose root file system is an overlay below one of the folders."""
     pids = []
     for entry in PROC.iterdir():
         if not entry.name.isdigit():
@@ -79,7 +79,9 @@ def find_containers(state: Path) -> list[int]:
         with contextlib.suppress(OSError):
             for line in (entry / "mountinfo").read_text(errors="replace").splitlines():
                 fields = line.split(" ")
-                if fields[4] == "/" and "overlay" in fields and f"{state}/" in fields[-1]:
+                if fields[4] != "/" or "overlay" not in fields:
+                    continue
+                if any(f"{folder}/" in fields[-1] for folder in folders):
                     pids.append(int(entry.name))
     return pids
 

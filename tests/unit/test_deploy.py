@@ -141,11 +141,17 @@ def test_a_container_is_ours_by_its_root_file_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = "30 1 0:50 / {at} rw - overlay overlay rw,upperdir={state}/ctr/fs"
-    for pid, at, state in [(10, "/", "/s"), (11, "/", "/else"), (12, "/s/ctr/rootfs", "/s")]:
+    for pid, at, state in [
+        (10, "/", "/s"),
+        (11, "/", "/else"),
+        (12, "/s/ctr/rootfs", "/s"),
+        (13, "/", "/images"),
+        (14, "/", "/images-of-others"),
+    ]:
         (tmp_path / str(pid)).mkdir()
         (tmp_path / str(pid) / "mountinfo").write_text(line.format(at=at, state=state) + "\n")
     monkeypatch.setattr(processes, "PROC", tmp_path)
-    assert processes.find_containers(Path("/s")) == [10]
+    assert sorted(processes.find_containers(Path("/s"), Path("/images"))) == [10, 13]
 
 
 def checkout(folder: Path) -> Path:
@@ -180,7 +186,7 @@ def test_containerd_leaves_oom_scores_alone_where_it_must(
     tmp_path: Path, may: bool, flag: str
 ) -> None:
     host = Host(cgroup_version=1, can_raise_limits=may, cni_folder=Path("/cni"))
-    text = node.write_containerd(tmp_path, host, "pause").read_text()
+    text = node.write_containerd(tmp_path, tmp_path / "images", host, "pause").read_text()
     assert f"restrict_oom_score_adj = {flag}" in text
     limits = [f for f in node.proxy_flags(Path("k"), host) if f.startswith("--conntrack")]
     assert bool(limits) is not may
@@ -247,3 +253,21 @@ def test_an_old_clusters_files_go_aside_at_once_and_for_good_later(tmp_path: Pat
     assert len(list(state.parent.iterdir())) == 3
     leftovers.remove_set_aside(state)
     assert list(state.parent.iterdir()) == [state]
+
+
+def test_images_are_kept_until_the_machine_starts_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, boot, log = tmp_path / "containerd", tmp_path / "boot_id", Log(tmp_path / "log")
+    monkeypatch.setattr(leftovers, "BOOT_ID", boot)
+    folder.mkdir()
+    (folder / "of-nobody-knows-when").touch()
+    boot.write_text("first\n")
+    leftovers.set_aside_of_other_boot(folder, log)
+    assert [file.name for file in folder.iterdir()] == ["boot_id"]
+    (folder / "layer").touch()
+    leftovers.set_aside_of_other_boot(folder, log)
+    assert (folder / "layer").exists()
+    boot.write_text("second\n")
+    leftovers.set_aside_of_other_boot(folder, log)
+    assert [file.name for file in folder.iterdir()] == ["boot_id"]
