@@ -1,7 +1,7 @@
 """Work spread over processes, its results in order: they are those that one process would give.
 
 Jobs are done here as well: always while no worker is up, and whenever all have enough to do. So
-starting workers, which takes as long as 2,000 rows of a chat, costs nothing but another CPU's time.
+starting workers, which takes as long as 5,000 rows of a chat, costs nothing but another CPU's time.
 A bounded number of jobs is under way, so memory does not grow with their count. Workers are
 spawned, not forked: threads run here (progress, S3, tokenizers' own), and a fork copies the locks
 that they hold. Why not an executor of processes: decision 24. Called by ``tokenizing``.

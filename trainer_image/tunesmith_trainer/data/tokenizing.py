@@ -33,8 +33,8 @@ from tunesmith_trainer.outcome import UserError
 _BATCH_ROWS = 512
 _BATCH_BYTES = 1 << 19
 """Of rows' contents: what is under way at a time is bounded, however long rows are."""
-_ROWS_FOR_WORKERS = 4096
-"""A worker is up when some 2,000 rows have been done without it: fewer need none."""
+_ROWS_FOR_WORKERS = 8192
+"""A worker is up when some 5,000 rows have been done without it: fewer need none."""
 _FEWEST_TOKENS = 2
 """What is shorter has no token that another one leads to."""
 _LOGGED_HINT = (
