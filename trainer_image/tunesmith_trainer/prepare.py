@@ -22,6 +22,7 @@ from tunesmith_trainer.data.gathering import Gathered, Gatherer
 from tunesmith_trainer.data.prepared import SPLITS, PreparedMeta, Written, write_split
 from tunesmith_trainer.data.prompting import Prompting
 from tunesmith_trainer.data.splitting import Sides
+from tunesmith_trainer.data.spreading import spare_processes
 from tunesmith_trainer.data.templates import load_tokenizer, used_template
 from tunesmith_trainer.data.tokenizing import RowTokenizer, Tokenizing
 from tunesmith_trainer.generating import generated_answers
@@ -77,6 +78,7 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
         gathered.reading,
         Prompting(run.dataset.prompt),
         objective=run.objective,
+        workers=spare_processes(),
     )
     splits = write_splits(rows, gathered.sides, work / "prepared", _looking_up(progress, stop))
     highest = max(split.highest for split in splits.values())
