@@ -7,11 +7,12 @@ of all; must not load models or data.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
 from tunesmith_api.result import UserErrorReason
 from tunesmith_api.run import World
@@ -21,6 +22,10 @@ from tunesmith_trainer.cpus import available_cpus
 from tunesmith_trainer.outcome import Infrastructure, UserError
 
 _T = TypeVar("_T")
+
+_PATIENCE = timedelta(days=1)
+"""How long ranks wait for one that judges or exports alone. NCCL's 10 minutes would end them; one
+that hangs is found by the operator, as Stalled."""
 
 
 class Ranks:
@@ -90,7 +95,11 @@ def join(world: World, precision: Precision) -> Ranks:
     """
     use_cpu = world.gpus_per_node == 0
     mixed = {Precision.FP16: "fp16", Precision.BF16: "bf16"}.get(precision, "no")
-    accelerator = Accelerator(cpu=use_cpu, mixed_precision=mixed)
+    accelerator = Accelerator(
+        cpu=use_cpu,
+        mixed_precision=mixed,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
+    )
     if accelerator.num_processes != world.ranks:
         # Each would train a model of its own and take the others for late attempts.
         raise Infrastructure(
