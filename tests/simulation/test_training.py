@@ -210,6 +210,9 @@ def test_suspending_stops_the_pods_and_resuming_goes_on_from_the_checkpoint() ->
     assert not world.attempts_alive()
     assert is_true(world.job.status.conditions, ConditionType.SUSPENDED)
     assert world.job.status.stage is DisplayStage.SUSPENDED
+    said = find(world.job.status.conditions, ConditionType.TRAINED)
+    assert said is not None
+    assert said.reason == "SuspendedByUser"
     world.set_suspend(False)
     play(world)
     assert world.attempts["demo-train-3"].resumed_from >= step

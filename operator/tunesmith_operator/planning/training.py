@@ -215,6 +215,8 @@ def _is_held(draft: JobDraft, seen: Observation) -> bool:
             Reason.SUSPENDED_BY_USER,
             f"spec.suspend is true: no pods run{where}",
         )
+        stage = condition_of(_stage_to_run(draft))
+        draft.no(stage, Reason.SUSPENDED_BY_USER, "Not running: spec.suspend is true")
         draft.update(stage=DisplayStage.SUSPENDED)
         return True
     if draft.holds(ConditionType.SUSPENDED):
