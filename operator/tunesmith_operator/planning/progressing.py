@@ -104,8 +104,9 @@ def _why_rejected(draft: ServingDraft, wanted: str) -> str:
     last = draft.status.last_rollback
     why = last.message if last and last.digest == wanted else "it was rejected before"
     return (
-        f"The wanted revision was rejected: {why.rstrip('.')}. It is tried again only when the spec changes:"
-        " the revision, or the steps, analysis, failFast or readyTimeoutSeconds it is judged by"
+        f"The wanted revision was rejected: {why.rstrip('.')}. It is tried again only when the spec"
+        " changes: the revision, or the steps, analysis, failFast or readyTimeoutSeconds it is"
+        " judged by"
     )
 
 
@@ -118,7 +119,8 @@ def _waiting(
     has_stable = draft.status.stable is not None
     needed = canary_needs(sizing(draft, seen), target, has_stable=has_stable)
     # What a container said when it ended tells more than that it is started again later.
-    why = standing.held_by.message if standing.held_by else there.waiting if there else ""
+    told = there.waiting if there else ""
+    why = standing.held_by.message if standing.held_by else told
     waits = f": {why}" if why else ""
     return Saying(
         _TRUE,
@@ -136,7 +138,9 @@ def _stepping(draft: ServingDraft, rollout: RolloutStatus) -> Saying:
         return Saying(_TRUE, DeploymentReason.WAITING_FOR_ROUTER, f"The router goes to {place}")
     missing = next((m for m in rollout.metrics if m.samples and m.verdict is rollout.verdict), None)
     if rollout.verdict is Verdict.PROVIDER_ERROR and missing:
-        return Saying(_TRUE, DeploymentReason.PROVIDER_UNAVAILABLE, f"At {place}; {missing.message}")
+        return Saying(
+            _TRUE, DeploymentReason.PROVIDER_UNAVAILABLE, f"At {place}; {missing.message}"
+        )
     if rollout.verdict is Verdict.NO_DATA and missing:
         message = f"At {place}; {missing.message}"
         return Saying(_TRUE, DeploymentReason.INSUFFICIENT_TRAFFIC, message)
