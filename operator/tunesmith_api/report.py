@@ -100,6 +100,8 @@ class TrainingReport(Status):
     """All of them; the status holds as many as fit."""
     evaluation: Evaluation = Field(default_factory=Evaluation)
     """What was asked for: suites, baselines, gates."""
+    task_files: dict[str, Digest] = Field(default_factory=dict)
+    """sha256 over the files of lmEval.taskFiles, by the name of the suite."""
     baselines: tuple[BaselineModel, ...] = ()
     """Earlier models that were measured beside it."""
     samples: tuple[SampleAnswer, ...] = ()

@@ -116,16 +116,27 @@ class Judge(Questions):
     """Seconds to wait for a rating. What fails is tried again twice."""
 
 
+class TaskFiles(Spec):
+    """Where task files of your own are."""
+
+    uri: ObjectUri
+    """s3://BUCKET/PREFIX/ of task files (.yaml) and of the data files beside them, read with the
+    credentials of the dataset. dataset_kwargs.data_files are paths from the task file. Functions
+    (!function) are refused: code belongs into the image."""
+
+
 class LmEval(Spec):
-    """Tasks of lm-evaluation-harness. Needs a trainer image with the extra lm-eval; most tasks are
-    fetched from the Hugging Face Hub."""
+    """Tasks of lm-evaluation-harness. Needs a trainer image with the extra lm-eval; the data of the
+    harness's own tasks is fetched from the Hugging Face Hub."""
 
     tasks: Annotated[
         tuple[Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")], ...],
         Field(min_length=1, max_length=8),
     ] = Field(json_schema_extra={"x-kubernetes-list-type": "set"})
-    """Names of tasks, such as hellaswag. A metric's name is TASK_METRIC, in letters, digits and
-    underscores."""
+    """Names of tasks, groups or tags: the harness's own, such as hellaswag, or those of taskFiles,
+    which come first. A metric's name is TASK_METRIC, in letters, digits and underscores."""
+    task_files: TaskFiles | None = None
+    """Files with further tasks. Default: none; only the harness's own are known."""
     limit: Annotated[int, Field(ge=0, le=100_000)] = 0
     """Rows of each task; 0 is all."""
     few_shot: Annotated[int, Field(ge=0, le=32)] = 0

@@ -147,6 +147,7 @@ def _show_counts(gathered: Any) -> None:
 def _show_tokens(asked: Asked, gathered: Any, directory: Path, rows: int) -> None:
     from tunesmith_trainer.data.prepared import load_split, write_split
     from tunesmith_trainer.data.prompting import Prompting
+    from tunesmith_trainer.data.spreading import spare_processes
     from tunesmith_trainer.data.templates import load_tokenizer, used_template
     from tunesmith_trainer.data.tokenizing import RowTokenizer
     from tunesmith_trainer.sources import fetch_tokenizer
@@ -158,7 +159,10 @@ def _show_tokens(asked: Asked, gathered: Any, directory: Path, rows: int) -> Non
     if not asked.is_limit_said:
         limit = min(default, tokenizer.model_max_length)
     prompting = Prompting(run.dataset.prompt)
-    maker = RowTokenizer(tokenizer, limit, TooLong.DROP, gathered.reading, prompting)
+    workers = spare_processes()
+    maker = RowTokenizer(
+        tokenizer, limit, TooLong.DROP, gathered.reading, prompting, workers=workers
+    )
     write_split(directory, "train", maker.tokenize(gathered.sides.train, lambda _: None))
     split = load_split(directory, "train")
     template = used_template(tokenizer, run.dataset)

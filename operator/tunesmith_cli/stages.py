@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from tunesmith_api.attempts import StageName
 from tunesmith_api.result import Outcome, TrainerProgress, TrainerResult
 from tunesmith_api.run import TrainingRun
+from tunesmith_cli.mistakes import Refused
 
 _HOST = "127.0.0.1"
 _POLL_TIMEOUT_SECONDS = 5
@@ -29,17 +30,26 @@ class StageProcess:
     """A stage that runs, from its start to its result."""
 
     def __init__(self, run: TrainingRun, folder: Path) -> None:
-        """Start it. ``folder`` takes its log, and its scratch files while it runs."""
+        """Start it. ``folder`` takes its log, and its scratch files while it runs.
+
+        Raises Refused where nothing can be written there.
+        """
         name = f"attempt-{run.attempt}-{run.stage}"
         self._run = run
         self._scratch = folder / "scratch" / name
         self._result = self._scratch / "result.json"
         self.log = folder / "logs" / f"{name}.log"
         self._port: int | None = None
-        self._scratch.mkdir(parents=True)
-        self.log.parent.mkdir(parents=True, exist_ok=True)
         orders = self._scratch / "run.json"
-        orders.write_text(run.model_dump_json(by_alias=True, indent=1))
+        try:
+            self._scratch.mkdir(parents=True)
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            orders.write_text(run.model_dump_json(by_alias=True, indent=1))
+        except OSError as error:
+            raise Refused(
+                f"{error.filename or folder}: {error.strerror}. Logs and scratch files need a"
+                " folder that can be written: choose one with --work, or with --output for all."
+            ) from error
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 self._command(orders),

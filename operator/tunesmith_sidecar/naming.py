@@ -1,7 +1,7 @@
 """Under which name the engine is asked, where it holds several models and clients know one.
 
 The only place that touches a client's body, and of it only the member ``model``: that is where
-vLLM reads which adapter is meant. Pure. Called by ``proxy``.
+vLLM reads which adapter is meant, and Ollama which model. Pure. Called by ``proxy``.
 """
 
 from typing import Any
@@ -32,6 +32,8 @@ def rename_model(body: bytes, served: str, engine: str) -> bytes:
 
 def rename_listing(content: bytes, served: str, engine: str) -> bytes:
     """Give an engine's list of models with the served one alone, under its clients' name."""
+    # Ollama lists a model with its tag, and is asked for it without.
+    names = (engine, f"{engine}:latest")
     listed: Any = orjson.loads(content)
-    own = [{**card, "id": served} for card in listed["data"] if card.get("id") == engine]
+    own = [{**card, "id": served} for card in listed["data"] if card.get("id") in names]
     return orjson.dumps({"object": "list", "data": own})

@@ -50,6 +50,15 @@ def test_the_same_file_again_finds_what_is_finished_and_judges_by_its_gates(
     assert json.loads((finished.folder / "fence.json").read_text()) == {"attempt": 4}
 
 
+@pytest.mark.parametrize("place", ["/proc/nothing", "FOLDER/job.yaml/below-a-file"])
+def test_a_folder_that_cannot_be_written_is_named(place: str, tmp_path: Path) -> None:
+    told = ask("run", write_job(tmp_path), "--output", place.replace("FOLDER", str(tmp_path)))
+    assert told.returncode == ExitCode.USER_ERROR
+    assert place.rpartition("/")[2] in told.stderr
+    assert "choose one with --work, or with --output" in told.stderr
+    assert "Traceback" not in told.stderr
+
+
 def test_what_is_stopped_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     file = write_job(tmp_path, checkpoint={"everySteps": 100_000})
     steps = ["--set", "hyperparameters.maxSteps=1000000"]

@@ -75,6 +75,10 @@ FULL_EVALUATION = {
             "judge": {"url": "http://judge:8000/v1", "model": "m", "secretRef": {"name": "key"}},
         },
         {"name": "tasks", "lmEval": {"tasks": ["hellaswag"], "limit": 100}},
+        {
+            "name": "own-tasks",
+            "lmEval": {"tasks": ["ours"], "taskFiles": {"uri": "s3://acme/tasks/"}},
+        },
         {"name": "speed", "speed": {}},
     ],
     "baselines": ["Base", "Previous"],

@@ -26,6 +26,7 @@ class Standin:
     cancelled: int = 0
     is_loading: bool = False
     logprobs: bool = True
+    models: tuple[str, ...] = ("tiny",)
     drop_next: int = 0
     """Connections to close without a word at their next request."""
 
@@ -35,16 +36,16 @@ class Standin:
             [
                 web.post("/v1/chat/completions", self.chat),
                 web.post("/v1/completions", self.chat),
-                web.get("/v1/models", self.models),
+                web.get("/v1/models", self.listing),
                 web.route("*", "/{path:.*}", self.admin),
             ]
         )
         return app
 
-    async def models(self, _: web.Request) -> web.Response:
+    async def listing(self, _: web.Request) -> web.Response:
         if self.is_loading:
             return web.json_response({"error": "loading"}, status=503)
-        return web.json_response({"object": "list", "data": [{"id": "tiny"}]})
+        return web.json_response({"object": "list", "data": [{"id": id_} for id_ in self.models]})
 
     async def admin(self, request: web.Request) -> web.Response:
         self.requests.append((request.path, lowered(request), b""))

@@ -75,6 +75,22 @@ async def test_models_are_the_engines(start: Start) -> None:
     assert (status, json.loads(text)["data"][0]["id"]) == (200, "tiny")
 
 
+async def test_of_an_engine_with_several_models_clients_know_one(
+    start: Start, engine: Standin
+) -> None:
+    """As Ollama is served: it lists its names with a tag, and wants one in every request."""
+    engine.models = ("chat:latest", "tunesmith-first:latest")
+    serving = await start(model_name="chat", served_model="chat")
+    _, text = await serving.get("/v1/models")
+    assert [card["id"] for card in json.loads(text)["data"]] == ["chat"]
+    for named, status in (({}, 200), ({"model": "chat"}, 200), ({"model": "other"}, 404)):
+        async with serving.client.post(serving.url + CHAT, json=chat() | named) as answer:
+            assert answer.status == status
+            if status == 404:
+                assert "it is chat" in (await answer.json())["error"]["message"]
+    assert [json.loads(body)["model"] for _, _, body in engine.requests] == ["chat", "chat"]
+
+
 @pytest.mark.parametrize(
     "path",
     ["/slots", "/props", "/v1/load_lora_adapter", "/api/pull", "/v1/models/../../slots", "/", "//"],

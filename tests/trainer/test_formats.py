@@ -275,8 +275,11 @@ GOOD_LINES = jsonl(*pairs(200)).encode()
         pytest.param("a.jsonl.zst", GOOD_LINES, ["not packed"], id="no zstd at all"),
         pytest.param("a.jsonl", gzip.compress(b"x"), [".gz"], id="gzip without saying so"),
         pytest.param("a.txt", b"PK\x03\x04....", ["ZIP"], id="a ZIP archive"),
-        pytest.param("a.txt", b"\x7fELF\0\0", ["binary"], id="a program"),
+        pytest.param("a.txt", b"\x7fELF\n\0\0", ["binary", "line 2"], id="a program"),
         pytest.param("a.csv", "a;b".encode("utf-16"), ["UTF-16", "UTF-8"], id="UTF-16"),
+        pytest.param("a.csv", "a;b".encode("utf-32"), ["UTF-32", "UTF-8"], id="UTF-32"),
+        pytest.param("a.jsonl", GOOD_LINES.decode().encode("utf-16-le"), ["UTF-16"], id="no mark"),
+        pytest.param("a.jsonl", GOOD_LINES.decode().encode("utf-16-be"), ["UTF-16"], id="nor here"),
         pytest.param("a.parquet", b"PAR1" + b"x" * 99, ["Parquet"], id="half a Parquet file"),
     ],
 )
@@ -289,6 +292,15 @@ def test_a_file_that_is_wrong_as_a_whole_is_refused(
     assert caught.value.reason == "DatasetMalformed"
     for word in [name, *words]:
         assert word in caught.value.message
+
+
+@pytest.mark.parametrize("packer", [".gz", ".zst"])
+def test_a_file_that_is_cut_off_tells_how_far_it_went(packer: str, tmp_path: Path) -> None:
+    lines = "".join(f"{n * 7919 % 99991}\n" for n in range(300_000)).encode()
+    path = tmp_path / f"a.jsonl{packer}"
+    path.write_bytes(PACKERS[packer](lines)[:-1000])
+    with pytest.raises(UserError, match=r"cut off after [1-9]\d{5,} unpacked bytes"):
+        read(path, share="1")
 
 
 @pytest.mark.parametrize("packer", [".gz", ".zst"])

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.trainer.conftest import Bucket
 from tests.trainer.trials import PodLost, Trial, lose_pod
 from tunesmith_api.measurements import Measurement
 from tunesmith_api.result import Outcome
-from tunesmith_trainer.outcome import Interrupted, Superseded
+from tunesmith_trainer.outcome import Infrastructure, Interrupted, Superseded
+from tunesmith_trainer.snapshot import Snapshot
 
 MakeTrial = Callable[..., Trial]
 
@@ -229,3 +232,31 @@ def test_a_newer_attempt_ends_the_old_one_at_its_next_checkpoint(make_trial: Mak
         old.go(at_step=3, act=start_newer)
     assert not any("attempt-1/manifest" in k for k in old.bucket.keys("runs/u-1/checkpoints/"))
     assert new.go().outcome is Outcome.SUCCEEDED
+
+
+@pytest.mark.parametrize("megabytes", [1, 3], ids=["weights do not fit", "optimizer does not fit"])
+def test_a_full_disk_is_named_and_leaves_room_to_say_so(tmp_path: Path, megabytes: int) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(disk)]
+    if subprocess.run(mounted, check=False, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        two_mebibytes = torch.zeros(1 << 19)
+        snapshot = Snapshot(
+            step=1,
+            weights={"w": two_mebibytes},
+            optimizer={"optimizer": {"state": {0: {"m": two_mebibytes}}}, "scaler": None},
+            chances=[],
+            state="{}",
+            curve=(),
+            events=b"",
+            references={},
+        )
+        with pytest.raises(Infrastructure, match=r"needs 4\.2 MiB, \d\.\d MiB are free") as full:
+            snapshot.write(disk / "step-1")
+        assert full.value.reason == "DiskFull"
+        assert not list(disk.iterdir())
+    finally:
+        # Lazily: the writer of torch that failed still has its file open.
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)

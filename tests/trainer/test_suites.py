@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from tunesmith_trainer.suites.answering import answer_all, batches_of
 from tunesmith_trainer.suites.intent import compare_intents, parse_meaning
 from tunesmith_trainer.suites.questions import Question, load_questions, spread
 from tunesmith_trainer.suites.similarity import embed, similarity
-from tunesmith_trainer.suites.speed import measure_speed
+from tunesmith_trainer.suites.speed import generate_once, measure_speed
 from tunesmith_trainer.suites.text import compare, lcs_length, rouge_l
 
 EMPTY = Split(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.uint8))
@@ -171,7 +172,7 @@ def test_batches_hold_every_question_once_and_no_more_than_fits() -> None:
 
 def test_speed_counts_what_was_generated(tiny: Any) -> None:
     asked = Speed(prompt_tokens=8, new_tokens=4, repeats=2)
-    speed, memory = measure_speed("s", tiny[0], asked, StopSignal())
+    speed, memory = measure_speed("s", asked, partial(generate_once, tiny[0]))
     assert speed.metric == "s/tokens_per_second"
     assert speed.columns[0] == (4.0, 4.0)
     assert memory.value() > 1 << 20

@@ -218,7 +218,9 @@ def test_ollama_names_the_model_only_when_it_is_loaded(tmp_path: Path) -> None:
     ]
     assert code == 0
     sidecar = container(pod_of({"type": "Ollama"}), "sidecar")
-    assert parse_settings(variables(sidecar), []).engine_ready_path == "/v1/models/support"
+    settings = parse_settings(variables(sidecar), [])
+    assert settings.engine_ready_path == "/v1/models/support"
+    assert settings.served_model == "support", "the first one is nobody's business"
 
 
 def test_ollama_takes_the_modelfile_of_the_artifact_and_further_lines_after_it(

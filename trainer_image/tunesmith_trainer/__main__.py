@@ -44,6 +44,8 @@ _CONSEQUENCES = (Outcome.CHECKPOINTED, Outcome.INFRASTRUCTURE)
 def main(arguments: list[str] | None = None) -> int:
     """Run one attempt; returns the exit code."""
     options = _parse_arguments(arguments)
+    # Read when the libraries are loaded: bars between the lines of a log are no lines of it.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     configure_logs("INFO", sys.stdout)
     stop = StopSignal()
     stop.install()

@@ -7,7 +7,6 @@ of all; must not load models or data.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -18,15 +17,10 @@ from tunesmith_api.result import UserErrorReason
 from tunesmith_api.run import World
 from tunesmith_api.sharding import Sharding
 from tunesmith_api.training import Precision
+from tunesmith_trainer.cpus import available_cpus
 from tunesmith_trainer.outcome import Infrastructure, UserError
 
 _T = TypeVar("_T")
-
-_CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
-_CGROUP_V1 = (
-    Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"),
-    Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
-)
 
 
 class Ranks:
@@ -155,18 +149,4 @@ def threads_per_rank() -> int:
     if given.isdigit():
         return max(1, int(given))
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, int(_available_cpus()) // local_ranks)
-
-
-def _available_cpus() -> float:
-    affinity = float(len(os.sched_getaffinity(0)))
-    try:
-        quota, period = (
-            _CGROUP_V2.read_text().split()
-            if _CGROUP_V2.exists()
-            else [path.read_text() for path in _CGROUP_V1]
-        )
-        limit = int(quota) / int(period)
-    except (OSError, ValueError):
-        return affinity  # no quota: v2 says "max", and outside a container there is no file
-    return min(affinity, limit) if limit > 0 else affinity
+    return max(1, int(available_cpus()) // local_ranks)

@@ -5,9 +5,11 @@ of random generators. What the suites do says `suites`, how models are compared 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +17,14 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from tunesmith_api.meta import Digest
 from tunesmith_api.suites import Suite, TextMetric
 from tunesmith_trainer.attempt import Attempt
 from tunesmith_trainer.batches import Batch, batches_by_length, collate
 from tunesmith_trainer.data.prepared import Split
 from tunesmith_trainer.distributed import Ranks
 from tunesmith_trainer.intervals import Observed, Statistic, observe
+from tunesmith_trainer.leading import lead
 from tunesmith_trainer.model import padding_id
 from tunesmith_trainer.objective import SupervisedLoss
 from tunesmith_trainer.outcome import Interrupted
@@ -28,14 +32,15 @@ from tunesmith_trainer.preference import HeldOutPairs, Pairs
 from tunesmith_trainer.preference_score import PairScore, judge_pairs
 from tunesmith_trainer.stopping import StopSignal
 from tunesmith_trainer.suites.answering import answer_all
-from tunesmith_trainer.suites.harness import run_tasks
+from tunesmith_trainer.suites.harness import HarnessView, run_tasks, task_folder
 from tunesmith_trainer.suites.intent import compare_intents
 from tunesmith_trainer.suites.judging import rate
 from tunesmith_trainer.suites.questions import Asked
-from tunesmith_trainer.suites.speed import measure_speed
+from tunesmith_trainer.suites.speed import generate_once, measure_speed
 from tunesmith_trainer.suites.text import compare
 
 Column = NDArray[np.float64]
+_Work = Callable[[Callable[[Any], Any]], tuple[tuple[Observed, ...], str]]
 
 _NO_ROWS = np.zeros(0, np.int64)
 
@@ -87,6 +92,8 @@ class Exam:
     tokenizer: PreTrainedTokenizerBase
     test: Split
     asked: Asked
+    task_files: dict[str, Digest]
+    """Digests of lmEval.taskFiles, by the name of the suite."""
     pairs: Pairs | None = None
     """With objective DPO: what the rows of `test`, which are pairs, are judged by."""
 
@@ -193,44 +200,37 @@ def _compared(exam: Exam, suite: Suite, replies: tuple[str, ...]) -> tuple[Obser
 def _on_main(
     exam: Exam, place: int, suite: Suite, model: nn.Module, replies: tuple[str, ...]
 ) -> tuple[tuple[Observed, ...], str]:
-    """Measure on rank 0 what cannot be shared out, and give it to all ranks.
+    """Measure on rank 0 what cannot be shared out, and give it to all ranks."""
+    attempt = exam.attempt
+    ranks, stop, touch = attempt.ranks, attempt.stop, attempt.progress.touch
+    work, compute = _led(exam, place, suite, model, replies)
 
-    Where the model is in parts, all ranks do the same things at the same time, and rank 0's result
-    counts. None of them may leave the others behind then, so a stop waits for the suite's end.
-    """
-    attempt, ranks = exam.attempt, exam.attempt.ranks
-    together = ranks.is_sharded and not suite.judge
-    stop = StopSignal() if together else attempt.stop
-    found: tuple[tuple[Observed, ...], str] | None = None
-    if ranks.is_main or together:
-        try:
-            with ranks.accelerator.autocast():
-                found = _alone(exam, place, suite, model, replies, stop)
-        except Interrupted:
-            found = None
-    found = ranks.from_main(found)
-    if found is None or (together and ranks.any(attempt.stop.requested)):
-        raise Interrupted
-    return found
+    def compute_here(order: object) -> object:
+        touch()
+        with ranks.accelerator.autocast():
+            return compute(order)
+
+    model.eval()
+    return lead(ranks, stop, work, compute_here)
 
 
-def _alone(  # noqa: PLR0917 - one call
-    exam: Exam,
-    place: int,
-    suite: Suite,
-    model: nn.Module,
-    replies: tuple[str, ...],
-    stop: StopSignal,
-) -> tuple[tuple[Observed, ...], str]:
-    touch = exam.attempt.progress.touch
+def _led(
+    exam: Exam, place: int, suite: Suite, model: nn.Module, replies: tuple[str, ...]
+) -> tuple[_Work, Callable[[Any], object]]:
+    """Give what rank 0 does, and what it asks of the model in between."""
+    attempt, name = exam.attempt, suite.name
     if suite.judge:
-        return rate(
-            suite.name, place, suite.judge, exam.asked[suite.name], replies, stop=stop, touch=touch
-        )
+        judge, asked = suite.judge, exam.asked[name]
+        stop, touch = attempt.stop, attempt.progress.touch
+        rated = partial(rate, name, place, judge, asked, replies, stop=stop, touch=touch)
+        return lambda _: rated(), lambda _: None
     if suite.lm_eval:
-        return run_tasks(suite.name, model, exam.tokenizer, suite.lm_eval)
+        tasks, folder = suite.lm_eval, task_folder(attempt, suite)
+        seen = HarnessView(model, exam.tokenizer, together=attempt.ranks.is_sharded)
+        return lambda ask: run_tasks(name, tasks, folder, partial(seen.model, ask)), seen.compute
     assert suite.speed is not None  # noqa: S101 - the only other kind that the caller passes
-    return measure_speed(suite.name, model, suite.speed, stop), ""
+    speed = suite.speed
+    return lambda ask: (measure_speed(name, speed, ask), ""), partial(generate_once, model)
 
 
 @contextmanager

@@ -13,10 +13,8 @@ from peft import PeftModel
 from safetensors import safe_open
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     BitsAndBytesConfig,
-    LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -24,6 +22,7 @@ from transformers import (
 from tunesmith_api.output import GgufQuantization
 from tunesmith_trainer.batches import Batch, collate
 from tunesmith_trainer.data.prepared import Split
+from tunesmith_trainer.gguf.reading import read_gguf
 from tunesmith_trainer.model import load_base
 from tunesmith_trainer.objective import SupervisedLoss
 from tunesmith_trainer.outcome import Infrastructure
@@ -199,14 +198,7 @@ def check_gguf_parity(
     out. Weights are compared, not logits: 4 bits move the logits of a small model by 43 percent,
     rows of queries and keys in a wrong order by 48. Raises Infrastructure ExportMismatch.
     """
-    # The reader's idea of the configuration leaves out scaled positions, biases and head sizes.
-    source = AutoConfig.from_pretrained(merged)
-    if source.model_type == "mistral":
-        # In a GGUF file a Mistral is a Llama, and so it is to the reader.
-        source = LlamaConfig.from_dict(source.to_dict() | {"model_type": "llama"})
-    model = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, config=source, dtype=torch.float32
-    )
+    model = read_gguf(path, merged)
     rounding, limit = _largest_rounding(model, merged), _ROUNDING[quantization]
     if not rounding <= limit:
         raise _mismatch("weights", rounding, limit)

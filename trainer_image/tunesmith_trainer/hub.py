@@ -171,13 +171,18 @@ def _explained(error: Exception, asked: _Repository) -> TrainerError:
             kind.reason,
             f"{uri} is no name of the Hub. {kind.field} is {kind.prefix}ORGANIZATION/NAME.",
         )
-    if isinstance(error, _AWAY):
+    if is_away(error):
         return Infrastructure(
             "HubUnavailable",
             f"The Hugging Face Hub did not deliver {uri} ({type(error).__name__}:"
             f" {shorten(str(error), 200)}). Without a way to the Hub, put it into S3.",
         )
     return Infrastructure("LocalIOError", f"{type(error).__name__}: {shorten(str(error), 300)}")
+
+
+def is_away(error: Exception) -> bool:
+    """Whether an error of a library that asks the Hub says that the Hub does not answer."""
+    return isinstance(error, _AWAY)
 
 
 def _not_found(start: str, asked: _Repository) -> UserError:

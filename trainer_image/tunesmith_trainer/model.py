@@ -5,9 +5,11 @@ model. Must not know about data or training.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -21,7 +23,8 @@ from tunesmith_api.jobstatus import Architecture
 from tunesmith_api.result import UserErrorReason
 from tunesmith_api.training import Lora, LoraVariant, Method, Precision, QLora, Switch
 from tunesmith_trainer.adapters import fuse
-from tunesmith_trainer.outcome import UserError
+from tunesmith_trainer.logs import log
+from tunesmith_trainer.outcome import UserError, shorten
 
 _DTYPES = {
     Precision.FP32: torch.float32,
@@ -50,7 +53,8 @@ def load_base(
 ) -> PreTrainedModel:
     """Load a causal language model's weights, in 4 bits if `qlora` is given.
 
-    Raises UserError ModelInvalid for files that are no such model.
+    Raises UserError ModelInvalid for files that are no such model, or not all of it: transformers
+    would make up weights that are missing or have another shape.
     """
     quantization = qlora and BitsAndBytesConfig(
         load_in_4bit=True,
@@ -59,16 +63,19 @@ def load_base(
         bnb_4bit_compute_dtype=dtype,
     )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loaded = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             device_map={"": device},
             quantization_config=quantization,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise _invalid("model", error) from error
+    _check_loaded(loaded)
     model.config.use_cache = False
     return model
 
@@ -183,9 +190,34 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:40])
 
 
+def _check_loaded(loaded: dict[str, Any]) -> None:
+    """Raise UserError ModelInvalid unless the files had every weight that config.json tells of."""
+    wrong = [
+        f"{name} has the shape {list(found)} in place of {list(wanted)}"
+        for name, found, wanted in sorted(loaded["mismatched_keys"])
+    ]
+    wrong += [f"{name} is missing" for name in sorted(loaded["missing_keys"])]
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise UserError(
+            UserErrorReason.MODEL_INVALID,
+            f"The weights in model.uri are not those that its config.json tells of: {wrong[0]}"
+            f"{more}. Put the files of one and the same model there.",
+        )
+    if unknown := sorted(loaded["unexpected_keys"]):
+        # Such as the eyes of a model that sees: nothing that its language part would miss.
+        log.warning("weights that are not used", count=len(unknown), first=unknown[0])
+
+
 def _invalid(what: str, error: Exception) -> UserError:
+    said = shorten(str(error), 400)
+    if "trust_remote_code" in str(error):
+        # Their advice is to run it.
+        said = "its config.json (auto_map) asks for code that comes with the model."
+    elif isinstance(error, SafetensorError):
+        said = f"a .safetensors file is damaged or cut off ({said}); upload it again."
     return UserError(
         UserErrorReason.MODEL_INVALID,
-        f"The base model's {what} cannot be loaded: {str(error)[:400]} A model needs config.json, "
+        f"The base model's {what} cannot be loaded: {said} A model needs config.json, "
         "weights as safetensors and a tokenizer, and may not need code of its own.",
     )

@@ -22,6 +22,7 @@ from tunesmith_trainer.data.gathering import Gathered, Gatherer
 from tunesmith_trainer.data.prepared import SPLITS, PreparedMeta, Written, write_split
 from tunesmith_trainer.data.prompting import Prompting
 from tunesmith_trainer.data.splitting import Sides
+from tunesmith_trainer.data.spreading import spare_processes
 from tunesmith_trainer.data.templates import load_tokenizer, used_template
 from tunesmith_trainer.data.tokenizing import RowTokenizer, Tokenizing
 from tunesmith_trainer.generating import generated_answers
@@ -29,7 +30,12 @@ from tunesmith_trainer.gguf.file import check_gguf
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.progress import Progress
-from tunesmith_trainer.sources import FetchedModel, fetch_tokenizer
+from tunesmith_trainer.sources import (
+    FetchedModel,
+    check_vocabulary,
+    fetch_tokenizer,
+    vocabulary_size,
+)
 from tunesmith_trainer.stopping import StopSignal
 from tunesmith_trainer.storage import Storage, Store, open_store
 from tunesmith_trainer.storage.fence import Fence
@@ -72,8 +78,11 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
         gathered.reading,
         Prompting(run.dataset.prompt),
         objective=run.objective,
+        workers=spare_processes(),
     )
     splits = write_splits(rows, gathered.sides, work / "prepared", _looking_up(progress, stop))
+    highest = max(split.highest for split in splits.values())
+    check_vocabulary(run, vocabulary_size(run, model.path), highest)
     template = used_template(tokenizer, run.dataset)
     meta = _described(run, gathered, splits, rows.counts, model=model, template=template)
 

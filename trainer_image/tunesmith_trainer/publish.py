@@ -142,6 +142,7 @@ def build_report(run: TrainingRun, trained: Trained, progress: Progress) -> Trai
         curve=training.curve.shortened(),
         measurements=measurements(run, examined),
         evaluation=run.evaluation,
+        task_files=trained.exam.task_files,
         baselines=run.baselines,
         samples=sample_answers(run, trained.exam.asked, examined),
         notes=(*search.notes, *notes(examined)),

@@ -45,11 +45,12 @@ from tunesmith_trainer.publish import Trained, publish
 from tunesmith_trainer.report import find_finished
 from tunesmith_trainer.sharding import load_sharded
 from tunesmith_trainer.snapshot import restore
+from tunesmith_trainer.sources import check_vocabulary
 from tunesmith_trainer.state import Chance, TrainState, seed_everything
 from tunesmith_trainer.stopping import StopSignal
 from tunesmith_trainer.storage import open_store
 from tunesmith_trainer.storage.fence import Fence
-from tunesmith_trainer.suites.harness import check_harness
+from tunesmith_trainer.suites.harness import check_harness, load_tasks
 from tunesmith_trainer.suites.questions import load_questions
 from tunesmith_trainer.tracking.services import begin_tracking
 
@@ -77,10 +78,11 @@ def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal
     check_gguf(run, inputs.base_path, tokenizer)
     test = inputs.data.test
     asked = load_questions(run, test, tokenizer, stop)
+    task_files = load_tasks(attempt)
     loss = load_model(attempt, inputs, precision)
     set_up_loss(attempt, inputs, loss, padding_id(tokenizer), precision)
     training = plan_training(attempt, inputs, loss, padding_id(tokenizer), search.found)
-    exam = Exam(attempt, tokenizer, test, asked, training.pairs)
+    exam = Exam(attempt, tokenizer, test, asked, task_files, training.pairs)
     progress.plan(training.total_steps, search.found.ref.step if search.found else None)
 
     with training.tracking:
@@ -151,13 +153,10 @@ def load_model(attempt: Attempt, inputs: Inputs, precision: Precision) -> Superv
     set_gradient_checkpointing(
         model, settings.gradient_checkpointing, is_full=method.adapter is None
     )
-    vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    if int(inputs.data.train.tokens.max()) >= vocabulary:
-        raise UserError(
-            UserErrorReason.MODEL_INVALID,
-            f"The tokenizer gives tokens that the model, with {vocabulary} of them, does not "
-            "know. Tokenizer and weights in baseModel.uri do not belong together.",
-        )
+    embeddings = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    splits = (inputs.data.train, inputs.data.validation, inputs.data.test)
+    highest = max(int(split.tokens.max(initial=-1)) for split in splits)
+    check_vocabulary(attempt.run, embeddings, highest)
     loss = SupervisedLoss(model)
     loss.has_liger = apply_liger(model, ranks.device)
     return loss

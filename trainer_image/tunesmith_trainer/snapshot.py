@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
 from safetensors import numpy as arrays
 from safetensors.torch import load_file, save_file
 
 from tunesmith_trainer.distributed import Ranks
 from tunesmith_trainer.loop import Training
+from tunesmith_trainer.outcome import Infrastructure
 from tunesmith_trainer.preference import Reference
 from tunesmith_trainer.sharding import placed_like, trained_weights
 from tunesmith_trainer.state import Chance, TrainState, host_copy
@@ -25,6 +27,7 @@ from tunesmith_trainer.tracking.session import EVENTS
 STATE, CURVE = "state.json", "metrics.jsonl"
 _WEIGHTS, _OPTIMIZER = "weights.safetensors", "optimizer.pt"
 _REFERENCES = "references.safetensors"
+_MIB = 1 << 20
 
 
 class Saved(BaseModel):
@@ -72,8 +75,29 @@ class Snapshot:
         )
 
     def write(self, directory: Path) -> None:
-        """Write all of it into `directory`, over what is there, down to the disk."""
+        """Write all of it into `directory`, over what is there, down to the disk.
+
+        Nothing is left there where that fails. Raises Infrastructure DiskFull.
+        """
         shutil.rmtree(directory, ignore_errors=True)
+        try:
+            self._write(directory)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            # Also so that there is room to say what has happened.
+            shutil.rmtree(directory, ignore_errors=True)
+            free = shutil.disk_usage(directory.parent).free
+            # torch says of a full disk nothing but "unexpected pos"; its headers are small.
+            needed = int(1.05 * _size_bytes([self.weights, self.optimizer]))
+            if needed <= free:
+                raise
+            raise Infrastructure(
+                "DiskFull",
+                f"The disk of {directory.parent} is full: a checkpoint needs {needed / _MIB:,.1f}"
+                f" MiB, {free / _MIB:,.1f} MiB are free. Free some room and run it again, or choose"
+                " a larger disk (in a cluster compute.resources.requests.ephemeral-storage).",
+            ) from error
+
+    def _write(self, directory: Path) -> None:
         directory.mkdir(parents=True)
         save_file(self.weights, directory / _WEIGHTS)
         torch.save(self.optimizer, directory / _OPTIMIZER)
@@ -84,6 +108,14 @@ class Snapshot:
         (directory / CURVE).write_text("".join(f"{line}\n" for line in self.curve))
         (directory / EVENTS).write_bytes(self.events)
         _sync(directory)
+
+
+def _size_bytes(value: Any) -> int:
+    """Add up the tensors inside of nested dicts and lists."""
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(_size_bytes, inner))
 
 
 def restore(training: Training, directory: Path) -> None:

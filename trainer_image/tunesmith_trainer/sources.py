@@ -8,7 +8,7 @@ only) and by ``recipe`` (all).
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -86,16 +86,8 @@ def fetch_generator(run: TrainingRun, source: ModelSource, directory: Path) -> F
 
 def check_context(run: TrainingRun, path: Path) -> None:
     """Raise UserError (SequenceTooLong) when maxSequenceLength is above the model's context."""
-    try:
-        config = orjson.loads((path / "config.json").read_bytes())
-        settings = config.get("text_config", config)
-        context = next((settings[name] for name in _CONTEXT_FIELDS if name in settings), None)
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise UserError(
-            UserErrorReason.MODEL_INVALID,
-            f"config.json of {run.model.uri} is not a model's configuration"
-            f" ({type(error).__name__}).",
-        ) from error
+    settings = _text_settings(run, path)
+    context = next((settings[name] for name in _CONTEXT_FIELDS if name in settings), None)
     wanted = run.hyperparameters.max_sequence_length
     if isinstance(context, int) and wanted > context:
         raise UserError(
@@ -103,6 +95,44 @@ def check_context(run: TrainingRun, path: Path) -> None:
             f"hyperparameters.maxSequenceLength is {wanted}, but {run.model.uri} reads at most"
             f" {context} tokens. Set it to {context} or less.",
         )
+
+
+def check_vocabulary(run: TrainingRun, size: int | None, highest: int) -> None:
+    """Raise UserError (ModelInvalid) when `highest`, a token of the data, is none of the model's.
+
+    A tokenizer that is larger than the model is fine as long as none of its surplus is used.
+    """
+    if size is not None and highest >= size:
+        raise UserError(
+            UserErrorReason.MODEL_INVALID,
+            f"The tokenizer of {run.model.uri} makes the token {highest} of the data, but the model"
+            f" knows only 0 to {size - 1}. Put tokenizer and weights of one and the same model"
+            " there.",
+        )
+
+
+def vocabulary_size(run: TrainingRun, path: Path) -> int | None:
+    """Give how many tokens a model knows by its config.json, where that says it."""
+    size = _text_settings(run, path).get("vocab_size")
+    return size if isinstance(size, int) else None
+
+
+def _text_settings(run: TrainingRun, path: Path) -> dict[str, Any]:
+    try:
+        config = orjson.loads((path / "config.json").read_bytes())
+        settings = config.get("text_config", config)
+    except (OSError, ValueError, AttributeError) as error:
+        raise _no_configuration(run, type(error).__name__) from error
+    if not isinstance(settings, dict):
+        raise _no_configuration(run, "text_config is no object")
+    return settings
+
+
+def _no_configuration(run: TrainingRun, why: str) -> UserError:
+    return UserError(
+        UserErrorReason.MODEL_INVALID,
+        f"config.json of {run.model.uri} is not a model's configuration ({why}).",
+    )
 
 
 def _fetch(

@@ -28,6 +28,7 @@ _MAGIC = {
     b"%PDF": "a PDF: extract its text",
     b"SQLite": "a database: export its rows",
     b"\x80\x02": "a pickle, which could run code and is never read: convert it",
+    b"\xff\xfe\0\0": "UTF-32, not UTF-8: save it as UTF-8",
     b"\xff\xfe": "UTF-16, not UTF-8: save it as UTF-8",
     b"\xfe\xff": "UTF-16, not UTF-8: save it as UTF-8",
 }
@@ -60,8 +61,19 @@ def open_text(file: SourceFile) -> BinaryIO:
     what = next((text for magic, text in _MAGIC.items() if head.startswith(magic)), "")
     if what or b"\0" in head:
         stream.close()
-        refuse(file, what or "binary, not text: see docs/data.md for the files that can be read")
+        refuse(file, what or _binary(head))
     return stream
+
+
+def _binary(head: bytes) -> str:
+    """Say of bytes that hold a NUL what they may be. Latin letters in UTF-16 have every second."""
+    if any(head[odd::2].count(0) > 0.4 * len(head) for odd in (0, 1)):
+        return "UTF-16 without a mark, not UTF-8: save it as UTF-8"
+    line = head.count(b"\n", 0, head.index(0)) + 1
+    return (
+        f"binary, not text (a zero byte in line {line}): see docs/data.md for the files that can"
+        " be read"
+    )
 
 
 def open_bytes(file: SourceFile) -> io.BufferedReader:
@@ -101,7 +113,7 @@ def refuse(file: SourceFile, what: str) -> NoReturn:
 
 
 class _Unpacker(Protocol):
-    def read(self, size: int, /) -> bytes: ...
+    def read1(self, size: int, /) -> bytes: ...
 
     def close(self) -> object: ...
 
@@ -117,7 +129,8 @@ class _Unpacked(io.RawIOBase):
 
     def readinto(self, buffer: "memoryview") -> int:  # type: ignore[override]
         try:
-            data = self._inner.read(len(buffer))
+            # As it comes, so that what was there before a fault is counted.
+            data = self._inner.read1(len(buffer))
         except EOFError:
             refuse(self._file, f"cut off after {self._count} unpacked bytes: upload it again")
         except Exception as error:

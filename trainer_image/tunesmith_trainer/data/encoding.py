@@ -1,20 +1,22 @@
 """Texts to tokens, each word once: what ``encode_batch`` gives, in a tenth of its time.
 
-Byte-level tokenizers of the usual kinds begin a new word at each space behind something else, and
-what stands in one word has no say in another's tokens. So texts are cut there, and the tokens of
-words that were seen before are remembered. Where a tokenizer is of another kind, the only word is
-the whole text. Called by ``tokenizing``.
+Byte-level tokenizers of the usual kinds begin a new word at each space behind something else and
+around each special token, and what stands in one word has no say in another's tokens. So texts are
+cut there, and the tokens of words that were seen before are remembered. Where a tokenizer is of
+another kind, the only word is the whole text. Called by ``tokenizing``, also in processes of their
+own: nothing here knows of rows, settings or errors.
 """
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, filterfalse
 from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from tunesmith_trainer.data.templates import Rendered
 from tunesmith_trainer.data.wordsplits import name_of_splitting
@@ -37,15 +39,61 @@ class Encoded(NamedTuple):
     """[tokens], 1 where the token is to be learned"""
 
 
+class Texts(NamedTuple):
+    """What is encoded at once."""
+
+    rendered: Sequence[Rendered]
+    """Conversations; they get no special tokens but those that they show."""
+    plain: Sequence[str]
+    """Texts; they get what the tokenizer puts around one, and are learned whole."""
+
+
+class Joined(NamedTuple):
+    """Rows of tokens one after the other: two large pieces go between processes at no cost."""
+
+    ids: NDArray[np.int32]
+    supervised: NDArray[np.uint8]
+    lengths: list[int]
+
+    @classmethod
+    def of(cls, rows: Sequence[Encoded]) -> "Joined":
+        """Join rows."""
+        return cls(
+            np.concatenate([np.zeros(0, np.int32), *(row.ids for row in rows)]),
+            np.concatenate([np.zeros(0, np.uint8), *(row.supervised for row in rows)]),
+            [len(row.ids) for row in rows],
+        )
+
+    def rows(self) -> Iterator[Encoded]:
+        """Give each as a view."""
+        for end, length in zip(accumulate(self.lengths), self.lengths, strict=True):
+            yield Encoded(self.ids[end - length : end], self.supervised[end - length : end])
+
+
+def encoding_with(tokenizer: str) -> Callable[[Texts], Joined]:
+    """Give :meth:`Encoder.encode_all` of a tokenizer.json's text."""
+    return Encoder(Tokenizer.from_str(tokenizer)).encode_all
+
+
 class Encoder:
-    """Encodes rendered conversations with one tokenizer, adding no special tokens."""
+    """Encodes texts with one tokenizer."""
 
     def __init__(self, backend: Any) -> None:
         """``backend`` is a ``tokenizers.Tokenizer`` that neither cuts nor fills up."""
         self._backend = backend
         self._has_words = _cuts_before_spaces(backend)
+        self._special = _apart_from_all(backend)
         self._known: dict[str, bytes] = {}
         """The ids of words, int32."""
+
+    def encode_all(self, texts: Texts) -> Joined:
+        """Give the tokens of the rendered texts, then those of the plain ones."""
+        rows = self.encode(texts.rendered) if texts.rendered else []
+        if texts.plain:
+            for encoding in self._backend.encode_batch_fast(texts.plain):
+                ids = np.array(encoding.ids, np.int32)
+                rows.append(Encoded(ids, np.ones(len(ids), np.uint8)))
+        return Joined.of(rows)
 
     def encode(self, rendered: Sequence[Rendered]) -> list[Encoded]:
         """Give the tokens of each text; those that hold a character of its spans are marked."""
@@ -57,6 +105,7 @@ class Encoder:
             for span in spans
             for place in span
             if (number := bisect_right(end, place)) < len(words)
+            and place > end[number] - len(words[number])
         }
         if len(self._known) > _REMEMBERED_WORDS:
             self._known.clear()
@@ -74,7 +123,14 @@ class Encoder:
         return result
 
     def _words(self, text: str) -> list[str]:
-        return _WORD.findall(text) if self._has_words else [text] if text else []
+        if not self._has_words:
+            return [text] if text else []
+        if self._special is None:
+            return _WORD.findall(text)
+        words: list[str] = []
+        for number, piece in enumerate(self._special.split(text)):
+            words.extend([piece] if number % 2 else _WORD.findall(piece))
+        return words
 
     def _encodings(self, words: list[str]) -> dict[str, Any]:
         """Encode words, and remember their tokens."""
@@ -103,7 +159,8 @@ class Encoder:
             if number == len(words):
                 return before
             word = words[number]
-            return before + int(counted(encodings[word], place - ends[number] + len(word)))
+            inside = place - ends[number] + len(word)
+            return before + (int(counted(encodings[word], inside)) if inside else 0)
 
         for start, end in spans:
             marks[count(start, _ended) : count(end, _begun)] = 1
@@ -135,6 +192,17 @@ def _cuts_before_spaces(backend: Any) -> bool:
     # With dropout a word has other tokens each time.
     is_fixed = not getattr(backend.model, "dropout", None)
     return name_of_splitting(*sections) is not None and is_apart and is_fixed
+
+
+def _apart_from_all(backend: Any) -> re.Pattern[str] | None:
+    """Give an expression for the tokens that are found before all else, in the text as it is."""
+    # The others are looked for in normalized text.
+    tokens = [t.content for t in backend.get_added_tokens_decoder().values() if not t.normalized]
+    if not tokens or backend.encode_special_tokens:
+        return None
+    # As the tokenizer does, take the longest where several begin.
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
 
 
 def _section(part: Any) -> dict[str, Any] | None:

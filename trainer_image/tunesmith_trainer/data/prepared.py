@@ -89,6 +89,8 @@ class Written(NamedTuple):
     """Tokens that the loss is taken on."""
     longest: int
     """Tokens of the longest row; 0 without rows."""
+    highest: int
+    """The highest token; -1 without rows."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def write_split(
         _ArrayFile(_path(directory, name, array), dtype) for array, dtype in _ARRAYS.items()
     )
     offsets.append(np.zeros(1))
-    result = Written(0, 0, 0, 0)
+    result = Written(0, 0, 0, 0, -1)
     for ids, marks in rows:
         tokens.append(ids)
         supervised.append(marks)
@@ -156,6 +158,7 @@ def write_split(
             result.tokens + len(ids),
             result.supervised + int(np.count_nonzero(marks)),
             max(result.longest, len(ids)),
+            max(result.highest, int(ids.max(initial=-1))),
         )
         offsets.append(np.array([result.tokens]))
     for file in (tokens, offsets, supervised):

@@ -2,30 +2,39 @@
 
 A conversation is one row. Plain text is learned whole, with the end token behind it, and a long
 text becomes several rows; with objective Pretrain a conversation is such a text, as the template
-shows it. A preference is two rows, the better answer first. Works in batches so that the tokenizer
-uses all cores. Called by ``prepare`` for each split.
+shows it. A preference is two rows, the better answer first. Works in batches: of many, texts are
+encoded in processes of their own, while templates, counts and errors stay here, in the order of
+rows. Called by ``prepare`` for each split.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from tunesmith_api.dataset import TooLong
 from tunesmith_api.objectives import Objective
 from tunesmith_api.result import UserErrorReason
 from tunesmith_api.templating import Prompt
-from tunesmith_trainer.data.encoding import Encoded, Encoder
+from tunesmith_trainer.data.encoding import Encoded, Encoder, Joined, Texts, encoding_with
 from tunesmith_trainer.data.formats import Canonical, Malformed, Message
 from tunesmith_trainer.data.preferences import both_sides
 from tunesmith_trainer.data.prompting import Prompting
 from tunesmith_trainer.data.reading import Reading, Row
+from tunesmith_trainer.data.spreading import Spread
 from tunesmith_trainer.data.templates import Rendered, Renderer
 from tunesmith_trainer.outcome import UserError
 
 _BATCH_ROWS = 512
+_BATCH_BYTES = 1 << 19
+"""Of rows' contents: what is under way at a time is bounded, however long rows are."""
+_ROWS_FOR_WORKERS = 8192
+"""A worker is up when some 5,000 rows have been done without it: fewer need none."""
 _FEWEST_TOKENS = 2
 """What is shorter has no token that another one leads to."""
 _LOGGED_HINT = (
@@ -44,6 +53,21 @@ class Tokenizing:
     """Rows left out because nothing in them is learned, for another reason than length."""
 
 
+class _Batch(NamedTuple):
+    """Rows, and what is to be encoded of them."""
+
+    rows: Sequence[Row]
+    shown: list[list[Rendered | Malformed]]
+    """Of each row what goes through the chat template: nothing of a text."""
+    plain: list[str]
+    """The texts."""
+
+    @property
+    def texts(self) -> Texts:
+        shown = (side for sides in self.shown for side in sides)
+        return Texts([side for side in shown if isinstance(side, Rendered)], self.plain)
+
+
 class RowTokenizer:
     """Turns conversations and texts into rows of tokens."""
 
@@ -56,7 +80,9 @@ class RowTokenizer:
         prompting: Prompting | None = None,
         *,
         objective: Objective = Objective.SFT,
+        workers: int = 0,
     ) -> None:
+        """``workers`` is how many processes may help."""
         self._renderer = Renderer(tokenizer)
         self._end_id: int | None = tokenizer.eos_token_id
         self._prompting = prompting or Prompting(Prompt())
@@ -66,7 +92,7 @@ class RowTokenizer:
         self._backend.no_padding()
         self._encoder = Encoder(self._backend)
         self._limit, self._policy, self._reading = limit, policy, reading
-        self._objective = objective
+        self._objective, self._workers = objective, workers
         self.counts = Tokenizing()
 
     def tokenize(self, rows: Sequence[Row], on_rows: Callable[[int], None]) -> Iterator[Encoded]:
@@ -74,35 +100,52 @@ class RowTokenizer:
 
         Raises UserError (SequenceTooLong by policy, DatasetMalformed where the template refuses).
         """
-        for first in range(0, len(rows), _BATCH_ROWS):
-            batch = rows[first : first + _BATCH_ROWS]
-            yield from self._batch(list(batch))
-            on_rows(len(batch))
+        begun: deque[_Batch] = deque()
+
+        def texts() -> Iterator[Texts]:
+            for batch in map(self._shown, _batches(rows)):
+                begun.append(batch)
+                yield batch.texts
+
+        workers = self._workers if len(rows) >= _ROWS_FOR_WORKERS else 0
+        elsewhere = partial(encoding_with, self._backend.to_str() if workers else "")
+        with Spread(self._encoder.encode_all, elsewhere, workers) as spread:
+            for joined in spread.map(texts()):
+                batch = begun.popleft()
+                yield from self._trained_on(batch, joined)
+                on_rows(len(batch.rows))
 
     def encode(self, conversations: Sequence[list[Message]]) -> list[Encoded | Malformed]:
         """Tokenize conversations, at any length; each answer without weight 0 is to be learned.
 
         The prompt of the run is put around them. Malformed stands where the template refuses one.
         """
-        around = [self._prompting.around(messages) for messages in conversations]
-        rendered = self._renderer.render(around)
-        texts = [result for result in rendered if isinstance(result, Rendered)]
+        shown = self._render(conversations)
+        texts = [result for result in shown if isinstance(result, Rendered)]
         encoded = iter(self._encoder.encode(texts))
-        return [result if isinstance(result, Malformed) else next(encoded) for result in rendered]
+        return [result if isinstance(result, Malformed) else next(encoded) for result in shown]
 
-    def _batch(self, rows: Sequence[Row]) -> Iterator[Encoded]:
+    def _render(self, conversations: Sequence[list[Message]]) -> list[Rendered | Malformed]:
+        return self._renderer.render([self._prompting.around(each) for each in conversations])
+
+    def _shown(self, rows: Sequence[Row]) -> _Batch:
         contents: list[Canonical] = [orjson.loads(row.content) for row in rows]
-        conversations = [side for content in contents for side in _conversations(content)]
-        results = iter(self.encode(conversations))
+        sides = [_conversations(content) for content in contents]
+        shown = iter(self._render([side for both in sides for side in both]))
         plain = [c["text"] for c in contents if isinstance(c, dict) and "text" in c]
-        texts = iter(self._backend.encode_batch_fast(plain) if plain else [])
-        for row, content in zip(rows, contents, strict=True):
-            found = [next(results) for _ in _conversations(content)]
-            sides = [side for side in found if isinstance(side, Encoded)]
-            if not found:
+        return _Batch(rows, [[next(shown) for _ in both] for both in sides], plain)
+
+    def _trained_on(self, batch: _Batch, joined: Joined) -> Iterator[Encoded]:
+        """Give what is learned of the rows of a batch, given all of its texts' tokens."""
+        encoded = list(joined.rows())
+        count = len(batch.texts.rendered)
+        conversations, texts = iter(encoded[:count]), iter(encoded[count:])
+        for row, shown in zip(batch.rows, batch.shown, strict=True):
+            sides = [next(conversations) for side in shown if isinstance(side, Rendered)]
+            if not shown:
                 yield from self._pieces(next(texts).ids)
-            elif len(sides) < len(found):
-                why = next(str(side) for side in found if isinstance(side, Malformed))
+            elif len(sides) < len(shown):
+                why = next(str(side) for side in shown if isinstance(side, Malformed))
                 self._reading.refuse(f"{row.file} line {row.line}", why, row.content)
             elif self._objective is Objective.PRETRAIN:
                 yield from self._pieces(sides[0].ids)
@@ -110,14 +153,12 @@ class RowTokenizer:
                 for ids, supervised in sides:
                     yield Encoded(ids[: self._limit], supervised[: self._limit])
 
-    def _pieces(self, tokens: Iterable[int]) -> Iterator[Encoded]:
+    def _pieces(self, ids: NDArray[np.int32]) -> Iterator[Encoded]:
         """Cut a text into rows of at most the limit; all of their tokens are learned."""
-        ids = list(tokens)
-        if self._end_id is not None and ids[-1:] != [self._end_id]:
-            ids.append(self._end_id)
-        whole = np.array(ids, dtype=np.int32)
-        for first in range(0, len(whole), self._limit):
-            piece = whole[first : first + self._limit]
+        if self._end_id is not None and ids[-1:].tolist() != [self._end_id]:
+            ids = np.append(ids, np.int32(self._end_id))
+        for first in range(0, len(ids), self._limit):
+            piece = ids[first : first + self._limit]
             if len(piece) >= _FEWEST_TOKENS:
                 yield Encoded(piece, np.ones(len(piece), np.uint8))
 
@@ -145,3 +186,16 @@ def _conversations(content: Canonical) -> tuple[list[Message], ...]:
     if isinstance(content, list):
         return (content,)
     return both_sides(content) if "chosen" in content else ()
+
+
+def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    batch: list[Row] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += len(row.content)
+        if len(batch) == _BATCH_ROWS or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -74,11 +74,9 @@ def build_sidecar(
     template = revision.template
     port = sidecar_port(template)
     is_host = template.delivery is Delivery.ADAPTER
-    served = (
-        _adapter_settings(deployment, template, config)
-        if is_host
-        else _model_settings(plan, template)
-    )
+    served = _adapter_settings(template, config) if is_host else _model_settings(plan, template)
+    if is_host or plan.holds_others:
+        served["SERVED_MODEL"] = served_model(deployment)
     settings = (
         _settings(revision, plan, config)
         | _access_settings(template)
@@ -144,13 +142,10 @@ def _model_settings(plan: EnginePlan, template: RevisionTemplate) -> dict[str, s
     }
 
 
-def _adapter_settings(
-    deployment: ModelDeployment, template: RevisionTemplate, config: Config
-) -> dict[str, str]:
+def _adapter_settings(template: RevisionTemplate, config: Config) -> dict[str, str]:
     storage = resolve_storage(template, config)
     told = {"FOLDER": ADAPTERS_PATH, "SECRET": storage.secret, **storage.settings}
-    named = {f"ADAPTERS_{name}": value for name, value in told.items()}
-    return named | {"SERVED_MODEL": served_model(deployment)}
+    return {f"ADAPTERS_{name}": value for name, value in told.items()}
 
 
 def _digest(name: str, token: str) -> dict[str, str]:

@@ -68,4 +68,5 @@ def plan_ollama(template: RevisionTemplate, model: str, serving: ServingConfig) 
         },
         home=_HOME,
         needs_gguf=True,
+        holds_others=True,
     )

@@ -36,3 +36,5 @@ class EnginePlan:
     needs_gguf: bool = False
     needs_shared_memory: bool = False
     knows_logprobs: bool = True
+    holds_others: bool = False
+    """Whether it has further models, which clients must neither see nor ask for."""
