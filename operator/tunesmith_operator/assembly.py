@@ -25,7 +25,7 @@ from aiohttp import web
 from tunesmith_api import API_VERSION
 from tunesmith_operator import telemetry
 from tunesmith_operator.config import Config
-from tunesmith_operator.handlers import PLURALS, WATCHED, build_registry
+from tunesmith_operator.handlers import PLURALS, WATCHED, build_registry, take_in_written
 from tunesmith_operator.handlers.probes import Health, build_app
 from tunesmith_operator.handlers.spawning import spawn_kopf
 from tunesmith_operator.kube.cache import Cache
@@ -227,7 +227,7 @@ class Operator:
 
     def _saw(self, kind: str, body: Object) -> None:
         if kind in WATCHED:
-            self.cache.saw(kind, body)
+            take_in_written(kind, body, self.cache, self.queue.add)
 
     def _called(self, request: Request, code: int) -> None:
         telemetry.API_REQUESTS.labels(request.verb, request.kind, str(code)).inc()

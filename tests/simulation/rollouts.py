@@ -57,6 +57,11 @@ def reason(world: RolloutWorld, kind: DeploymentCondition) -> str:
     return found.reason if found else ""
 
 
+def message(world: RolloutWorld, kind: DeploymentCondition) -> str:
+    found = find(world.status.conditions, kind)
+    return found.message if found else ""
+
+
 def rolled_back(world: RolloutWorld) -> RollbackStatus:
     settle(world)
     assert world.status.last_rollback is not None

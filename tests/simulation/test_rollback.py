@@ -17,6 +17,7 @@ from tests.simulation.rollout_world import (
 from tests.simulation.rollouts import (
     BURST_ONLY_BY_SAMPLES,
     at_weight,
+    message,
     reason,
     rolled_back,
     serving,
@@ -150,6 +151,7 @@ def test_without_automatic_rollback_the_weight_stays_and_somebody_is_told() -> N
     assert reason(world, DeploymentCondition.STALLED) == DeploymentReason.ROLLBACK_DISABLED
     for _ in range(120):
         world.turn()
+    assert [e.reason for e in world.events].count(DeploymentReason.ROLLBACK_DISABLED) == 1
     assert world.weights[-1][1] == 25
     world.offer(1)
     settle(world)
@@ -189,6 +191,7 @@ def test_a_provider_that_comes_back_in_time_changes_nothing() -> None:
         world.turn()
     words = reason(world, DeploymentCondition.PROGRESSING)
     assert words == DeploymentReason.PROVIDER_UNAVAILABLE
+    assert "connection refused" in message(world, DeploymentCondition.PROGRESSING)
     settle(world)
     assert world.status.stable is not None
     assert world.status.stable.revision == 2
@@ -211,5 +214,6 @@ def test_little_traffic_holds_and_says_so() -> None:
     assert world.traffic.weight == 25
     words = reason(world, DeploymentCondition.PROGRESSING)
     assert words == DeploymentReason.INSUFFICIENT_TRAFFIC
+    assert "requests, at least" in message(world, DeploymentCondition.PROGRESSING)
     settle(world)
     assert world.status.last_rollback is None

@@ -5,7 +5,15 @@ from tests.simulation.rollout_world import (
     OperatorDied,
     RolloutWorld,
 )
-from tests.simulation.rollouts import at_weight, reason, rolled_back, serving, settle, until
+from tests.simulation.rollouts import (
+    at_weight,
+    message,
+    reason,
+    rolled_back,
+    serving,
+    settle,
+    until,
+)
 from tunesmith_api.conditions import DeploymentCondition, DeploymentReason
 from tunesmith_api.deploymentstatus import (
     Outcome,
@@ -105,6 +113,7 @@ def test_an_unknown_version_leaves_what_serves_alone() -> None:
     for _ in range(30):
         world.turn()
     assert reason(world, DeploymentCondition.STALLED) == DeploymentReason.VERSION_NOT_FOUND
+    assert [e.reason for e in world.events].count(DeploymentReason.VERSION_NOT_FOUND) == 1
     assert is_true(world.status.conditions, DeploymentCondition.READY)
     assert world.status.canary is None
 
@@ -191,3 +200,14 @@ def test_a_canary_superseded_at_all_of_the_traffic_carries_it_until_stable_has_i
     assert world.status.stable is not None
     assert world.status.stable.revision == 3
     assert world.unserved == 0
+
+
+def test_a_first_revision_that_is_refused_says_why_and_tells_it_once() -> None:
+    world = RolloutWorld(1, {1: Model(refused="another digest")})
+    for _ in range(60):
+        world.turn()
+    assert reason(world, DeploymentCondition.STALLED) == DeploymentReason.NO_REVISION
+    for kind in (DeploymentCondition.STALLED, DeploymentCondition.PROGRESSING):
+        assert "another digest" in message(world, kind)
+    told = [e for e in world.events if e.type == "Warning"]
+    assert [(e.reason, "another digest" in e.message) for e in told] == [("NoRevision", True)]

@@ -43,6 +43,9 @@ def test_an_undisturbed_job_is_two_attempts_and_one_version() -> None:
     assert world.job.status.stage is DisplayStage.COMPLETE
     assert world.job.status.model_version_ref is not None
     assert world.job.status.model_version_ref.name == "demo-v1"
+    progress = world.job.status.progress
+    assert progress is not None
+    assert progress.total_steps == progress.step > 0
 
 
 def test_training_holds_the_model_as_preparation_found_best() -> None:
@@ -207,6 +210,9 @@ def test_suspending_stops_the_pods_and_resuming_goes_on_from_the_checkpoint() ->
     assert not world.attempts_alive()
     assert is_true(world.job.status.conditions, ConditionType.SUSPENDED)
     assert world.job.status.stage is DisplayStage.SUSPENDED
+    said = find(world.job.status.conditions, ConditionType.TRAINED)
+    assert said is not None
+    assert said.reason == "SuspendedByUser"
     world.set_suspend(False)
     play(world)
     assert world.attempts["demo-train-3"].resumed_from >= step
@@ -224,6 +230,10 @@ def test_the_deadline_fails_the_job_at_once_and_stops_what_runs() -> None:
     world = play(World(seed=11, spec=spec, faults=Faults(hang=1.0)))
     assert failed_because(world) == "DeadlineExceeded"
     assert not world.attempts_alive()
+    assert world.job is not None
+    said = find(world.job.status.conditions, ConditionType.FAILED)
+    assert said is not None
+    assert "runPolicy.activeDeadlineSeconds (30 s); raise it" in said.message
 
 
 def test_prepared_data_that_got_lost_is_made_again() -> None:

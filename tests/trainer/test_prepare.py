@@ -323,6 +323,13 @@ BAD_INPUT = [
         id="other field names",
     ),
     pytest.param(
+        {"columns": {"prompt": "question", "response": "answer"}},
+        GOOD,
+        "WrongColumns",
+        ["prompt, response", "dataset.columns holds for all sources"],
+        id="field names of another source",
+    ),
+    pytest.param(
         {"format": "Messages"},
         GOOD,
         "WrongColumns",
@@ -381,7 +388,7 @@ BAD_INPUT = [
         {"test": {"uri": "s3://BUCKET/data/train.jsonl"}},
         GOOD,
         "DatasetEmpty",
-        ["No conversations to train on", "held out"],
+        ["No conversations to train on", "20 that repeat held-out ones", "rows of their own"],
         id="all rows are held out",
     ),
     pytest.param(

@@ -103,8 +103,14 @@ def test_credentials_come_from_the_secret_of_the_role(
 @pytest.mark.parametrize(
     ("present", "missing"),
     [
-        pytest.param((), "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", id="an empty Secret"),
-        pytest.param(("AWS_ACCESS_KEY_ID",), "lacks AWS_SECRET_ACCESS_KEY", id="half a Secret"),
+        pytest.param(
+            (),
+            "does not exist or lacks AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            id="an empty Secret, or none",
+        ),
+        pytest.param(
+            ("AWS_ACCESS_KEY_ID",), "dataset, lacks AWS_SECRET_ACCESS_KEY", id="half a Secret"
+        ),
     ],
 )
 def test_a_secret_without_its_keys_is_named(

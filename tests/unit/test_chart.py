@@ -108,6 +108,7 @@ def test_no_object_of_the_schema_takes_unknown_values() -> None:
             ("gpuTypes", "A100"), {"nvidia.com/gpu.product": []}, id="a GPU type of no node"
         ),
         pytest.param(("watchNamespaces",), ["Team A"], id="a namespace that cannot be"),
+        pytest.param(("fullnameOverride",), "My_Tunes", id="a name that no Service may have"),
         pytest.param(("resources", "limit"), {}, id="a misspelled key further down"),
     ],
 )

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from tunesmith_operator.handlers import PLURALS, take_in
+from tests.unit.bodies import own
+from tunesmith_operator.handlers import PLURALS, take_in, take_in_written
 from tunesmith_operator.handlers.probes import Health, build_app, find_troubles
 from tunesmith_operator.kube.cache import Cache
 from tunesmith_operator.kube.watches import LIMIT_SECONDS, Watches
@@ -99,3 +100,29 @@ def test_an_event_that_cannot_be_read_is_counted_and_kept_from_nobody_else() -> 
     assert [key.name for key in keys] == ["a"]
     take_in("FineTuneJob", {"type": "DELETED", "object": body}, cache, keys.append)
     assert cache.counts()["FineTuneJob"] == 0
+
+
+@pytest.mark.parametrize("is_answer_first", [True, False], ids=["answer first", "event first"])
+def test_a_version_that_we_made_and_its_followers_get_their_turn(is_answer_first: bool) -> None:
+    cache, keys = Cache(), []
+    source = {"source": {"model": "demo", "channel": "stable"}}
+    chat = own("chat", "u-chat", 1, "ModelDeployment", spec=source)
+    take_in("ModelDeployment", {"type": "ADDED", "object": chat}, cache, keys.append)
+    spec = {"model": "demo", "version": "1", "artifacts": [], "tags": ["stable"]}
+    made = own("demo-v1", "u-v1", 2, "ModelVersion", spec=spec)
+    keys.clear()
+    if is_answer_first:
+        take_in_written("ModelVersion", made, cache, keys.append)
+    take_in("ModelVersion", {"type": "ADDED", "object": made}, cache, keys.append)
+    if not is_answer_first:
+        take_in_written("ModelVersion", made, cache, keys.append)
+    assert [key.name for key in keys] == ["demo-v1", "chat"]
+
+
+def test_our_own_status_is_nobodys_turn() -> None:
+    cache, keys = Cache(), []
+    take_in("FineTuneJob", {"type": "ADDED", "object": own(version=1)}, cache, keys.append)
+    keys.clear()
+    take_in_written("FineTuneJob", own(version=2), cache, keys.append)
+    take_in("FineTuneJob", {"type": "MODIFIED", "object": own(version=2)}, cache, keys.append)
+    assert keys == []

@@ -4,9 +4,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from tunesmith_api.router import ROUTER_STATE_PATH, RouterReport, RouterSplit, RouterState
 from tunesmith_operator.planning.routing import RouterAnswer, read_answers
@@ -116,6 +118,16 @@ async def test_a_state_that_is_not_taken_is_told_again_after_a_pause_another_one
         await asyncio.sleep(0.15)
         answers = await calls.tell("u", pods, STATE)
         assert all(a.report for a in answers)
+
+
+@pytest.mark.parametrize(("is_ready", "lines"), [(True, 1), (False, 0)])
+async def test_that_a_starting_pod_is_silent_is_no_news(is_ready: bool, lines: int) -> None:
+    async with running("127.0.0.15") as (calls, (agent,)):
+        gone = replace(agent.pod, address="127.0.0.16", is_ready=is_ready)
+        with capture_logs() as told:
+            (answer,) = await calls.ask("u", [gone])
+        assert answer.report is None
+        assert sum(line["log_level"] != "debug" for line in told) == lines
 
 
 def test_patience_doubles_its_pause_and_forgets_the_oldest() -> None:

@@ -12,8 +12,9 @@ import structlog
 
 from tunesmith_api import GROUP, VERSION
 from tunesmith_operator import telemetry
-from tunesmith_operator.kube.cache import Cache
-from tunesmith_operator.kube.known import Key
+from tunesmith_operator.kube.cache import OWN_KINDS, Cache
+from tunesmith_operator.kube.kinds import Object
+from tunesmith_operator.kube.known import Key, Own
 from tunesmith_operator.kube.resync import SELECTORS
 from tunesmith_operator.kube.watches import INACTIVITY_SECONDS, SERVER_TIMEOUT_SECONDS, Watches
 
@@ -56,10 +57,26 @@ def take_in(kind: str, event: Mapping[str, Any], cache: Cache, add: Callable[[Ke
         where = {"namespace": meta.get("namespace"), "name": meta.get("name")}
         log.exception("an event could not be taken in", kind=kind, **where)
         return
-    if key is None:
-        return
+    if key is not None:
+        _wake(key, before, cache, add)
+
+
+def take_in_written(kind: str, body: Object, cache: Cache, add: Callable[[Key], None]) -> None:
+    """Put what the API server answered to our own write into the cache.
+
+    The event of that write tells nothing new where it comes later. So an object that we have made
+    gets its first pass from here; of other writes the pass that wrote knows.
+    """
+    before = cache.own(kind, body["metadata"]["namespace"], body["metadata"]["name"])
+    key = cache.saw(kind, body)
+    is_made = before is None or before.uid != body["metadata"]["uid"]
+    if key is not None and kind in OWN_KINDS and is_made:
+        _wake(key, before, cache, add)
+
+
+def _wake(key: Key, before: Own | None, cache: Cache, add: Callable[[Key], None]) -> None:
     add(key)
-    # Who follows a version that is gone must hear of it as well.
+    # Who follows a version that is new or gone must hear of it as well.
     version = (cache.own(*key) or before) if key.kind == "ModelVersion" else None
     for follower in cache.followers_of(version) if version else ():
         add(follower)

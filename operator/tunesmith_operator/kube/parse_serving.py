@@ -14,6 +14,8 @@ from tunesmith_operator.planning.gathering import SeenRecord, SeenWorkload
 from tunesmith_operator.planning.serving import SeenRouter, ServingPod, Traffic
 from tunesmith_operator.resources.serving.record import RecordError, read_record
 
+_LINE = 300
+
 
 def parse_record(body: Object) -> SeenRecord | None:
     """Extract a revision's record; None for a ConfigMap that cannot be one."""
@@ -131,11 +133,27 @@ def _waiting(scheduled: Object, containers: Iterable[Object]) -> str:
     if scheduled.get("status") == "False":
         return str(scheduled.get("message", ""))
     for container in containers:
-        waiting = (container.get("state") or {}).get("waiting") or {}
+        state = container.get("state") or {}
+        waiting = state.get("waiting") or {}
         reason = waiting.get("reason", "")
-        if reason and reason not in ("PodInitializing", "ContainerCreating"):
+        if reason in ("PodInitializing", "ContainerCreating"):
+            continue
+        # Why it failed tells more than how long the kubelet will wait.
+        if words := _last_words(container):
+            return f"container {container.get('name')} failed: {words}"
+        if reason:
             return f"{reason}: {waiting.get('message') or container.get('name')}"
     return ""
+
+
+def _last_words(container: Object) -> str:
+    """Give the last line of a container that failed and does not run."""
+    state, last = container.get("state") or {}, container.get("lastState") or {}
+    # One that waits for something else, such as its image, has not failed just now.
+    is_back = (state.get("waiting") or {}).get("reason") == "CrashLoopBackOff"
+    ended = state.get("terminated") or (last.get("terminated") if is_back else None) or {}
+    lines = str(ended.get("message") or "").split("\n") if ended.get("exitCode") else []
+    return next((line.strip()[:_LINE] for line in reversed(lines) if line.strip()), "")
 
 
 def _refusal(init: Iterable[Object]) -> str:

@@ -100,8 +100,7 @@ def _why_pod_ended(pod: SeenPod, job: SeenJob) -> Ending:
     if pod.exit_reason == "OOMKilled":
         return Ending(
             AttemptReason.OUT_OF_MEMORY,
-            f"pod {pod.name} went over its memory limit; raise compute.resources.limits.memory"
-            " or lower hyperparameters.perDeviceBatchSize",
+            f"pod {pod.name} went over its memory limit",
             exit_code=pod.exit_code,
         )
     if pod.is_terminating or pod.is_gone:

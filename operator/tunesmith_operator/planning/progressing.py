@@ -42,7 +42,7 @@ def progressing(
     if draft.spec.paused:
         return Saying(_TRUE, DeploymentReason.PAUSED, f"Paused at {_place(draft, rollout)}")
     if rollout.unready_time is not None:
-        return _waiting(draft, seen, rollout)
+        return _waiting(draft, seen, rollout, standing)
     return _of_the_router(draft, seen, rollout) or _stepping(draft, rollout)
 
 
@@ -104,18 +104,24 @@ def _why_rejected(draft: ServingDraft, wanted: str) -> str:
     last = draft.status.last_rollback
     why = last.message if last and last.digest == wanted else "it was rejected before"
     return (
-        f"The wanted revision was rejected: {why}. It is tried again only when the spec changes:"
-        " the revision, or the steps, analysis, failFast or readyTimeoutSeconds it is judged by"
+        f"The wanted revision was rejected: {why.rstrip('.')}. It is tried again only when the spec"
+        " changes: the revision, or the steps, analysis, failFast or readyTimeoutSeconds it is"
+        " judged by"
     )
 
 
-def _waiting(draft: ServingDraft, seen: ServingObservation, rollout: RolloutStatus) -> Saying:
+def _waiting(
+    draft: ServingDraft, seen: ServingObservation, rollout: RolloutStatus, standing: Standing
+) -> Saying:
     canary = draft.status.canary
     there = seen.revision(canary.name) if canary else None
     target = target_weight(draft, rollout)
     has_stable = draft.status.stable is not None
     needed = canary_needs(sizing(draft, seen), target, has_stable=has_stable)
-    waits = f": {there.waiting}" if there and there.waiting else ""
+    # What a container said when it ended tells more than that it is started again later.
+    told = there.waiting if there else ""
+    why = standing.held_by.message if standing.held_by else told
+    waits = f": {why}" if why else ""
     return Saying(
         _TRUE,
         DeploymentReason.WAITING_FOR_REPLICAS,
@@ -132,11 +138,12 @@ def _stepping(draft: ServingDraft, rollout: RolloutStatus) -> Saying:
         return Saying(_TRUE, DeploymentReason.WAITING_FOR_ROUTER, f"The router goes to {place}")
     missing = next((m for m in rollout.metrics if m.samples and m.verdict is rollout.verdict), None)
     if rollout.verdict is Verdict.PROVIDER_ERROR and missing:
-        return Saying(_TRUE, DeploymentReason.PROVIDER_UNAVAILABLE, f"At {place}; no answer yet")
-    if rollout.verdict is Verdict.NO_DATA and missing:
         return Saying(
-            _TRUE, DeploymentReason.INSUFFICIENT_TRAFFIC, f"At {place}; {missing.name} has no data"
+            _TRUE, DeploymentReason.PROVIDER_UNAVAILABLE, f"At {place}; {missing.message}"
         )
+    if rollout.verdict is Verdict.NO_DATA and missing:
+        message = f"At {place}; {missing.message}"
+        return Saying(_TRUE, DeploymentReason.INSUFFICIENT_TRAFFIC, message)
     if rollout.verdict is Verdict.PASS and awaits(draft.spec.rollout, rollout, draft.now):
         return Saying(
             _TRUE,

@@ -57,6 +57,9 @@ def trained(draft: JobDraft, job: FineTuneJob, result: TrainerResult) -> None:
             update={
                 "percent": 100,
                 "step": result.step,
+                # A short run may have ended before it was asked how long it would be.
+                "total_steps": progress.total_steps or result.step,
+                "epoch": result.training.epochs if result.training else progress.epoch,
                 "eta_seconds": 0,
                 "eta": "",
                 "phase": "Done",

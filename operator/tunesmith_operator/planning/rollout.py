@@ -149,7 +149,9 @@ def _begin(
         previous=None if is_previous else status.previous,
         last_revision=max(status.last_revision, canary.revision),
     )
-    how = "without steps: it served before" if fast else "at the first step"
+    how = "at the first step"
+    if rollout.skips_analysis:
+        how = "without steps: " + ("it served before" if fast else "nothing serves yet")
     draft.emit("Normal", "RolloutStarted", f"Revision {canary.revision} is rolled out {how}")
 
 

@@ -51,6 +51,7 @@ def report(
         DeploymentCondition.PROGRESSING: goes_on,
         DeploymentCondition.STALLED: stalled,
     }
+    _tell_stalled(draft, stalled)
     for kind, saying in sayings.items():
         draft.say(kind, saying.status, saying.reason, saying.message)
     _say_rolled_back(draft)
@@ -162,6 +163,15 @@ def _stalled(
         # The first revision of all: there is nothing to go back to, so it is waited for.
         return Saying(_TRUE, DeploymentReason.NO_REVISION, standing.held_by.message)
     return Saying(_FALSE, DeploymentReason.NOT_STALLED, "Nothing stands in the way")
+
+
+def _tell_stalled(draft: ServingDraft, stalled: Saying) -> None:
+    """Make an Event of what has begun to stand in the way; a rollback has Events of its own."""
+    before = find(draft.status.conditions, DeploymentCondition.STALLED)
+    is_new = before is None or (before.status, before.reason) != (_TRUE, stalled.reason)
+    is_told = stalled.reason is DeploymentReason.REVISION_REJECTED
+    if stalled.status is _TRUE and is_new and not is_told:
+        draft.emit("Warning", stalled.reason, stalled.message)
 
 
 def _say_rolled_back(draft: ServingDraft) -> None:

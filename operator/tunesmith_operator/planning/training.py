@@ -36,6 +36,13 @@ from tunesmith_operator.planning.watching import end_by_time, note_image, watch
 
 _KEPT_JOBS = 3
 
+_HINDRANCES = (
+    Reason.UNSCHEDULABLE,
+    Reason.IMAGE_PULL_FAILING,
+    Reason.CONTAINER_NOT_STARTING,
+    Reason.WAITING_FOR_QUOTA,
+)
+
 
 def decide(seen: Observation, config: Config, now: datetime) -> Decision:
     """Choose what comes next. Pure: the same input gives the same decision."""
@@ -131,8 +138,19 @@ def _is_overdue(draft: JobDraft, seen: Observation) -> bool:
     if left > timedelta():
         draft.look_again_in(left)
         return False
-    end_by_time(draft, seen, Reason.DEADLINE_EXCEEDED, "runPolicy.activeDeadlineSeconds is over")
+    end_by_time(draft, seen, Reason.DEADLINE_EXCEEDED, _why_late(draft, limit))
     return True
+
+
+def _why_late(draft: JobDraft, limit: int) -> str:
+    """Name the limit, and what the pods were waiting for if that is where the time went."""
+    told = (
+        f"The job took longer than runPolicy.activeDeadlineSeconds ({limit} s); raise it in a new"
+        " job, or give that more compute"
+    )
+    active = draft.status.active
+    said = find(draft.status.conditions, condition_of(active.stage)) if active else None
+    return f"{told}. {said.message}" if said and said.reason in _HINDRANCES else told
 
 
 def _close(
@@ -197,6 +215,8 @@ def _is_held(draft: JobDraft, seen: Observation) -> bool:
             Reason.SUSPENDED_BY_USER,
             f"spec.suspend is true: no pods run{where}",
         )
+        stage = condition_of(_stage_to_run(draft))
+        draft.no(stage, Reason.SUSPENDED_BY_USER, "Not running: spec.suspend is true")
         draft.update(stage=DisplayStage.SUSPENDED)
         return True
     if draft.holds(ConditionType.SUSPENDED):

@@ -63,7 +63,9 @@ async def call_pod(
             raise Unanswered(f"HTTP {answer.status}: {in_short(answer.body)}")
         return report.model_validate_json(answer.body)
     except Unreachable as error:
-        log.info("a pod does not answer", pod=pod.name, error=str(error))
+        # A pod that is starting is asked again and again; that it is silent is no news.
+        tell = log.info if pod.is_ready else log.debug
+        tell("a pod does not answer", pod=pod.name, error=str(error))
         raise
     except (Unanswered, ValidationError) as error:
         log.warning("a pod refuses", pod=pod.name, error=str(error))

@@ -235,19 +235,24 @@ class Gatherer:
         fewest = self._dataset.checks.min_rows
         uri = shorten(", ".join(s.uri for s in self._dataset.train.all_sources), 300)
         if not train:
+            held_out = self._tally.held_out
             why = (
-                f"none of the {self._reading.rows} rows read can be used"
-                f" ({self._reading.malformed} malformed, {self._tally.duplicates} duplicates or"
-                f" held out, {self._tally.cleaned} dropped by dataset.clean,"
+                f"none of its rows can be used ({self._reading.malformed} malformed, {held_out}"
+                f" that repeat held-out ones, {self._tally.duplicates - held_out} other duplicates,"
+                f" {self._tally.cleaned} dropped by dataset.clean,"
                 f" {self._reading.filtered} without the feedback asked for)"
                 if self._reading.rows
                 else "it has no rows"
             )
             first = next((f" The first malformed one: {e}." for e in self._reading.examples), "")
+            do = (
+                "Give dataset.test and dataset.validation rows of their own, or set their percent."
+                if held_out
+                else "Correct dataset.train.uri or the file."
+            )
             raise UserError(
                 UserErrorReason.DATASET_EMPTY,
-                f"No conversations to train on in {uri}: {why}.{first} Correct dataset.train.uri"
-                " or the file.",
+                f"No conversations to train on in {uri}: {why}.{first} {do}",
             )
         if len(train) < fewest:
             raise UserError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from tunesmith_api.dataset import DataFormat, Dataset, FeedbackFilter
+from tunesmith_api.dataset import Columns, DataFormat, Dataset, FeedbackFilter
 from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.data import formats, preferences
 from tunesmith_trainer.data.chatlog import ChatLog
@@ -157,8 +157,13 @@ class Reader:
             UserErrorReason.WRONG_COLUMNS,
             f"{place} has {fields_of(value)}. Format {self.wanted.value} looks for"
             f" {self._looked_for()}. Set dataset.columns to the names of your fields, or"
-            " dataset.format to the shape of your rows.",
+            f" dataset.format to the shape of your rows.{self._of_all_sources()}",
         )
+
+    def _of_all_sources(self) -> str:
+        """Say what is easily missed where one source of several needs other names."""
+        is_renamed = self._columns != Columns()
+        return " dataset.columns holds for all sources." if is_renamed else ""
 
     def _looked_for(self) -> str:
         wanted = _ORDER if self.wanted is DataFormat.AUTO else (self.wanted,)

@@ -71,6 +71,11 @@ class Tally:
         return sum(self._dropped[reason] for reason in _REPEATED)
 
     @property
+    def held_out(self) -> int:
+        """Those of them whose other one is in a part that is held out."""
+        return self._dropped[Reason.HELD_OUT]
+
+    @property
     def cleaned(self) -> int:
         """Rows dropped for another reason."""
         return self._dropped.total() - self.duplicates

@@ -90,9 +90,11 @@ def _read_secret(directory: Path, secret: str, role: Role) -> dict[str, str]:
     }
     missing = [name for name in (KEY_ID, SECRET_KEY) if name not in found]
     if missing:
+        # A Secret that is not there is mounted as an empty folder.
+        what = "lacks" if found else "does not exist or lacks"
         raise UserError(
             UserErrorReason.CREDENTIALS_MISSING,
-            f"Secret {secret}, named for the {role}, lacks {' and '.join(missing)}."
+            f"Secret {secret}, named for the {role}, {what} {' and '.join(missing)}."
             f" It must hold the keys {KEY_ID} and {SECRET_KEY} ({SESSION_TOKEN} is optional).",
         )
     return found
