@@ -264,7 +264,12 @@ class Operator:
             telemetry.WATCH_AGE_SECONDS.labels(plural).set(age)
         for kind, count in self.cache.counts().items():
             telemetry.CACHED_OBJECTS.labels(kind).set(count)
-        telemetry.note_stages(Counter(own.stage for own in self.cache.all_own("FineTuneJob")))
+        telemetry.note_stages(
+            *(
+                Counter(own.stage for own in self.cache.all_own(kind))
+                for kind in ("FineTuneJob", "ModelDeployment")
+            )
+        )
 
 
 def install_signals(stop: asyncio.Event) -> None:

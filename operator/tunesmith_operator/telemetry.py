@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, generate_latest
 
 from tunesmith_api.attempts import AttemptReason
+from tunesmith_api.deploymentstatus import ModelDeploymentStatus, RolloutPhase
 from tunesmith_api.jobstatus import DisplayStage, FineTuneJobStatus
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_DETECTION_SECONDS = (1, 2.5, 5, 10, 30, 60, 120, 300, 900, 1800, 3600, 4 * 3600)
 _STAGE_SECONDS = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 72 * 3600)
 
 RECONCILES = Counter(
@@ -60,6 +62,19 @@ STAGE_SECONDS = Histogram(
     ["stage"],
     buckets=_STAGE_SECONDS,
 )
+DEPLOYMENTS = Gauge("tunesmith_modeldeployments", "ModelDeployments by phase.", ["phase"])
+ROLLOUTS = Counter("tunesmith_rollouts_total", "Roll-outs that ended, by outcome.", ["outcome"])
+ROLLBACKS = Counter("tunesmith_rollbacks_total", "Rejected revisions, by cause.", ["reason"])
+DETECTION_SECONDS = Histogram(
+    "tunesmith_rollback_detection_seconds",
+    "From a rejected revision's first request to the decision.",
+    buckets=_DETECTION_SECONDS,
+)
+RESTORATION_SECONDS = Histogram(
+    "tunesmith_rollback_restoration_seconds",
+    "From the decision until the rejected revision had no traffic.",
+    buckets=_SECONDS,
+)
 TRAINER_POLLS = Counter(
     "tunesmith_trainer_polls_total",
     "Questions to trainers about their progress: ok, unreachable or unreadable.",
@@ -80,10 +95,34 @@ def note_attempts(before: FineTuneJobStatus, now: FineTuneJobStatus) -> None:
             STAGE_SECONDS.labels(attempt.stage).observe((end - start).total_seconds())
 
 
-def note_stages(counts: Mapping[str, int]) -> None:
-    """Set the number of FineTuneJobs of each stage; stages that are not named have none."""
+def note_rollouts(before: ModelDeploymentStatus, now: ModelDeploymentStatus) -> None:
+    """Count the roll-outs that a pass wrote down as ended, and what going back has cost.
+
+    Called after the status was written.
+    """
+    for entry in now.history:
+        if entry not in before.history:
+            ROLLOUTS.labels(entry.outcome).inc()
+    rollback, former = now.last_rollback, before.last_rollback
+    if rollback is None:
+        return
+    is_new = former is None or former.time != rollback.time
+    if is_new:
+        ROLLBACKS.labels(rollback.reason).inc()
+        DETECTION_SECONDS.observe(rollback.detected_after_seconds)
+    restored = rollback.restored_after_milliseconds
+    if restored is not None and (
+        is_new or former is None or former.restored_after_milliseconds is None
+    ):
+        RESTORATION_SECONDS.observe(restored / 1000)
+
+
+def note_stages(jobs: Mapping[str, int], deployments: Mapping[str, int]) -> None:
+    """Set how many objects are in each stage or phase; those that are not named have none."""
     for stage in DisplayStage:
-        JOBS.labels(stage).set(counts.get(stage, 0))
+        JOBS.labels(stage).set(jobs.get(stage, 0))
+    for phase in RolloutPhase:
+        DEPLOYMENTS.labels(phase).set(deployments.get(phase, 0))
 
 
 def render() -> bytes:

@@ -49,6 +49,7 @@ from tunesmith_operator.resources.serving.engines.plan import UnservableError
 from tunesmith_operator.resources.serving.record import Revision
 from tunesmith_operator.resources.serving.sidecar import Tokens
 from tunesmith_operator.resources.serving.workload import build_workload
+from tunesmith_operator.telemetry import note_rollouts
 
 log = structlog.get_logger(__name__)
 
@@ -87,6 +88,7 @@ class ModelDeploymentReconciler:
         seen = self._observe(world, key, deployment, reading, counts)
         decision = decide_rollout(seen, world.now())
         await _write_status(world, deployment, decision.status)
+        note_rollouts(deployment.status, decision.status)
         if _is_other_rollout(deployment.status, decision.status):
             await begin_counting(world, deployment, reading, decision.status)
         behind = await self._act(world, key, deployment, reading, decision)
