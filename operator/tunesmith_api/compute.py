@@ -3,9 +3,9 @@
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from tunesmith_api.meta import OptionalName, Quantity, Seconds, ShortText, Spec, section
+from tunesmith_api.meta import OptionalName, Quantity, Rule, Seconds, ShortText, Spec, cel, section
 from tunesmith_api.sharding import Sharding
 
 
@@ -46,6 +46,15 @@ class Resources(Spec):
 
 class Compute(Spec):
     """Where training runs."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            Rule(
+                "self.gpusPerNode > 0 || size(self.gpuType) == 0",
+                "compute.gpuType needs compute.gpusPerNode above 0; leave it out to train on a CPU",
+            )
+        )
+    )
 
     nodes: Annotated[int, Field(ge=1, le=64)] = 1
     """Pods that train together, started with accelerate launch where there are several ranks."""

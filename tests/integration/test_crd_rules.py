@@ -526,6 +526,12 @@ REFUSED = [
     ),
     pytest.param("spec.compute.gpusPerNode", 17, "gpusPerNode", id="too many GPUs"),
     pytest.param("spec.compute.nodes", 0, "nodes", id="no nodes"),
+    pytest.param(
+        "spec.compute",
+        {"gpusPerNode": 0, "gpuType": "A100"},
+        "gpusPerNode above 0",
+        id="a kind of no GPU",
+    ),
     pytest.param("spec.compute.gpuType", "A100; rm", "gpuType", id="a hostile GPU type"),
     pytest.param("spec.compute.sharedMemory", "lots", "sharedMemory", id="no quantity"),
     pytest.param(

@@ -20,9 +20,6 @@ OURS = SeenVersion("support-v3", "support", "3", "12345678-aaaa")
             {"compute": {"gpuType": "B300"}}, (), "Known: A100, L4", id="an unknown GPU type"
         ),
         pytest.param(
-            {"compute": {"gpuType": "B300", "gpusPerNode": 0}}, (), "", id="no GPU, no type"
-        ),
-        pytest.param(
             {"compute": {"serviceAccountName": "admin"}},
             (),
             "Allowed: trainer",

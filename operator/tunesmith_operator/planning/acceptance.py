@@ -28,7 +28,7 @@ class Objection:
 def objection(seen: Observation, config: Config) -> Objection | None:
     """Give the first thing that is wrong, or None."""
     compute = seen.job.spec.compute
-    if compute.gpus_per_node and compute.gpu_type and compute.gpu_type not in config.gpu.types:
+    if compute.gpu_type and compute.gpu_type not in config.gpu.types:
         known = ", ".join(sorted(config.gpu.types)) or "none"
         return Objection(
             Reason.UNKNOWN_GPU_TYPE,
