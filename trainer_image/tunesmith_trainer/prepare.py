@@ -8,30 +8,29 @@ import hashlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import orjson
 
-from tunesmith_api.datastatus import DataStatus, RowCounts, TokenCounts
 from tunesmith_api.gates import unmeasured
 from tunesmith_api.result import Outcome, Phase, TrainerResult, UserErrorReason
 from tunesmith_api.run import TrainingRun
-from tunesmith_api.sharding import Placement
-from tunesmith_api.templating import Template
 from tunesmith_trainer import VERSION
 from tunesmith_trainer.data.gathering import Gathered, Gatherer
 from tunesmith_trainer.data.prepared import SPLITS, PreparedMeta, Written, write_split
 from tunesmith_trainer.data.prompting import Prompting
+from tunesmith_trainer.data.reading import Reading
 from tunesmith_trainer.data.splitting import Sides
 from tunesmith_trainer.data.spreading import spare_processes
 from tunesmith_trainer.data.templates import load_tokenizer, used_template
-from tunesmith_trainer.data.tokenizing import RowTokenizer, Tokenizing
+from tunesmith_trainer.data.tokenizing import RowTokenizer
+from tunesmith_trainer.description import describe
 from tunesmith_trainer.generating import generated_answers
 from tunesmith_trainer.gguf.file import check_gguf
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.progress import Progress
 from tunesmith_trainer.sources import (
-    FetchedModel,
     check_vocabulary,
     fetch_tokenizer,
     vocabulary_size,
@@ -71,20 +70,12 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
     gathered = gather(run, output, work, progress, stop)
 
     progress.enter(Phase.TOKENIZING)
-    rows = RowTokenizer(
-        tokenizer,
-        run.hyperparameters.max_sequence_length,
-        run.dataset.checks.too_long,
-        gathered.reading,
-        Prompting(run.dataset.prompt),
-        objective=run.objective,
-        workers=spare_processes(),
-    )
+    rows = row_tokenizer(run, tokenizer, gathered.reading)
     splits = write_splits(rows, gathered.sides, work / "prepared", _looking_up(progress, stop))
     highest = max(split.highest for split in splits.values())
     check_vocabulary(run, vocabulary_size(run, model.path), highest)
     template = used_template(tokenizer, run.dataset)
-    meta = _described(run, gathered, splits, rows.counts, model=model, template=template)
+    meta = describe(run, gathered, splits, rows.counts, model=model, template=template)
 
     progress.enter(Phase.UPLOADING)
     meta.write(work / "prepared")
@@ -110,6 +101,19 @@ def gather(
     ).gather()
 
 
+def row_tokenizer(run: TrainingRun, tokenizer: Any, reading: Reading) -> RowTokenizer:
+    """Give what makes tokens of rows, with the help of the container's other CPUs."""
+    return RowTokenizer(
+        tokenizer,
+        run.hyperparameters.max_sequence_length,
+        run.dataset.checks.too_long,
+        reading,
+        Prompting(run.dataset.prompt),
+        objective=run.objective,
+        workers=spare_processes(),
+    )
+
+
 def write_splits(
     rows: RowTokenizer, sides: Sides, directory: Path, on_rows: Callable[[int], None]
 ) -> dict[str, Written]:
@@ -133,16 +137,6 @@ def check_push(run: TrainingRun) -> None:
         from tunesmith_trainer.pushing import check_hub
 
         check_hub(run.output.hugging_face)
-
-
-def _place(run: TrainingRun, model_path: Path, longest: int) -> Placement | None:
-    if run.planned_gpus is None:
-        return None
-    # Imported here: torch takes seconds to load, and a run on a CPU has nothing to place.
-    from tunesmith_trainer.memory import read_shape
-    from tunesmith_trainer.placing import place
-
-    return place(read_shape(model_path), run, longest)
 
 
 def prepared_uri(run: TrainingRun) -> str:
@@ -202,89 +196,6 @@ def _earlier(output: Store, run: TrainingRun) -> PreparedMeta | None:
     except (Damaged, KeyError, ValueError) as error:
         log.warning("earlier prepared data is not used", error=str(error))
         return None
-
-
-def _described(
-    run: TrainingRun,
-    gathered: Gathered,
-    splits: dict[str, Written],
-    counts: Tokenizing,
-    *,
-    model: FetchedModel,
-    template: Template,
-) -> PreparedMeta:
-    gathered.reading.finish()
-    _check_remaining(splits, gathered.sides, counts)
-    return PreparedMeta(
-        data=_data_status(run, gathered, splits, counts, template),
-        dataset_digest=_digest(gathered.sides),
-        model_revision=model.revision,
-        template=template.value,
-        max_sequence_length=run.hyperparameters.max_sequence_length,
-        seed=run.hyperparameters.seed,
-        unsupervised=counts.unsupervised,
-        dropped=tuple(gathered.tally.samples),
-        placement=_place(run, model.path, splits["train"].longest),
-    )
-
-
-def _check_remaining(splits: dict[str, Written], sides: Sides, counts: Tokenizing) -> None:
-    why = (
-        f"{counts.too_long} rows are longer than hyperparameters.maxSequenceLength and"
-        f" {counts.unsupervised} have no answer to learn"
-    )
-    if not splits["train"].rows:
-        raise UserError(
-            UserErrorReason.NOTHING_TO_TRAIN_ON,
-            f"None of the {len(sides.train)} training rows has a token that would be trained on:"
-            f" {why}. Give rows with answers of the assistant, or raise the limit.",
-        )
-    for name in ("validation", "test"):
-        if getattr(sides, name) and not splits[name].rows:
-            raise UserError(
-                UserErrorReason.DATASET_TOO_SMALL,
-                f"No {name} row is left: {why}. Raise dataset.{name}.percent or the limit.",
-            )
-
-
-def _data_status(
-    run: TrainingRun,
-    gathered: Gathered,
-    splits: dict[str, Written],
-    counts: Tokenizing,
-    template: Template,
-) -> DataStatus:
-    train = splits["train"]
-    return DataStatus(
-        format=gathered.format,
-        sources=gathered.sources,
-        template=template.value,
-        prompt_version=run.dataset.prompt.name,
-        rows=RowCounts(
-            read=gathered.reading.rows,
-            malformed=gathered.reading.malformed,
-            duplicates=gathered.tally.duplicates,
-            cleaned=gathered.tally.cleaned,
-            filtered=gathered.reading.filtered,
-            synthetic=gathered.synthetic,
-            unsupervised=counts.unsupervised,
-            too_long=counts.too_long,
-            **{name: split.rows // run.objective.sides for name, split in splits.items()},
-        ),
-        tokens=TokenCounts(train=train.tokens, supervised=train.supervised, longest=train.longest),
-        dropped=gathered.tally.dropped(),
-        masked=gathered.tally.masked_pieces(),
-    )
-
-
-def _digest(sides: Sides) -> str:
-    """Return the sha256 over the rows of each side in order; the same on every machine."""
-    digest = hashlib.sha256()
-    for name, rows in sides._asdict().items():
-        digest.update(f"{name} {len(rows)}\n".encode())
-        for row in rows:
-            digest.update(row.content + b"\n")
-    return "sha256:" + digest.hexdigest()
 
 
 def _result(run: TrainingRun, meta: PreparedMeta, did: str) -> TrainerResult:

@@ -23,7 +23,7 @@ from tunesmith_trainer.data.prepared import SPLITS
 from tunesmith_trainer.data.templates import load_tokenizer
 from tunesmith_trainer.distributed import Ranks, check_devices, choose_precision, join
 from tunesmith_trainer.evaluation import Exam, base_behaviour
-from tunesmith_trainer.examination import examine, judge_base_of_full
+from tunesmith_trainer.examination import Examined, examine, judge_base_of_full
 from tunesmith_trainer.gguf.file import check_gguf
 from tunesmith_trainer.inputs import Inputs, fetch_inputs, global_batch_size
 from tunesmith_trainer.kernels import apply_liger, attentions_here, kernels_of
@@ -86,23 +86,39 @@ def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal
     progress.plan(training.total_steps, search.found.ref.step if search.found else None)
 
     with training.tracking:
-        try:
-            ask_base_about_pairs(attempt, inputs, training)
-            judge_base_of_full(exam, training)
-            progress.enter(Phase.TRAINING)
-            train(training, checkpoints.save, progress, stop)
-            checkpoints.save(training, Chance.capture())
-            progress.enter(Phase.EVALUATING)
-            examined = examine(exam, inputs, training)
-            make_whole(attempt, inputs, training, precision)
-        except Interrupted:
-            checkpoints.wait()
-            raise
-
+        examined = train_and_examine(exam, inputs, training, checkpoints, precision)
         if not attempt.ranks.is_main:
             return silent_success(attempt)
         trained = Trained(inputs, precision, exam, training, search, examined)
         return publish(attempt, trained, checkpoints)
+
+
+def train_and_examine(
+    exam: Exam,
+    inputs: Inputs,
+    training: Training,
+    checkpoints: Checkpoints,
+    precision: Precision,
+) -> Examined:
+    """Measure the base where it is lost later, train, measure all models; all ranks call this.
+
+    Raises Interrupted once the last checkpoint is where the next attempt finds it.
+    """
+    attempt = exam.attempt
+    progress, stop = attempt.progress, attempt.stop
+    try:
+        ask_base_about_pairs(attempt, inputs, training)
+        judge_base_of_full(exam, training)
+        progress.enter(Phase.TRAINING)
+        train(training, checkpoints.save, progress, stop)
+        checkpoints.save(training, Chance.capture())
+        progress.enter(Phase.EVALUATING)
+        examined = examine(exam, inputs, training)
+        make_whole(attempt, inputs, training, precision)
+    except Interrupted:
+        checkpoints.wait()
+        raise
+    return examined
 
 
 def check_run(run: TrainingRun) -> None:
