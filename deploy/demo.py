@@ -118,7 +118,7 @@ def introduce(cluster: Cluster, why: str, settings: Settings) -> None:
         "Then the tuned model serves, and a spoiled one is offered under load and refused."
     )
     unbuilt = missing_binaries() if cluster.name == "native" else []
-    about = "15 minutes (the first time builds Kubernetes)" if unbuilt else "6 minutes"
+    about = "15 minutes (the first time builds Kubernetes)" if unbuilt else "5 minutes"
     console.print(f"About {about}. Logs of the steps: {settings.logs}\n")
 
 
