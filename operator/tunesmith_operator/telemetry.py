@@ -103,17 +103,16 @@ def note_rollouts(before: ModelDeploymentStatus, now: ModelDeploymentStatus) -> 
     for entry in now.history:
         if entry not in before.history:
             ROLLOUTS.labels(entry.outcome).inc()
-    rollback, former = now.last_rollback, before.last_rollback
+    rollback, known = now.last_rollback, before.last_rollback
     if rollback is None:
         return
-    is_new = former is None or former.time != rollback.time
-    if is_new:
+    if known is not None and known.time != rollback.time:
+        known = None
+    if known is None:
         ROLLBACKS.labels(rollback.reason).inc()
         DETECTION_SECONDS.observe(rollback.detected_after_seconds)
     restored = rollback.restored_after_milliseconds
-    if restored is not None and (
-        is_new or former is None or former.restored_after_milliseconds is None
-    ):
+    if restored is not None and (known is None or known.restored_after_milliseconds is None):
         RESTORATION_SECONDS.observe(restored / 1000)
 
 
