@@ -26,17 +26,17 @@ help: ## List the commands
 
 .venv/.stamp-demo: requirements/demo.txt | .venv/bin/uv
 	@echo "[setup] installing what the demo needs on this machine"
-	@$(UV) pip install --quiet --no-deps --require-hashes -r requirements/demo.txt
+	@$(UV) pip install --quiet --compile-bytecode --no-deps --require-hashes -r requirements/demo.txt
 	@touch $@
 
 .venv/.stamp-dev: requirements/dev.txt | .venv/bin/uv
 	@echo "[setup] installing the development environment (about 5 GB with torch, a minute or two)"
-	@$(UV) pip install --quiet --no-deps --require-hashes -r requirements/dev.txt
+	@$(UV) pip install --quiet --compile-bytecode --no-deps --require-hashes -r requirements/dev.txt
 	@touch $@
 
 include deploy/deploy.mk
 
-.PHONY: setup format lint verify generate test unit simulate integration test-gateway test-autoscaling e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean bench-training bench-data bench-memory bench-s3 bench-checkpoint
+.PHONY: setup format lint verify generate test unit simulate integration test-gateway test-autoscaling e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean bench-training bench-data bench-memory bench-s3 bench-checkpoint bench-resume bench-gguf bench
 setup: .venv/.stamp-dev ## Make the development environment
 
 format: .venv/.stamp-dev ## Format the code
@@ -115,6 +115,18 @@ bench-data: .venv/.stamp-dev ## How fast data is cleaned and deduplicated, and w
 
 bench-memory: .venv/.stamp-dev ## Memory of the prepare stage, for 20 MB and 200 MB of rows
 	PYTHONPATH=operator:trainer_image $(PY) -m benchmarks.bench_memory
+
+bench-resume: .venv/.stamp-dev ## By what a run that was killed and stopped differs from one let alone
+	PYTHONPATH=operator:trainer_image $(PY) -m benchmarks.bench_resume
+
+bench-gguf: .venv/.stamp-dev ## GGUF files beside those of llama.cpp's converter (installs it into the cache)
+	PYTHONPATH=operator:trainer_image $(PY) -m benchmarks.bench_gguf
+
+# All of the trainer's; a missed target does not keep the next from being measured.
+bench: binaries ## The trainer's benchmarks one after the other, with all their targets (half an hour)
+	@missed=""; for name in training data memory s3 checkpoint resume gguf; do \
+	    echo "== bench-$$name"; $(MAKE) --no-print-directory bench-$$name || missed="$$missed $$name"; \
+	done; [ -z "$$missed" ] || { echo "missed:$$missed"; exit 1; }
 
 lock: .venv/bin/uv ## Pin the dependencies again
 	PATH="$(CURDIR)/.venv/bin:$$PATH" requirements/compile.sh

@@ -24,8 +24,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers import base_model, peer_python
+
 REPOSITORY = Path(__file__).resolve().parent.parent
-CACHE = Path.home() / ".cache" / "tunesmith"
 TRL, DATASETS = "1.16.0", "5.2.0"
 PEERS: dict[str, dict[str, bool]] = {
     "TRL, defaults": {},
@@ -105,27 +106,6 @@ class Worker:
         return float(sum(s["tokens"] for s in self.steps) / sum(s["computed"] for s in self.steps))
 
 
-def peer_python() -> Path:
-    """Give the interpreter of an environment with TRL, made at the first call."""
-    folder = CACHE / "peers" / f"trl-{TRL}"
-    python = folder / "bin" / "python"
-    done = folder / ".done"
-    is_new = not done.exists()
-    if is_new:
-        print(f"installing trl {TRL} into {folder}", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-    # Each time: the cache outlives the checkout that it was made from.
-    site = next(folder.glob("lib/python*/site-packages"))
-    mine = next(path for path in sys.path if path.endswith("site-packages"))
-    (site / "ours.pth").write_text(mine + "\n")
-    if is_new:
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "--no-deps", f"trl=={TRL}"], check=True)
-        subprocess.run([*pip, f"datasets=={DATASETS}"], check=True)
-        done.touch()
-    return python
-
-
 def take_turns(workers: dict[str, Worker]) -> None:
     """Let each take a step in turn, until all are done."""
     while not all(worker.is_done for worker in workers.values()):
@@ -195,9 +175,10 @@ def main() -> int:
     )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     given = parser.parse_args()
-    model = given.model or next(CACHE.glob("base-model/*/config.json")).parent
+    model = given.model or base_model()
     task = {"model": str(model), "steps": given.steps}
-    here, peer = Path(sys.executable), peer_python()
+    here = Path(sys.executable)
+    peer = peer_python(f"trl-{TRL}", f"trl=={TRL}", f"datasets=={DATASETS}")
     kinds: list[tuple[str, Path, Answer]] = [("ours, FP32", here, {"precision": "FP32"})]
     kinds += [(name, peer, {"trl": options}) for name, options in PEERS.items()]
     if has_bf16():

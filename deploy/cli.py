@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StepError as error:
         console.print(f"[red]{error}[/]")
         if error.hint:
-            console.print(f"what to do: {error.hint}")
+            console.print(f"what to do: {error.hint}", soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         console.print("\ninterrupted; the same command again goes on from here")

@@ -7,7 +7,6 @@ reason is said aloud, because a surprising choice is worse than none.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,8 +20,15 @@ from deploy.native.steps import NativeCluster
 from deploy.settings import Settings
 from deploy.shell import Log, StepError
 from deploy.steps import Step
+from deploy.tools import how_to_install, missing
 
-KINDS = ("native", "kind", "current")
+# What each needs to be there; native installs its own.
+PROGRAMS = {
+    "native": (),
+    "kind": ("docker", "kind", "kubectl", "helm"),
+    "current": ("docker", "kubectl", "helm"),
+}
+KINDS = tuple(PROGRAMS)
 # File in the cache that holds the kind chosen last.
 MEMORY = "cluster"
 
@@ -92,7 +98,9 @@ def choose_cluster(settings: Settings) -> tuple[Cluster, str]:
             return _make(kind, settings), "; ".join([because, *passed])
         obstacles[kind] = obstacle
     listed = "\n".join(f"  {kind}: {why}" for kind, why in obstacles.items())
-    raise StepError(f"no cluster can be had here:\n{listed}", "see deploy/README.md")
+    absent = how_to_install(missing(sorted({p for kind in obstacles for p in PROGRAMS[kind]})))
+    hint = f"what is not installed can be:\n{absent}" if absent else "see deploy/README.md"
+    raise StepError(f"no cluster can be had here:\n{listed}", hint)
 
 
 def forget_choice(settings: Settings) -> None:
@@ -103,12 +111,11 @@ def forget_choice(settings: Settings) -> None:
 def _why_not(kind: str, settings: Settings) -> str:
     if kind == "native":
         return why_not_native()
+    absent = missing(PROGRAMS[kind])
+    if absent:
+        return f"not installed: {', '.join(absent)}"
     if kind == "kind":
-        missing = [p for p in ("docker", "kind", "kubectl", "helm") if not shutil.which(p)]
-        return f"not installed: {', '.join(missing)}" if missing else ""
-    missing = [p for p in ("docker", "kubectl", "helm") if not shutil.which(p)]
-    if missing:
-        return f"not installed: {', '.join(missing)}"
+        return ""
     if not settings.registry:
         return "REGISTRY is not set (an image registry that you and the cluster reach)"
     asked = subprocess.run(["kubectl", "version"], capture_output=True, check=False, timeout=30)

@@ -9,22 +9,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, JsonValue
 
-from tunesmith_api.meta import DecimalText, Name, Rule, Spec, cel, exactly_one, section
-
-# What a cloud's metadata service answers is nobody's metric, and it may hold credentials.
-NO_METADATA_SERVICE = Rule(
-    "!self.contains('169.254.') && !self.contains('metadata.google')"
-    " && !self.contains('[fd00:ec2')",
-    "must not point at a cloud's metadata service",
-)
-HttpUrl = Annotated[
-    str,
-    Field(
-        max_length=512,
-        pattern=r"^https?://[A-Za-z0-9\[][A-Za-z0-9.:\[\]_-]*(/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?$",
-        json_schema_extra=cel(NO_METADATA_SERVICE),
-    ),
-]
+from tunesmith_api.meta import DecimalText, HttpUrl, Name, Rule, Spec, cel, exactly_one, section
 
 
 class Verdict(StrEnum):
@@ -116,6 +101,9 @@ class GoldenPrompts(Spec):
     intervalSeconds but at least 10 and at most 60: a bad model may come to no end by itself."""
 
 
+_IS_TOKENS = "(has(self.builtin) && self.builtin == 'TokensPerSecond')"
+_IS_SHARE = "(has(self.goldenPrompts) || (has(self.builtin) && self.builtin == 'ErrorRate'))"
+
 _METRIC_RULES = (
     exactly_one("builtin", "query", "goldenPrompts"),
     Rule(
@@ -134,11 +122,39 @@ _METRIC_RULES = (
         "!has(self.better) || has(self.query)",
         "better is for query only: which way other metrics improve is known",
     ),
+    # A limit on the good side alone lets the worst canary pass.
+    Rule(
+        f"!has(self.builtin) || {_IS_TOKENS} || has(self.max) || has(self.comparedWith)",
+        "error rates, times and restarts are bad when they are high: set max, or comparedWith with"
+        " maxRegressionPercent",
+    ),
+    Rule(
+        f"!(has(self.goldenPrompts) || {_IS_TOKENS}) || has(self.min) || has(self.comparedWith)",
+        "goldenPrompts and TokensPerSecond are bad when they are low: set min, or comparedWith with"
+        " maxRegressionPercent",
+    ),
+    Rule(
+        f"!{_IS_SHARE} || !has(self.min) || (double(self.min) >= 0.0 && double(self.min) <= 1.0)",
+        "min of an ErrorRate or of goldenPrompts must be between 0 and 1: it is a share, 0.9 is 9"
+        " of 10",
+    ),
+    Rule(
+        f"!{_IS_SHARE} || !has(self.max) || (double(self.max) >= 0.0 && double(self.max) <= 1.0)",
+        "max of an ErrorRate or of goldenPrompts must be between 0 and 1: it is a share, 0.01 is"
+        " one in a hundred",
+    ),
     Rule(
         "!has(self.builtin) || self.builtin != 'ErrorRate' || !has(self.max)"
-        " || (double(self.max) >= 0.0 && double(self.max) < 1.0)",
-        "max of an ErrorRate must be at least 0 and below 1: it is a share, 0.01 is one in a"
-        " hundred",
+        " || double(self.max) < 1.0",
+        "max of an ErrorRate must be below 1: every request may fail with 1",
+    ),
+    Rule(
+        "!has(self.goldenPrompts) || !has(self.min) || double(self.min) > 0.0",
+        "min of goldenPrompts must be above 0: every answer may be wrong with 0",
+    ),
+    Rule(
+        "!has(self.builtin) || !has(self.max) || double(self.max) >= 0.0",
+        "max of a builtin must be at least 0: none is ever below",
     ),
 )
 
@@ -158,9 +174,10 @@ class AnalysisMetric(Spec):
     golden_prompts: GoldenPrompts | None = None
     """Questions with known answers."""
     min: DecimalText | None = None
-    """The value must be at least this."""
+    """The value must be at least this. goldenPrompts and TokensPerSecond need it, or
+    comparedWith."""
     max: DecimalText | None = None
-    """The value must be at most this."""
+    """The value must be at most this. The other builtins need it, or comparedWith."""
     compared_with: MetricBase | None = None
     """Stable: the value is also held against that of the stable revision over the same time."""
     max_regression_percent: Annotated[int, Field(ge=0, le=10_000)] | None = None

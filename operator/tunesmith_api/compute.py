@@ -82,7 +82,8 @@ class Compute(Spec):
     service_account_name: OptionalName = ""
     """Service account of the pods, for workload identity. Empty: default. Its token is not
     mounted. The operator's chart may restrict the names."""
-    image: Annotated[str, Field(max_length=512, pattern=r"^\S*$")] = ""
+    # With its digest behind it, it must fit into status.resolved.trainerImage.
+    image: Annotated[str, Field(max_length=440, pattern=r"^\S*$")] = ""
     """Image of the trainer. Empty: the operator's."""
     on_out_of_memory: OnOutOfMemory = OnOutOfMemory.HALVE_BATCH
     """HalveBatch tries once more with half the perDeviceBatchSize and twice the

@@ -63,6 +63,7 @@ class DeploymentReason(StrEnum):
     ANALYSING = "Analysing"
     INSUFFICIENT_TRAFFIC = "InsufficientTraffic"
     PROVIDER_UNAVAILABLE = "ProviderUnavailable"
+    QUERY_INVALID = "QueryInvalid"
     AWAITING_APPROVAL = "AwaitingApproval"
     PAUSED = "Paused"
     PROMOTING = "Promoting"

@@ -200,6 +200,16 @@ _NAME_RULE = {
     " dots: pods and Services get longer names from it",
 }
 
+# A ModelVersion that could not be made would show only when training is over.
+_VERSION_NAME_RULE = {
+    "rule": "size(self.spec.output.modelVersion.version) == 0"
+    " || (size(self.spec.output.modelVersion.model) > 0"
+    " ? size(self.spec.output.modelVersion.model) : size(self.metadata.name))"
+    " + 2 + size(self.spec.output.modelVersion.version) <= 63",
+    "message": "spec.output.modelVersion: the ModelVersion's name, MODEL-vVERSION, must have at"
+    " most 63 characters: choose a shorter model or version",
+}
+
 
 def _definition(
     model: Kind,
@@ -269,7 +279,9 @@ def structural_schema_of_parts(model: Kind) -> Schema:
 def definitions() -> dict[str, Schema]:
     """Give every CRD by the name of its file."""
     return {
-        FineTuneJob.PLURAL: _definition(FineTuneJob, "ftj", _JOB_COLUMNS, [_NAME_RULE]),
+        FineTuneJob.PLURAL: _definition(
+            FineTuneJob, "ftj", _JOB_COLUMNS, [_NAME_RULE, _VERSION_NAME_RULE]
+        ),
         ModelVersion.PLURAL: _definition(ModelVersion, "mv", _VERSION_COLUMNS, []),
         ModelDeployment.PLURAL: _definition(
             ModelDeployment, "mdep", _DEPLOYMENT_COLUMNS, [_NAME_RULE], _SCALE

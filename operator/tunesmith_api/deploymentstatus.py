@@ -91,6 +91,8 @@ class MetricStatus(Status):
     """Of the last sample."""
     message: Annotated[str, Field(max_length=512)] = ""
     """The verdict in words."""
+    needs_change: bool = False
+    """Whether it cannot be measured until its query, or its prompts, are corrected."""
     failures: Count = 0
     """Failed samples within the window."""
     samples: Count = 0

@@ -4,10 +4,11 @@ Sections of a ModelDeployment's spec. Everything in :class:`Engine` is part of a
 change of it is rolled out like a new model.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from tunesmith_api.compute import Resources, SelectorMap, Toleration
 from tunesmith_api.meta import Name, OptionalName, Rule, Spec, Text, cel, exactly_one, section
@@ -20,6 +21,11 @@ class EngineType(StrEnum):
     VLLM = "VLLM"
     OLLAMA = "Ollama"
     CUSTOM = "Custom"
+
+
+def engine_type(engine: Mapping[str, Any]) -> Any:
+    """Give the type of an engine in JSON, which is by its GPUs where none is named. Unchecked."""
+    return engine.get("type", EngineType.VLLM if engine.get("gpus") else EngineType.LLAMA_CPP)
 
 
 class SecretKeyRef(Spec):
@@ -50,16 +56,16 @@ class Engine(Spec):
     model_config = ConfigDict(
         json_schema_extra=cel(
             Rule(
-                "self.type != 'Custom' || size(self.image) > 0",
+                "!has(self.type) || self.type != 'Custom' || size(self.image) > 0",
                 "engine.type Custom needs engine.image: an image with an OpenAI-compatible"
                 " endpoint",
             ),
             Rule(
-                "self.type == 'Custom' || !has(self.port)",
+                "!has(self.port) || (has(self.type) && self.type == 'Custom')",
                 "engine.port is for engine.type Custom: the others' ports are known",
             ),
             Rule(
-                "self.type != 'VLLM' || self.gpus > 0 || size(self.image) > 0",
+                "!has(self.type) || self.type != 'VLLM' || self.gpus > 0 || size(self.image) > 0",
                 "engine.type VLLM needs engine.gpus above 0, or an engine.image that does without",
             ),
             Rule(
@@ -69,9 +75,11 @@ class Engine(Spec):
         )
     )
 
-    type: EngineType = EngineType.LLAMA_CPP
+    # None: a CRD's default cannot look at gpus, so the API server fills nothing in.
+    type: EngineType = Field(default=EngineType.LLAMA_CPP, json_schema_extra={"default": None})
     """LlamaCpp serves GGUF, also without GPUs; VLLM needs safetensors; Ollama serves GGUF; Custom
-    is any image with an OpenAI-compatible endpoint."""
+    is any image with an OpenAI-compatible endpoint. Default: VLLM with gpus above 0, LlamaCpp
+    without."""
     image: Annotated[str, Field(max_length=512, pattern=r"^\S*$")] = ""
     """Image of the engine. Empty: the operator's for the type."""
     args: Annotated[tuple[Text, ...], Field(max_length=64)] = Field(
@@ -108,6 +116,11 @@ class Engine(Spec):
     """Requests a pod works on at a time; further ones get 429 with Retry-After."""
     request_timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = 30
     """Time for one request; a stream that has begun is not cut."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_type(cls, given: Any) -> Any:
+        return {**given, "type": engine_type(given)} if isinstance(given, Mapping) else given
 
 
 class RouterType(StrEnum):

@@ -79,6 +79,10 @@ DEPLOYMENT_REASON_MEANINGS: dict[DeploymentReason, str] = {
     "promoted on missing data.",
     DeploymentReason.PROVIDER_UNAVAILABLE: "The metrics' provider does not answer. Nothing is "
     "promoted on missing data.",
+    DeploymentReason.QUERY_INVALID: "A metric cannot be measured as it is asked for: a query that "
+    "does not parse or gives no single number, a pattern that does not compile, prompts that are "
+    "missing. Correct metrics[].query, or the ConfigMap of goldenPrompts; at dataTimeoutSeconds "
+    "the canary is rolled back with ProviderError.",
     DeploymentReason.AWAITING_APPROVAL: "All steps have passed; set rollout.approvedDigest to "
     "status.canary.digest.",
     DeploymentReason.PAUSED: "spec.paused holds the roll-out.",
@@ -119,19 +123,21 @@ ROLLBACK_MEANINGS: dict[RollbackReason, str] = {
 
 REASON_MEANINGS: dict[Reason, str] = {
     Reason.VALID_SPEC: "The spec makes sense.",
-    Reason.INVALID_SPEC: "The spec cannot be run as it is; the message says what to change.",
+    Reason.INVALID_SPEC: "The spec cannot be run as it is; the message says what to change. With "
+    "Failed: the API server says that the Job it asks for is invalid.",
     Reason.UNKNOWN_GPU_TYPE: "compute.gpuType is not in the chart's table gpuTypes.",
     Reason.SERVICE_ACCOUNT_REFUSED: "compute.serviceAccountName is not among those the chart "
     "allows.",
     Reason.VERSION_EXISTS: "The ModelVersion that output.modelVersion asks for exists already.",
     Reason.CHILD_REFUSED: "The cluster refused a child of the job: a quota, an admission policy, "
-    "or an object of the same name that is not Tunesmith's.",
+    "or an object of the same name that is not Tunesmith's. It is tried again.",
     Reason.WAITING: "An earlier stage has not finished.",
     Reason.STARTING: "The pods are being started.",
     Reason.RUNNING: "The pods run.",
     Reason.UNSCHEDULABLE: "No node can take the pods; the message holds the scheduler's words.",
     Reason.IMAGE_PULL_FAILING: "The trainer's image cannot be pulled.",
-    Reason.CONTAINER_NOT_STARTING: "The container cannot be started.",
+    Reason.CONTAINER_NOT_STARTING: "The container cannot be started, or its pod cannot be made; "
+    "the message holds the words of the kubelet or of the API server.",
     Reason.STOPPING: "The pods have been asked to save a checkpoint and end.",
     Reason.RETRYING: "An attempt ended and another one follows.",
     Reason.PREPARED: "The prepared data is in S3.",
@@ -144,7 +150,8 @@ REASON_MEANINGS: dict[Reason, str] = {
     Reason.UPLOADED: "The artifacts and report.json are in S3.",
     Reason.SUSPENDED_BY_USER: "spec.suspend is true.",
     Reason.RESUMED: "spec.suspend is false again.",
-    Reason.WAITING_FOR_QUOTA: "Kueue has not admitted the training pods yet.",
+    Reason.WAITING_FOR_QUOTA: "Kueue has not admitted the training pods yet, or a ResourceQuota "
+    "is used up.",
     Reason.ADMITTED: "Kueue has admitted the training pods.",
     Reason.VERSION_CREATED: "The ModelVersion exists.",
     Reason.CHANNEL_TAGGED: "The ModelVersion has the tag of the channel that the ModelDeployment "
@@ -192,6 +199,8 @@ USER_ERROR_MEANINGS: dict[UserErrorReason, str] = {
     "message says what would fit.",
     UserErrorReason.PRECISION_UNSUPPORTED: "The device cannot compute in this precision.",
     UserErrorReason.NON_FINITE_LOSS: "The loss became NaN or infinite.",
+    UserErrorReason.CHECKPOINT_MISMATCH: "The run has checkpoints that were made with other "
+    "settings or data; the message says which. They are neither used nor deleted.",
     UserErrorReason.PACKAGE_MISSING: "The trainer's image lacks a Python package that the spec "
     "asks for, such as MLflow's; the message says which.",
     UserErrorReason.INVALID_RUN: "The trainer cannot do what the spec asks; the message says why.",

@@ -65,8 +65,19 @@ IN_CLUSTER = Rule(
     "file:// is for runs without a cluster: a pod has no files of yours",
 )
 
+# What a cloud's metadata service answers is no data, score or metric, and it may hold credentials.
+NO_METADATA_SERVICE = Rule(
+    "!self.contains('169.254.') && !self.contains('metadata.google')"
+    " && !self.contains('[fd00:ec2')",
+    "must not point at a cloud's metadata service",
+)
+
 DECIMAL_PATTERN = r"^-?[0-9]{1,18}(\.[0-9]{1,18})?([eE]-?[0-9]{1,2})?$"
 URI_TAIL = r"[A-Za-z0-9][A-Za-z0-9._~!@+=,/ -]*"
+BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+CLAIM = r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?"
+LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+SUBDOMAIN = rf"{LABEL}(\.{LABEL})*"
 
 
 def _finite(text: str) -> str:
@@ -78,9 +89,12 @@ def _finite(text: str) -> str:
 DecimalText = Annotated[str, Field(pattern=DECIMAL_PATTERN, max_length=40), AfterValidator(_finite)]
 Text = Annotated[str, Field(max_length=1024)]
 ShortText = Annotated[str, Field(max_length=256)]
-Name = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
-ChannelName = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
-OptionalName = Annotated[str, Field(max_length=253, pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$")]
+Name = Annotated[str, Field(max_length=63, pattern=rf"^{SUBDOMAIN}$")]
+ChannelName = Annotated[str, Field(max_length=63, pattern=rf"^{LABEL}$")]
+OptionalName = Annotated[str, Field(max_length=253, pattern=rf"^({SUBDOMAIN})?$")]
+# Part of the name of a ModelVersion.
+VersionName = Annotated[str, Field(max_length=32, pattern=rf"^{SUBDOMAIN}$")]
+OptionalVersion = Annotated[str, Field(max_length=32, pattern=rf"^({SUBDOMAIN})?$")]
 Quantity = Annotated[
     str,
     Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$"),
@@ -91,7 +105,7 @@ S3Uri = Annotated[
     str,
     Field(
         max_length=1024,
-        pattern=rf"^s3://[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9](/|/{URI_TAIL})?$",
+        pattern=rf"^s3://{BUCKET}(/|/{URI_TAIL})?$",
         json_schema_extra=cel(NO_PARENT),
     ),
 ]
@@ -99,7 +113,7 @@ ObjectUri = Annotated[
     str,
     Field(
         max_length=1024,
-        pattern=rf"^(s3://[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9]/{URI_TAIL}|file:///.+)$",
+        pattern=rf"^(s3://{BUCKET}/{URI_TAIL}|file:///.+)$",
         json_schema_extra=cel(NO_PARENT, IN_CLUSTER),
     ),
 ]
@@ -109,7 +123,7 @@ OutputUri = Annotated[
         # The run's own names come behind it, and several of the results must fit into the 4 KiB
         # that a pod can say when it ends.
         max_length=220,
-        pattern=rf"^(s3://[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9](/|/{URI_TAIL})?|file:///.+)$",
+        pattern=rf"^(s3://{BUCKET}(/|/{URI_TAIL})?|file:///.+)$",
         json_schema_extra=cel(NO_PARENT, IN_CLUSTER),
     ),
 ]
@@ -117,7 +131,7 @@ DataUri = Annotated[
     str,
     Field(
         max_length=1024,
-        pattern=rf"^((s3|pvc)://[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9]/{URI_TAIL}"
+        pattern=rf"^((s3://{BUCKET}|pvc://{CLAIM})/{URI_TAIL}"
         rf"|hf://datasets/[A-Za-z0-9][A-Za-z0-9._-]*/{URI_TAIL}|file:///.+)$",
         json_schema_extra=cel(
             NO_PARENT,
@@ -128,6 +142,23 @@ DataUri = Annotated[
                 " pvc:// or hf://",
             ),
         ),
+    ),
+]
+ModelUri = Annotated[
+    str,
+    Field(
+        max_length=1024,
+        pattern=rf"^((s3://{BUCKET}|pvc://{CLAIM})(/|/{URI_TAIL})?|hf://{URI_TAIL}|builtin://tiny"
+        r"|file:///.+)$",
+        json_schema_extra=cel(NO_PARENT, IN_CLUSTER),
+    ),
+]
+HttpUrl = Annotated[
+    str,
+    Field(
+        max_length=512,
+        pattern=r"^https?://[A-Za-z0-9\[][A-Za-z0-9.:\[\]_-]*(/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?$",
+        json_schema_extra=cel(NO_METADATA_SERVICE),
     ),
 ]
 

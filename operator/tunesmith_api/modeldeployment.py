@@ -88,8 +88,10 @@ class Autoscaling(Spec):
 
 _RULES = (
     Rule(
-        "self.delivery != 'Adapter' || self.engine.type == 'VLLM'",
-        "delivery Adapter needs engine.type VLLM: it alone serves an adapter on its base model",
+        "self.delivery != 'Adapter'"
+        " || (has(self.engine.type) ? self.engine.type == 'VLLM' : self.engine.gpus > 0)",
+        "delivery Adapter needs engine.type VLLM, the default with engine.gpus above 0: it alone"
+        " serves an adapter on its base model",
     ),
     Rule(
         "self.delivery != 'Adapter' || !has(self.source.uri)",

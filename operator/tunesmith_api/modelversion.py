@@ -20,6 +20,7 @@ from tunesmith_api.meta import (
     Spec,
     Status,
     Text,
+    VersionName,
     cel,
 )
 
@@ -59,6 +60,8 @@ class Lineage(Spec):
     """sha256 over the cleaned, split data."""
     prompt_version: ShortText = ""
     """Version of dataset.prompt that the rows were shown with; empty without one."""
+    synthetic_rows: Annotated[int, Field(ge=0)] = 0
+    """Rows trained on that dataset.synthetic had made up."""
     trainer_image: Annotated[str, Field(max_length=512)] = ""
     """Image of the trainer."""
     report_uri: Text = ""
@@ -120,7 +123,7 @@ class ModelVersionSpec(Spec):
 
     model: Annotated[str, Field(max_length=50, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
     """Name of the model this is a version of."""
-    version: Annotated[str, Field(max_length=32, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+    version: VersionName
     """Version within the model."""
     artifacts: Annotated[tuple[Artifact, ...], Field(min_length=1, max_length=8)] = Field(
         json_schema_extra={

@@ -8,7 +8,16 @@ from typing import Annotated, Final
 
 from pydantic import ConfigDict, Field
 
-from tunesmith_api.meta import ChannelName, OutputUri, Rule, SecretRef, Spec, cel, section
+from tunesmith_api.meta import (
+    ChannelName,
+    OptionalVersion,
+    OutputUri,
+    Rule,
+    SecretRef,
+    Spec,
+    cel,
+    section,
+)
 from tunesmith_api.tracking import Tracking
 
 OptionalModel = Annotated[str, Field(max_length=50, pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$")]
@@ -93,10 +102,9 @@ class ModelVersionRequest(Spec):
 
     model: OptionalModel = ""
     """Name of the model the version belongs to. Empty: the name of the job."""
-    version: Annotated[
-        str, Field(max_length=62, pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$")
-    ] = ""
-    """Version within the model. Empty: the next whole number."""
+    version: OptionalVersion = ""
+    """Version within the model. Empty: the next whole number. The ModelVersion is called
+    MODEL-vVERSION, which may have at most 63 characters."""
     tags: Annotated[tuple[ChannelName, ...], Field(max_length=8)] = Field(
         default=(), json_schema_extra={"x-kubernetes-list-type": "set"}
     )

@@ -33,14 +33,15 @@ class SampleAnswer(Status):
 
 
 class DroppedSample(Status):
-    """A row that cleaning dropped."""
+    """A row that was left out."""
 
     reason: str
-    """As in the status's data.dropped."""
+    """As in the status's data.dropped; or Malformed, TooLong or Unsupervised."""
     file: str
     line: int
     text: str
-    """Its beginning; what comes before the rule that dropped it is done: masked text is masked."""
+    """Its beginning, below what is wrong where it is malformed; what comes before the rule that
+    dropped it is done: masked text is masked."""
 
 
 class Rewards(Status):
@@ -107,7 +108,7 @@ class TrainingReport(Status):
     samples: tuple[SampleAnswer, ...] = ()
     """Answers of the suites samples, prompts, intent and judge; at most 50 of each suite."""
     dropped: tuple[DroppedSample, ...] = ()
-    """A few rows a reason that cleaning dropped."""
+    """A few rows for each reason that rows were left out for."""
     notes: tuple[str, ...] = ()
     """What could not be measured, and why."""
     artifacts: tuple[ArtifactStatus, ...] = ()

@@ -74,6 +74,7 @@ class UserErrorReason(StrEnum):
     GPU_NOT_FOUND = "GpuNotFound"
     DOES_NOT_FIT = "DoesNotFit"
     PRECISION_UNSUPPORTED = "PrecisionUnsupported"
+    CHECKPOINT_MISMATCH = "CheckpointMismatch"
     NON_FINITE_LOSS = "NonFiniteLoss"
     PACKAGE_MISSING = "PackageMissing"
     INVALID_RUN = "InvalidRun"

@@ -9,8 +9,8 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, JsonValue
 
-from tunesmith_api.analysis import Analysis, HttpUrl
-from tunesmith_api.meta import Digest, Rule, Spec, cel, section
+from tunesmith_api.analysis import Analysis
+from tunesmith_api.meta import Digest, HttpUrl, Rule, Spec, cel, section
 
 
 class CapacityMode(StrEnum):

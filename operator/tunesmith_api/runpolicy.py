@@ -17,7 +17,9 @@ class CheckpointPolicy(Spec):
     grace_period_seconds: Annotated[int, Field(ge=5, le=3600)] = 120
     """Time for the checkpoint on SIGTERM before the pod is killed."""
     resume: Literal["Auto", "Never"] = "Auto"
-    """Auto goes on from the newest complete checkpoint, or the one before if that is damaged."""
+    """Auto goes on from the newest complete checkpoint, or the one before if that is damaged; the
+    job fails where they were made with other settings or data. Never deletes them and starts
+    anew."""
 
 
 class StageTimeouts(Spec):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from tunesmith_api.meta import ObjectUri, Rule, SecretRef, Spec, cel, exactly_one
+from tunesmith_api.meta import HttpUrl, ObjectUri, Rule, SecretRef, Spec, cel, exactly_one
 from tunesmith_api.objectives import Objective
 
 _ONE_SOURCE = Rule("!has(self.uri) || !has(self.items)", "set at most one of uri and items")
@@ -93,7 +93,7 @@ class Judge(Questions):
     """Answers rated by another model behind an OpenAI-compatible endpoint. A metric for each
     criterion, and unjudged: the share of answers without a rating."""
 
-    url: Annotated[str, Field(max_length=512, pattern=r"^https?://[^\s]+$")]
+    url: HttpUrl
     """Base URL of the API, such as http://judge:8000/v1; /chat/completions is added."""
     model: Annotated[str, Field(max_length=256, min_length=1)]
     """Name of the model that judges."""

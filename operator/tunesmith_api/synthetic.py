@@ -8,10 +8,9 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from tunesmith_api.meta import (
-    IN_CLUSTER,
-    NO_PARENT,
-    URI_TAIL,
     DecimalText,
+    HttpUrl,
+    ModelUri,
     Rule,
     SecretRef,
     ShortText,
@@ -35,19 +34,9 @@ class Generator(Spec):
         )
     )
 
-    uri: (
-        Annotated[
-            str,
-            Field(
-                max_length=1024,
-                pattern=rf"^((hf|s3|pvc)://{URI_TAIL}|builtin://tiny|file:///.+)$",
-                json_schema_extra=cel(NO_PARENT, IN_CLUSTER),
-            ),
-        ]
-        | None
-    ) = None
+    uri: ModelUri | None = None
     """A small model, as spec.model.uri, that the prepare pod runs on its CPU."""
-    url: Annotated[str, Field(max_length=512, pattern=r"^https?://[^\s]+$")] | None = None
+    url: HttpUrl | None = None
     """An endpoint with OpenAI's API, up to and with /v1."""
     model: ShortText = ""
     """Name of the model at the url."""

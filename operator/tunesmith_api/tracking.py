@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from tunesmith_api.meta import Rule, SecretRef, ShortText, Spec, cel
+from tunesmith_api.meta import NO_METADATA_SERVICE, HttpUrl, Rule, SecretRef, ShortText, Spec, cel
 
 _AT_LEAST_ONE = Rule("has(self.mlflow) || has(self.wandb)", "set mlflow, wandb or both")
 
@@ -25,7 +25,8 @@ class Mlflow(Spec):
                 Rule(
                     "self.startsWith('http')",
                     "sqlite:// and file:// are for runs without a cluster: give the server's URL",
-                )
+                ),
+                NO_METADATA_SERVICE,
             ),
         ),
     ]
@@ -44,8 +45,8 @@ class Wandb(Spec):
     """Name of the project."""
     entity: Annotated[str, Field(max_length=128)] = ""
     """User or team that the project belongs to. Empty: that of the key."""
-    base_url: Annotated[str, Field(max_length=512, pattern=r"^(https?://[^\s]+)?$")] = ""
-    """URL of a server of one's own. Empty: https://api.wandb.ai."""
+    base_url: HttpUrl | None = None
+    """URL of a server of one's own. Default: https://api.wandb.ai."""
     secret_ref: SecretRef
     """Secret with WANDB_API_KEY."""
 

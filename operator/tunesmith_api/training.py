@@ -10,10 +10,9 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 
 from tunesmith_api.meta import (
-    IN_CLUSTER,
-    NO_PARENT,
-    URI_TAIL,
+    NO_METADATA_SERVICE,
     DecimalText,
+    ModelUri,
     Rule,
     SecretRef,
     ShortText,
@@ -28,14 +27,7 @@ HELD_OUT_SUITE = "heldout"
 class ModelSource(Spec):
     """The base model."""
 
-    uri: Annotated[
-        str,
-        Field(
-            max_length=1024,
-            pattern=rf"^((hf|s3|pvc)://{URI_TAIL}|builtin://tiny|file:///.+)$",
-            json_schema_extra=cel(NO_PARENT, IN_CLUSTER),
-        ),
-    ]
+    uri: ModelUri
     """Where the model is: hf://ORGANIZATION/NAME on the Hugging Face Hub, s3://BUCKET/PREFIX/,
     pvc://CLAIM/PATH, or builtin://tiny, a model of a few hundred thousand parameters that is made
     on the spot for trials. The files are those of a transformers model, weights as safetensors."""
@@ -49,7 +41,14 @@ class ModelSource(Spec):
 class S3Options(Spec):
     """How to reach S3. Every value left out is taken from the operator's chart."""
 
-    endpoint: Annotated[str, Field(max_length=512, pattern=r"^(https?://[^\s/]+/?)?$")] = ""
+    endpoint: Annotated[
+        str,
+        Field(
+            max_length=512,
+            pattern=r"^(https?://[^\s/]+/?)?$",
+            json_schema_extra=cel(NO_METADATA_SERVICE),
+        ),
+    ] = ""
     """URL of the S3 endpoint. Empty: the chart's, and if that is empty too, Amazon's."""
     region: Annotated[str, Field(max_length=64)] = ""
     """Region of the bucket."""

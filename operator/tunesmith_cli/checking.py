@@ -4,11 +4,13 @@ The same reading, cleaning, splitting and tokenizing as in ``prepare``, with mal
 long rows counted and not refused.
 """
 
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import orjson
@@ -19,6 +21,8 @@ from tunesmith_api import API_VERSION
 from tunesmith_api.attempts import StageName
 from tunesmith_api.dataset import DataFormat, TooLong
 from tunesmith_api.finetunejob import FineTuneJob
+from tunesmith_api.objectives import Objective
+from tunesmith_api.report import DroppedSample
 from tunesmith_api.run import JobRef, TrainingRun, sections_of
 from tunesmith_cli.jobfile import as_uri, load_job, near_by
 from tunesmith_cli.local import connection
@@ -29,26 +33,46 @@ _JOB_FILES = (".yaml", ".yml")
 _BUCKETS = 10
 _BAR = 40
 _MOST_TEXT = 1500
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+class Wishes(NamedTuple):
+    """Options of the command line; empty or 0 where nothing was said."""
+
+    format: str = ""
+    objective: str = ""
+    model: str = ""
+    limit: int = 0
+    """Most tokens of a row."""
 
 
 class Asked(NamedTuple):
     """What is to be looked at."""
 
     run: TrainingRun
+    objective: Objective | None
+    """What the rows are for; None: what their format is for."""
     has_model: bool
     """Whether a model's tokenizer is to count tokens."""
     is_limit_said: bool
     """Whether the length of rows is limited by a job or the user."""
+    is_synthetic_left_out: bool = False
+    """Whether a generator would write rows besides."""
 
 
-def read_asked(place: str, named: str, model: str, limit: int) -> Asked:
+def read_asked(place: str, wishes: Wishes) -> Asked:
     """Make a run of what the command line names: a job's file, or data. Raises Refused."""
-    format_ = _format(named) if named else None
+    format_ = _one_of(DataFormat, "--format", wishes.format) if wishes.format else None
+    objective = _one_of(Objective, "--objective", wishes.objective) if wishes.objective else None
+    model, limit = wishes.model, wishes.limit
     if Path(place).suffix in _JOB_FILES:
         settings = [f"dataset.format={format_}"] if format_ else []
+        settings += [f"objective={objective}"] if objective else []
         settings += [f"model.uri={as_uri(model, Path.cwd())}"] if model else []
         settings += [f"hyperparameters.maxSequenceLength={limit}"] if limit else []
-        return Asked(_run(load_job(Path(place), settings).job), True, True)
+        job = load_job(Path(place), settings).job
+        is_synthetic = job.spec.dataset.synthetic is not None
+        return Asked(_run(job), job.spec.objective, True, True, is_synthetic)
     uri = as_uri(place, Path.cwd())
     file = Path(uri.removeprefix("file://"))
     if uri.startswith("file://") and not file.exists():
@@ -64,15 +88,13 @@ def read_asked(place: str, named: str, model: str, limit: int) -> Asked:
         "output": {"uri": "file:///-"},
     }
     document = {"apiVersion": API_VERSION, "metadata": {"name": "check"}, "spec": spec}
-    return Asked(_run(FineTuneJob.model_validate(document)), bool(model), bool(limit))
+    return Asked(_run(FineTuneJob.model_validate(document)), objective, bool(model), bool(limit))
 
 
-def _format(name: str) -> DataFormat:
-    known = {format_.lower(): format_ for format_ in DataFormat}
+def _one_of(choices: type[_Choice], option: str, name: str) -> _Choice:
+    known = {choice.lower(): choice for choice in choices}
     if name.lower() not in known:
-        raise Refused(
-            f"--format {name}: there are {', '.join(DataFormat)}{suggestion(name, DataFormat)}"
-        )
+        raise Refused(f"{option} {name}: there are {', '.join(choices)}{suggestion(name, choices)}")
     return known[name.lower()]
 
 
@@ -81,7 +103,8 @@ def _run(job: FineTuneJob) -> TrainingRun:
     checks = spec.dataset.checks.model_copy(
         update={"fail_on_malformed": "1", "min_rows": 1, "too_long": TooLong.DROP}
     )
-    dataset = spec.dataset.model_copy(update={"checks": checks})
+    # What a generator would write costs too much to be only looked at.
+    dataset = spec.dataset.model_copy(update={"checks": checks, "synthetic": None})
     return TrainingRun(
         job=JobRef(namespace=job.metadata.namespace, name=job.metadata.name, uid=""),
         stage=StageName.PREPARE,
@@ -95,25 +118,31 @@ def _run(job: FineTuneJob) -> TrainingRun:
 def check_data(asked: Asked, rows: int) -> None:
     """Print what preparation would do, and the first ``rows`` rows. Raises TrainerError."""
     with TemporaryDirectory(prefix="tunesmith-check-") as folder:
-        gathered = _gather(asked.run, Path(folder) / "data")
+        gathered = _gather(asked, Path(folder) / "data")
+        if asked.objective is None:
+            is_for_dpo = gathered.format == DataFormat.PREFERENCE
+            asked = asked._replace(objective=Objective.DPO if is_for_dpo else Objective.SFT)
         _show_counts(gathered)
+        if asked.is_synthetic_left_out:
+            out.print("The rows that dataset.synthetic would add are not among them.")
         if asked.has_model:
             _show_tokens(asked, gathered, Path(folder), rows)
         else:
-            _show_turns(gathered, rows)
+            _show_turns(gathered, rows, asked.objective)
             out.print("With --model, tokens are counted and rows shown as the model sees them.")
 
 
-def _gather(run: TrainingRun, directory: Path) -> Any:
+def _gather(asked: Asked, directory: Path) -> Any:
     # Imported here and below: what reads data takes a second to load.
     from tunesmith_trainer.data.gathering import Gatherer
     from tunesmith_trainer.progress import Progress
     from tunesmith_trainer.stopping import StopSignal
     from tunesmith_trainer.storage import Storage
 
-    stop = StopSignal()
+    stop, run = StopSignal(), asked.run
     return Gatherer(
         dataset=run.dataset,
+        objective=asked.objective,
         seed=run.hyperparameters.seed,
         storage=cache(lambda: Storage.open(run.s3, "dataset", stop=stop)),
         directory=directory,
@@ -139,7 +168,11 @@ def _show_counts(gathered: Any) -> None:
     out.print(table)
     for example in reading.examples:
         out.print(Text(f"malformed: {example}", style="red"))
-    for sample in gathered.tally.samples:
+    _show_samples(gathered.tally.samples)
+
+
+def _show_samples(samples: Sequence[DroppedSample]) -> None:
+    for sample in samples:
         place = f"{sample.file} line {sample.line}"
         out.print(Text(f"{sample.reason}: {place}: {sample.text}", style="yellow"))
 
@@ -160,15 +193,20 @@ def _show_tokens(asked: Asked, gathered: Any, directory: Path, rows: int) -> Non
         limit = min(default, tokenizer.model_max_length)
     prompting = Prompting(run.dataset.prompt)
     workers = spare_processes()
+    objective = asked.objective or Objective.SFT
     maker = RowTokenizer(
-        tokenizer, limit, TooLong.DROP, gathered.reading, prompting, workers=workers
+        *(tokenizer, limit, TooLong.DROP, gathered.reading, prompting),
+        objective=objective,
+        workers=workers,
     )
+    known = len(gathered.reading.samples.rows)
     write_split(directory, "train", maker.tokenize(gathered.sides.train, lambda _: None))
     split = load_split(directory, "train")
     template = used_template(tokenizer, run.dataset)
     out.print(
-        f"Tokens of {run.model.uri}, template {template}, at most {limit} a row:"
-        f" {len(split.tokens)} in {len(split)} rows, {int(split.supervised.sum())} of them learned",
+        f"Tokens of {run.model.uri}, template {template}, objective {objective}, at most {limit} a"
+        f" row: {len(split.tokens)} in {len(split)} rows, {int(split.supervised.sum())} of them"
+        " learned",
         markup=False,
     )
     if maker.counts.too_long or maker.counts.unsupervised:
@@ -177,9 +215,12 @@ def _show_tokens(asked: Asked, gathered: Any, directory: Path, rows: int) -> Non
             f" {maker.counts.unsupervised} with nothing to learn",
             style="yellow",
         )
+    _show_samples(gathered.reading.samples.rows[known:])
     _show_lengths(split.lengths)
-    for index in range(min(rows, len(split))):
-        _show_row(tokenizer, index, *split.row(index))
+    sides = ("chosen", "rejected") if objective is Objective.DPO else ("",)
+    for index in range(min(rows * len(sides), len(split))):
+        row, side = divmod(index, len(sides))
+        _show_row(tokenizer, f"row {row + 1} {sides[side]}".strip(), *split.row(index))
 
 
 def _show_lengths(lengths: Any) -> None:
@@ -193,9 +234,9 @@ def _show_lengths(lengths: Any) -> None:
     out.print(table)
 
 
-def _show_row(tokenizer: Any, index: int, tokens: Any, supervised: Any) -> None:
+def _show_row(tokenizer: Any, name: str, tokens: Any, supervised: Any) -> None:
     """Print a row with what is learned in brackets, and green where there are colours."""
-    text = Text(f"row {index + 1}: ")
+    text = Text(f"{name}: ")
     edges = [0, *(np.flatnonzero(np.diff(supervised)) + 1).tolist(), len(tokens)]
     for start, end in pairwise(edges):
         part = tokenizer.decode(tokens[start:end])
@@ -207,15 +248,21 @@ def _show_row(tokenizer: Any, index: int, tokens: Any, supervised: Any) -> None:
     out.print(text)
 
 
-def _show_turns(gathered: Any, rows: int) -> None:
+def _show_turns(gathered: Any, rows: int, objective: Objective | None) -> None:
     for number, row in enumerate(gathered.sides.train[:rows], 1):
-        content = orjson.loads(row.content)
         text = Text(f"row {number}: ")
-        if isinstance(content, dict):
-            content = [{"role": name, "content": str(part)} for name, part in content.items()]
-        for turn in content:
-            is_learned = turn["role"] in ("assistant", "text") and turn.get("weight", 1) != 0
-            style = "bold green" if is_learned else "dim"
-            text.append(f"{turn['role']}: {turn['content']}\n", style=style)
+        for name, said, is_learned in _turns(orjson.loads(row.content)):
+            is_green = is_learned or objective is Objective.PRETRAIN
+            text.append(f"{name}: {said}\n", style="bold green" if is_green else "dim")
         text.truncate(_MOST_TEXT, overflow="ellipsis")
         out.print(text)
+
+
+def _turns(content: Any) -> Iterator[tuple[str, str, bool]]:
+    """Give who speaks in a row, what is said, and whether it is learned."""
+    is_conversation = isinstance(content, list)
+    for turn in content if is_conversation else content.pop("messages", ()):
+        is_answer = turn["role"] == "assistant" and turn.get("weight", 1) != 0
+        yield turn["role"], turn["content"], is_answer and is_conversation
+    if not is_conversation:
+        yield from ((name, said, True) for name, said in content.items())

@@ -108,10 +108,18 @@ def check(
             metavar="FILE_OR_JOB", help="Data (a file, folder or URI), or a job's YAML."
         ),
     ],
+    *,
     format_: Annotated[
         str,
         typer.Option(
             "--format", help="Shape of the rows, such as Messages; docs/data.md has all of them."
+        ),
+    ] = "",
+    objective: Annotated[
+        str,
+        typer.Option(
+            help="What the rows are for: SFT, DPO or Pretrain. Default: the job's, or DPO for"
+            " preferences and else SFT."
         ),
     ] = "",
     model: Annotated[
@@ -127,10 +135,11 @@ def check(
 
     What would be learned stands in ⟦brackets⟧ and in green.
     """
-    from tunesmith_cli.checking import check_data, read_asked
+    from tunesmith_cli.checking import Wishes, check_data, read_asked
 
     _quieten()
-    check_data(read_asked(place, format_, model, max_sequence_length), rows)
+    wishes = Wishes(format_, objective, model, max_sequence_length)
+    check_data(read_asked(place, wishes), rows)
 
 
 @app.command()

@@ -27,6 +27,10 @@ class Unanswered(Exception):
     """Whoever was asked gave nothing that can be used; the text says why, for a status."""
 
 
+class Unanswerable(Unanswered):
+    """What was asked has no answer however often it is asked: somebody has to change it."""
+
+
 class Unreachable(Unanswered):
     """No answer came at all."""
 

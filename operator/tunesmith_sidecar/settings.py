@@ -68,6 +68,9 @@ class Settings(ProcessSettings):
     on a port of its own. None: one model, which is there from the start."""
     adapters_token_digest: Digest | None = None
     """sha256 of the token that the operator sends to say which adapters; needed with the folder."""
+    adapters_base_model: Annotated[str, Field(max_length=1024)] = ""
+    """URI of the engine's model; adapters that say that they are of another are refused. Empty: all
+    are taken."""
     adapters_endpoint: S3Url = ""
     """S3 endpoint of adapters. Empty: Amazon's."""
     adapters_region: str = "us-east-1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -33,7 +34,7 @@ def test_a_run_ends_with_results_and_a_verdict(finished: FinishedRun) -> None:
     # Neither checkpoints nor scratch files stay.
     assert names == {
         *("adapter", "merged", "prepared", "tensorboard", "logs"),
-        *("report.json", "report.html", "curve.png", "run.json", "fence.json"),
+        *("report.json", "report.html", "curve.png", "metrics.jsonl", "run.json", "fence.json"),
     }
 
 
@@ -167,9 +168,78 @@ def test_data_is_shown_as_the_model_sees_it(tmp_path: Path) -> None:
     told = ask("data", "check", file, "--model", "builtin://tiny", "--rows", "1")
     assert told.returncode == 0, told.stderr
     assert "PromptResponse" in told.stdout
-    assert "line 12: prompt is a number, not text" in told.stdout
+    assert "line 12: prompt is a number (1), not text" in told.stdout
     assert "⟦aaa<|im_end|>⟧" in told.stdout
-    assert "template ChatTemplate, at most 512 a row" in told.stdout
+    assert "template ChatTemplate, objective SFT, at most 512 a row" in told.stdout
+
+
+def test_rows_that_are_left_out_as_tokens_are_shown(tmp_path: Path) -> None:
+    file = write_job(tmp_path)
+    with (tmp_path / "rows.jsonl").open("a") as rows:
+        rows.write(json.dumps({"prompt": "say it", "response": "it " * 99}) + "\n")
+    told = ask("data", "check", file)
+    assert told.returncode == 0, told.stderr
+    assert "left out: 1 rows too long, 0 with nothing to learn" in told.stdout
+    assert "rows.jsonl line 11: say it ¶ it it" in told.stdout
+
+
+PREFERENCE = {"prompt": "say a", "chosen": "aaa", "rejected": "b"}
+
+
+def test_preferences_are_shown_with_both_answers(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [PREFERENCE | {"prompt": f"say {word}"} for word in "abcdefghij"]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = ask("data", "check", file, "--model", "builtin://tiny", "--rows", "1")
+    assert told.returncode == 0, told.stderr
+    assert "objective DPO" in told.stdout
+    assert "row 1 chosen: " in told.stdout and "⟦aaa<|im_end|>⟧" in told.stdout
+    assert "row 1 rejected: " in told.stdout and "⟦b<|im_end|>⟧" in told.stdout
+    bare = ask("data", "check", file, "--rows", "1")
+    assert "user: say a\nchosen: aaa\nrejected: b" in bare.stdout
+    refused = ask("data", "check", file, "--objective", "sft")
+    assert "WrongColumns" in refused.stderr and "objective SFT" in refused.stderr
+    unknown = ask("data", "check", file, "--objective", "DPOO")
+    assert "--objective DPOO: there are SFT, DPO, Pretrain (did you mean DPO?)" in unknown.stderr
+
+
+def test_a_job_that_learns_from_preferences_is_checked(tmp_path: Path) -> None:
+    file = write_job(tmp_path, objective="DPO")
+    told = ask("data", "check", file)
+    assert told.returncode == ExitCode.USER_ERROR
+    assert "rows.jsonl line 1 has the fields prompt, response" in told.stderr
+    rows = [PREFERENCE | {"prompt": f"say {word}"} for word in "abcdefghij"]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = ask("data", "check", file)
+    assert told.returncode == 0, told.stderr
+    assert "Preference, 10 rows" in told.stdout
+
+
+def test_all_tokens_count_where_all_are_learned(tmp_path: Path) -> None:
+    file = write_job(tmp_path, objective="Pretrain")
+    told = ask("data", "check", file)
+    assert told.returncode == 0, told.stderr
+    tokens, learned = re.findall(r": (\d+) in 9 rows, (\d+) of them learned", told.stdout)[0]
+    assert tokens == learned
+    assert "⟦<|bos|><|im_start|>user" in told.stdout
+    asked = ask("data", "check", file, "--objective", "SFT")
+    tokens, learned = re.findall(r": (\d+) in 9 rows, (\d+) of them learned", asked.stdout)[0]
+    assert int(tokens) > int(learned)
+
+
+def test_a_generator_is_not_asked_for_rows_that_are_only_looked_at(tmp_path: Path) -> None:
+    dataset = {
+        "train": {"uri": "rows.jsonl"},
+        "synthetic": {
+            "generator": {"url": "http://127.0.0.1:9/v1", "model": "x"},
+            "samples": 5,
+            "prompts": ["Write one."],
+        },
+    }
+    told = ask("data", "check", write_job(tmp_path, dataset=dataset))
+    assert told.returncode == 0, told.stderr
+    assert "rows that dataset.synthetic would add are not among them" in told.stdout
+    assert "PromptResponse, 10 rows" in told.stdout
 
 
 def test_unknown_things_are_guessed() -> None:

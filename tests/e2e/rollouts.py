@@ -25,13 +25,6 @@ class Deployments(Fleet):
 
         return until(reached, seconds, f"{name} to be {' or '.join(phases)}", 0.25)
 
-    def wait_for_ready(self, name: str, seconds: float = 120) -> None:
-        def reached() -> bool | None:
-            found = self.condition(name, "Ready")
-            return (found is not None and found.status == "True") or None
-
-        until(reached, seconds, f"{name} to be ready", 0.25)
-
     def wait_until_stable(self, name: str, revision: int, seconds: float = 120) -> None:
         def reached() -> bool | None:
             status = self.status(name)

@@ -18,6 +18,9 @@ FILES = {
         json.dumps({"prompt": f"question {i}", "response": "word " * 400}) + "\n" for i in range(20)
     ),
     "silent.jsonl": '{"prompt": "a", "response": ""}\n',
+    "unanswered.jsonl": "".join(
+        json.dumps({"messages": [{"role": "user", "content": text}]}) + "\n" for text in "ab"
+    ),
 }
 
 
@@ -37,6 +40,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "columns": (data("columns.jsonl"), "WrongColumns", "question"),
     "long": (data("long.jsonl"), "SequenceTooLong", "maxSequenceLength"),
     "silent": (data("silent.jsonl"), "DatasetMalformed", "line 1"),
+    "unanswered": (data("unanswered.jsonl"), "NothingToTrainOn", "answers of the assistant"),
     "few": (
         {"dataset": {"checks": {"minRows": 1000}}},
         "DatasetTooSmall",

@@ -26,6 +26,7 @@ from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.connection import connect
 from tunesmith_operator.kube.errors import AlreadyExists, Unavailable
 from tunesmith_operator.kube.kinds import KINDS, Object
+from tunesmith_operator.kube.parse import INDEX_ANNOTATION
 from tunesmith_operator.kube.transport import Interceptor, Request, Response, Send, Wire
 
 QUICK_ELECTION = LeaderElection(
@@ -151,9 +152,25 @@ class FakeCluster:
             await asyncio.sleep(0.05)
 
     async def _finish(self, found: Object) -> None:
-        meta, now = found["metadata"], datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        template = found["spec"]["template"]
-        name = f"{meta['name']}-0-abcde"
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        for index in range(found["spec"]["completions"]):
+            await self._run_pod(found, index, now)
+        done = [
+            {"type": kind, "status": "True", "lastTransitionTime": now, "lastProbeTime": now}
+            for kind in ("SuccessCriteriaMet", "Complete")
+        ]
+        succeeded = found["spec"]["completions"]
+        await patch_status(
+            self._kube,
+            "Job",
+            self._namespace,
+            found["metadata"]["name"],
+            {"conditions": done, "startTime": now, "completionTime": now, "succeeded": succeeded},
+        )
+
+    async def _run_pod(self, found: Object, index: int, now: str) -> None:
+        meta, template = found["metadata"], found["spec"]["template"]
+        name = f"{meta['name']}-{index}-abcde"
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": meta["name"], "uid": meta["uid"]}
         with contextlib.suppress(AlreadyExists):
             await self._kube.create(
@@ -164,6 +181,7 @@ class FakeCluster:
                         "namespace": self._namespace,
                         "name": name,
                         "labels": template["metadata"]["labels"],
+                        "annotations": {INDEX_ANNOTATION: str(index)},
                         "ownerReferences": [{**owner, "controller": True}],
                     },
                     "spec": {k: v for k, v in template["spec"].items() if k != "serviceAccount"},
@@ -186,17 +204,6 @@ class FakeCluster:
             self._namespace,
             name,
             {"phase": "Succeeded", "containerStatuses": [state]},
-        )
-        done = [
-            {"type": kind, "status": "True", "lastTransitionTime": now, "lastProbeTime": now}
-            for kind in ("SuccessCriteriaMet", "Complete")
-        ]
-        await patch_status(
-            self._kube,
-            "Job",
-            self._namespace,
-            meta["name"],
-            {"conditions": done, "startTime": now, "completionTime": now, "succeeded": 1},
         )
 
 
@@ -268,11 +275,14 @@ class Killer:
 
     at: int
     is_after: bool
+    of: str = ""
+    """Verb and kind of the writes that count; empty: all."""
     dead: asyncio.Event = field(default_factory=asyncio.Event)
     seen: int = 0
 
     async def __call__(self, request: Request, send: Send) -> Response:
-        if not self.dead.is_set() and counts(request):
+        is_meant = self.of in ("", f"{request.verb} {request.kind}")
+        if not self.dead.is_set() and counts(request) and is_meant:
             self.seen += 1
             if self.seen == self.at:
                 if self.is_after:
@@ -341,15 +351,18 @@ def without_times(value: Any) -> Any:
     return [without_times(v) for v in value] if isinstance(value, list) else value
 
 
+async def names(kube: KubeClient, kind: str, namespace: str) -> list[str]:
+    return sorted(found["metadata"]["name"] for found in await kube.list(kind, namespace))
+
+
 async def end_state(kube: KubeClient, namespace: str) -> Object:
     """All that is left at the end, without what may differ between two runs."""
     body = await until_ended(kube, namespace)
     return {
         "status": without_times(body["status"]),
-        "jobs": sorted(j["metadata"]["name"] for j in await kube.list("Job", namespace)),
-        "versions": sorted(
-            v["metadata"]["name"] for v in await kube.list("ModelVersion", namespace)
-        ),
+        "jobs": await names(kube, "Job", namespace),
+        "services": await names(kube, "Service", namespace),
+        "versions": await names(kube, "ModelVersion", namespace),
     }
 
 

@@ -30,11 +30,23 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 Reference = tuple[Object, list[str]]
 
 
-async def run_to_the_end(plane: ControlPlane, interceptor: Interceptor, **more) -> Object:
+async def run_to_the_end(
+    plane: ControlPlane, interceptor: Interceptor, spec: Object | None = None, **more
+) -> Object:
     namespace = make_namespace(plane)
     async with client_of(plane) as kube, fake_cluster(kube, namespace):
-        await kube.create(job(namespace))
+        await kube.create(job(namespace, **(spec or {})))
         async with operator(plane, namespace, [interceptor], **more):
+            return await end_state(kube, namespace)
+
+
+async def run_with_a_kill(plane: ControlPlane, killer: Killer, **spec) -> Object:
+    """Run until the operator is killed, and give the end state that another one comes to."""
+    namespace = make_namespace(plane)
+    async with client_of(plane) as kube, fake_cluster(kube, namespace):
+        await kube.create(job(namespace, **spec))
+        await run_until_killed(plane, kube, namespace, killer)
+        async with operator(plane, namespace):
             return await end_state(kube, namespace)
 
 
@@ -61,13 +73,23 @@ async def test_killed_before_and_after_every_write(
     expected, writes = reference
     for at in range(1, len(writes) + 1):
         for is_after in (False, True):
-            namespace = make_namespace(control_plane)
-            async with client_of(control_plane) as kube, fake_cluster(kube, namespace):
-                await kube.create(job(namespace))
-                await run_until_killed(control_plane, kube, namespace, Killer(at, is_after))
-                async with operator(control_plane, namespace):
-                    state = await end_state(kube, namespace)
+            state = await run_with_a_kill(control_plane, Killer(at, is_after))
             where = f"killed {'after' if is_after else 'before'} write {at}: {writes[at - 1]}"
+            assert differences(expected, state) == [], where
+
+
+async def test_killed_before_and_after_each_object_that_a_job_of_two_nodes_needs(
+    control_plane: ControlPlane,
+) -> None:
+    spec = {"compute": {"gpusPerNode": 0, "nodes": 2}}
+    expected = await run_to_the_end(control_plane, Recorder(), spec)
+    assert expected["services"] == ["demo-train"]
+    for of, at in (("create Service", 1), ("create Job", 2)):
+        for is_after in (False, True):
+            killer = Killer(at, is_after, of)
+            state = await run_with_a_kill(control_plane, killer, **spec)
+            assert killer.dead.is_set()
+            where = f"killed {'after' if is_after else 'before'} {of} {at}"
             assert differences(expected, state) == [], where
 
 

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +105,31 @@ DPO = {
     "dpo": {"beta": "0.3", "loss": "Robust", "labelSmoothing": "0.1", "sftWeight": "1"},
 }
 
+JUDGE = {"url": "http://judge:8000/v1", "model": "m"}
+ITEMS = [{"prompt": "p", "answer": "a"}]
+METADATA = "http://169.254.169.254/v1"
+ABOVE = "s3://acme/a/../b"
+
+
+def synthetic(**generator: str) -> dict[str, Any]:
+    return {"generator": generator, "prompts": ["More."]}
+
+
+def suite(kind: str, **more: Any) -> list[dict[str, Any]]:
+    return [{"name": "heldout", kind: {**(JUDGE if kind == "judge" else {}), **more}}]
+
+
 ACCEPTED = [
     pytest.param("spec.suspend", False, id="the minimal job"),
     pytest.param("spec.method", {"qlora": {"rank": 8}}, id="QLoRA with a rank"),
     pytest.param("spec.method", {"full": {}}, id="full training"),
     pytest.param("spec.model.uri", "builtin://tiny", id="the built-in model"),
     pytest.param("spec.model.uri", "pvc://models/llama", id="a model on a claim"),
+    pytest.param("spec.model.uri", "pvc://a/", id="a model that is all of a claim"),
+    pytest.param("spec.model.uri", "s3://acme", id="a model that is all of a bucket"),
+    pytest.param(
+        "spec.dataset.train.uri", f"pvc://{'a' * 60}.b/rows.jsonl", id="a long, dotted claim"
+    ),
     pytest.param("spec.dataset.train.uri", "s3://acme/folder/", id="a prefix"),
     pytest.param("spec.dataset.test", {"uri": "s3://acme/test.jsonl"}, id="a test file"),
     pytest.param(
@@ -255,6 +276,14 @@ ACCEPTED = [
         id="two services that are told of the curve",
     ),
     pytest.param("metadata.name", "a" * 45, id="the longest name"),
+    pytest.param(
+        "spec.output.modelVersion",
+        {"model": "m" * 50, "version": "2.0-rc.1-xy"},
+        id="63 characters of name",
+    ),
+    pytest.param("spec.output.modelVersion", {"version": "1" * 32}, id="the longest version"),
+    pytest.param("spec.output.modelVersion", {"model": "m" * 50}, id="the longest model"),
+    pytest.param("spec.compute.image", "r/" + "x" * 438, id="the longest image"),
 ]
 
 REFUSED = [
@@ -264,6 +293,9 @@ REFUSED = [
         "spec.model.uri", "s3://acme/../etc", "must not contain", id="a model above its bucket"
     ),
     pytest.param("spec.model.uri", "s3:///abs", "spec.model.uri", id="a model without bucket"),
+    pytest.param("spec.model.uri", "s3://My Bucket/m", "model.uri", id="a bucket with a blank"),
+    pytest.param("spec.model.uri", "pvc://My Claim/m", "model.uri", id="a claim with a blank"),
+    pytest.param("spec.model.uri", "pvc:///m", "spec.model.uri", id="a model without claim"),
     pytest.param("spec.model.uri", "file:///m", "a pod has no files of yours", id="a local model"),
     pytest.param(
         "spec.output.uri", "file:///out/", "a pod has no files of yours", id="a local output"
@@ -271,6 +303,37 @@ REFUSED = [
     pytest.param("spec.model.uri", "builtin://huge", "spec.model.uri", id="an unknown built-in"),
     pytest.param(
         "spec.dataset.train.uri", "s3://acme/a/../b", "must not contain", id="dots in data"
+    ),
+    *(
+        pytest.param(path, value, "must not contain '..'", id=f"dots in {what}")
+        for what, path, value in (
+            ("a source", "spec.dataset.train", {"sources": [{"uri": ABOVE}]}),
+            ("validation rows", "spec.dataset.validation", {"uri": ABOVE}),
+            ("test rows", "spec.dataset.test", {"uri": ABOVE}),
+            ("a generator", "spec.dataset.synthetic", synthetic(uri=ABOVE)),
+            ("questions", "spec.evaluation.suites", suite("prompts", uri=ABOVE)),
+            ("intents", "spec.evaluation.suites", suite("intent", uri=ABOVE)),
+            ("what is judged", "spec.evaluation.suites", suite("judge", uri=ABOVE)),
+            (
+                "task files",
+                "spec.evaluation.suites",
+                suite("lmEval", tasks=["ours"], taskFiles={"uri": ABOVE}),
+            ),
+        )
+    ),
+    *(
+        pytest.param(path, value, "metadata service", id=f"the metadata service as {what}")
+        for what, path, value in (
+            ("S3", "spec.s3", {"endpoint": "http://169.254.169.254/"}),
+            ("judge", "spec.evaluation.suites", suite("judge", url=METADATA)),
+            ("generator", "spec.dataset.synthetic", synthetic(url=METADATA, model="m")),
+            ("MLflow", "spec.output.tracking", {"mlflow": {"uri": METADATA}}),
+            (
+                "Weights & Biases",
+                "spec.output.tracking",
+                {"wandb": {"project": "p", "baseUrl": METADATA, "secretRef": {"name": "k"}}},
+            ),
+        )
     ),
     pytest.param("spec.dataset.train.uri", "s3://acme//etc/passwd", "train.uri", id="absolute key"),
     pytest.param("spec.output.uri", "s3://acme/../x/", "must not contain", id="dots in output"),
@@ -368,6 +431,26 @@ REFUSED = [
     pytest.param(
         "spec.deployTo", {"name": "a", "namespace": "b"}, "unknown field", id="another namespace"
     ),
+    *(
+        pytest.param(
+            "spec.output.modelVersion.version", version, "modelVersion.version", id=f"version {why}"
+        )
+        for why, version in (
+            ("of 33 characters", "1" * 33),
+            ("with two dots", "1..2"),
+            ("with a part that begins with a dash", "1.-2"),
+        )
+    ),
+    pytest.param(
+        "spec.output.modelVersion",
+        {"model": "m" * 50, "version": "1" * 12},
+        "must have at most 63 characters",
+        id="64 characters of name",
+    ),
+    pytest.param("spec.compute.image", "r/" + "x" * 439, "compute.image", id="an endless image"),
+    pytest.param(
+        "spec.compute.serviceAccountName", "a..b", "serviceAccountName", id="no account's name"
+    ),
     pytest.param(
         "spec.output.modelVersion.tags", ["Stable"], "modelVersion.tags", id="a channel in capitals"
     ),
@@ -390,6 +473,37 @@ REFUSED = [
     pytest.param("spec.method", {"lora": {}, "full": {}}, "exactly one", id="two methods"),
     pytest.param("spec.method", {"lora": {"rank": 0}}, "rank", id="rank zero"),
     pytest.param("spec.method", {"lora": {"dropout": "1.0"}}, "below 1", id="all dropped out"),
+    pytest.param("spec.method", {"qlora": {"dropout": "1"}}, "below 1", id="all of 4 bits dropped"),
+    *(
+        pytest.param(
+            f"spec.hyperparameters.{name}", value, f"between 0 and {most}", id=f"{name} of {value}"
+        )
+        for name, most, above in (
+            ("weightDecay", "1", "1.01"),
+            ("finalLearningRateShare", "1", "1.01"),
+            ("maxGradientNorm", "1000", "1001"),
+            ("neftuneAlpha", "1000", "1001"),
+        )
+        for value in (above, "-0.01")
+    ),
+    *(
+        pytest.param(
+            "spec.dataset.synthetic",
+            {**synthetic(uri="hf://o/m"), "minQuality": value},
+            "between 0 and 1",
+            id=f"synthetic rows of quality {value}",
+        )
+        for value in ("1.01", "-0.01")
+    ),
+    *(
+        pytest.param(
+            "spec",
+            {**JOB["spec"], **DPO, "dpo": {"sftWeight": value}},
+            "between 0 and 100",
+            id=f"sftWeight of {value}",
+        )
+        for value in ("101", "-1")
+    ),
     pytest.param("spec.method", {"lora": {"dropout": 0.5}}, "dropout", id="a float for a decimal"),
     pytest.param("spec.dataset.test", {}, "exactly one", id="a split of nothing"),
     pytest.param("spec.dataset.train", {}, "exactly one", id="no source"),
@@ -569,11 +683,14 @@ REFUSED = [
         "exactly one",
         id="two kinds in one suite",
     ),
-    pytest.param(
-        "spec.evaluation.suites",
-        [{"name": "heldout", "prompts": {**ASK["prompts"], "uri": "s3://acme/q.jsonl"}}],
-        "at most one of uri and items",
-        id="two places of questions",
+    *(
+        pytest.param(
+            "spec.evaluation.suites",
+            suite(kind, uri="s3://acme/q.jsonl", items=ITEMS),
+            "at most one of uri and items",
+            id=f"two places of questions for {kind}",
+        )
+        for kind in ("prompts", "intent", "judge")
     ),
     pytest.param(
         "spec.evaluation.suites",
@@ -637,6 +754,10 @@ def test_contradictions_between_sections_are_refused(control_plane: ControlPlane
     tiny = changed(changed(JOB, "spec.method", {"qlora": {}}), "spec.model.uri", "builtin://tiny")
     with pytest.raises(StepError, match="no use for builtin"):
         create(control_plane, tiny)
+    long = changed(changed(JOB, "metadata.name", "a" * 45), "spec.output.modelVersion.version", "1")
+    assert "created" in create(control_plane, long)
+    with pytest.raises(StepError, match="must have at most 63 characters"):
+        create(control_plane, changed(long, "spec.output.modelVersion.version", "1" * 17))
     deployed = changed(JOB, "spec.evaluation.baselines", ["Deployed"])
     with pytest.raises(StepError, match="Deployed needs deployTo"):
         create(control_plane, deployed)
@@ -671,7 +792,7 @@ MUTABLE = [
 INPUTS = [
     ("model", {"uri": "hf://org/other"}),
     ("model", {"revision": "v2"}),
-    ("s3", {"region": "eu-west-1"}),
+    ("objective", "Pretrain"),
     ("method", {"lora": {"rank": 8}}),
     ("dataset", {"train": {"uri": "s3://acme/other.jsonl"}}),
     ("hyperparameters", {"seed": 18}),
@@ -700,15 +821,28 @@ def test_inputs_of_a_run_never_change(kept: ControlPlane, section: str, change: 
         patch(kept, "ftj rules", {section: change})
 
 
-def test_an_offer_is_neither_changed_nor_taken_back(kept: ControlPlane) -> None:
-    job = changed(JOB, "metadata.name", "offering")
-    kept.kubectl(
-        "apply", "-f", "-", stdin=json.dumps(changed(job, "spec.deployTo", {"name": "support"}))
-    )
-    for change in ({"name": "another"}, None):
-        with pytest.raises(StepError, match=r"spec\.deployTo is immutable"):
-            patch(kept, "ftj offering", {"deployTo": change})
-    assert "patched" in patch(kept, "ftj offering", {"suspend": True})
+OPTIONAL = {
+    "s3": ({"region": "eu-west-1"}, {"region": "eu-west-2"}),
+    "dpo": ({"beta": "0.3"}, {"beta": "0.4"}),
+    "deployTo": ({"name": "support"}, {"name": "another"}),
+}
+
+
+@pytest.mark.parametrize("section", OPTIONAL)
+def test_what_may_be_left_out_is_neither_added_nor_changed_nor_taken_back(
+    kept: ControlPlane, section: str
+) -> None:
+    first, other = OPTIONAL[section]
+    bare = changed(JOB, "spec.objective", "DPO")
+    for name, more in (("without", None), ("with", first)):
+        job = changed(bare, "metadata.name", f"{name}-{section.lower()}")
+        if more:
+            job = changed(job, f"spec.{section}", more)
+        kept.kubectl("apply", "-f", "-", stdin=json.dumps(job))
+    for name, change in (("without", first), ("with", other), ("with", None)):
+        with pytest.raises(StepError, match=rf"spec\.{section} is immutable"):
+            patch(kept, f"ftj {name}-{section.lower()}", {section: change})
+    assert "patched" in patch(kept, f"ftj with-{section.lower()}", {"suspend": True})
 
 
 def test_a_version_never_changes(kept: ControlPlane) -> None:
@@ -720,6 +854,14 @@ BAD_VERSIONS = [
     pytest.param("spec.artifacts", [], "artifacts", id="without artifacts"),
     pytest.param("spec.model", "Support", "spec.model", id="with capitals"),
     pytest.param("spec.version", "v 1", "spec.version", id="with a blank"),
+    pytest.param("spec.version", "1..2", "spec.version", id="with two dots"),
+    pytest.param("spec.version", "1" * 33, "spec.version", id="of 33 characters"),
+    pytest.param(
+        "spec.artifacts",
+        [{**VERSION["spec"]["artifacts"][0], "uri": ABOVE}],
+        "must not contain '..'",
+        id="above its prefix",
+    ),
     pytest.param(
         "spec.artifacts",
         [{**VERSION["spec"]["artifacts"][0], "digest": "md5:1"}],
@@ -756,18 +898,85 @@ def test_explain_tells_of_every_field(control_plane: ControlPlane) -> None:
     assert "reached after warm-up" in rate
 
 
+def said(kind: str, status: str, reason: str, message: str = "") -> dict[str, Any]:
+    """Give a condition."""
+    time = "2026-01-01T00:00:00Z"
+    return {
+        "type": kind,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": time,
+        "observedGeneration": 1,
+    }
+
+
+def tell(plane: ControlPlane, what: str, status: dict[str, Any]) -> None:
+    """Write a status."""
+    body = json.dumps({"status": status})
+    plane.kubectl("patch", *what.split(), "--subresource=status", "--type=merge", "-p", body)
+
+
+def columns(plane: ControlPlane, *what: str) -> list[tuple[str, str]]:
+    """Give the headings and cells of the only row, but for its age."""
+    head, row = plane.kubectl("get", *what, "-o", "wide").splitlines()
+    # A cell begins where its heading does.
+    starts = [match.start() for match in re.finditer(r"\S+", head)]
+    cells = [(head[a:b].strip(), row[a:b].strip()) for a, b in pairwise([*starts, None])]
+    return [(name, cell) for name, cell in cells if name != "AGE"]
+
+
 def test_columns_answer_the_question(kept: ControlPlane) -> None:
-    head = kept.kubectl("get", "ftj").splitlines()[0].split()
-    assert head == ["NAME", "STAGE", "PROGRESS", "ETA", "LOSS", "VERDICT", "VERSION", "AGE"]
-    assert "support-v1" in kept.kubectl("get", "mv")
+    status = {
+        "stage": "Train",
+        "progress": {"percent": 45, "step": 9, "totalSteps": 20, "etaSeconds": 250, "eta": "4m10s"},
+        "metrics": [{"name": "learning_rate", "value": "0.1"}, {"name": "loss", "value": "0.83"}],
+        "evaluation": {"verdict": "Passed"},
+        "modelVersionRef": {"name": "support-v7"},
+        "conditions": [
+            said("Complete", "False", "Failed", "another message"),
+            said("Failed", "True", "GatesFailed", "the loss is too high"),
+        ],
+    }
+    kept.kubectl("apply", "-f", "-", stdin=json.dumps(changed(JOB, "metadata.name", "shown")))
+    tell(kept, "ftj shown", status)
+    assert columns(kept, "ftj", "shown") == [
+        ("NAME", "shown"),
+        ("STAGE", "Train"),
+        ("PROGRESS", "45"),
+        ("ETA", "4m10s"),
+        ("LOSS", "0.83"),
+        ("VERDICT", "Passed"),
+        ("VERSION", "support-v7"),
+        ("MESSAGE", "the loss is too high"),
+    ]
     assert "rules" in kept.kubectl("get", "tunesmith")
 
 
+def test_columns_of_a_version_say_how_good_it_is_and_whether_it_is_used(
+    kept: ControlPlane,
+) -> None:
+    measured = [
+        {"name": "ask/loss", "value": "9", "baseValue": "8"},
+        {"name": "heldout/loss", "value": "0.83", "baseValue": "1.7"},
+    ]
+    version = changed(changed(VERSION, "metadata.name", "shown-v2"), "spec.metrics", measured)
+    version = changed(version, "spec.lineage", {"job": "default/rules"})
+    kept.kubectl("apply", "-f", "-", stdin=json.dumps(changed(version, "spec.version", "2")))
+    conditions = [said("InUse", "False", "NotUsed"), said("Verified", "True", "MadeByJob")]
+    tell(kept, "mv shown-v2", {"conditions": conditions})
+    assert columns(kept, "mv", "shown-v2") == [
+        ("NAME", "shown-v2"),
+        ("MODEL", "support"),
+        ("VERSION", "2"),
+        ("LOSS", "0.83"),
+        ("BASE-LOSS", "1.7"),
+        ("IN-USE", "False"),
+        ("JOB", "default/rules"),
+    ]
+
+
 def test_wait_works_on_the_conditions(kept: ControlPlane) -> None:
-    now = "2026-01-01T00:00:00Z"
-    done = {"type": "Complete", "status": "True", "reason": "VersionCreated", "message": ""}
-    status = {"conditions": [{**done, "lastTransitionTime": now, "observedGeneration": 1}]}
-    body = json.dumps({"status": status})
-    kept.kubectl("patch", "ftj", "rules", "--subresource=status", "--type=merge", "-p", body)
+    tell(kept, "ftj rules", {"conditions": [said("Complete", "True", "VersionCreated")]})
     told = kept.kubectl("wait", "--for=condition=Complete", "ftj/rules", "--timeout=10s")
     assert "condition met" in told

@@ -7,7 +7,7 @@ import pytest
 
 from deploy.native.apiserver import ControlPlane
 from deploy.shell import StepError
-from tests.integration.test_crd_rules import changed, create
+from tests.integration.test_crd_rules import changed, columns, create, said, tell
 
 pytestmark = pytest.mark.integration
 
@@ -24,6 +24,7 @@ ERRORS = {"name": "errors", "builtin": "ErrorRate", "max": "0.01"}
 QUERY = {"name": "custom", "query": "sum(x)", "max": "0.05"}
 PROMETHEUS = {"type": "Prometheus", "prometheus": {"url": "http://prometheus.monitoring:9090"}}
 GOLDEN = {"name": "quality", "goldenPrompts": {"configMapRef": {"name": "golden"}}, "min": "0.9"}
+COMPARED = {"comparedWith": "Stable", "maxRegressionPercent": 20}
 KEYS = {"apiKeySecretRef": {"name": "keys", "key": "clients"}}
 EVERYTHING = {
     "paused": True,
@@ -62,12 +63,7 @@ EVERYTHING = {
             "provider": PROMETHEUS,
             "metrics": [
                 ERRORS,
-                {
-                    "name": "latency",
-                    "builtin": "LatencyP95",
-                    "comparedWith": "Stable",
-                    "maxRegressionPercent": 20,
-                },
+                {"name": "latency", "builtin": "LatencyP95", **COMPARED},
                 GOLDEN,
                 QUERY,
             ],
@@ -86,12 +82,33 @@ ACCEPTED = [
     pytest.param(
         "spec.engine", {"type": "VLLM", "image": "me/vllm-cpu:1"}, id="vLLM without a GPU"
     ),
+    pytest.param("spec.engine", {"gpus": 2, "gpuType": "L4"}, id="GPUs and no engine named"),
+    pytest.param(
+        "spec",
+        {
+            "source": {"modelVersion": "v"},
+            "delivery": "Adapter",
+            "engine": {"gpus": 1},
+        },
+        id="adapters in the default engine of a GPU",
+    ),
     pytest.param("spec.access", KEYS, id="clients with keys"),
     pytest.param("spec.conversationLog", {"uri": "s3://acme/logs/", "flushSeconds": 1}, id="a log"),
     pytest.param(STEPS, [{"weight": 0, "mirrorPercent": 100}], id="only a dark launch"),
     pytest.param(STEPS, [{"weight": w} for w in range(1, 17)], id="sixteen steps"),
     pytest.param(METRICS, [ERRORS, GOLDEN], id="errors and golden prompts"),
     pytest.param(METRICS, [{**ERRORS, "min": "0", "max": "0"}], id="equal limits"),
+    pytest.param(METRICS, [{**GOLDEN, "min": "1", "max": "1"}], id="nothing but right answers"),
+    pytest.param(
+        METRICS,
+        [
+            {"name": "fast", "builtin": "TokensPerSecond", "min": "9"},
+            {"name": "as-fast", "builtin": "TokensPerSecond", **COMPARED},
+            {"name": "as-good", "goldenPrompts": GOLDEN["goldenPrompts"], **COMPARED},
+            {"name": "as-slow", "builtin": "LatencyP50", "min": "1", **COMPARED},
+        ],
+        id="limits on the bad side",
+    ),
     pytest.param(
         "spec.rollout.analysis",
         {"provider": {"type": "Webhook", "webhook": {"url": "http://judge"}}, "metrics": [QUERY]},
@@ -130,6 +147,19 @@ REFUSED = [
     ),
     pytest.param("spec.engine", {"type": "TGI"}, "Unsupported value", id="an unknown engine"),
     pytest.param("spec.engine", {"type": "Custom"}, "needs engine.image", id="custom, no image"),
+    pytest.param(
+        "spec.engine", {"gpus": 1, "port": 80}, "engine.port is for", id="a port of the default"
+    ),
+    pytest.param(
+        "spec",
+        {
+            "source": {"modelVersion": "v"},
+            "delivery": "Adapter",
+            "engine": {"type": "LlamaCpp", "gpus": 1},
+        },
+        "needs engine.type VLLM",
+        id="adapters in llama.cpp with a GPU",
+    ),
     pytest.param("spec.engine", {"port": 80}, "engine.port is for", id="a port of a known engine"),
     pytest.param("spec.engine", {"gpuType": "A100"}, "gpus above 0", id="a kind of no GPU"),
     pytest.param(
@@ -210,6 +240,9 @@ REFUSED = [
         id="news for the metadata service",
     ),
     pytest.param(
+        "spec.s3", {"endpoint": "http://169.254.169.254"}, "metadata service", id="no S3 server"
+    ),
+    pytest.param(
         "spec.rollout.rollback", {"notify": {"url": "file:///etc"}}, "notify.url", id="a file"
     ),
     pytest.param("spec.rollout.analysis.failureLimit", 6, "at most window", id="limit over window"),
@@ -248,6 +281,47 @@ REFUSED = [
     pytest.param(METRICS, [{**ERRORS, "max": "low"}], "max", id="a word as limit"),
     pytest.param(METRICS, [{**ERRORS, "max": 0.1}], "max", id="a float as limit"),
     pytest.param(METRICS, [{**ERRORS, "max": "5"}], "share", id="errors in percent"),
+    *(
+        pytest.param(METRICS, [{**GOLDEN, **limits}], words, id=f"golden prompts of {limits}")
+        for limits, words in (
+            ({"min": "90"}, "must be between 0 and 1"),
+            ({"min": "-1"}, "must be between 0 and 1"),
+            ({"max": "90"}, "must be between 0 and 1"),
+            ({"min": "0"}, "must be above 0"),
+        )
+    ),
+    *(
+        pytest.param(METRICS, [{**ERRORS, **limits}], words, id=f"errors of {limits}")
+        for limits, words in (
+            ({"max": "1"}, "must be below 1"),
+            ({"max": "-0.1"}, "must be between 0 and 1"),
+            ({"min": "2", **COMPARED}, "must be between 0 and 1"),
+        )
+    ),
+    *(
+        pytest.param(
+            METRICS, [{"name": "x", "builtin": kind, "min": "0"}], "bad when they are high", id=kind
+        )
+        for kind in ("ErrorRate", "LatencyP95", "TimeToFirstTokenP95", "Restarts")
+    ),
+    pytest.param(
+        METRICS,
+        [{"name": "x", "builtin": "TokensPerSecond", "max": "9"}],
+        "bad when they are low",
+        id="too fast a model",
+    ),
+    pytest.param(
+        METRICS,
+        [{"name": "x", "goldenPrompts": GOLDEN["goldenPrompts"], "max": "1"}],
+        "bad when they are low",
+        id="too good a model",
+    ),
+    pytest.param(
+        METRICS,
+        [{"name": "x", "builtin": "LatencyP95", "max": "-1"}],
+        "must be at least 0",
+        id="an answer before the question",
+    ),
     pytest.param(
         METRICS,
         [{"name": "x", "builtin": "LatencyP95", "min": "2", "max": "1"}],
@@ -322,6 +396,7 @@ def test_defaults_are_filled_in_all_the_way_down(control_plane: ControlPlane) ->
     )
     spec = json.loads(out)["spec"]
     assert spec["engine"]["maxConcurrentRequests"] == 100
+    assert "type" not in spec["engine"], "GPUs added later choose another engine"
     assert spec["routing"]["router"] == "HAProxy"
     assert [s["weight"] for s in spec["rollout"]["steps"]] == [10, 50]
     assert spec["rollout"]["analysis"]["metrics"][0]["builtin"] == "ErrorRate"
@@ -336,7 +411,6 @@ def kept(control_plane: ControlPlane) -> ControlPlane:
     revision = {"name": "support-1", "version": "support-v1", "digest": DIGEST}
     now = "2026-01-01T00:00:00.250Z"
     plan = {"digest": DIGEST, "plan": DIGEST, "startTime": now}
-    ready = {"type": "Ready", "status": "True", "reason": "Serving", "message": ""}
     status = {
         "phase": "Analysing",
         "replicas": 3,
@@ -344,20 +418,26 @@ def kept(control_plane: ControlPlane) -> ControlPlane:
         "stable": {**revision, "revision": 6, "weight": 90},
         "canary": {**revision, "revision": 7, "weight": 10},
         "rollout": {**plan, "metrics": [{"name": "errors", "verdict": "ProviderError"}]},
-        "conditions": [{**ready, "lastTransitionTime": now, "observedGeneration": 1}],
+        "conditions": [
+            said("Progressing", "True", "InsufficientTraffic", "too few requests"),
+            said("Ready", "True", "Serving", "another message"),
+        ],
     }
-    body = json.dumps({"status": status})
-    control_plane.kubectl(
-        "patch", "mdep", "support", "--subresource=status", "--type=merge", "-p", body
-    )
+    tell(control_plane, "mdep support", status)
     return control_plane
 
 
 def test_columns_answer_the_question(kept: ControlPlane) -> None:
-    head, row = kept.kubectl("get", "mdep", "support").splitlines()
-    names = ["NAME", "STABLE", "VERSION", "CANARY", "WEIGHT", "PHASE", "READY", "AGE"]
-    assert head.split() == names
-    assert row.split()[:7] == ["support", "6", "support-v1", "7", "10", "Analysing", "True"]
+    assert columns(kept, "mdep", "support") == [
+        ("NAME", "support"),
+        ("STABLE", "6"),
+        ("VERSION", "support-v1"),
+        ("CANARY", "7"),
+        ("WEIGHT", "10"),
+        ("PHASE", "Analysing"),
+        ("READY", "True"),
+        ("MESSAGE", "too few requests"),
+    ]
     assert "support" in kept.kubectl("get", "tunesmith")
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from deploy.native.apiserver import ControlPlane, free_ports
+from deploy.shell import StepError
 from tests.integration.operators import job, make_namespace
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
@@ -26,6 +27,8 @@ WRITE = re.compile(
     r'tunesmith_api_requests_total\{code="2\d\d",kind="(?!Lease)\w+",verb="(?:create|apply|delete)"\}'
     r" (\S+)"
 )
+
+WATCH_AGE = re.compile(r'tunesmith_watch_age_seconds\{resource="(\w+)"\} (\S+)')
 
 
 @dataclass
@@ -137,6 +140,13 @@ def test_a_paused_leader_is_followed_and_writes_nothing_when_it_goes_on(
         assert other.leads
         assert leader.get("/livez") == "ok"
 
+        stages = 'tunesmith_finetunejobs{stage="Prepare"} 3.0'
+        wait_for(lambda: stages in other.get("/metrics"), 10, "the number of jobs by stage")
+        ages = dict(WATCH_AGE.findall(other.get("/metrics")))
+        assert ages.keys() >= {"finetunejobs", "modeldeployments", "jobs", "pods"}
+        assert min(map(float, ages.values())) >= 0
+        assert max(map(float, ages.values())) < 75, "each was opened again within a minute"
+
 
 def test_a_clean_end_is_quick_and_hands_over_at_once(
     control_plane: ControlPlane, tmp_path: Path
@@ -169,37 +179,63 @@ def test_a_wrong_configuration_is_named_and_ends_the_process(tmp_path: Path) -> 
     assert "trainerImages: Extra inputs are not permitted" in done.stderr
 
 
-def test_log_lines_name_their_object(control_plane: ControlPlane, tmp_path: Path) -> None:
-    """A child's name is taken by somebody else: the pass warns, and says about what."""
-    namespace = make_namespace(control_plane)
-    taken = {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {"namespace": namespace, "name": "demo-prepare-1"},
-        "spec": {
-            "suspend": True,
-            "template": {
-                "spec": {
-                    "restartPolicy": "Never",
-                    "containers": [{"name": "c", "image": "i"}],
-                }
-            },
-        },
+@contextlib.contextmanager
+def webhook_that_is_away(plane: ControlPlane, namespace: str) -> Iterator[None]:
+    """Nobody answers the webhook that must admit Jobs: creating one is the server's error."""
+    only = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+    rule = {"apiGroups": ["batch"], "apiVersions": ["v1"], "resources": ["jobs"]}
+    webhook = {
+        "name": "away.example.org",
+        "clientConfig": {"url": "https://127.0.0.1:1/"},
+        "rules": [{**rule, "operations": ["CREATE"]}],
+        "namespaceSelector": only,
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+        "timeoutSeconds": 1,
     }
-    control_plane.kubectl("create", "-f", "-", stdin=json.dumps(taken))
-    with start(control_plane, namespace, tmp_path, "a") as a:
+    configuration = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": namespace},
+        "webhooks": [webhook],
+    }
+    plane.kubectl("create", "-f", "-", stdin=json.dumps(configuration))
+    try:
+        yield
+    finally:
+        plane.kubectl("delete", "validatingwebhookconfiguration", namespace)
+
+
+def lines_of_the_queue(log: Path) -> list[dict[str, str]]:
+    whole = log.read_text().rpartition("\n")[0]
+    entries = [json.loads(line) for line in whole.splitlines()]
+    return [entry for entry in entries if entry["logger"].endswith("queue")]
+
+
+def test_log_lines_name_their_object(control_plane: ControlPlane, tmp_path: Path) -> None:
+    """Nobody answers a webhook: the pass is given up, and the line says which object's it was."""
+    namespace = make_namespace(control_plane)
+    trial = ["create", "job", "trial", "-n", namespace, "--image=i", "--dry-run=server"]
+
+    def is_away() -> bool:
+        try:
+            control_plane.kubectl(*trial)
+        except StepError as error:
+            return "failed calling webhook" in str(error)
+        return False
+
+    with (
+        webhook_that_is_away(control_plane, namespace),
+        start(control_plane, namespace, tmp_path, "a") as a,
+    ):
         wait_for(lambda: a.leads, 60, "the election")
+        wait_for(is_away, 20, "the webhook")
         apply(control_plane, namespace, "demo")
-
-        def is_told() -> bool:
-            text = control_plane.kubectl("-n", namespace, "get", "ftj", "demo", "-o", "json")
-            conditions = json.loads(text).get("status", {}).get("conditions", [])
-            return any("belongs to somebody else" in c["message"] for c in conditions)
-
-        wait_for(is_told, 15, "the condition")
+        wait_for(lambda: bool(lines_of_the_queue(a.log)), 30, "a line of the queue")
         a.signal(signal.SIGTERM)
         a.popen.wait(10)
-    for line in a.log.read_text().splitlines():
-        entry = json.loads(line)
-        if entry["logger"].endswith("queue"):
-            assert (entry["kind"], entry["name"]) == ("FineTuneJob", "demo")
+    lines = lines_of_the_queue(a.log)
+    assert {(e["level"], e["kind"], e["name"]) for e in lines} == {
+        ("warning", "FineTuneJob", "demo")
+    }
+    assert "failed calling webhook" in lines[0]["error"]

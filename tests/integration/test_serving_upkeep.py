@@ -154,6 +154,21 @@ async def test_an_operator_that_was_away_finds_other_pods(
     assert len(new) == 2
 
 
+async def test_an_operator_that_was_away_longer_than_data_may_lack_rejects_nothing(
+    control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
+) -> None:
+    rollout = ROLLOUT | {"analysis": ANALYSIS | {"dataTimeoutSeconds": 10}}
+    await kube.create(deployment(namespace, rollout=rollout))
+    async with operator(control_plane, namespace):
+        await until_stable(kube, namespace, 1)
+        await change(kube, namespace, source=source("b"))
+        await until_canary_has(kube, namespace, 50)
+    await asyncio.sleep(11)
+    async with operator(control_plane, namespace):
+        body = await until_stable(kube, namespace, 2)
+    assert "lastRollback" not in body["status"]
+
+
 async def test_somebody_elses_object_with_a_revisions_name_is_left_alone(
     control_plane: ControlPlane,
     namespace: str,
@@ -301,7 +316,7 @@ async def test_a_router_that_somebody_deleted_comes_back(
 
 
 @pytest.mark.parametrize("is_forbidden", [True, False], ids=["forbidden", "missing"])
-async def test_golden_prompts_that_cannot_be_read_are_a_providers_error(
+async def test_golden_prompts_that_cannot_be_read_say_whether_waiting_helps(
     control_plane: ControlPlane,
     namespace: str,
     kube: KubeClient,
@@ -318,6 +333,7 @@ async def test_golden_prompts_that_cannot_be_read_are_a_providers_error(
                 return Response(403, b'{"message": "may not"}')
         return await send(request)
 
+    expected = "ProviderUnavailable" if is_forbidden else "QueryInvalid"
     golden = {"name": "golden", "goldenPrompts": {"configMapRef": {"name": "golden"}}, "min": "1"}
     analysis = ANALYSIS | {"metrics": [golden], "dataTimeoutSeconds": 10}
     rollout = ROLLOUT | {"analysis": analysis}
@@ -331,8 +347,8 @@ async def test_golden_prompts_that_cannot_be_read_are_a_providers_error(
         held = await until_status(
             kube,
             namespace,
-            lambda s: condition_of(s, "Progressing")[1] == "ProviderUnavailable",
-            "the provider's error",
+            lambda s: condition_of(s, "Progressing")[1] == expected,
+            expected,
         )
         back = await until_rolled_back(kube, namespace)
     (metric,) = held["status"]["rollout"]["metrics"]

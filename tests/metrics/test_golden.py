@@ -133,6 +133,7 @@ async def test_prompts_that_cannot_be_used_say_why(
     given = {} if text is None else {"m0": text}
     sample = await take(sampler, asking("Exact"), measured(pod(serving.url)), **given)
     assert error in sample.error
+    assert sample.needs_change == (text is not None), "waiting helps where they were not read"
 
 
 @pytest.mark.parametrize(
@@ -210,6 +211,7 @@ async def test_a_bad_pattern_is_named(begin: Begin, sampler: Sampler, engine: Sc
     canary = measured(pod(serving.url))
     sample = await take(sampler, asking("Regex"), canary, m0=lines(("a", "(unclosed")))
     assert "the pattern '(unclosed' does not compile: missing )" in sample.error
+    assert sample.needs_change
 
 
 async def test_a_catastrophic_pattern_stops_neither_us_nor_the_others() -> None:

@@ -52,6 +52,9 @@ HISTOGRAM = {"resultType": "vector", "result": [{"metric": {}, "histogram": [1.5
 RANGE = {"resultType": "matrix", "result": [{"metric": {}, "values": [[1.5, "1"]]}]}
 
 
+OF_THE_QUERY = {"2 series", "a range", "a histogram", "1:3: parse error: no"}
+
+
 @pytest.mark.parametrize(
     ("reply", "status", "value", "error"),
     [
@@ -102,6 +105,7 @@ async def test_what_prometheus_may_say(
     assert sample.value == value
     assert error in sample.error
     assert bool(error) == bool(sample.error)
+    assert sample.needs_change == (error in OF_THE_QUERY)
 
 
 async def test_canary_and_stable_are_asked_for_by_name_at_the_same_time(

@@ -29,6 +29,7 @@ from tunesmith_api.adapters import (
     WantedAdapter,
     WantedAdapters,
 )
+from tunesmith_sidecar.adapters.fitting import misfit
 
 # Each test starts two or three programs, on machines that do more than that.
 pytestmark = pytest.mark.timeout(240)
@@ -39,9 +40,9 @@ OPERATOR = {"Authorization": f"Bearer {TOKEN}"}
 QUESTION = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}]}
 
 
-def put_adapter(bucket: Bucket, prefix: str, rank: int) -> str:
+def put_adapter(bucket: Bucket, prefix: str, rank: int, base: str) -> str:
     """Store an adapter; gives the digest of its manifest."""
-    config = json.dumps({"r": rank}).encode()
+    config = json.dumps({"r": rank, "base_model_name_or_path": base}).encode()
     files = {"adapter_config.json": config, "adapter_model.safetensors": os.urandom(4096)}
     return put_model(bucket, prefix, files)
 
@@ -59,9 +60,11 @@ class Pod:
     sidecar: subprocess.Popen[bytes] | None = None
     wanted: dict[str, WantedAdapter] = field(default_factory=dict)
 
-    def want(self, name: str, rank: int, *, is_required: bool = True) -> None:
+    def want(
+        self, name: str, rank: int, *, is_required: bool = True, base: str = "hf://org/base"
+    ) -> None:
         """Store an adapter of that rank and want it under that name."""
-        digest = put_adapter(self.bucket, f"{name}/", rank)
+        digest = put_adapter(self.bucket, f"{name}/", rank, base)
         self.wanted[name] = WantedAdapter(
             revision=name,
             uri=self.bucket.uri(f"{name}/"),
@@ -138,6 +141,7 @@ def running(
         "served_model": "chat",
         "adapters_folder": tmp_path / "adapters",
         "adapters_token_digest": digest_of(TOKEN.encode()),
+        "adapters_base_model": "hf://org/base",
         "adapters_endpoint": bucket.server.endpoint,
         "adapters_region": REGION,
         "adapters_path_style": "true",
@@ -164,6 +168,30 @@ async def pod(
             await asyncio.sleep(0.1)
         yield made
         made.kill_engine()
+
+
+@pytest.mark.parametrize(
+    ("trained", "serves", "fits"),
+    [
+        pytest.param("hf://Org/Base/", "hf://org/base", True, id="the same on the Hub"),
+        pytest.param("org/base", "hf://org/base", True, id="the same as peft names it"),
+        pytest.param("gpt2", "hf://org/base", False, id="another without an owner"),
+        pytest.param("org/other", "hf://org/base", False, id="another on the Hub"),
+        pytest.param("s3://b/base", "s3://b/base/", True, id="the same in S3"),
+        pytest.param("s3://b/Base/", "s3://b/base/", False, id="another in S3"),
+        pytest.param("s3://b/base/", "hf://org/base", True, id="a copy elsewhere, nobody can tell"),
+        pytest.param("/workspace/base", "hf://org/base", True, id="a folder, nobody can tell"),
+        pytest.param("", "hf://org/base", True, id="it names none"),
+        pytest.param("org/other", "", True, id="the pod was told none"),
+        pytest.param(None, "hf://org/base", True, id="null: it is the engine that judges"),
+    ],
+)
+def test_an_adapter_fits_its_base_model_only(
+    tmp_path: Path, trained: str | None, serves: str, fits: bool
+) -> None:
+    config = {"r": 4, "base_model_name_or_path": trained}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    assert (misfit(tmp_path, serves) == "") is fits
 
 
 async def test_each_adapter_answers_on_its_own_port_and_counts_for_itself(pod: Pod) -> None:
@@ -248,12 +276,14 @@ async def test_a_bad_adapter_is_refused_and_the_other_serves_on(pod: Pod) -> Non
     wrong = pod.wanted["chat-b"].model_copy(update={"digest": "sha256:" + "0" * 64})
     pod.wanted["chat-b"] = wrong
     pod.want("chat-c", 128, is_required=False)
+    pod.want("chat-d", 4, is_required=False, base="hf://org/other")
     await pod.tell()
     refused = AdapterPhase.REFUSED
-    await pod.until(lambda said: {said[n][0] for n in ("chat-b", "chat-c")} == {refused})
+    await pod.until(lambda said: {said[f"chat-{n}"][0] for n in "bcd"} == {refused})
     said = await pod.report()
     assert "wanted is sha256:000" in said["chat-b"][1]
     assert "greater than max_lora_rank 64" in said["chat-c"][1]
+    assert "was trained for hf://org/other, the pods serve hf://org/base" in said["chat-d"][1]
     assert await pod.readiness() == (200, "ok")
     assert (await pod.ask("chat-a"))[0] == 200
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
-from tests.sidecar.conftest import CHAT, Serving, Start, chat, eventually
+from tests.sidecar.conftest import CHAT, Serving, Start, chat, eventually, listening
 from tests.sidecar.standin import events
 from tests.trainer.conftest import REGION, STRANGER_KEYS, Bucket, S3Server, new_bucket, use_identity
 from tunesmith_api.dataset import DataFormat, Dataset, Training
@@ -95,7 +96,13 @@ async def test_a_trainer_reads_what_was_logged(start: Start, bucket: Bucket) -> 
     assert await serving.metric(LINES, result="written") == 3
 
 
-async def test_a_missing_a_refusing_and_a_stopped_bucket_hurt_nobody(
+async def no_room(_: web.Request) -> web.Response:
+    """Answer as an S3 server whose disk or quota is used up."""
+    text = "<Error><Code>QuotaExceeded</Code><Message>no room is left</Message></Error>"
+    return web.Response(status=507, text=text, content_type="application/xml")
+
+
+async def test_a_missing_a_refusing_a_full_and_a_stopped_bucket_hurt_nobody(
     start: Start, own_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = new_bucket(own_server, tmp_path / "keys")
@@ -109,14 +116,18 @@ async def test_a_missing_a_refusing_and_a_stopped_bucket_hurt_nobody(
     serving = await start(refusing, **given)
     await ask(serving, chat("Hi"))
     assert serving.conversations is not None
-    for store in (refusing, missing):
-        serving.conversations._store = store
-        assert not await flushed(serving)
+    app = web.Application()
+    app.router.add_put("/{key:.*}", no_room)
+    async with listening(app) as url:
+        full = LogBucket(given["log_uri"], own.model_copy(update={"log_endpoint": url}))
+        for store in (refusing, missing, full):
+            serving.conversations._store = store
+            assert not await flushed(serving)
     serving.conversations._store = LogBucket(given["log_uri"], own)
     own_server.stop()
     assert not await flushed(serving)
     assert (await serving.post(CHAT, chat("Still here")))[0] == 200
-    assert await serving.metric(FAILURES) == 3
+    assert await serving.metric(FAILURES) == 4
     own_server.start()
     # What could not be written is written once it can be: nothing was lost meanwhile.
     assert await flushed(serving)

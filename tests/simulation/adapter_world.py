@@ -10,7 +10,7 @@ from datetime import datetime
 from math import ceil
 from typing import Any
 
-from tests.simulation.rollout_world import GOOD, Pod, Revision, RolloutWorld
+from tests.simulation.rollout_world import GOOD, KEY, Pod, Revision, RolloutWorld
 from tunesmith_api.adapters import (
     AdapterPhase,
     AdaptersReport,
@@ -21,7 +21,6 @@ from tunesmith_api.adapters import (
 from tunesmith_api.deploymentstatus import RolloutStatus
 from tunesmith_api.modelversion import ModelVersion
 from tunesmith_api.rollout import CapacityMode
-from tunesmith_operator.planning.analysis import is_sample_due
 from tunesmith_operator.planning.gathering import (
     SeenObjects,
     SeenRecord,
@@ -166,7 +165,6 @@ class AdapterWorld(RolloutWorld):
         )
 
     def observe(self) -> ServingObservation:
-        rollout = self.status.rollout
         counts = tuple(
             RevisionCounts(r.name, r.requests, r.consecutive) for r in self.revisions.values()
         )
@@ -174,8 +172,6 @@ class AdapterWorld(RolloutWorld):
         self.looked = self.holdings()
         meta = self.deployment.metadata
         revisions = gather_revisions(meta, objects, required(self.status))
-        canary = next((r for r in revisions if rollout and r.digest == rollout.digest), None)
-        due = is_sample_due(rollout, self.deployment.spec.rollout.analysis, self.now, canary)
         return ServingObservation(
             deployment=self.deployment,
             versions=self.versions,
@@ -184,7 +180,8 @@ class AdapterWorld(RolloutWorld):
             router=None
             if self.router_silent_for
             else SeenRouter(self.traffic, self.is_settled, counts),
-            sampling=self.measure(rollout) if due and rollout else None,
+            sampling=self.delivered(),
+            was_away=self.looks.was_away(KEY, self.now),
         )
 
     def seen(self, revision: Revision) -> SeenRevision:
@@ -284,8 +281,11 @@ class AdapterWorld(RolloutWorld):
     def turn(self) -> None:
         for host in self.all_hosts:
             for place, pod in enumerate(host.pods):
+                if self.is_cluster_away:
+                    continue
                 if self.chance(self.faults.evict):
                     host.pods[place] = self.new_pod()
+                    self.evicted = self.now
                 else:
                     self.live_on(pod)
         super().turn()

@@ -14,11 +14,12 @@ from datetime import UTC, datetime, timedelta
 from math import ceil
 from typing import Any
 
-from tunesmith_api.deploymentstatus import ModelDeploymentStatus, RolloutStatus
+from tunesmith_api.deploymentstatus import ModelDeploymentStatus, RollbackReason, RolloutStatus
 from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_api.modelversion import ModelVersion
 from tunesmith_api.revision import RevisionTemplate
-from tunesmith_api.rollout import CapacityMode
+from tunesmith_api.rollout import Approval, CapacityMode
+from tunesmith_operator.kube.known import Key
 from tunesmith_operator.planning.actions import Emit
 from tunesmith_operator.planning.analysis import is_sample_due
 from tunesmith_operator.planning.revisions import plan_digest, revision_digest
@@ -43,9 +44,13 @@ from tunesmith_operator.planning.serving_actions import (
     SetTraffic,
 )
 from tunesmith_operator.planning.sources import resolve
+from tunesmith_operator.reconcile.looking import Looks
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 REQUESTS_PER_SECOND = 40
+MEASURING_TAKES = timedelta(milliseconds=200)
+KEY = Key(ModelDeployment.KIND, "team", "chat")
+RESYNC = timedelta(seconds=300)
 RULES: dict[str, Any] = {
     "steps": [{"weight": 25, "holdSeconds": 10}, {"weight": 50, "holdSeconds": 10}],
     "readyTimeoutSeconds": 40,
@@ -105,6 +110,8 @@ class Faults:
     scaled: float = 0.0
     paused: float = 0.0
     plan_changes: float = 0.0
+    approved: float = 0.0
+    slow_samples: float = 0.0
 
 
 @dataclass
@@ -181,6 +188,13 @@ class RolloutWorld:
         """The oracle: up to which step a roll-out has had a really good sample."""
         self.watched: object = None
         self.due: datetime | None = START
+        self.looks = Looks()
+        self.measuring: tuple[datetime, Sampling] | None = None
+        """When the measurement under way is done, and what it gives."""
+        self.is_cluster_away = False
+        self.blinded: datetime | None = None
+        """When a provider was sick, or there was no traffic to measure."""
+        self.evicted: datetime | None = None
         self.is_caught_up = False
         self.passes = self.samples = 0
         self.unserved = 0
@@ -205,6 +219,12 @@ class RolloutWorld:
     def offer(self, version: int) -> None:
         self.transcript.append(f"spec asks for version {version}")
         self.set_spec(source={"modelVersion": f"m-v{version}"})
+
+    def delete(self) -> None:
+        """kubectl delete: it is there until the garbage collector has taken its children."""
+        meta = self.deployment.metadata.model_copy(update={"deletion_timestamp": self.now})
+        self.deployment = self.deployment.model_copy(update={"metadata": meta})
+        self.due = self.now
 
     def set_rules(self, **rules: Any) -> None:
         now = self.deployment.spec.rollout
@@ -232,12 +252,6 @@ class RolloutWorld:
         return revision_digest(template)
 
     def observe(self) -> ServingObservation:
-        rollout = self.status.rollout
-        analysis = self.deployment.spec.rollout.analysis
-        canary = next(
-            (r for r in self.revisions.values() if rollout and r.digest == rollout.digest), None
-        )
-        due = is_sample_due(rollout, analysis, self.now, self.seen(canary) if canary else None)
         counts = tuple(
             RevisionCounts(r.name, r.requests, r.consecutive) for r in self.revisions.values()
         )
@@ -248,8 +262,44 @@ class RolloutWorld:
             router=None
             if self.router_silent_for
             else SeenRouter(self.traffic, self.is_settled, counts),
-            sampling=self.measure(rollout) if due and rollout else None,
+            sampling=self.delivered(),
+            was_away=self.looks.was_away(KEY, self.now),
         )
+
+    def delivered(self) -> Sampling | None:
+        """Give what was measured beside the passes, once, to the first one after it is done."""
+        if self.measuring is None or self.now < self.measuring[0]:
+            return None
+        sampling, self.measuring = self.measuring[1], None
+        rollout = self.status.rollout
+        return sampling if rollout and sampling.digest == rollout.digest else None
+
+    def begin_to_measure(self) -> None:
+        """Start the sample that is due; a later pass gets it, as from reconcile/measuring.py."""
+        rollout, role = self.status.rollout, self.status.canary
+        canary = self.revisions.get(role.name) if role else None
+        if rollout is None or rollout.abort or canary is None or self.measuring is not None:
+            return
+        analysis = self.deployment.spec.rollout.analysis
+        if is_sample_due(rollout, analysis, self.now, self.seen(canary)):
+            takes = MEASURING_TAKES
+            if self.chance(self.faults.slow_samples):
+                takes = timedelta(seconds=self.rng.randint(1, 8))
+            self.measuring = self.now + takes, self.measure(rollout)
+
+    def die(self) -> None:
+        """End the process: all that is not in the status is lost, and it starts again soon."""
+        self.looks, self.measuring = Looks(), None
+        stable = self.revisions.get(self.status.stable.name) if self.status.stable else None
+        if stable is not None:
+            # Stable's pods count from when they are first seen.
+            stable.recent.clear()
+
+    def go_away(self, seconds: int, *, with_api_server: bool) -> None:
+        """The operator is gone; with the API server no pod is started or replaced either."""
+        self.away_for, self.due, self.is_cluster_away = seconds, None, with_api_server
+        if not with_api_server:
+            self.die()
 
     def seen(self, revision: Revision) -> SeenRevision:
         model = self.model(revision)
@@ -298,8 +348,9 @@ class RolloutWorld:
     def is_really_good(self, samples: tuple[MetricSample, ...], stable: Revision | None) -> bool:
         """What no planner may call a Pass is not one here either."""
         limits = {"error-rate": 0.05, "latency": 2.0}
+        least = self.deployment.spec.rollout.analysis.min_requests
         for sample in samples:
-            if sample.error or (sample.requests is not None and sample.requests < 20):
+            if sample.error or (sample.requests is not None and sample.requests < least):
                 return False
             try:
                 value = float(sample.value)
@@ -347,8 +398,13 @@ class RolloutWorld:
                 self.maybe(self.faults.answer_lost)
         except OperatorDied:
             self.transcript.append("operator died")
+            self.die()
             self.due = self.now + timedelta(seconds=2)
             return decision
+        self.looks.promise(KEY, self.now + min(RESYNC, decision.look_again or RESYNC))
+        self.begin_to_measure()
+        if self.measuring is not None:
+            self.due = min(self.measuring[0], self.due or self.measuring[0])
         self.is_caught_up = True
         return decision
 
@@ -366,6 +422,7 @@ class RolloutWorld:
         said = new.model_dump_json(by_alias=True, exclude_none=True)
         new = ModelDeploymentStatus.model_validate_json(said)
         self.check_status(self.status, new)
+        self.check_rejection(self.status, new)
         self.deployment = self.deployment.model_copy(update={"status": new})
 
     def act(self, action: ServingAction) -> None:
@@ -448,14 +505,16 @@ class RolloutWorld:
         for clock in ("router_silent_for", "away_for", "dry_for", "provider_sick_for"):
             left = max(0, getattr(self, clock) - 1)
             if clock == "away_for" and getattr(self, clock) and not left:
-                self.due = self.now
+                self.due, self.is_cluster_away = self.now, False
             setattr(self, clock, left)
+        if self.dry_for or self.provider_sick_for:
+            self.blinded = self.now
         f = self.faults
         if self.chance(f.router_silent):
             self.router_silent_for = self.rng.randint(1, 8)
         if self.chance(f.away):
-            self.away_for = self.rng.randint(5, 120)
-            self.due = None
+            seconds = self.rng.randint(5, 120)
+            self.go_away(seconds, with_api_server=self.chance(0.5))
         if self.chance(f.no_traffic):
             self.dry_for = self.rng.randint(5, 90)
         if self.chance(f.provider):
@@ -476,19 +535,23 @@ class RolloutWorld:
         if self.chance(f.plan_changes):
             self.set_rules(failFast={"restarts": 2, "consecutiveErrors": self.rng.randint(10, 30)})
 
+        if self.chance(f.approved) and self.status.canary is not None:
+            self.set_rules(approvedDigest=self.status.canary.digest)
+
     def fail_provider(self, seconds: int, says: Callable[[], MetricSample]) -> None:
         self.provider_sick_for, self.provider_says = seconds, says
 
     def live(self, revision: Revision) -> None:
         model = self.model(revision)
         for place, pod in enumerate(revision.pods):
-            if self.chance(self.faults.evict):
+            if not self.is_cluster_away and self.chance(self.faults.evict):
                 revision.pods[place] = Pod()
+                self.evicted = self.now
             elif pod.is_ready:
                 pod.lived += 1
                 if model.crashes_after and pod.lived >= model.crashes_after:
                     revision.pods[place] = Pod(starts_in=4, restarts=pod.restarts + 1)
-            elif not model.never_ready and not model.refused:
+            elif not (model.never_ready or model.refused or self.is_cluster_away):
                 pod.starts_in -= 1
                 pod.is_ready = pod.starts_in <= 0
 
@@ -517,6 +580,8 @@ class RolloutWorld:
         """At the end of a turn in which the operator could look and act."""
         # A silent router is asked again only every other second.
         is_heard = not self.router_silent_for and not self.was_silent
+        if self.deployment.metadata.deletion_timestamp is not None:
+            return
         can_act = self.is_caught_up and not self.away_for and is_heard
         if not can_act or self.traffic is None or self.watched != self.what_watches_show():
             return
@@ -574,6 +639,9 @@ class RolloutWorld:
         if rollout.skips_analysis or stable is None or stable.ready == 0:
             return
         steps = [s.weight for s in self.deployment.spec.rollout.steps] + [100]
+        spec = self.deployment.spec.rollout
+        if share == 100 and spec.approval is Approval.MANUAL and stable.is_whole:
+            assert spec.approved_digest == rollout.digest, "nobody approved it"
         needed = next(i for i, weight in enumerate(steps) if share <= weight)
         earned = self.earned.get((rollout.digest, rollout.start_time), -1)
         # An outage of stable may end while the stand-in still carries all; it earned nothing then.
@@ -596,6 +664,26 @@ class RolloutWorld:
             assert not is_same or new.rollout.abort, "a rejection was forgotten"
         messages = sum(len(c.message) for c in new.conditions)
         assert messages < 6000
+
+    def check_rejection(self, old: ModelDeploymentStatus, new: ModelDeploymentStatus) -> None:
+        """A good canary goes only for what really happened to it since its roll-out began."""
+        rollout, role = new.rollout, new.canary
+        if rollout is None or rollout.abort is None or role is None or old.rollout is None:
+            return
+        revision = self.revisions.get(role.name)
+        if old.rollout.abort is None:
+            assert self.deployment.spec.rollout.rollback.automatic, "nobody asked for a rollback"
+        if old.rollout.abort is not None or (revision and self.model(revision) != GOOD):
+            return
+        if rollout.abort.reason in (
+            RollbackReason.INSUFFICIENT_DATA,
+            RollbackReason.PROVIDER_ERROR,
+        ):
+            happened = self.blinded
+        else:
+            happened = self.evicted
+        assert happened is not None, f"a good canary was rejected: {rollout.abort.message}"
+        assert happened >= rollout.start_time, f"a good canary was rejected: {rollout.abort}"
 
     def is_settled_down(self) -> bool:
         """Whether nothing is left to do: wanted is served, or held, and no pods are left over."""
@@ -627,8 +715,12 @@ def _text() -> MetricSample:
     return MetricSample("", "<html>502</html>", "<html>502</html>", 1000, 1000)
 
 
-SICK = [_down, _empty, _not_a_number, _text]
-DOWN, EMPTY, NAN, TEXT = SICK
+def _invalid() -> MetricSample:
+    return MetricSample("", error="parse error: unclosed left parenthesis", needs_change=True)
+
+
+SICK = [_down, _empty, _not_a_number, _text, _invalid]
+DOWN, EMPTY, NAN, TEXT, INVALID = SICK
 
 
 def _version(number: int) -> ModelVersion:

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.simulation.rollout_world import (
+    GOLDEN,
     RULES,
     Faults,
     Model,
@@ -93,6 +94,8 @@ ROUGH = Faults(
     scaled=0.005,
     paused=0.004,
     plan_changes=0.004,
+    approved=0.03,
+    slow_samples=0.2,
 )
 MODELS = [
     Model(),
@@ -100,15 +103,23 @@ MODELS = [
     Model(error_rate=1.0),
     Model(error_rate=0.2),
     Model(latency="3"),
+    Model(quality="0.5"),
     Model(crashes_after=4),
     Model(never_ready="no GPU"),
     Model(refused="another digest"),
 ]
+ANALYSIS = RULES["analysis"]
 SHAPES: list[dict[str, Any]] = [
     {},
     {"capacity": {"mode": "NoSurge"}},
     {"steps": [{"weight": 0, "mirrorPercent": 20, "holdSeconds": 10}, *RULES["steps"]]},
     BURST_ONLY_BY_SAMPLES,
+    {"analysis": {**ANALYSIS, "metrics": [*ANALYSIS["metrics"], GOLDEN]}},
+    {"analysis": {**ANALYSIS, "metrics": [GOLDEN], "onInsufficientData": "RollBack"}},
+    {"analysis": {**ANALYSIS, "onInsufficientData": "RollBack"}},
+    {"approval": "Manual"},
+    {"rollback": {"automatic": False, "keepStableWarmSeconds": 60}},
+    {"rollback": {"keepStableWarmSeconds": 0}},
 ]
 
 
@@ -125,7 +136,8 @@ def play(kind: type[AnyWorld], seed: int) -> AnyWorld:
             world.turn()
         world.offer(6)
         # Data may have been missing for it before; another plan gives it another chance.
-        world.set_rules(failFast={"restarts": 2, "consecutiveErrors": 99})
+        last_chance = {"restarts": 2, "consecutiveErrors": 99}
+        world.set_rules(failFast=last_chance, approvedDigest=world.wanted())
         settle(world, 900)
     except AssertionError as error:
         raise AssertionError(

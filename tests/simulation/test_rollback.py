@@ -9,10 +9,12 @@ from tests.simulation.rollout_world import (
     DOWN,
     EMPTY,
     GOLDEN,
+    INVALID,
     NAN,
     RULES,
     TEXT,
     Model,
+    RolloutWorld,
 )
 from tests.simulation.rollouts import (
     BURST_ONLY_BY_SAMPLES,
@@ -64,6 +66,10 @@ BAD = [
 ]
 
 
+def interruptions(world: RolloutWorld) -> int:
+    return sum(e.reason == "CanaryInterrupted" for e in world.events)
+
+
 @pytest.mark.parametrize(("model", "rules", "why", "metric", "seconds"), BAD)
 def test_a_bad_canary_goes_and_the_spec_is_left_alone(
     model: Model, rules: dict[str, Any], why: RollbackReason, metric: str, seconds: int
@@ -76,6 +82,11 @@ def test_a_bad_canary_goes_and_the_spec_is_left_alone(
     assert last.restored_after_milliseconds is not None
     assert last.restored_after_milliseconds <= 500
     assert world.deployment.spec == spec
+    begun = [("Normal", "RolloutStarted"), ("Normal", "Promoted"), ("Normal", "RolloutStarted")]
+    ended = [("Warning", why.value), ("Warning", "RolledBack")]
+    lost = [("Warning", "CanaryInterrupted")] * interruptions(world)
+    assert [(e.type, e.reason) for e in world.events] == [*begun, *lost, *ended]
+    assert world.events[-1].message == f"revision 1 serves again: {last.message}"
     assert max(weight for _, weight in world.weights) == 25
     for _ in range(300):
         world.turn()
@@ -162,6 +173,7 @@ def test_without_automatic_rollback_the_weight_stays_and_somebody_is_told() -> N
     [
         pytest.param(DOWN, RollbackReason.PROVIDER_ERROR, id="the provider is down"),
         pytest.param(EMPTY, RollbackReason.INSUFFICIENT_DATA, id="answers are empty"),
+        pytest.param(INVALID, RollbackReason.PROVIDER_ERROR, id="the query is wrong"),
         pytest.param(NAN, RollbackReason.INSUFFICIENT_DATA, id="answers are NaN"),
         pytest.param(TEXT, RollbackReason.INSUFFICIENT_DATA, id="answers are text"),
     ],
@@ -192,6 +204,21 @@ def test_a_provider_that_comes_back_in_time_changes_nothing() -> None:
     words = reason(world, DeploymentCondition.PROGRESSING)
     assert words == DeploymentReason.PROVIDER_UNAVAILABLE
     assert "connection refused" in message(world, DeploymentCondition.PROGRESSING)
+    settle(world)
+    assert world.status.stable is not None
+    assert world.status.stable.revision == 2
+
+
+def test_a_query_that_does_not_parse_stalls_it_until_somebody_corrects_it() -> None:
+    world = serving()
+    world.fail_provider(10_000, INVALID)
+    until(world, lambda w: is_true(w.status.conditions, DeploymentCondition.STALLED), 30)
+    for kind in (DeploymentCondition.STALLED, DeploymentCondition.PROGRESSING):
+        assert reason(world, kind) == DeploymentReason.QUERY_INVALID
+        assert "correct its query: parse error" in message(world, kind)
+    assert [e.reason for e in world.events].count(DeploymentReason.QUERY_INVALID) == 1
+    assert is_true(world.status.conditions, DeploymentCondition.READY), "stable serves"
+    world.fail_provider(0, INVALID)
     settle(world)
     assert world.status.stable is not None
     assert world.status.stable.revision == 2

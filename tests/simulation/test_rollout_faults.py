@@ -1,12 +1,15 @@
 """The real ``decide_rollout`` in a toy cluster: what breaks around it, and random worlds."""
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 
 from tests.simulation.rollout_world import (
+    RULES,
     Model,
+    OperatorDied,
     RolloutWorld,
 )
 from tests.simulation.rollouts import (
@@ -20,12 +23,15 @@ from tests.simulation.rollouts import (
     settle,
     until,
 )
+from tunesmith_api.analysis import Verdict
 from tunesmith_api.conditions import DeploymentCondition, DeploymentReason
 from tunesmith_api.deploymentstatus import (
+    ModelDeploymentStatus,
     RollbackReason,
 )
 from tunesmith_operator.planning.conditions import is_true
 from tunesmith_operator.planning.serving import Traffic
+from tunesmith_operator.planning.serving_actions import ServingAction
 
 
 def test_a_good_new_revision_can_take_over_from_a_broken_stable() -> None:
@@ -84,16 +90,110 @@ def test_a_route_edited_by_hand_is_put_right() -> None:
     settle(world)
 
 
-def test_an_operator_that_was_away_finishes_the_work() -> None:
-    world = at_weight(serving(), 25)
-    world.away_for = 300
+AWAY = [
+    pytest.param(False, id="the operator"),
+    pytest.param(True, id="the API server, and with it the scheduler and all kubelets"),
+]
+
+
+def stay_away(world: RolloutWorld, *, with_api_server: bool) -> None:
+    """Longer than both readyTimeoutSeconds and dataTimeoutSeconds."""
+    world.go_away(300, with_api_server=with_api_server)
     for _ in range(299):
         world.turn()
+
+
+def die_after(
+    world: RolloutWorld, acts: int, written: Callable[[ModelDeploymentStatus], bool]
+) -> None:
+    """End the operator once it has written such a status and done ``acts`` actions after it."""
+    done = 0
+
+    def act(action: ServingAction) -> None:
+        nonlocal done
+        is_time = written(world.status)
+        if not is_time or done < acts:
+            type(world).act(world, action)
+            done += is_time
+        if is_time and done == acts:
+            del world.act
+            raise OperatorDied
+
+    world.act = act  # type: ignore[method-assign]
+    until(world, lambda w: w.transcript[-1] == "operator died", 60)
+
+
+@pytest.mark.parametrize("with_api_server", AWAY)
+def test_what_was_away_in_a_step_finishes_the_work(with_api_server: bool) -> None:
+    world = at_weight(serving(), 25)
+    stay_away(world, with_api_server=with_api_server)
     assert world.traffic is not None
     assert world.traffic.weight == 25, "weights stay while nobody is there"
     settle(world)
     assert world.status.stable is not None
     assert world.status.stable.revision == 2
+    assert world.status.last_rollback is None
+
+
+@pytest.mark.parametrize("with_api_server", AWAY)
+def test_what_was_away_after_a_sample_without_data_finds_the_data_there(
+    with_api_server: bool,
+) -> None:
+    world = serving(analysis={**RULES["analysis"], "onInsufficientData": "RollBack"})
+    at_weight(world, 25)
+    world.dry_for = 30
+    until(world, lambda w: any(m.samples for m in w.rollout.metrics), 10)
+    stay_away(world, with_api_server=with_api_server)
+    settle(world)
+    assert world.status.stable is not None
+    assert world.status.stable.revision == 2
+
+
+@pytest.mark.parametrize("with_api_server", AWAY)
+def test_no_pass_from_before_lets_the_weight_rise_after(with_api_server: bool) -> None:
+    world = serving({2: Model()}, steps=[{"weight": 25, "holdSeconds": 60}])
+    until(world, lambda w: w.status.rollout is not None and w.rollout.verdict is Verdict.PASS)
+    world.models[2] = Model(error_rate=0.3)
+    stay_away(world, with_api_server=with_api_server)
+    assert rolled_back(world).reason is RollbackReason.ANALYSIS_FAILED
+    assert max(weight for _, weight in world.weights) == 25
+
+
+@pytest.mark.parametrize("with_api_server", AWAY)
+@pytest.mark.parametrize("done", range(3))
+def test_what_was_away_when_a_rollout_began_waits_for_its_pods(
+    done: int, with_api_server: bool
+) -> None:
+    """Only the status was written, or also the Event emitted, or also the pods made."""
+    world = serving()
+    die_after(world, done, lambda status: status.rollout is not None)
+    assert len(world.revisions) == (2 if done == 2 else 1)
+    stay_away(world, with_api_server=with_api_server)
+    settle(world)
+    assert world.status.stable is not None
+    assert world.status.stable.revision == 2
+    assert world.status.last_rollback is None
+
+
+def test_a_canary_that_never_gets_ready_is_given_up_all_the_same() -> None:
+    world = serving({2: Model(never_ready="no GPU")})
+    until(world, lambda w: w.status.rollout is not None, 5)
+    stay_away(world, with_api_server=False)
+    assert rolled_back(world).reason is RollbackReason.READY_TIMEOUT
+
+
+@pytest.mark.parametrize("with_api_server", AWAY)
+@pytest.mark.parametrize("done", range(3))
+def test_what_was_away_in_a_rollback_finishes_it(done: int, with_api_server: bool) -> None:
+    """Only the status was written, or also the Event emitted, or also the router told."""
+    world = at_weight(serving({2: Model(error_rate=0.3)}), 25)
+    die_after(world, done, lambda s: s.rollout is not None and s.rollout.abort is not None)
+    stay_away(world, with_api_server=with_api_server)
+    assert world.traffic is not None
+    assert world.traffic.weight == (0 if done == 2 else 25)
+    last = rolled_back(world)
+    assert last.reason is RollbackReason.ANALYSIS_FAILED
+    assert max(weight for _, weight in world.weights) == 25
 
 
 @pytest.mark.parametrize("model", [Model(), Model(error_rate=1.0)], ids=["good", "bad"])

@@ -1,5 +1,7 @@
 """The real ``decide_rollout`` in a toy cluster: users who change the spec in the middle."""
 
+import pytest
+
 from tests.simulation.rollout_world import (
     Model,
     OperatorDied,
@@ -211,3 +213,57 @@ def test_a_first_revision_that_is_refused_says_why_and_tells_it_once() -> None:
         assert "another digest" in message(world, kind)
     told = [e for e in world.events if e.type == "Warning"]
     assert [(e.reason, "another digest" in e.message) for e in told] == [("NoRevision", True)]
+
+
+def test_history_is_trimmed_with_its_records_and_no_number_is_given_twice() -> None:
+    world = settle(RolloutWorld(1, rules={"rollback": {"keepStableWarmSeconds": 5}}))
+    world.set_spec(revisionHistoryLimit=3)
+    for version in range(2, 6):
+        world.offer(version)
+        settle(world)
+    until(world, lambda w: w.status.previous is None, 10)
+    assert [h.revision for h in world.status.history] == [3, 4, 5]
+    until(world, lambda w: {r.number for r in w.revisions.values()} == {3, 4, 5}, 5)
+    world.offer(1)
+    settle(world)
+    assert world.status.stable is not None
+    assert (world.status.stable.version, world.status.stable.revision) == ("m-v1", 6)
+
+
+def test_a_revision_that_serves_is_kept_however_short_history_is() -> None:
+    world = serving({n: Model(error_rate=1.0) for n in (2, 3, 4)})
+    world.set_spec(revisionHistoryLimit=2)
+    for version in (2, 3, 4):
+        world.offer(version)
+        settle(world)
+    assert [h.revision for h in world.status.history] == [3, 4]
+    assert world.status.stable is not None
+    assert world.status.stable.revision == 1
+    until(world, lambda w: {r.number for r in w.revisions.values()} == {1, 3, 4}, 5)
+
+
+@pytest.mark.parametrize("weight", [25, 50])
+@pytest.mark.parametrize("is_bad", [False, True], ids=["in a step", "in a rollback"])
+def test_a_deployment_that_is_deleted_is_left_to_the_garbage_collector(
+    weight: int, is_bad: bool
+) -> None:
+    world = at_weight(serving(), weight)
+    if is_bad:
+        world.models[2] = Model(error_rate=0.3)
+        world.router_silent_for = 60  # or it would be over within the second
+        until(world, lambda w: w.status.rollout is not None and w.rollout.abort is not None, 40)
+    world.delete()
+    passes, done, events = world.passes, list(world.transcript), list(world.events)
+    status, traffic = world.status, world.traffic
+    while world.revisions:
+        # In any order: what is left of a revision must not be mended.
+        name = world.rng.choice(list(world.revisions))
+        revision = world.revisions[name]
+        if revision.pods:
+            revision.pods.pop()
+        else:
+            del world.revisions[name]
+        world.turn()
+    assert world.passes > passes, "somebody looked"
+    assert (world.transcript, world.events) == (done, events)
+    assert (world.status, world.traffic) == (status, traffic)

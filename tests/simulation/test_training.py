@@ -2,10 +2,19 @@
 
 import os
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from tests.simulation.world import DEPLOYMENTS, IMAGE_DIGEST, SPEC, STEPS, Faults, World
+from tests.simulation.world import (
+    DEPLOYMENTS,
+    IMAGE_DIGEST,
+    SPEC,
+    START,
+    STEPS,
+    Faults,
+    World,
+)
 from tunesmith_api.attempts import AttemptReason
 from tunesmith_api.conditions import ConditionType
 from tunesmith_api.jobstatus import DisplayStage
@@ -185,6 +194,113 @@ def test_a_missing_image_is_given_up_on() -> None:
     assert set(reasons(world)) == {AttemptReason.IMAGE_PULL}
 
 
+def said_of_the_data(world: World) -> tuple[str, str]:
+    assert world.job is not None
+    found = find(world.job.status.conditions, ConditionType.DATA_READY)
+    assert found is not None
+    return found.reason, found.message
+
+
+def test_pods_that_cannot_be_made_are_told_of_soon_and_given_up_on() -> None:
+    world = World(seed=18, faults=Faults(pod_refused=1.0))
+    world.turn()
+    while said_of_the_data(world)[0] == "Starting":
+        world.turn()
+    reason, message = said_of_the_data(world)
+    assert reason == "ContainerNotStarting"
+    assert world.now - START <= timedelta(seconds=30)
+    assert "1 of 1 pod(s) of Job demo-prepare-1 cannot be made" in message
+    assert world.refusal in message
+    assert world.job is not None
+    assert world.job.status.stage is DisplayStage.PENDING
+    play(world)
+    assert failed_because(world) == "BackoffLimitExceeded"
+    assert set(reasons(world)) == {AttemptReason.INFRASTRUCTURE}
+    assert world.now - START <= timedelta(minutes=12)
+    told = [e.message for e in world.events if e.reason == "ContainerNotStarting"]
+    assert len(told) == len(world.created) == 4, "once for each attempt"
+
+
+def test_a_quota_that_is_used_up_is_waited_for_and_uses_up_no_failure_budget() -> None:
+    world = World(seed=19, faults=Faults(pod_refused=1.0))
+    world.refusal = 'pods "demo-prepare-1-0" is forbidden: exceeded quota: gpus, used: 8'
+    for _ in range(400):
+        world.turn()
+    reason, message = said_of_the_data(world)
+    assert reason == "WaitingForQuota"
+    assert world.refusal in message
+    assert world.created == ["demo-prepare-1"]
+    world.faults = Faults()
+    play(world)
+    assert world.job is not None
+    assert is_true(world.job.status.conditions, ConditionType.COMPLETE)
+    assert world.job.status.counters.failures == 0
+
+
+def test_the_time_limit_tells_of_the_quota_that_was_waited_for() -> None:
+    spec = {**SPEC, "runPolicy": {"activeDeadlineSeconds": 60}}
+    world = World(seed=19, spec=spec, faults=Faults(pod_refused=1.0))
+    world.refusal = "exceeded quota: gpus"
+    play(world)
+    assert failed_because(world) == "DeadlineExceeded"
+    assert world.job is not None
+    said = find(world.job.status.conditions, ConditionType.FAILED)
+    assert said is not None
+    assert "exceeded quota: gpus" in said.message
+
+
+def test_a_child_that_is_invalid_ends_the_job_and_keeps_what_was_done() -> None:
+    world = World(seed=20)
+    while not world.created:
+        world.turn()
+    world.faults = Faults(child_invalid=1.0)
+    play(world)
+    assert world.job is not None
+    status = world.job.status
+    assert failed_because(world) == "InvalidSpec"
+    assert status.stage is DisplayStage.FAILED
+    assert is_true(status.conditions, ConditionType.DATA_READY)
+    assert status.resolved.dataset_digest
+    assert reasons(world) == [AttemptReason.SUCCEEDED]
+    said = find(status.conditions, ConditionType.TRAINED)
+    assert said is not None
+    assert "nodeSelector is invalid" in said.message
+    assert world.created == ["demo-prepare-1"]
+    before = status
+    for _ in range(20):
+        world.turn()
+    assert world.job.status == before
+
+
+def test_a_child_that_is_refused_is_tried_again_without_an_event_each_time() -> None:
+    world = World(seed=21, faults=Faults(child_refused=1.0))
+    for _ in range(100):
+        world.turn()
+    tries = world.transcript.count("StartAttempt demo-prepare-1")
+    assert 100 * 5 / 10 <= tries + 1 <= 100 * 5 / 10 + 1, "every ten seconds"
+    assert [e.reason for e in world.events] == ["ChildRefused"]
+    world.faults = Faults()
+    play(world)
+    assert world.job is not None
+    assert is_true(world.job.status.conditions, ConditionType.COMPLETE)
+    assert is_true(world.job.status.conditions, ConditionType.ACCEPTED)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_job_that_is_deleted_at_any_time_makes_nothing_more_and_leaves_nothing(seed: int) -> None:
+    world = World(seed=seed, spec=OFFERED if seed % 2 else ON_GPUS, faults=ROUGH)
+    for _ in range(world.rng.randrange(60)):
+        world.turn()
+    world.delete_job()
+    made, versions = list(world.created), list(world.versions)
+    for _ in range(60):
+        world.turn()  # create and make_version hold it, too
+    assert world.job is None
+    assert not world.attempts
+    assert not world.strays
+    assert (world.created, world.versions) == (made, versions)
+
+
 def test_a_hanging_trainer_is_replaced_within_the_stall_timeout_and_half_a_minute() -> None:
     world = World(seed=8, faults=Faults(hang=1.0))
     while not world.attempts or next(iter(world.attempts.values())).pod.phase != "Running":
@@ -219,10 +335,19 @@ def test_suspending_stops_the_pods_and_resuming_goes_on_from_the_checkpoint() ->
     assert world.job.status.counters.failures == world.job.status.counters.disruptions == 0
 
 
-def test_a_worse_model_gets_no_version() -> None:
-    world = play(World(seed=10, faults=Faults(worse_than_base=1.0)))
+OFFERED = {**SPEC, "deployTo": {"name": "demo"}}
+
+
+@pytest.mark.parametrize("spec", [SPEC, OFFERED], ids=["for nobody", "for a deployment"])
+def test_a_worse_model_gets_no_version(spec: dict[str, Any]) -> None:
+    world = World(seed=10, spec=spec, faults=Faults(worse_than_base=1.0))
+    world.deployment = DEPLOYMENTS[3]
+    play(world)
     assert failed_because(world) == "GatesFailed"
-    assert world.versions == []
+    assert world.versions == world.made == []
+    assert world.job is not None
+    assert find(world.job.status.conditions, ConditionType.OFFERED) is None
+    assert "Offered" not in {e.reason for e in world.events}
 
 
 def test_the_deadline_fails_the_job_at_once_and_stops_what_runs() -> None:
@@ -257,6 +382,12 @@ def test_a_version_names_the_very_image_it_was_trained_with() -> None:
     assert made.lineage.trainer_image == f"trainer:1@{IMAGE_DIGEST}"
 
 
+def test_a_version_tells_what_its_rows_were() -> None:
+    (made,) = play(World(seed=1)).made
+    assert made.lineage is not None
+    assert (made.lineage.prompt_version, made.lineage.synthetic_rows) == ("v2", 7)
+
+
 def test_an_image_without_a_registrys_digest_keeps_its_tag() -> None:
     world = play(World(seed=1, image_id=IMAGE_DIGEST))
     (made,) = world.made
@@ -286,9 +417,6 @@ def test_a_deleted_job_waits_for_its_old_pod() -> None:
         world.turn()  # check() holds that two attempts never run at once
     world.faults = Faults()
     play(world)
-
-
-OFFERED = {**SPEC, "deployTo": {"name": "demo"}}
 
 
 def test_a_version_is_offered_by_the_tag_of_the_channel_that_the_deployment_follows() -> None:
@@ -363,6 +491,9 @@ ROUGH = Faults(
     image_missing=0.1,
     worse_than_base=0.1,
     prepared_lost=0.05,
+    pod_refused=0.1,
+    child_refused=0.05,
+    child_invalid=0.003,
 )
 
 

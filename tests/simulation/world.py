@@ -12,6 +12,7 @@ from typing import Any
 
 from tunesmith_api.attempts import AttemptReason, StageName
 from tunesmith_api.conditions import ConditionType
+from tunesmith_api.datastatus import DataStatus, RowCounts
 from tunesmith_api.finetunejob import FineTuneJob, FineTuneJobSpec
 from tunesmith_api.jobstatus import ArtifactStatus, FineTuneJobStatus
 from tunesmith_api.measurements import Measurement
@@ -27,6 +28,8 @@ from tunesmith_api.result import (
 from tunesmith_api.run import TrainingRun
 from tunesmith_api.sharding import Placement, Sharding
 from tunesmith_operator.config import Config
+from tunesmith_operator.kube.errors import Invalid, Refused
+from tunesmith_operator.planning.acceptance import invalid_child, refused
 from tunesmith_operator.planning.actions import (
     Action,
     Decision,
@@ -51,6 +54,7 @@ from tunesmith_operator.planning.training import decide
 START = datetime(2026, 1, 1, tzinfo=UTC)
 STEPS = 60
 DIGEST = "sha256:" + "0" * 64
+DATA = DataStatus(prompt_version="v2", rows=RowCounts(synthetic=7))
 PLACEMENT = Placement(sharding=Sharding.FSDP, memory_bytes=1 << 30, reason="Parts fit.")
 MERGED = ArtifactStatus(name="Merged", uri="s3://bucket/m/", digest=DIGEST, size_bytes=1)
 CONFIG = Config(trainer_image="trainer:1")
@@ -84,6 +88,9 @@ class Faults:
     worse_than_base: float = 0.0
     prepared_lost: float = 0.0
     deployment_edited: float = 0.0
+    pod_refused: float = 0.0
+    child_refused: float = 0.0
+    child_invalid: float = 0.0
 
 
 DEPLOYMENTS = (
@@ -97,7 +104,7 @@ DEPLOYMENTS = (
 
 @dataclass
 class Attempt:
-    """A Job with its one pod."""
+    """A Job with its one pod, once that is made."""
 
     job: SeenJob
     run: TrainingRun
@@ -116,6 +123,8 @@ class Attempt:
 
     @property
     def is_alive(self) -> bool:
+        if not self.job.pods:
+            return False
         return self.pod.phase in ("Pending", "Running") and not self.pod.is_gone
 
 
@@ -146,6 +155,8 @@ class World:
         self.deleted_by_hand: set[str] = set()
         self.transcript: list[str] = []
         self.saved_step = 0
+        self.refusal = "Error creating: no PriorityClass with name urgent was found"
+        """What the API server says when the Job controller may not make a pod."""
         self.is_prepared = False
         self.report: TrainerResult | None = None
         self.notes: tuple[str, ...] = ()
@@ -164,14 +175,17 @@ class World:
 
     def observe(self) -> Observation:
         assert self.job is not None
-        live = next((a for a in self.attempts.values() if a.pod.phase == "Running"), None)
+        attempts = self.attempts.values()
+        live = next((a for a in attempts if a.job.pods and a.pod.phase == "Running"), None)
+        unmade = [a for a in attempts if not a.job.pods]
         return Observation(
             job=self.job,
-            attempts=tuple(a.job for a in self.attempts.values()),
+            attempts=tuple(a.job for a in attempts),
             stray_pods=tuple(a.pod for a in self.strays),
             versions=tuple(self.versions),
             target=self.deployment if target_name(self.job) else None,
             progress=self.progress(live) if live else None,
+            pods_refused=self.refusal if unmade else "",
         )
 
     def what_watches_show(self) -> object:
@@ -202,10 +216,7 @@ class World:
         decision = decide(seen, CONFIG, self.now)
         assert decision == decide(seen, CONFIG, self.now), "the same snapshot, another decision"
         try:
-            for action in decision.actions:
-                self.maybe_die()
-                self.act(action)
-                self.maybe_die()
+            decision = self.carry_out(seen, decision)
         except OperatorDied:
             self.transcript.append("operator died")
             return None
@@ -213,6 +224,31 @@ class World:
             self.check_status(self.job.status, decision.status)
             self.job = self.job.model_copy(update={"status": _through_json(decision.status)})
         return decision
+
+    def carry_out(self, seen: Observation, decision: Decision) -> Decision:
+        """Act; where the cluster refuses, give what reconcile/finetunejob.py makes of it."""
+        try:
+            self.act_all(decision)
+        except Invalid as error:
+            decision = invalid_child(seen, decision, str(error), self.now)
+            self.act_all(decision)
+        except Refused as error:
+            decision = refused(seen, str(error), self.now)
+            decision = replace(decision, look_again=timedelta(seconds=10))
+            self.act_all(decision)
+        return decision
+
+    def act_all(self, decision: Decision) -> None:
+        for action in decision.actions:
+            self.maybe_die()
+            self.act(action)
+            self.maybe_die()
+
+    def maybe_refuse(self) -> None:
+        if self.chance(self.faults.child_refused):
+            raise Refused("create Job: forbidden", 403)
+        if self.chance(self.faults.child_invalid):
+            raise Invalid("create Job: nodeSelector is invalid", 422)
 
     def maybe_die(self) -> None:
         if self.chance(self.faults.operator_dies):
@@ -238,17 +274,13 @@ class World:
     def create(self, name: str, run: TrainingRun) -> None:
         assert self.job is not None
         assert not self.is_over(), "a finished job made a child"
+        assert not self.is_being_deleted(), "a job that is being deleted made a child"
         if name in self.attempts:
             return  # 409, ours: adopted
+        self.maybe_refuse()
         # A number is used again only if its Job was deleted before anybody had written it down.
         assert name not in self.created or name in self.deleted_by_hand, f"{name} was made twice"
         self.created.append(name)
-        pod = SeenPod(
-            name=f"{name}-0",
-            uid=f"pod-{name}",
-            job_uid=name,
-            created=self.now,
-        )
         seen = SeenJob(
             name=name,
             uid=name,
@@ -257,10 +289,18 @@ class World:
             stage=run.stage,
             attempt=run.attempt,
             created=self.now,
+            started=self.now,
             image="trainer:1",
-            pods=(pod,),
         )
         self.attempts[name] = Attempt(seen, run, idle_since=self.now)
+        self.make_pod(self.attempts[name])
+
+    def make_pod(self, attempt: Attempt) -> None:
+        if self.chance(self.faults.pod_refused):
+            return
+        name = attempt.job.name
+        pod = SeenPod(name=f"{name}-0", uid=f"pod-{name}", job_uid=name, created=self.now)
+        attempt.job = replace(attempt.job, pods=(pod,))
 
     def delete(self, name: str, uid: str) -> None:
         attempt = self.attempts.get(name)
@@ -270,10 +310,11 @@ class World:
         if attempt.is_alive:
             attempt.terminating_for = 0
             attempt.set_pod(is_terminating=True)
-        else:
+        elif attempt.job.pods:
             del self.attempts[name]
 
     def make_version(self, name: str, spec: ModelVersionSpec, uid: str) -> None:
+        assert not self.is_being_deleted(), "a job that is being deleted made a version"
         if any(v.name == name for v in self.versions):
             return
         assert not any(v.job_uid == uid for v in self.versions), "two versions of one job"
@@ -297,6 +338,7 @@ class World:
         for attempt in list(self.attempts.values()):
             self.advance(attempt, seconds)
         self.strays = [a for a in self.strays if self.end_stray(a)]
+        self.collect()
         self.wake()
         self.check()
 
@@ -315,6 +357,27 @@ class World:
                 attempt.set_pod(is_terminating=True)
                 attempt.terminating_for = 0
                 self.strays.append(self.attempts.pop(name))
+
+    def delete_job(self) -> None:
+        """As `kubectl delete --cascade=foreground`: the children go first."""
+        if self.job is None:
+            return
+        meta = self.job.metadata
+        said = {"deletion_timestamp": self.now, "generation": meta.generation + 1}
+        self.job = self.job.model_copy(update={"metadata": meta.model_copy(update=said)})
+
+    def is_being_deleted(self) -> bool:
+        return self.job is None or self.job.metadata.deletion_timestamp is not None
+
+    def collect(self) -> None:
+        """The garbage collector: it comes to each child some time."""
+        if not self.is_being_deleted():
+            return
+        for name, attempt in list(self.attempts.items()):
+            if not attempt.job.is_deleting and self.chance(0.2):
+                self.delete(name, attempt.job.uid)
+        if not self.attempts and not self.strays and self.chance(0.2):
+            self.job = None
 
     def set_suspend(self, value: bool) -> None:
         self.edit(suspend=value)
@@ -344,6 +407,12 @@ class World:
         return True
 
     def advance(self, attempt: Attempt, seconds: int) -> None:
+        if not attempt.job.pods:
+            if attempt.job.is_deleting:
+                del self.attempts[attempt.job.name]
+            else:
+                self.make_pod(attempt)
+            return
         if not attempt.is_alive:
             return
         if attempt.terminating_for >= 0:
@@ -452,6 +521,7 @@ class World:
             resumed_from_step=attempt.resumed_from or None,
             checkpoint=self.checkpoint(),
             dataset_digest=DIGEST,
+            data=None if trained else DATA,
             placement=None if trained else PLACEMENT,
             measurements=(loss,) if trained else (),
             artifacts=(MERGED,) if trained else (),

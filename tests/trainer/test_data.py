@@ -12,9 +12,9 @@ import pytest
 from tunesmith_api.dataset import Checks, Columns, DataFormat, Dataset
 from tunesmith_trainer.data.compression import SourceFile
 from tunesmith_trainer.data.finding import find_files
-from tunesmith_trainer.data.formats import Malformed
 from tunesmith_trainer.data.reading import Reading, read_rows
 from tunesmith_trainer.data.rows import Reader
+from tunesmith_trainer.data.values import Malformed
 from tunesmith_trainer.outcome import UserError
 
 HI = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
@@ -102,8 +102,17 @@ def test_columns_may_have_other_names() -> None:
         pytest.param(b"[" * 5000, "not JSON", id="nested without end"),
         pytest.param({"prompt": "Hi", "response": ""}, "response is empty", id="no response"),
         pytest.param({"prompt": "\n", "response": "x"}, "prompt is empty", id="no prompt"),
-        pytest.param({"prompt": 3, "response": "x"}, "prompt is a number", id="a number as prompt"),
-        pytest.param({"messages": []}, "messages is not a list", id="no messages"),
+        pytest.param(
+            {"prompt": 3, "response": "x"}, "prompt is a number (3), not text", id="a number"
+        ),
+        pytest.param({"messages": []}, "messages is an empty list", id="no messages"),
+        pytest.param(
+            {"messages": "Hi"}, "messages is a text ('Hi'), not a list", id="a text as messages"
+        ),
+        pytest.param(
+            {"messages": [{"role": ["user"], "content": "x"}]}, "role ['user']", id="roles"
+        ),
+        pytest.param({"messages": [HI[0], "x"]}, "message 2 is a text ('x')", id="a bare answer"),
         pytest.param(
             {"messages": [{"role": "robot", "content": "x"}]}, "'robot'", id="an unknown role"
         ),
@@ -114,11 +123,25 @@ def test_columns_may_have_other_names() -> None:
         ),
         pytest.param({"prompt": None, "response": "x"}, "prompt is null", id="no value"),
         pytest.param({"messages": HI[::-1]}, "the first message is the assist", id="swapped roles"),
-        pytest.param({"messages": [*HI, SYSTEM]}, "not the first", id="a late system message"),
         pytest.param(
-            [{"user": "Hi", "bot": "x"}, {"user": "Hi"}], "no field bot", id="half a turn"
+            {"messages": [*HI, SYSTEM]},
+            "message 3 is a system message that is not the first; move it",
+            id="a late system message",
         ),
-        pytest.param([{"user": "Hi", "bot": "x"}, 3], "a number where", id="a number as turn"),
+        pytest.param(
+            {"messages": [SYSTEM, HI[0], *HI]},
+            "messages 2 and 3 are both the user's; correct the role of one",
+            id="two questions in a row",
+        ),
+        pytest.param(
+            {"messages": [*HI, HI[1], *HI]},
+            "messages 2 and 3 are both the assistant's",
+            id="two answers in a row",
+        ),
+        pytest.param(
+            [{"user": "Hi", "bot": "x"}, {"user": "Hi"}], "no field bot of turn 2", id="half a turn"
+        ),
+        pytest.param([{"user": "Hi", "bot": "x"}, 3], "turn 2 is a number (3)", id="no turn"),
     ],
 )
 def test_a_malformed_row_says_what_is_wrong(value: Any, what: str) -> None:

@@ -20,10 +20,10 @@ from tests.trainer.test_data import TURN
 from tunesmith_api.dataset import Checks, DataFormat, Dataset
 from tunesmith_trainer.data.compression import SourceFile
 from tunesmith_trainer.data.finding import data_files, find_files, hub_selection, parse_hub_uri
-from tunesmith_trainer.data.formats import Malformed
 from tunesmith_trainer.data.mixing import mix
 from tunesmith_trainer.data.reading import Reading, Row, read_rows
 from tunesmith_trainer.data.rows import Reader
+from tunesmith_trainer.data.values import Malformed
 from tunesmith_trainer.outcome import UserError
 
 
@@ -116,12 +116,39 @@ PREFERENCE = {"messages": HI[:1], "chosen": "Hello", "rejected": "What?"}
             PREFERENCE,
             id="preference without a prompt of its own",
         ),
+        pytest.param(
+            {"prompt": "Hi", "chosen": [SYSTEM, *HI], "rejected": [SYSTEM, *pair("Hi", "What?")]},
+            "Preference",
+            {**PREFERENCE, "messages": [SYSTEM, *HI[:1]]},
+            id="preference whose prompt stands below a system message too",
+        ),
+        pytest.param(
+            {"prompt": "Hi", "chosen": [*HI, *HI], "rejected": [*HI, *pair("Hi", "What?")]},
+            "Preference",
+            {**PREFERENCE, "messages": [*HI, HI[0]]},
+            id="preference whose prompt is the first of several questions",
+        ),
         pytest.param({"text": "Hi\n"}, "Text", {"text": "Hi\n"}, id="plain text"),
+        pytest.param(
+            {"text": "\n12:30 User: Hi\nBot: Hello"}, "ChatLog", HI, id="a chat in a field of text"
+        ),
+        pytest.param(
+            {"text": "From: a@x\nTo: b@x\n\nHi\n\nFrom: b@x\nTo: a@x\nSubject: Re:\n\nHello"},
+            "EmailThread",
+            HI,
+            id="mails in a field of text",
+        ),
         pytest.param(
             {"id": "1", "revision": "6", "feedback": None, "messages": HI, "response": {"id": "2"}},
             "Conversations",
             HI,
             id="a line of a ModelDeployment's log",
+        ),
+        pytest.param(
+            {"id": "1", "revision": "6", "feedback": None, "messages": [HI[1], HI[0], *HI]},
+            "Conversations",
+            [HI[1], HI[0], *HI],
+            id="a log has questions as clients ask them, also two in a row",
         ),
     ],
 )
@@ -129,6 +156,13 @@ def test_auto_finds_the_format(value: Any, format_: str, expected: Any) -> None:
     made = reader()
     assert orjson.loads(made.convert(value) or b"") == expected
     assert made.format == format_
+
+
+def test_text_that_is_no_text_is_malformed_not_a_chat() -> None:
+    made = reader()
+    with pytest.raises(Malformed, match="text is null"):
+        made.convert({"text": None})
+    assert made.format is DataFormat.TEXT
 
 
 def test_columns_have_other_names() -> None:
@@ -149,11 +183,17 @@ def test_columns_have_other_names() -> None:
             "message 1 has the role 'robot'; known are human",
             id="an unknown speaker",
         ),
-        pytest.param("ShareGPT", {"conversations": []}, "not a list with", id="no turn"),
+        pytest.param("ShareGPT", {"conversations": []}, "is an empty list", id="no turn"),
+        pytest.param(
+            "ShareGPT",
+            {"system": "x", "conversations": [{"from": "human", "value": "x"}] * 2},
+            "messages 1 and 2 are both the user's",
+            id="a turn that got lost",
+        ),
         pytest.param(
             "Alpaca",
             {"instruction": "x", "output": "y", "input": 3},
-            "input is a number",
+            "input is a number (3)",
             id="input",
         ),
         pytest.param(
@@ -177,6 +217,30 @@ def test_columns_have_other_names() -> None:
             {"chosen": HI, "rejected": pair("Bye", "x")},
             "different questions",
             id="answers to different questions",
+        ),
+        pytest.param(
+            "Preference",
+            {"prompt": [{"role": "robot", "content": "x"}], "chosen": "y", "rejected": "z"},
+            "message 1 of prompt has the role 'robot'; known are system, user and assistant",
+            id="a preference with an unknown role",
+        ),
+        pytest.param(
+            "Preference",
+            {"prompt": [*HI, HI[1], HI[0]], "chosen": "y", "rejected": "z"},
+            "messages 2 and 3 of prompt are both the assistant's",
+            id="two answers in a row before a preference",
+        ),
+        pytest.param(
+            "Preference",
+            {"prompt": "Why?", "chosen": HI, "rejected": pair("Hi", "x")},
+            "messages 1 and 2 of the question are both the user's",
+            id="a prompt and another question",
+        ),
+        pytest.param(
+            "Preference",
+            {"prompt": HI[::-1], "chosen": "y", "rejected": "z"},
+            "the first message is the assistant's",
+            id="a preference that begins with an answer",
         ),
         pytest.param("ChatLog", {"text": "nobody speaks"}, "names nobody", id="no speaker"),
         pytest.param("EmailThread", {"text": "no headers"}, "without From", id="no mail"),
@@ -280,6 +344,7 @@ GOOD_LINES = jsonl(*pairs(200)).encode()
         pytest.param("a.csv", "a;b".encode("utf-32"), ["UTF-32", "UTF-8"], id="UTF-32"),
         pytest.param("a.jsonl", GOOD_LINES.decode().encode("utf-16-le"), ["UTF-16"], id="no mark"),
         pytest.param("a.jsonl", GOOD_LINES.decode().encode("utf-16-be"), ["UTF-16"], id="nor here"),
+        pytest.param("a.csv", b'"a,b\nHi,Hello\n', ["header is not CSV"], id="an open quote above"),
         pytest.param("a.parquet", b"PAR1" + b"x" * 99, ["Parquet"], id="half a Parquet file"),
     ],
 )
@@ -311,6 +376,18 @@ def test_a_bomb_is_refused_before_it_goes_off(packer: str, tmp_path: Path) -> No
         read(path, share="1")
 
 
+@pytest.mark.parametrize("encoded", [True, False], ids=["a dictionary", "compression"])
+def test_a_bomb_of_parquet_is_refused(encoded: bool, tmp_path: Path) -> None:
+    value = "x" * (1 << 20)
+    rows = [{"prompt": value if encoded else f"{value}{n}", "response": "y"} for n in range(80)]
+    path = tmp_path / "a.parquet"
+    parquet.write_table(
+        pa.Table.from_pylist(rows), path, compression="zstd", use_dictionary=encoded
+    )
+    with pytest.raises(UserError, match=r"a\.parquet is suspicious: .* JSON lines"):
+        read(path, share="1")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -324,7 +401,22 @@ def test_a_bomb_is_refused_before_it_goes_off(packer: str, tmp_path: Path) -> No
             "a.csv", b"prompt,response\nHi,\xff\n", "a.csv line 2: not UTF-8", id="Latin-1"
         ),
         pytest.param(
-            "a.csv", 'prompt,response\n"Hi,Hello\n', "a.csv line 2: not CSV", id="an open quote"
+            "a.csv",
+            'prompt,response\n"Hi,Hello\n',
+            'a.csv line 2: not CSV (unexpected end of data): "Hi,Hello.',
+            id="an open quote",
+        ),
+        pytest.param(
+            "a.jsonl",
+            TURN + "\n" + jsonl({"user": "long " * 99, "bot": 3}),
+            "a.jsonl line 2: bot is a number (3), not text: ",
+            id="a value far from the beginning",
+        ),
+        pytest.param(
+            "a.mbox",
+            "From a@x 2026\nFrom: a@x\n\nHi\n\nFrom b@x 2026\nSubject: Re: Hi\n\nHo\n",
+            "a.mbox line 6: a mail without From: Subject: Re: Hi Ho",
+            id="a mail without a sender",
         ),
         pytest.param(
             "a.json", f"[{TURN},\n{TURN},\n{TURN[:-3]}", "a.json line 3: not JSON", id="half a list"
@@ -343,6 +435,36 @@ def test_a_bad_row_is_named_and_may_be_left_out(
     assert message in caught.value.message
     rows, reading, _ = read(path, share="1")
     assert (reading.malformed, reading.rows) == (1, len(rows) + 1)
+
+
+OVERLONG = "x" * (40 << 20)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        pytest.param(
+            "a.jsonl", f'{TURN}\n{{"user": "{OVERLONG}", "bot": "x"}}\n{TURN}\n', id="JSON lines"
+        ),
+        pytest.param("a.jsonl", f'{TURN}\n["{OVERLONG}"]\n{TURN}', id="JSON lines, a list"),
+        pytest.param("a.csv", f"user,bot\r\n{OVERLONG},x\r\nHi,Hello\r\n", id="CSV"),
+        pytest.param("a.csv", f'user,bot\n"{OVERLONG}",x\nHi,Hello\n', id="CSV in quotes"),
+    ],
+)
+def test_a_line_that_is_too_long_is_one_bad_row(name: str, content: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(content, newline="")
+    with pytest.raises(UserError, match=f"{name} line 2: .*longer than 16 MiB; part it"):
+        read(path)
+    rows, reading, _ = read(path, share="1")
+    assert (reading.malformed, rows[-1].line) == (1, 3)
+
+
+def test_a_long_list_on_one_line_is_a_list(tmp_path: Path) -> None:
+    turns = [{"user": "x" * (1 << 20), "bot": str(n)} for n in range(20)]
+    (tmp_path / "a.jsonl").write_text(json.dumps(turns))
+    found, _, _ = read(tmp_path / "a.jsonl")
+    assert [orjson.loads(row.content)[1]["content"] for row in found] == list(map(str, range(20)))
 
 
 def test_a_column_named_twice_is_refused(tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ sentencepiece.SentencePieceTrainer.train(
     ("family", "settings"),
     [
         pytest.param("llama", {"rope_parameters": LLAMA3_POSITIONS}, id="Llama"),
+        pytest.param("mistral", {}, id="Mistral"),
+        pytest.param("qwen2", {}, id="Qwen2"),
         pytest.param("qwen3", {"head_dim": 32}, id="Qwen3"),
         pytest.param("gemma2", {}, id="Gemma 2"),
         pytest.param("gemma3_text", {"rope_parameters": GEMMA3_POSITIONS}, id="Gemma 3"),

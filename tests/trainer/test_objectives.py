@@ -15,7 +15,7 @@ from tests.trainer.test_prepare import do, fetched
 from tunesmith_api.result import Outcome, TrainerResult
 from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.data.templates import load_tokenizer
-from tunesmith_trainer.inputs import inputs_digest as digest_of_steps
+from tunesmith_trainer.inputs import digest_of, inputs_parts
 from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.prepare import inputs_digest as digest_of_rows
 from tunesmith_trainer.progress import Progress
@@ -205,6 +205,6 @@ def test_the_objective_is_an_input(make_run: MakeRun) -> None:
         make_run(objective="DPO", dpo={"beta": "0.2"}),
     ]
     digest = "sha256:" + "0" * 64
-    assert len({digest_of_steps(run, digest, "", 1) for run in runs}) == 4
+    assert len({digest_of(inputs_parts(run, digest, "", 1)) for run in runs}) == 4
     # What pairs are weighed by is no matter of their tokens.
     assert len({digest_of_rows(run) for run in runs}) == 3

@@ -86,6 +86,18 @@ def test_several_sources_are_mixed_by_weight_and_said(
     assert texts[-2:] == ["One day.<|im_end|>", "Another day.<|im_end|>"]
 
 
+def test_a_column_of_one_source_may_be_missing_in_another(
+    bucket: Bucket, make_run: MakeRun, tmp_path: Path
+) -> None:
+    alpaca = {"instruction": "Say it", "output": "It"}
+    bucket.put("data/a.jsonl", jsonl(alpaca))
+    bucket.put("data/b.jsonl", jsonl(alpaca | {"output": "That"}, alpaca | {"hint": "that"}))
+    sources = [{"uri": bucket.uri(f"data/{name}.jsonl")} for name in "ab"]
+    dataset = {"train": {"sources": sources}, "test": {"percent": "0"}}
+    data = do(make_run(dataset={**dataset, "columns": {"input": "hint"}}), tmp_path).data
+    assert data is not None and data.rows.train == 3
+
+
 def test_held_out_rows_do_not_depend_on_weights_and_are_no_copies(
     bucket: Bucket, make_run: MakeRun, tmp_path: Path
 ) -> None:
@@ -231,6 +243,36 @@ def test_what_cleaning_did_is_counted_and_sampled(
     ]
 
 
+def test_other_rows_that_are_left_out_are_sampled_too(
+    bucket: Bucket, make_run: MakeRun, tmp_path: Path
+) -> None:
+    odd = [
+        {"prompt": "Who?", "response": ["me@example.org"]},
+        {"prompt": "Write to me@example.org.", "response": "So. " * 200},
+        {"messages": [{"role": "user", "content": "Hi"}]},
+    ]
+    bucket.put("data/train.jsonl", jsonl(*pairs(20), *odd[:2]))
+    bucket.put("data/more.jsonl", jsonl(odd[2]))
+    sources = [{"uri": bucket.uri(f"data/{name}.jsonl")} for name in ("train", "more")]
+    dataset = {
+        "train": {"sources": sources},
+        "test": {"percent": "0"},
+        "clean": {"pii": "Mask"},
+        "checks": {"failOnMalformed": "0.1", "tooLong": "Drop"},
+    }
+    run = make_run(dataset=dataset)
+    rows = do(run, tmp_path / "work").data.rows  # type: ignore[union-attr]
+    assert (rows.malformed, rows.too_long, rows.unsupervised, rows.train) == (1, 1, 1, 20)
+    meta = fetched(run, bucket, tmp_path / "back").meta
+    bad, long, bare = meta.dropped
+    what = 'response is a list ([\'[EMAIL]\']), not text: {"prompt": "Who?", "response":'
+    assert (bad.reason, bad.line) == ("Malformed", 21) and bad.text.startswith(what)
+    assert (long.reason, long.line) == ("TooLong", 22)
+    assert long.text.startswith("Write to [EMAIL]. ¶ So. So.")
+    assert (bare.reason, bare.text) == ("Unsupervised", "Hi")
+    assert not any("@" in sample.text for sample in meta.dropped)
+
+
 def test_an_overlap_with_a_test_file_is_refused_if_asked(
     bucket: Bucket, make_run: MakeRun, tmp_path: Path
 ) -> None:
@@ -328,6 +370,20 @@ BAD_INPUT = [
         "WrongColumns",
         ["prompt, response", "dataset.columns holds for all sources"],
         id="field names of another source",
+    ),
+    pytest.param(
+        {"columns": {"input": "contxt"}},
+        jsonl({"instruction": "Greet", "context": "Ann", "output": "Hi Ann"}),
+        "WrongColumns",
+        ["dataset.columns.input is 'contxt'", "Alpaca", "Correct the name"],
+        id="a misspelt name of an optional field",
+    ),
+    pytest.param(
+        {"columns": {"output": "response"}},
+        GOOD,
+        "WrongColumns",
+        ["dataset.columns.output is 'response'", "the format (PromptResponse) has no use for it"],
+        id="a name for another format",
     ),
     pytest.param(
         {"format": "Messages"},

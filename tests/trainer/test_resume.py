@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import random
+import signal
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,13 +19,14 @@ import torch
 from tests.trainer.conftest import Bucket
 from tests.trainer.trials import PodLost, Trial, lose_pod
 from tunesmith_api.measurements import Measurement
-from tunesmith_api.result import Outcome
-from tunesmith_trainer.outcome import Infrastructure, Interrupted, Superseded
+from tunesmith_api.result import Outcome, UserErrorReason
+from tunesmith_trainer.outcome import Infrastructure, Interrupted, Superseded, UserError
 from tunesmith_trainer.snapshot import Snapshot
 
 MakeTrial = Callable[..., Trial]
 
 FULL = {"method": {"full": {}}, "output": {"uri": "s3://any/", "artifacts": ["Merged"]}}
+QLORA = {"method": {"qlora": {"rank": 4, "alpha": 8, "dropout": "0.1"}}}
 DORA = {"method": {"lora": {"rank": 4, "alpha": 8, "variant": "DoRA"}}}
 
 
@@ -32,6 +36,10 @@ def make_trial(bucket: Bucket, make_run: Any, tmp_path: Path) -> MakeTrial:
         return Trial(bucket, make_run, tmp_path, **settings)
 
     return make
+
+
+def be_killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,7 @@ def undisturbed(make_trial: MakeTrial, **settings: Any) -> End:
         ),
         pytest.param({"sections": DORA}, [7], id="DoRA"),
         pytest.param({"hyperparameters": {"optimizer": "Adafactor"}}, [7], id="Adafactor"),
+        pytest.param({"sections": QLORA}, [7], id="QLoRA"),
         pytest.param({"sections": FULL}, [5], id="all weights"),
         pytest.param(
             {"hyperparameters": {"earlyStopping": {"everySteps": 2, "patience": 9}}},
@@ -111,6 +120,28 @@ def test_a_lost_pod_costs_the_steps_since_the_last_checkpoint(make_trial: MakeTr
         disturbed.go(at_step=7, act=lose_pod)
     assert disturbed.go().resumed_from_step == 4
     assert End.of(disturbed) == undisturbed(make_trial)
+
+
+def test_sigkill_loses_nothing_but_time(
+    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed, with its threads and an upload that may be on its way."""
+    # A child that was forked has none of OpenMP's threads and must not wait for them.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    accumulating = {"perDeviceBatchSize": 2, "gradientAccumulationSteps": 2}
+    disturbed = make_trial(name="cut", hyperparameters=accumulating)
+    for step in (3, 8, 10, 12):
+        child = multiprocessing.get_context("fork").Process(
+            target=disturbed.go, kwargs={"at_step": step, "act": be_killed}
+        )
+        child.start()
+        child.join(60)
+        assert child.exitcode == -signal.SIGKILL
+        disturbed.attempts += 1
+    assert disturbed.go().resumed_from_step in {4, 8, 12}
+    calm = make_trial(name="calm", hyperparameters=accumulating)
+    calm.go()
+    assert End.of(disturbed) == End.of(calm)
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut off", "remove"])
@@ -169,22 +200,28 @@ def test_twenty_disruptions_at_random_steps_change_nothing(make_trial: MakeTrial
     assert End.of(trial) == undisturbed(make_trial, **longer)
 
 
-def test_other_inputs_start_anew_and_say_so(make_trial: MakeTrial) -> None:
-    changed = make_trial(name="cut")
+def test_checkpoints_of_other_inputs_are_refused_and_kept(make_trial: MakeTrial) -> None:
+    trial = make_trial(name="cut")
     with pytest.raises(Interrupted):
-        changed.go(at_step=6)
-    result = changed.go(learningRate="1e-3")
-    assert result.resumed_from_step is None
-    assert "other inputs" in result.message
-    slower = {"learningRate": "1e-3"}
-    assert End.of(changed) == undisturbed(make_trial, hyperparameters=slower)
+        trial.go(at_step=6)
+    kept = trial.bucket.keys("runs/cut/checkpoints/")
+    with pytest.raises(
+        UserError, match=r"differs in hyperparameters\. Set checkpoint\.resume"
+    ) as caught:
+        trial.go(learningRate="1e-3")
+    assert caught.value.reason == UserErrorReason.CHECKPOINT_MISMATCH
+    assert trial.bucket.keys("runs/cut/checkpoints/") == kept
+    assert trial.go().resumed_from_step == 6
+    assert End.of(trial) == undisturbed(make_trial)
 
 
 def test_resume_never_starts_anew(make_trial: MakeTrial) -> None:
-    trial = make_trial(sections={"checkpoint": {"everySteps": 4, "resume": "Never"}})
+    trial = make_trial(name="cut", sections={"checkpoint": {"everySteps": 4, "resume": "Never"}})
     with pytest.raises(Interrupted):
         trial.go(at_step=6)
-    assert trial.go().resumed_from_step is None
+    assert trial.go(learningRate="1e-3").resumed_from_step is None
+    slower = {"learningRate": "1e-3"}
+    assert End.of(trial) == undisturbed(make_trial, hyperparameters=slower)
 
 
 def test_half_the_micro_batch_goes_on_from_the_checkpoint(make_trial: MakeTrial) -> None:

@@ -15,7 +15,6 @@ from tests.trainer.conftest import jsonl
 from tunesmith_api.dataset import Checks, Dataset, TooLong
 from tunesmith_api.templating import Example, Prompt, Template
 from tunesmith_trainer.data.chat_templates import CHATML, PLAIN
-from tunesmith_trainer.data.formats import Malformed
 from tunesmith_trainer.data.preferences import both_sides
 from tunesmith_trainer.data.prepared import Split, load_split, write_split
 from tunesmith_trainer.data.prompting import Prompting
@@ -27,6 +26,7 @@ from tunesmith_trainer.data.templates import (
     used_template,
 )
 from tunesmith_trainer.data.tokenizing import RowTokenizer
+from tunesmith_trainer.data.values import Malformed
 from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.tiny import CHAT_TEMPLATE, write_tiny
 
@@ -201,6 +201,18 @@ def test_a_refusal_of_the_template_is_the_rows_fault(with_template: Any) -> None
     good, bad = renderer.render([ONE, WITH_SYSTEM])
     assert isinstance(good, Rendered)
     assert isinstance(bad, Malformed) and "System role not supported" in str(bad)
+    assert f"refuses the system's message {WITH_SYSTEM[0]['content']!r}" in str(bad)
+
+
+def test_the_message_that_a_template_refuses_is_named(with_template: Any) -> None:
+    strict = (
+        "{% for m in messages %}{% if 'x' in m.content %}{{ raise_exception('no x') }}{% endif %}"
+        "{{ m.content }}{% endfor %}"
+    )
+    row = [*chat("a", "b"), *chat("c" * 99, "x" * 99), *chat("d", "e")]
+    (bad,) = Renderer(with_template(strict)).render([row])
+    words = f"refuses the assistant's message '{'x' * 58}… (no x); correct the row"
+    assert isinstance(bad, Malformed) and words in str(bad)
 
 
 def test_chatml_ends_with_the_models_own_end_token(tokenizer: Any, with_template: Any) -> None:

@@ -308,6 +308,12 @@ def test_a_job_may_look_at_the_deployment_it_is_offered_to(sets: tuple[str, ...]
     assert any("modeldeployments" in rule["resources"] for rule in granted)
 
 
+@pytest.mark.parametrize("sets", [(), ('watchNamespaces=["team-a"]',)], ids=["all", "one"])
+def test_only_events_say_why_a_pod_cannot_be_made(sets: tuple[str, ...]) -> None:
+    granted = [r for r in rules(render(*sets), "Role", "ClusterRole") if "list" in r["verbs"]]
+    assert any("events" in rule["resources"] for rule in granted)
+
+
 def test_watched_namespaces_need_no_cluster_role() -> None:
     documents = render('watchNamespaces=["team-a","team-b"]')
     assert not [d for d in documents if d["kind"].startswith("ClusterRole")]

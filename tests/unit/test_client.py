@@ -11,6 +11,7 @@ from tunesmith_operator.kube.errors import (
     AlreadyExists,
     Conflict,
     Gone,
+    Invalid,
     LostLeadershipError,
     NotOurs,
     Refused,
@@ -36,6 +37,11 @@ def ok(body: object = JOB) -> Response:
 
 def status(code: int, reason: str = "", retry_after: float | None = None) -> Response:
     return Response(code, orjson.dumps({"message": f"m{code}", "reason": reason}), retry_after)
+
+
+def invalid(cause: dict[str, str]) -> Response:
+    details = {"causes": [{"message": "m", **cause}]}
+    return Response(422, orjson.dumps({"message": "m422", "details": details}))
 
 
 class Server:
@@ -84,7 +90,7 @@ async def test_retries_end() -> None:
     [
         pytest.param(status(409, "AlreadyExists"), AlreadyExists, id="exists"),
         pytest.param(status(409, "Conflict"), Conflict, id="conflict"),
-        pytest.param(status(422), Refused, id="invalid"),
+        pytest.param(invalid({"reason": "FieldValueInvalid", "field": "s"}), Invalid, id="invalid"),
         pytest.param(status(403), Refused, id="forbidden"),
         pytest.param(status(404), Gone, id="no namespace"),
         pytest.param(Response(400, b"<html>"), Refused, id="not JSON"),
@@ -95,6 +101,14 @@ async def test_what_does_not_pass_is_named_at_once(answer, error) -> None:
     with pytest.raises(error):
         await client(server).create(JOB)
     assert len(server.requests) == 1
+
+
+async def test_what_a_policy_refuses_with_422_is_not_invalid() -> None:
+    """A ValidatingAdmissionPolicy says so by default, and may say otherwise tomorrow."""
+    for answer in (invalid({}), status(422)):
+        with pytest.raises(Refused) as caught:
+            await client(Server(answer)).create(JOB)
+        assert not isinstance(caught.value, Invalid)
 
 
 async def test_waits_grow_with_jitter_and_the_servers_wish_counts_up_to_a_limit() -> None:

@@ -82,3 +82,11 @@ def test_only_a_deployment_can_be_scaled() -> None:
     versions = {name: d["spec"]["versions"][0] for name, d in definitions().items()}
     scaled = {name for name, v in versions.items() if "scale" in v["subresources"]}
     assert scaled == {"modeldeployments"}
+
+
+def test_the_longest_image_and_its_digest_fit_into_the_status() -> None:
+    schema = definitions()["finetunejobs"]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    lengths = {path: part.get("maxLength") for path, part in walk(schema, "")}
+    asked = lengths[".spec.compute.image"]
+    kept = lengths[".status.resolved.trainerImage"]
+    assert asked + len("@sha256:") + 64 <= kept

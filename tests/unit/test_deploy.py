@@ -216,6 +216,24 @@ def test_an_unknown_kind_of_cluster_is_refused(tmp_path: Path) -> None:
         choose_cluster(settings)
 
 
+@pytest.mark.parametrize(
+    ("kind", "programs"),
+    [("kind", ["docker", "helm", "kind", "kubectl"]), ("current", ["docker", "helm", "kubectl"])],
+)
+def test_a_missing_tool_is_named_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, programs: list[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    settings = Settings(cache=tmp_path, state=tmp_path, cluster=kind, registry="")
+    with pytest.raises(StepError, match=f"{kind}: not installed: docker") as refused:
+        choose_cluster(settings)
+    lines = [line.split(":", 1) for line in refused.value.hint.splitlines()[1:]]
+    assert [name.strip() for name, _ in lines] == programs
+    for name, command in lines:
+        assert name.strip() in command
+        assert "{" not in command
+
+
 def test_a_state_folder_too_long_for_sockets_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNESMITH_STATE", "/" + "x" * 100)
     with pytest.raises(ValueError, match="too long for unix sockets"):

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from deploy.standin.engine.engine import parse as parse_as_vllm
 from tests.unit.deployments import (
     SERVING,
     make_adapter,
     make_deployment,
+    make_revision,
 )
 from tests.unit.manifests import (
     ENGINES,
@@ -24,11 +26,12 @@ from tests.unit.manifests import (
     variables,
     workload,
 )
-from tunesmith_api.engine import Engine, EngineType
+from tunesmith_api.engine import Engine, EngineType, engine_type
 from tunesmith_api.modeldeployment import Delivery
 from tunesmith_api.revision import ModelFiles
 from tunesmith_api.sidecar import Access
 from tunesmith_operator.planning.hosting import host_of
+from tunesmith_operator.planning.revisions import revision_digest
 from tunesmith_operator.resources.serving.engines.plan import UnservableError
 from tunesmith_operator.resources.serving.record import (
     Revision,
@@ -37,6 +40,38 @@ from tunesmith_operator.resources.serving.sidecar import Tokens
 from tunesmith_operator.resources.serving.workload import build_host, build_service, build_workload
 from tunesmith_sidecar.fetch.settings import parse_fetch_settings
 from tunesmith_sidecar.settings import parse_settings
+
+
+@pytest.mark.parametrize(
+    ("given", "type_", "image"),
+    [
+        pytest.param({}, "LlamaCpp", "llama.cpp:server-b", id="without GPUs"),
+        pytest.param({"gpus": 0}, "LlamaCpp", "llama.cpp:server-b", id="with none"),
+        pytest.param({"gpus": 2}, "VLLM", "vllm-openai:", id="with GPUs"),
+        pytest.param({"gpus": 2, "image": "me/vllm:1"}, "VLLM", "me/vllm:1", id="an image"),
+        pytest.param({"gpus": 1, "type": "LlamaCpp"}, "LlamaCpp", "server-cuda", id="named"),
+        pytest.param({"gpus": 1, "type": "Ollama"}, "Ollama", "ollama:", id="Ollama with GPUs"),
+        pytest.param({"type": "VLLM", "image": "me/cpu:1"}, "VLLM", "me/cpu:1", id="on a CPU"),
+    ],
+)
+def test_the_default_engine_is_vllm_with_gpus_and_llama_cpp_without(
+    given: dict[str, Any], type_: str, image: str
+) -> None:
+    deployment = make_deployment(engine=given)
+    assert deployment.spec.engine.type == type_
+    assert engine_type(given) == type_
+    assert image in engine_of(given)["image"]
+    spelled_out = make_deployment(engine={**given, "type": type_})
+    assert make_revision(spelled_out).name == make_revision(deployment).name, "the same revision"
+
+
+def test_a_gpu_more_or_less_is_another_engine_only_where_none_is_named() -> None:
+    revisions = [
+        make_revision(make_deployment(engine=engine)).template
+        for engine in ({}, {"gpus": 1}, {"type": "LlamaCpp", "gpus": 1}, {"type": "VLLM"})
+    ]
+    assert [t.engine.type for t in revisions] == ["LlamaCpp", "VLLM", "LlamaCpp", "VLLM"]
+    assert len({revision_digest(t) for t in revisions}) == 4
 
 
 def test_llama_cpp_reads_the_link_and_stays_in_the_pod() -> None:
@@ -63,7 +98,7 @@ def test_llama_cpp_alone_gets_the_whole_context_and_with_gpus_another_image() ->
     assert "cuda" not in one["image"]
     # Its cache of old prompts would grow beyond any limit that was sized for model and context.
     assert option(one, "--cache-ram") == "0"
-    gpu = engine_of({"gpus": 1})
+    gpu = engine_of({"type": "LlamaCpp", "gpus": 1})
     assert "cuda" in gpu["image"]
     assert option(gpu, "--n-gpu-layers") == "999"
 
@@ -111,6 +146,7 @@ def test_vllm_serves_an_adapter_on_its_base_model_under_the_models_name() -> Non
     assert (settings.served_model, settings.model_name) == ("support", "")
     assert settings.model_digest is None
     assert settings.adapters_endpoint == "http://chart:9000"
+    assert settings.adapters_base_model == "hf://org/base"
     assert "of-the-adapters" not in json.dumps(built)
     writers = [
         c["name"]
@@ -121,6 +157,22 @@ def test_vllm_serves_an_adapter_on_its_base_model_under_the_models_name() -> Non
     assert writers == ["sidecar"]
     paths = {mount["mountPath"] for mount in sidecar["volumeMounts"]}
     assert str(settings.adapters_credentials_dir) in paths
+
+
+@pytest.mark.parametrize("base", ["hf://org/base", "s3://acme/base/"])
+def test_vllm_takes_every_flag_of_ours(base: str) -> None:
+    """A misspelt one would end the engine, and the stand-in that stands for vLLM elsewhere."""
+    engine = {"type": "VLLM", "gpus": 2, "args": ["--max-model-len=4096"]}
+    deployment = make_deployment(engine=engine, delivery="Adapter")
+    template = make_adapter(deployment, base).template
+    host = build_host(deployment, "host", template, 1, SERVING, tokens=Tokens())
+    for pod in (pod_of(engine), host["spec"]["template"]["spec"]):
+        part = container(pod, "engine")
+        taken = parse_as_vllm([*part["command"], *part["args"]][1:])
+        assert (taken.command, taken.host, taken.port) == ("serve", "127.0.0.1", 8080)
+        assert taken.shutdown_timeout == 60
+        with pytest.raises(SystemExit, match="2"):
+            parse_as_vllm([*part["args"], "--shutdown-timeouts=60"])
 
 
 def test_two_adapters_are_served_by_the_same_pods_on_ports_of_their_own() -> None:

@@ -71,9 +71,7 @@ def test_dockerignore_lets_through_what_a_dockerfile_copies(name: str) -> None:
     ],
 )
 def test_an_image_holds_what_its_code_imports(lock: str, packages: list[str]) -> None:
-    pinned = set(
-        re.findall(r"^([a-z0-9._-]+)==", (ROOT / f"requirements/{lock}.txt").read_text(), re.M)
-    )
+    pinned = pins(lock)
     homes = packages_distributions()
     missing = {
         f"{file.relative_to(ROOT)}: {name}"
@@ -85,6 +83,27 @@ def test_an_image_holds_what_its_code_imports(lock: str, packages: list[str]) ->
         if not {normal(home) for home in homes.get(name, [])} & pinned
     }
     assert missing == set()
+
+
+@pytest.mark.parametrize(
+    ("lock", "package"),
+    [
+        pytest.param("operator", "torch", id="the operator computes nothing on GPUs"),
+        pytest.param("trainer", "kopf", id="the trainer is no operator"),
+        pytest.param("trainer", "kubernetes", id="the trainer does not talk to the API server"),
+    ],
+)
+def test_an_image_holds_nothing_of_the_other(lock: str, package: str) -> None:
+    both = {"operator": pins("operator"), "trainer": pins("trainer")}
+    assert package not in both.pop(lock)
+    (other,) = both.values()
+    assert package in other, "the name is right"
+
+
+def pins(lock: str) -> set[str]:
+    """Give the packages that a lock file has."""
+    text = (ROOT / f"requirements/{lock}.txt").read_text()
+    return set(re.findall(r"^([a-z0-9._-]+)==", text, re.M))
 
 
 def imported(file: Path) -> set[str]:

@@ -1,5 +1,6 @@
 """Whether a version is offered to a ModelDeployment, row by row, through the whole of decide."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -192,12 +193,31 @@ def test_the_deployment_is_read_only_when_there_is_something_to_offer(
     [
         pytest.param(None, NOBODY, id="none"),
         pytest.param(
-            {"metadata": {}, "spec": {"source": {"model": "support", "channel": "stable"}}},
-            STABLE,
-            id="one that follows a channel",
+            {
+                "metadata": {},
+                "spec": {
+                    "source": {"model": "support", "channel": "stable"},
+                    "engine": {"type": "Newer"},
+                    "delivery": "Merged",
+                },
+            },
+            replace(STABLE, engine="Newer"),
+            id="one with an engine that is not known",
         ),
-        pytest.param(
-            {"metadata": {}, "spec": {"source": {"modelVersion": "v"}}}, FIXED, id="a fixed one"
+        *(
+            pytest.param(
+                {
+                    "metadata": {},
+                    "spec": {
+                        "source": {"modelVersion": "v"},
+                        "engine": {"gpus": gpus},
+                        "delivery": "Merged",
+                    },
+                },
+                replace(FIXED, engine=engine, formats=formats),
+                id=f"a fixed one with the default engine of {gpus} GPUs",
+            )
+            for gpus, engine, formats in ((0, "LlamaCpp", ("GGUF",)), (1, "VLLM", ("Merged",)))
         ),
         pytest.param(
             {

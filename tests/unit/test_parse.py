@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.unit.bodies import job, pod
-from tunesmith_operator.kube.parse import parse_job, parse_pod
+from tunesmith_operator.kube.parse import newest_message, parse_job, parse_pod
 
 
 def ended(**more) -> dict:
@@ -28,6 +28,39 @@ def test_a_job() -> None:
     assert (seen.is_failed, seen.is_complete, seen.is_suspended) == (True, False, True)
     assert seen.failure_reason == "DeadlineExceeded"
     assert seen.finished == datetime(2026, 1, 2, 4, tzinfo=UTC)
+    assert (seen.started, seen.parallelism) == (None, 1)
+
+
+def test_a_job_whose_pods_are_being_made() -> None:
+    began = {"startTime": "2026-01-02T03:05:00Z"}
+    seen = parse_job(job(status=began, spec={"parallelism": 3}))
+    assert seen is not None
+    assert seen.started == datetime(2026, 1, 2, 3, 5, tzinfo=UTC)
+    assert seen.parallelism == 3
+
+
+@pytest.mark.parametrize(
+    ("events", "message"),
+    [
+        pytest.param([], "", id="none"),
+        pytest.param(
+            [
+                {"metadata": {}, "lastTimestamp": "2026-01-02T03:05:00Z", "message": "older"},
+                {
+                    "metadata": {},
+                    "lastTimestamp": None,
+                    "eventTime": "2026-01-02T03:05:00.500000Z",
+                    "message": "newer",
+                },
+                {"metadata": {"creationTimestamp": "2026-01-02T03:04:00Z"}, "message": "oldest"},
+            ],
+            "newer",
+            id="of both kinds",
+        ),
+    ],
+)
+def test_the_newest_of_some_events(events, message) -> None:
+    assert newest_message(events) == message
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import pytest
+from prometheus_client import REGISTRY
 
 from tests.unit.clock import run_in_jumping_time
 from tunesmith_operator.kube.errors import LostLeadershipError, Unavailable
@@ -80,6 +81,32 @@ async def _make(process, story, more) -> None:
         more["gate"] = Gate(is_leader=False)
         del more["closed"]
     await with_queue(process, story, **more)
+
+
+def measured(name: str) -> float | None:
+    return REGISTRY.get_sample_value(f"tunesmith_queue_{name}")
+
+
+def test_the_queue_tells_how_many_wait_and_for_how_long() -> None:
+    async def slow(_: int) -> None:
+        await asyncio.sleep(10)
+
+    async def story(queue: WorkQueue) -> None:
+        for name in "abc":
+            queue.add(Key("FineTuneJob", "default", name))
+        await asyncio.sleep(4.1)
+        assert (measured("depth"), measured("running")) == (2, 1)
+        assert measured("oldest_seconds") == pytest.approx(4, abs=0.3)
+        await asyncio.sleep(8)
+        assert (measured("depth"), measured("running")) == (1, 1)
+        # The second has run for two seconds, the third has waited from the beginning.
+        assert measured("oldest_seconds") == pytest.approx(12, abs=0.3)
+        await settle(queue, 20)
+        await asyncio.sleep(0.5)
+        assert (measured("depth"), measured("running")) == (0, 0)
+        assert measured("oldest_seconds") == 0
+
+    play(Passes(slow), story, workers=1)
 
 
 async def settle(queue: WorkQueue, seconds: float = 0.0) -> None:

@@ -1,6 +1,7 @@
 """Manifests of an attempt: GPUs, nodes, credentials, security."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from tests.unit.jobs import CONFIG, make_job
 from tunesmith_api.attempts import StageName
 from tunesmith_api.finetunejob import FineTuneJob
-from tunesmith_api.run import PlannedGpus, TrainingRun
+from tunesmith_api.run import PVC_PATH, PlannedGpus, TrainingRun
 from tunesmith_operator.planning.runs import build_run
 from tunesmith_operator.resources.attempt import QUEUE_LABEL, build_job, build_service
 from tunesmith_operator.resources.pod import RUN_ANNOTATION
@@ -154,6 +155,16 @@ def test_claims_are_mounted_read_only_and_once() -> None:
     ]
 
 
+def test_a_claim_may_have_any_name_that_kubernetes_takes() -> None:
+    claim = "models." + "x" * 70
+    pod = pod_of(make_job(model={"uri": f"pvc://{claim}/llama"}))
+    (volume,) = [v for v in pod["volumes"] if "persistentVolumeClaim" in v]
+    assert volume["persistentVolumeClaim"]["claimName"] == claim
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", volume["name"])
+    mounts = {m["name"]: m["mountPath"] for m in pod["containers"][0]["volumeMounts"]}
+    assert mounts[volume["name"]] == f"{PVC_PATH}/{claim}"
+
+
 def test_the_pod_is_restricted_and_holds_no_kubernetes_credentials() -> None:
     pod = pod_of(make_job())
     assert pod["automountServiceAccountToken"] is False
@@ -162,6 +173,38 @@ def test_the_pod_is_restricted_and_holds_no_kubernetes_credentials() -> None:
     assert security["readOnlyRootFilesystem"] is True
     assert security["capabilities"] == {"drop": ["ALL"]}
     assert pod["restartPolicy"] == "Never"
+
+
+def test_what_a_job_says_of_its_pods_reaches_them() -> None:
+    own = {"key": "spot", "operator": "Exists", "effect": "NoSchedule"}
+    job = make_job(
+        compute={
+            "gpusPerNode": 1,
+            "serviceAccountName": "trainer",
+            "sharedMemory": "3Gi",
+            "tolerations": [own],
+        },
+        checkpoint={"gracePeriodSeconds": 77},
+        runPolicy={"priorityClassName": "urgent"},
+    )
+    train, prepare = pod_of(job), pod_of(job, StageName.PREPARE)
+    for pod in (train, prepare):
+        assert pod["serviceAccountName"] == "trainer"
+        assert pod["priorityClassName"] == "urgent"
+        assert pod["terminationGracePeriodSeconds"] == 77
+    assert own in train["tolerations"]
+    assert len(train["tolerations"]) == 2, "and the chart's own for GPUs"
+    assert "tolerations" not in prepare
+    shm = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "3Gi"}}
+    assert shm in train["volumes"]
+    mounts = {m["name"]: m["mountPath"] for m in train["containers"][0]["volumeMounts"]}
+    assert mounts["shm"] == "/dev/shm"
+    assert "shm" not in {v["name"] for v in prepare["volumes"]}
+
+
+def test_what_a_job_does_not_say_of_its_pods_is_left_to_the_cluster() -> None:
+    pod = pod_of(make_job(compute={"gpusPerNode": 0}))
+    assert not {"serviceAccountName", "priorityClassName", "tolerations"} & pod.keys()
 
 
 def test_the_job_is_owned_runs_once_and_never_twice_at_a_time() -> None:

@@ -162,6 +162,21 @@ def test_pods_that_a_weight_needs(size: Sizing, weight: int, canary: int, stable
     assert stable_keeps(size, canary) == stable
 
 
+@pytest.mark.parametrize(
+    ("replicas", "share", "kept"),
+    [
+        pytest.param(4, 84, 4, id="five are asked for now, and its traffic needs four of them"),
+        pytest.param(4, 80, 3, id="the traffic has moved on"),
+        pytest.param(3, 100, 3, id="it takes no pod back before the canary's are gone"),
+    ],
+)
+def test_pods_that_stable_keeps_when_fewer_are_asked_for(
+    replicas: int, share: int, kept: int
+) -> None:
+    size = Sizing(5, CapacityMode.NO_SURGE)
+    assert stable_keeps(size, 2, replicas=replicas, share=share) == kept
+
+
 ASKED = [
     pytest.param(0, 0, 0, 1, id="begins with one"),
     pytest.param(1, 0, 0, 1, id="waits for it"),

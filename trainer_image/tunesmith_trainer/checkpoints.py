@@ -6,22 +6,25 @@ or not there. Called by `recipe`, all
 methods on all ranks unless they say otherwise. Nothing is ever unpickled.
 """
 
+import json
 import re
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from tunesmith_api.meta import Digest
-from tunesmith_api.result import CheckpointRef
+from tunesmith_api.result import CheckpointRef, UserErrorReason
 from tunesmith_trainer.attempt import Attempt
+from tunesmith_trainer.curve import METRICS
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.loop import Training
-from tunesmith_trainer.outcome import Infrastructure
-from tunesmith_trainer.snapshot import CURVE, STATE, Saved, Snapshot
+from tunesmith_trainer.outcome import Infrastructure, UserError
+from tunesmith_trainer.snapshot import STATE, Saved, Snapshot
 from tunesmith_trainer.state import Chance, TrainState
 from tunesmith_trainer.storage import NotFound
 from tunesmith_trainer.storage.manifest import (
@@ -33,6 +36,7 @@ from tunesmith_trainer.storage.manifest import (
 from tunesmith_trainer.tracking.session import EVENTS, upload_events
 
 _NAME = re.compile(r"^step-(\d{8,})/")
+_INPUTS = TypeAdapter(dict[str, Digest])
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,8 @@ class Search:
 class Checkpoints:
     """The checkpoints of one run, below `<run_uri>checkpoints/`."""
 
-    def __init__(self, attempt: Attempt, inputs: Digest) -> None:
-        """Look after the checkpoints of a run whose inputs have the digest `inputs`."""
+    def __init__(self, attempt: Attempt, inputs: Mapping[str, Digest]) -> None:
+        """Look after the checkpoints of a run whose inputs have the digests `inputs`."""
         self._run, self._inputs = attempt.run, inputs
         self._storage, self._fence = attempt.storage, attempt.fence
         self._ranks, self._progress = attempt.ranks, attempt.progress
@@ -98,7 +102,8 @@ class Checkpoints:
         """Fetch the newest complete checkpoint, or the one before if it is damaged.
 
         What is newer than the one found, and everything if none is to be used, is deleted: it
-        would be taken for this attempt's. The directory is shared by the ranks of a node.
+        would be taken for this attempt's. The directory is shared by the ranks of a node. Raises
+        UserError CheckpointMismatch where they are of a run with other inputs.
         """
         search = self._search_on_main() if self._ranks.is_main else Search(None)
         search = self._ranks.from_main(search)
@@ -128,7 +133,7 @@ class Checkpoints:
             directory,
             f"{self._prefix}{directory.name}/",
             attempt=self._run.attempt,
-            extra={"inputs": self._inputs, "time": now.isoformat()},
+            extra={"inputs": json.dumps(self._inputs), "time": now.isoformat()},
             fence=self._fence,
             on_bytes=self._progress.touch,
         )
@@ -183,8 +188,7 @@ class Checkpoints:
             head = read_manifest(self._storage, f"{self._prefix}{name}")
             if head is None:
                 return None  # the upload was cut off; nothing was promised
-            if head.manifest.extra["inputs"] != self._inputs:
-                raise _StartAnew("the checkpoints are of a run with other inputs")
+            self._check_inputs(_INPUTS.validate_json(head.manifest.extra["inputs"]))
             fetch_committed(self._storage, head.uri, directory, self._progress.touch)
             saved = Saved.model_validate_json((directory / STATE).read_bytes())
         except (Damaged, NotFound, KeyError, ValidationError) as error:
@@ -193,8 +197,19 @@ class Checkpoints:
             return None
         time = datetime.fromisoformat(head.manifest.extra["time"])
         ref = CheckpointRef(step=step, uri=head.uri, time=time)
-        lines = (directory / CURVE).read_text().splitlines()
+        lines = (directory / METRICS).read_text().splitlines()
         return Found(directory, ref, saved.state, lines)
+
+    def _check_inputs(self, saved: dict[str, Digest]) -> None:
+        names = sorted(self._inputs.keys() | saved.keys())
+        others = [name for name in names if saved.get(name) != self._inputs.get(name)]
+        if others:
+            raise UserError(
+                UserErrorReason.CHECKPOINT_MISMATCH,
+                f"The checkpoints in {self._prefix} are of a run that differs in "
+                f"{' and '.join(others)}. Set checkpoint.resume to Never to delete them and train "
+                "from the beginning, or give the run another name or output to keep them.",
+            )
 
 
 class _StartAnew(Exception):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from tunesmith_api.report import LossPoint
 
+METRICS = "metrics.jsonl"
+"""Name of the file, at work, in checkpoints and beside the report."""
 REPORT_POINTS = 500
 _LAST_STEPS = 10
 _VALIDATION = '"validationLoss":'
@@ -24,7 +26,7 @@ class Curve:
         self._path = path
         self.lines: list[str] = list(lines or [])
         if path:
-            path.write_text("".join(f"{line}\n" for line in self.lines))
+            path.write_bytes(self.to_bytes())
 
     def add(self, point: LossPoint) -> None:
         """Append a point."""
@@ -40,7 +42,7 @@ class Curve:
         point = LossPoint.model_validate_json(self.lines[-1])
         self.lines[-1] = _line(point.model_copy(update={"validation_loss": repr(loss)}))
         if self._path:
-            self._path.write_text("".join(f"{line}\n" for line in self.lines))
+            self._path.write_bytes(self.to_bytes())
 
     def first_and_last(self) -> tuple[str, str]:
         """Give the loss of the first step and of the last ten together, by their tokens.
@@ -58,6 +60,10 @@ class Curve:
         last = steps[-_LAST_STEPS:]
         mean = sum(loss * own for loss, own in last) / sum(own for _, own in last)
         return first.loss, repr(mean)
+
+    def to_bytes(self) -> bytes:
+        """Give the file's content."""
+        return "".join(f"{line}\n" for line in self.lines).encode()
 
     def shortened(self, most: int = REPORT_POINTS) -> tuple[LossPoint, ...]:
         """Give at most `most` points, evenly spread, the first and the last among them.

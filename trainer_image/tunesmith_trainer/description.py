@@ -43,7 +43,7 @@ def describe(
         max_sequence_length=run.hyperparameters.max_sequence_length,
         seed=run.hyperparameters.seed,
         unsupervised=counts.unsupervised,
-        dropped=tuple(gathered.tally.samples),
+        dropped=(*gathered.reading.samples.rows, *gathered.tally.samples),
         placement=_place(run, model.path, splits["train"].longest),
     )
 

@@ -5,10 +5,10 @@ of all; must not load models or data.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -19,7 +19,7 @@ from tunesmith_api.run import World
 from tunesmith_api.sharding import Sharding
 from tunesmith_api.training import Precision
 from tunesmith_trainer.cpus import available_cpus
-from tunesmith_trainer.outcome import Infrastructure, UserError
+from tunesmith_trainer.outcome import Infrastructure, Interrupted, UserError
 
 _T = TypeVar("_T")
 
@@ -68,6 +68,26 @@ class Ranks:
         box = [value]
         broadcast_object_list(box, from_process=0)
         return box[0]
+
+    def on_main(self, work: Callable[[], _T]) -> _T:
+        """Do `work` on rank 0 and give every rank what it found. All ranks must call this.
+
+        Raises on rank 0 what `work` raises, and Interrupted on the others then.
+        """
+        error: Exception | None = None
+        found = cast("_T", None)
+        if self.is_main:
+            try:
+                found = work()
+            except Exception as caught:
+                error = caught
+        # Nobody may wait for what does not come.
+        is_done, found = self.from_main((error is None, found))
+        if error is not None:
+            raise error
+        if not is_done:
+            raise Interrupted
+        return found
 
     def wait(self) -> None:
         """Wait until all ranks are here."""

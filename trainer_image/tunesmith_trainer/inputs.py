@@ -1,14 +1,15 @@
-"""What a run starts from: prepared rows, the base model's files, and one digest over all of it.
+"""What a run starts from: prepared rows, the base model's files, and digests over all of it.
 
-Called by `recipe` on all ranks; the digest is compared by `checkpoints` and `report`.
+Called by `recipe` on all ranks; the digests are compared by `checkpoints` and `report`.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith_api.meta import Digest
+from tunesmith_api.meta import Digest, Spec
 from tunesmith_api.result import PREPARED_DATA_LOST, UserErrorReason
 from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.attempt import Attempt
@@ -28,8 +29,13 @@ class Inputs:
     """Files of the base model."""
     revision: str
     """Commit or digest of the base model."""
-    digest: Digest
-    """Same digest, same steps."""
+    parts: Mapping[str, Digest]
+    """What decides the steps, by its name in the spec: same digests, same steps."""
+
+    @property
+    def digest(self) -> Digest:
+        """The digest over all parts: same digest, same steps."""
+        return digest_of(dict(self.parts))
 
 
 def fetch_inputs(attempt: Attempt) -> Inputs:
@@ -58,8 +64,8 @@ def fetch_inputs(attempt: Attempt) -> Inputs:
         raise UserError(
             UserErrorReason.NOTHING_TO_TRAIN_ON, "The prepared data has no rows to train on."
         )
-    digest = inputs_digest(run, data.meta.dataset_digest, revision, ranks.size)
-    return Inputs(data, Path(base_path), revision, digest)
+    parts = inputs_parts(run, data.meta.dataset_digest, revision, ranks.size)
+    return Inputs(data, Path(base_path), revision, parts)
 
 
 def global_batch_size(run: TrainingRun, ranks: int) -> int:
@@ -68,26 +74,35 @@ def global_batch_size(run: TrainingRun, ranks: int) -> int:
     return settings.per_device_batch_size * settings.gradient_accumulation_steps * ranks
 
 
-def inputs_digest(run: TrainingRun, dataset_digest: Digest, revision: str, ranks: int) -> Digest:
-    """Give the sha256 over all that decides the steps of a run.
+def inputs_parts(
+    run: TrainingRun, dataset_digest: Digest, revision: str, ranks: int
+) -> dict[str, Digest]:
+    """Give the sha256 of each thing that decides the steps of a run, by its name in the spec.
 
     Of the batch only its global size counts: an attempt with half the micro-batch and twice the
     accumulation, as after running out of memory, goes on where the one before stopped. Attempt,
-    checkpoint policy, evaluation and output are no inputs of the steps.
+    checkpoint policy, evaluation and output are no inputs of the steps. What has its default is
+    left out, so that a trainer that has learnt a new setting goes on as well.
     """
     batch_split = {"per_device_batch_size", "gradient_accumulation_steps"}
-    inputs = {
-        "model": run.model.uri,
-        "revision": revision,
-        "objective": run.objective.value,
-        "dpo": run.dpo and run.dpo.model_dump(mode="json"),
-        "method": run.method.model_dump(mode="json"),
+
+    def told(section: Spec | None, without: set[str] | None = None) -> object:
+        return section and section.model_dump(mode="json", exclude=without, exclude_defaults=True)
+
+    parts = {
+        "model": [run.model.uri, revision],
+        "objective": [run.objective.value, told(run.dpo)],
+        "method": told(run.method),
         "dataset": dataset_digest,
-        "template": run.dataset.template.value,
-        "custom_template": run.dataset.custom_template,
-        "prompt": run.dataset.prompt.model_dump(mode="json"),
-        "hyperparameters": run.hyperparameters.model_dump(mode="json", exclude=batch_split),
-        "global_batch": global_batch_size(run, ranks),
+        "dataset.template": [run.dataset.template.value, run.dataset.custom_template],
+        "dataset.prompt": told(run.dataset.prompt),
+        "hyperparameters": told(run.hyperparameters, batch_split),
+        "the rows of a step": global_batch_size(run, ranks),
     }
-    text = json.dumps(inputs, sort_keys=True, separators=(",", ":"))
+    return {name: digest_of(part) for name, part in parts.items()}
+
+
+def digest_of(value: object) -> Digest:
+    """Give the sha256 of a value as JSON, its keys in order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()

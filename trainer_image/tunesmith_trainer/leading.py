@@ -6,7 +6,7 @@ by `evaluation`; must not know what is computed.
 """
 
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from tunesmith_trainer.distributed import Ranks
 from tunesmith_trainer.logs import log
@@ -34,23 +34,17 @@ def lead(
     any rank whose part is needed Interrupted on all. An order on which some ranks fail and others
     do not is a hang, as in training.
     """
-    error: Exception | None = None
-    found = cast("_Found", None)
-    if ranks.is_main:
+
+    def led() -> _Found:
         try:
-            found = work(_orders(ranks, stop, compute))
-        except Exception as caught:
-            error = caught
-        if ranks.is_sharded:
-            ranks.from_main(None)
-    elif ranks.is_sharded:
+            return work(_orders(ranks, stop, compute))
+        finally:
+            if ranks.is_sharded:
+                ranks.from_main(None)
+
+    if ranks.is_sharded and not ranks.is_main:
         _follow(ranks, stop, compute)
-    is_done, found = ranks.from_main((error is None, found))
-    if error is not None:
-        raise error
-    if not is_done:
-        raise Interrupted
-    return found
+    return ranks.on_main(led)
 
 
 def _orders(

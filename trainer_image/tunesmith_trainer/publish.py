@@ -20,6 +20,7 @@ from tunesmith_trainer.attempt import Attempt
 from tunesmith_trainer.card import write_card
 from tunesmith_trainer.checkpoints import Checkpoints, Search
 from tunesmith_trainer.comparing import measurements, notes, sample_answers
+from tunesmith_trainer.curve import METRICS, Curve
 from tunesmith_trainer.evaluation import Exam
 from tunesmith_trainer.examination import Examined
 from tunesmith_trainer.inputs import Inputs
@@ -75,6 +76,7 @@ def publish(attempt: Attempt, trained: Trained, checkpoints: Checkpoints) -> Tra
     tracking = trained.training.tracking
     tracking.judge(report.measurements, report.training.steps)
     tracking.upload(attempt.storage, fence, run.run_uri)
+    publish_curve(attempt, trained.training.curve)
     write_pages(attempt.storage, fence, run, report, attempt.work / "report")
     digest = write_report(attempt.storage, fence, run, report)
     checkpoints.delete_all()
@@ -103,6 +105,12 @@ def upload(
         digest=committed.digest,
         size_bytes=committed.size_bytes,
     )
+
+
+def publish_curve(attempt: Attempt, curve: Curve) -> None:
+    """Write all steps beside the report, which has them shortened. Raises Superseded."""
+    attempt.fence.check()
+    attempt.storage.put_bytes(f"{attempt.run.run_uri}{METRICS}", curve.to_bytes())
 
 
 def push_to_hub(run: TrainingRun, directories: dict[ArtifactName, Path]) -> str:

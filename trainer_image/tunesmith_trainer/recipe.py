@@ -18,7 +18,7 @@ from tunesmith_trainer.attempt import Attempt
 from tunesmith_trainer.batches import BatchPlan
 from tunesmith_trainer.capability import settle
 from tunesmith_trainer.checkpoints import Checkpoints, Found
-from tunesmith_trainer.curve import Curve
+from tunesmith_trainer.curve import METRICS, Curve
 from tunesmith_trainer.data.prepared import SPLITS
 from tunesmith_trainer.data.templates import load_tokenizer
 from tunesmith_trainer.distributed import Ranks, check_devices, choose_precision, join
@@ -72,7 +72,7 @@ def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal
         return finished
 
     progress.enter(Phase.LOADING_MODEL)
-    checkpoints = Checkpoints(attempt, inputs.digest)
+    checkpoints = Checkpoints(attempt, inputs.parts)
     search = checkpoints.search()
     tokenizer = load_tokenizer(inputs.base_path, run.dataset)
     check_gguf(run, inputs.base_path, tokenizer)
@@ -216,7 +216,7 @@ def plan_training(
         checkpoint_every=run.checkpoint.every_steps,
         state=found.state.model_copy() if found else TrainState(),
         curve=Curve(
-            attempt.work / "metrics.jsonl" if ranks.is_main else None, found.curve if found else []
+            attempt.work / METRICS if ranks.is_main else None, found.curve if found else []
         ),
         tracking=begin_tracking(attempt, inputs, found.directory if found else None),
         pairs=pairs,

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from tunesmith_api.dataset import Checks, Dataset, TooLong, Training
 from tunesmith_process.logs import configure_logs
 from tunesmith_trainer.data.compression import SourceFile
-from tunesmith_trainer.data.formats import Malformed
 from tunesmith_trainer.data.reading import Reading, Row, read_rows
 from tunesmith_trainer.data.rows import Reader
 from tunesmith_trainer.data.shingles import mixed, shingles
 from tunesmith_trainer.data.templates import load_tokenizer
 from tunesmith_trainer.data.tokenizing import RowTokenizer
+from tunesmith_trainer.data.values import Malformed
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import TrainerError
 

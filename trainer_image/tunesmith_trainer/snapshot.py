@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as arrays
 from safetensors.torch import load_file, save_file
 
+from tunesmith_trainer.curve import METRICS
 from tunesmith_trainer.distributed import Ranks
 from tunesmith_trainer.loop import Training
 from tunesmith_trainer.outcome import Infrastructure
@@ -24,7 +25,7 @@ from tunesmith_trainer.sharding import placed_like, trained_weights
 from tunesmith_trainer.state import Chance, TrainState, host_copy
 from tunesmith_trainer.tracking.session import EVENTS
 
-STATE, CURVE = "state.json", "metrics.jsonl"
+STATE = "state.json"
 _WEIGHTS, _OPTIMIZER = "weights.safetensors", "optimizer.pt"
 _REFERENCES = "references.safetensors"
 _MIB = 1 << 20
@@ -105,7 +106,7 @@ class Snapshot:
             (directory / _chance_file(rank)).write_bytes(content)
         arrays.save_file(self.references, directory / _REFERENCES)
         (directory / STATE).write_text(self.state)
-        (directory / CURVE).write_text("".join(f"{line}\n" for line in self.curve))
+        (directory / METRICS).write_text("".join(f"{line}\n" for line in self.curve))
         (directory / EVENTS).write_bytes(self.events)
         _sync(directory)
 

@@ -18,6 +18,7 @@ from tunesmith_operator.kube.errors import (
     AlreadyExists,
     Conflict,
     Gone,
+    Invalid,
     KubeError,
     NotOurs,
     Refused,
@@ -91,18 +92,21 @@ class KubeClient:
         return None if answer.status == 404 else _loads(answer)
 
     async def list(
-        self, kind: str, namespace: str | None = None, labels: str = ""
+        self, kind: str, namespace: str | None = None, labels: str = "", fields: str = ""
     ) -> Sequence[Object]:
-        """Read all objects that a label selector finds, live; namespace None is everywhere."""
-        return [item async for page in self.pages(kind, namespace, labels) for item in page.items]
+        """Read all objects that both selectors find, live; namespace None is everywhere."""
+        pages = self.pages(kind, namespace, labels, fields)
+        return [item async for page in pages for item in page.items]
 
     async def pages(
-        self, kind: str, namespace: str | None = None, labels: str = ""
+        self, kind: str, namespace: str | None = None, labels: str = "", fields: str = ""
     ) -> AsyncIterator[Page]:
         """Read a list in pieces. Raises Gone when it took so long that the server forgot it."""
         query = {"limit": str(PAGE_SIZE)}
         if labels:
             query["labelSelector"] = labels
+        if fields:
+            query["fieldSelector"] = fields
         while True:
             path = KINDS[kind].path(namespace)
             answer = await self._exchange(Request("list", kind, "GET", path, dict(query)))
@@ -271,6 +275,12 @@ def _message(answer: Response) -> str:
     return str(_status(answer).get("message") or f"HTTP {answer.status}")[:1024]
 
 
+def _names_a_field(answer: Response) -> bool:
+    """Whether the kind's own rules say no: an admission policy answers 422 too, without a field."""
+    causes = (_status(answer).get("details") or {}).get("causes") or ()
+    return any(cause.get("field") for cause in causes)
+
+
 def _error(request: Request, answer: Response) -> KubeError:
     message = f"{request.verb} {request.kind}: {_message(answer)}"
     match answer.status:
@@ -280,5 +290,7 @@ def _error(request: Request, answer: Response) -> KubeError:
             return AlreadyExists(message, answer.status)
         case 409:
             return Conflict(message, answer.status)
+        case 422 if _names_a_field(answer):
+            return Invalid(message, answer.status)
         case _:
             return Refused(message, answer.status)

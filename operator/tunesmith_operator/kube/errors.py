@@ -35,6 +35,13 @@ class Refused(KubeError):
     """The object is invalid, or the operator may not do this: a repeat ends the same way."""
 
 
+class Invalid(Refused):
+    """The object breaks a rule of its kind: it must be another one to be taken.
+
+    What a policy or a quota refuses is not of this class, since that may change.
+    """
+
+
 class Gone(KubeError):
     """The object that should be written to does not exist."""
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tunesmith_api.attempts import StageName
-from tunesmith_api.engine import EngineType
+from tunesmith_api.engine import EngineType, engine_type
 from tunesmith_api.labels import LABEL_ATTEMPT, LABEL_JOB_UID, LABEL_STAGE
 from tunesmith_api.modeldeployment import Delivery
 from tunesmith_operator.kube.kinds import Object
@@ -58,6 +58,8 @@ def parse_job(body: Object) -> SeenJob | None:
         stage=StageName(stage),
         attempt=int(attempt),
         created=parse_time(meta.get("creationTimestamp")) or _EPOCH,
+        started=parse_time(status.get("startTime")),
+        parallelism=spec.get("parallelism", 1),
         is_deleting=bool(meta.get("deletionTimestamp")),
         is_suspended=bool(spec.get("suspend")),
         is_complete=complete is not None,
@@ -120,7 +122,7 @@ def parse_target(body: Object | None) -> SeenTarget:
     if body is None or body["metadata"].get("deletionTimestamp"):
         return SeenTarget(exists=False)
     spec = body.get("spec") or {}
-    source, engine = spec.get("source") or {}, (spec.get("engine") or {}).get("type", "")
+    source, engine = spec.get("source") or {}, engine_type(spec.get("engine") or {})
     stable = (body.get("status") or {}).get("stable") or {}
     try:
         formats = servable_formats(Delivery(spec.get("delivery", "")), EngineType(engine))
@@ -134,6 +136,18 @@ def parse_target(body: Object | None) -> SeenTarget:
         formats=formats,
         stable=stable.get("version", ""),
     )
+
+
+def newest_message(events: Iterable[Object]) -> str:
+    """Return what the last of some Events says; empty where there is none."""
+    newest = max(events, key=_event_time, default={})
+    return str(newest.get("message") or "")
+
+
+def _event_time(event: Object) -> datetime:
+    # Recorders of the older and of the newer kind of Event set different fields.
+    said = event.get("lastTimestamp") or event.get("eventTime")
+    return parse_time(said or event["metadata"].get("creationTimestamp")) or _EPOCH
 
 
 def _true_conditions(status: Object) -> dict[str, Object]:

@@ -14,7 +14,7 @@ import aiohttp
 from pydantic import BaseModel, Field, ValidationError
 
 from tunesmith_api.analysis import GoldenPrompts, PromptMatch
-from tunesmith_operator.fetching import Unanswered, fetch
+from tunesmith_operator.fetching import Unanswerable, Unanswered, fetch
 from tunesmith_operator.metrics import judge, matching
 from tunesmith_operator.metrics.completions import Broken, Busy, complete
 from tunesmith_operator.metrics.patterns import search_all
@@ -48,7 +48,7 @@ class Asked:
 
 
 def parse_prompts(text: str, limit: int) -> list[Question]:
-    """Read the first questions. Raises Unanswered, naming the line that is wrong."""
+    """Read the first questions. Raises Unanswerable, naming the line that is wrong."""
     questions = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
@@ -59,9 +59,9 @@ def parse_prompts(text: str, limit: int) -> list[Question]:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"]))
             what = f"{where}: {first['msg']}" if where else first["msg"]
-            raise Unanswered(f"line {number} of the prompts: {what}") from error
+            raise Unanswerable(f"line {number} of the prompts: {what}") from error
     if not questions:
-        raise Unanswered("there are no prompts")
+        raise Unanswerable("there are no prompts")
     return questions[:limit]
 
 

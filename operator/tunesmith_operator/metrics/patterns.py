@@ -13,7 +13,7 @@ from pathlib import Path
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from tunesmith_operator.fetching import Unanswered
+from tunesmith_operator.fetching import Unanswerable, Unanswered
 
 _PROGRAM = Path(__file__).with_name("pattern_process.py")
 # The process stops itself earlier; this is for one that cannot.
@@ -24,7 +24,7 @@ _FOUND = TypeAdapter(list[bool | str])
 async def search_all(pairs: Sequence[tuple[str, str]]) -> list[bool]:
     """Tell for each (pattern, text) whether the pattern is found in the text.
 
-    Raises Unanswered, naming the pattern, for one that does not compile or takes too long.
+    Raises Unanswerable, naming the pattern, for one that does not compile or takes too long.
     """
     # Isolated and without site: nothing of the environment, and a start of a few milliseconds.
     process = await asyncio.create_subprocess_exec(
@@ -52,5 +52,5 @@ async def search_all(pairs: Sequence[tuple[str, str]]) -> list[bool]:
         raise Unanswered("a pattern takes too long or too much memory") from error
     for (pattern, _), result in zip(pairs, found, strict=True):
         if isinstance(result, str):
-            raise Unanswered(f"the pattern {pattern[:80]!r} {result}")
+            raise Unanswerable(f"the pattern {pattern[:80]!r} {result}")
     return [result is True for result in found]

@@ -14,7 +14,7 @@ import structlog
 from pydantic import BaseModel, Field, ValidationError
 
 from tunesmith_api.analysis import BuiltinMetric, Endpoint
-from tunesmith_operator.fetching import Unanswered, fetch, in_short
+from tunesmith_operator.fetching import Unanswerable, Unanswered, fetch, in_short
 from tunesmith_operator.metrics.builtin import QUANTILES, Value
 from tunesmith_operator.metrics.exposed import (
     ERRORS,
@@ -35,6 +35,8 @@ _REVISION = re.compile(r"\{\{\s*revision\s*\}\}")
 _LONGEST_VALUE = 64
 # Notes on the query, which some versions put among the warnings.
 _NOTE = "PromQL info"
+# The type of error of a query that does not parse.
+_BAD_QUERY = "bad_data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class _Reply(BaseModel):
 
     status: Literal["success", "error"]
     error: str = ""
+    error_type: str = Field(default="", alias="errorType")
     warnings: list[str] = []
     data: Annotated[_Vector | _Single | _Matrix, Field(discriminator="result_type")] | None = None
 
@@ -116,7 +119,8 @@ class Prometheus:
     async def ask(self, query: str, revision: str) -> str:
         """Give the number that a query has for a revision; empty where it has none.
 
-        Raises Unanswered. What is given may also be NaN, infinite or a text: judging it is
+        Raises Unanswered, or Unanswerable for a query that does not parse or gives no single
+        number. What is given may also be NaN, infinite or a text: judging it is
         planning's.
         """
         answer = await fetch(
@@ -133,7 +137,8 @@ class Prometheus:
             what = "an answer that is not Prometheus'" if answer.status == 200 else "no answer"
             raise Unanswered(f"HTTP {answer.status} with {what}") from error
         if reply.status == "error":
-            raise Unanswered(in_short(reply.error) or f"HTTP {answer.status}")
+            kind = Unanswerable if reply.error_type == _BAD_QUERY else Unanswered
+            raise kind(in_short(reply.error) or f"HTTP {answer.status}")
         return _number(reply)[:_LONGEST_VALUE]
 
     async def measure(self, metric: BuiltinMetric, revision: str, interval_seconds: int) -> Value:
@@ -168,15 +173,15 @@ def _number(reply: _Reply) -> str:
         case _Vector(result=[_Point(value=(_, text))]):
             return text
         case _Vector(result=[_]):
-            raise Unanswered("the query gives a histogram, one number is needed")
+            raise Unanswerable("the query gives a histogram, one number is needed")
         case _Vector(result=several):
-            raise Unanswered(
+            raise Unanswerable(
                 f"the query gives {len(several)} series, one is needed; sum() makes one of them"
             )
         case _Single(result=(_, text)):
             return text
         case _:
-            raise Unanswered("the query gives a range, one number is needed")
+            raise Unanswerable("the query gives a range, one number is needed")
 
 
 def _whole(text: str) -> int:

@@ -12,7 +12,7 @@ import aiohttp
 import structlog
 
 from tunesmith_api.analysis import Analysis, AnalysisMetric, BuiltinMetric, Endpoint, GoldenPrompts
-from tunesmith_operator.fetching import Unanswered
+from tunesmith_operator.fetching import Unanswerable, Unanswered
 from tunesmith_operator.metrics import builtin, golden
 from tunesmith_operator.metrics.builtin import Value
 from tunesmith_operator.metrics.ledger import Watched
@@ -48,6 +48,8 @@ class PromptsError:
     """Why the golden prompts of a metric cannot be read."""
 
     message: str
+    is_passing: bool = False
+    """Whether they may be read later although nobody changes anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +89,20 @@ class Sources:
                 return _count(task, metric, metric.builtin)
             return await self._query(task, metric, metric.query or "")
         except Unanswered as error:
-            return MetricSample(metric.name, error=str(error) or "no answer")
+            # The queries of built-in metrics are ours: nobody can mend them in a spec.
+            needs_change = isinstance(error, Unanswerable) and metric.builtin is None
+            return MetricSample(
+                metric.name, error=str(error) or "no answer", needs_change=needs_change
+            )
 
     async def _ask_prompts(
         self, task: Task, metric: AnalysisMetric, prompts: GoldenPrompts
     ) -> MetricSample:
-        text = task.prompts.get(metric.name, PromptsError("its prompts were not read"))
+        text = task.prompts.get(
+            metric.name, PromptsError("its prompts were not read", is_passing=True)
+        )
         if isinstance(text, PromptsError):
-            raise Unanswered(text.message)
+            raise (Unanswered if text.is_passing else Unanswerable)(text.message)
         questions = golden.parse_prompts(text, prompts.max_prompts)
         seconds = golden.time_for(task.analysis.interval_seconds)
 

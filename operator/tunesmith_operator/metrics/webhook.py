@@ -21,10 +21,11 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from tunesmith_api.analysis import AnalysisMetric, Endpoint
-from tunesmith_operator.fetching import Unanswered, fetch, in_short
+from tunesmith_operator.fetching import Unanswerable, Unanswered, fetch, in_short
 
 _ANSWER_BYTES = 64 << 10
 _LONGEST_VALUE = 64
+_BAD_REQUEST = 400
 _Value = StrictInt | StrictFloat | StrictStr | None
 _Count = Annotated[StrictInt, Field(ge=0)] | None
 
@@ -48,7 +49,9 @@ class Webhook:
     endpoint: Endpoint
 
     async def ask(self, metric: AnalysisMetric, revision: str, stable: str) -> WebhookReply:
-        """Ask for a metric; ``stable`` is empty where there is none. Raises Unanswered."""
+        """Ask for a metric; ``stable`` is empty where there is none. Raises Unanswered,
+        or Unanswerable where the webhook refuses the question.
+        """
         body = {
             "metric": metric.name,
             "query": metric.query or "",
@@ -64,7 +67,8 @@ class Webhook:
             limit_bytes=_ANSWER_BYTES,
         )
         if answer.status != 200:
-            raise Unanswered(f"the webhook says HTTP {answer.status}: {in_short(answer.body)}")
+            kind = Unanswerable if answer.status == _BAD_REQUEST else Unanswered
+            raise kind(f"the webhook says HTTP {answer.status}: {in_short(answer.body)}")
         try:
             return WebhookReply.model_validate_json(answer.body)
         except ValidationError as error:

@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
-
-from pydantic import ValidationError
 
 from tunesmith_api.conditions import ConditionType, Reason
 from tunesmith_api.meta import ConditionStatus
@@ -13,6 +11,7 @@ from tunesmith_operator.config import Config
 from tunesmith_operator.planning.actions import Decision
 from tunesmith_operator.planning.conditions import condition, find
 from tunesmith_operator.planning.draft import JobDraft
+from tunesmith_operator.planning.endings import fail, wind_up
 from tunesmith_operator.planning.names import model_name, version_name
 from tunesmith_operator.planning.observed import Observation
 
@@ -62,6 +61,24 @@ def version_objection(seen: Observation) -> Objection | None:
     return None
 
 
+def invalid_child(seen: Observation, decided: Decision, why: str, now: datetime) -> Decision:
+    """A child breaks a rule of its kind. The inputs never change, so neither would the answer."""
+    draft = JobDraft(
+        status=decided.status,
+        generation=seen.job.metadata.generation,
+        now=now.replace(microsecond=0),
+    )
+    message = (
+        f"What the job asks for cannot be made: {why}. Change in a new job what it names, or in the"
+        " chart's values where the job does not set it"
+    )
+    active = decided.status.active
+    fail(draft, Reason.INVALID_SPEC, message, active.stage if active else None)
+    wind_up(draft, seen)
+    draft.look_again_in(timedelta())
+    return draft.decision()
+
+
 def refused(seen: Observation, why: str, now: datetime) -> Decision:
     """The cluster does not let the operator act: say so, change nothing else, and try again."""
     draft = JobDraft(
@@ -78,18 +95,14 @@ def refused(seen: Observation, why: str, now: datetime) -> Decision:
 
 
 def unreadable(
-    status: Mapping[str, Any], generation: int, error: ValidationError, now: datetime
+    status: Mapping[str, Any], generation: int, why: str, now: datetime
 ) -> dict[str, Any] | None:
     """Give the status of an object whose spec this operator cannot read; None if it says so."""
-    where = "; ".join(
-        f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}"
-        for e in error.errors(include_url=False, include_input=False)[:3]
-    )
     new = condition(
         ConditionType.ACCEPTED,
         ConditionStatus.FALSE,
         Reason.INVALID_SPEC,
-        f"This operator cannot read the object: {where}. Are operator and CRDs of one version?",
+        f"This operator cannot read the object: {why}",
         generation=generation,
         now=now.replace(microsecond=0),
     ).model_dump(mode="json", by_alias=True)

@@ -24,6 +24,8 @@ class Judgement:
 
     verdict: Verdict
     message: str
+    needs_change: bool = False
+    """Whether there is no value until somebody changes what is asked."""
 
 
 def is_sample_due(
@@ -54,6 +56,11 @@ def next_sample_time(rollout: RolloutStatus | None, analysis: Analysis) -> datet
     return last + timedelta(seconds=analysis.interval_seconds)
 
 
+def unmeasured(analysis: Analysis, digest: str, now: datetime, why: str) -> Sampling:
+    """Give the sample of a measurement that failed altogether."""
+    return Sampling(digest, now, tuple(MetricSample(m.name, error=why) for m in analysis.metrics))
+
+
 def take(
     analysis: Analysis, known: Sequence[MetricStatus], sampling: Sampling, *, has_stable: bool
 ) -> tuple[MetricStatus, ...]:
@@ -73,6 +80,7 @@ def take(
                 stable_value=sample.stable_value[:_TEXT],
                 verdict=judged.verdict,
                 message=judged.message[:512],
+                needs_change=judged.needs_change,
                 failures=recent.count(Verdict.FAIL),
                 samples=old.samples + 1,
                 recent=recent,
@@ -114,7 +122,7 @@ def judge(
     name = metric.name
     value = parse_number(sample.value)
     if sample.error or value is None or _is_too_few(sample.requests, min_requests):
-        return _without_data(sample, min_requests)
+        return _without_data(metric, sample, min_requests)
     if metric.max is not None and value > Decimal(metric.max):
         return Judgement(Verdict.FAIL, f"{name} is {value}, above {metric.max}")
     if metric.min is not None and value < Decimal(metric.min):
@@ -131,9 +139,13 @@ def _is_too_few(requests: int | None, needed: int) -> bool:
     return requests is not None and requests < needed
 
 
-def _without_data(sample: MetricSample, min_requests: int) -> Judgement:
+def _without_data(metric: AnalysisMetric, sample: MetricSample, min_requests: int) -> Judgement:
     """Say why there is nothing to judge."""
     name = sample.name
+    if sample.needs_change:
+        field = "goldenPrompts, or their ConfigMap" if metric.golden_prompts else "query"
+        message = f"{name} cannot be measured: correct its {field}: {sample.error}"
+        return Judgement(Verdict.PROVIDER_ERROR, message, needs_change=True)
     if sample.error:
         return Judgement(Verdict.PROVIDER_ERROR, f"{name} could not be asked for: {sample.error}")
     if _is_too_few(sample.requests, min_requests):

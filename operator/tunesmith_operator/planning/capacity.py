@@ -70,8 +70,14 @@ def canary_asks(
     return max(1, min(needed, replicas + step))
 
 
-def stable_keeps(sizing: Sizing, canary_replicas: int) -> int:
-    """Pods that stable keeps beside a canary of this size."""
+def stable_keeps(sizing: Sizing, canary_replicas: int, *, replicas: int = 0, share: int = 0) -> int:
+    """Pods that stable keeps beside a canary of this size.
+
+    It has ``replicas`` pods and was seen with ``share`` percent: where fewer pods are asked for
+    than before, those that its traffic needs go only when that has moved on. One of them may be
+    missing where pods change hands, and weights are whole percents.
+    """
     if not sizing.hands_over:
         return sizing.replicas
-    return max(1, sizing.replicas - canary_replicas)
+    needed = ceil(sizing.replicas * (share - 1) / 100) - 1
+    return max(1, sizing.replicas - canary_replicas, min(replicas, needed))

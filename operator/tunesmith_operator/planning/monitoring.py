@@ -17,6 +17,9 @@ _PULL_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrIma
 # What the kubelet says while all is well.
 _QUIET_REASONS = {"", "ContainerCreating", "PodInitializing"}
 _START_PATIENCE = timedelta(seconds=120)
+# The Job controller makes pods within a second; watches may be some seconds late.
+_POD_PATIENCE = timedelta(seconds=15)
+_QUOTA_IS_FULL = "exceeded quota"
 _EXPORT_PHASES = {Phase.EXPORTING, Phase.UPLOADING}
 
 
@@ -36,8 +39,44 @@ class Stop:
     message: str
 
 
-def standing(attempt: SeenJob, job: FineTuneJob) -> Standing:
+def lacks_pods(attempt: SeenJob, now: datetime) -> bool:
+    """Whether the Job controller has had the time to make all pods of an attempt and has not.
+
+    A Job says nothing of it: only its Events do.
+    """
+    is_waiting = attempt.is_suspended or attempt.is_deleting or attempt.is_finished
+    if is_waiting or attempt.started is None or len(attempt.pods) >= attempt.parallelism:
+        return False
+    return now - attempt.started >= _POD_PATIENCE
+
+
+def standing(seen: Observation, attempt: SeenJob, now: datetime) -> Standing:
     """Say what a live attempt does or waits for."""
+    if lacks_pods(attempt, now):
+        is_full = _QUOTA_IS_FULL in seen.pods_refused
+        reason = Reason.WAITING_FOR_QUOTA if is_full else Reason.CONTAINER_NOT_STARTING
+        return Standing(reason, _why_unmade(seen, attempt, now))
+    return _standing_of_pods(attempt, seen.job)
+
+
+def _why_unmade(seen: Observation, attempt: SeenJob, now: datetime) -> str:
+    missing = attempt.parallelism - len(attempt.pods)
+    told = f"{missing} of {attempt.parallelism} pod(s) of Job {attempt.name} cannot be made: "
+    if not seen.pods_refused:
+        since = short(now - (attempt.started or now))
+        return (
+            f"{told}none for {since}, and no Event says why. kubectl describe job {attempt.name}"
+            " may tell of a quota, a policy, a priority class or a service account"
+        )
+    advice = (
+        "They are made as soon as others give up enough of it, or it is raised"
+        if _QUOTA_IS_FULL in seen.pods_refused
+        else "Create what it names, change the policy, or name another in a new job"
+    )
+    return f"{told}{seen.pods_refused.rstrip('.')}. {advice}"
+
+
+def _standing_of_pods(attempt: SeenJob, job: FineTuneJob) -> Standing:
     pods = [p for p in attempt.pods if not p.is_gone]
     for pod in pods:
         if pod.unschedulable:
@@ -92,7 +131,16 @@ def reason_to_stop(seen: Observation, attempt: SeenJob, now: datetime) -> Stop |
                 AttemptReason.INFRASTRUCTURE,
                 f"pod {pod.name} does not start: {_waits_for(pod)}",
             )
-    return _stalled(seen, attempt)
+    return _unmade(seen, attempt, now) or _stalled(seen, attempt)
+
+
+def _unmade(seen: Observation, attempt: SeenJob, now: datetime) -> Stop | None:
+    """Give up on pods that cannot be made; a used-up quota is waited for, like a full node."""
+    if not lacks_pods(attempt, now) or _QUOTA_IS_FULL in seen.pods_refused:
+        return None
+    if attempt.started is None or now - attempt.started < _START_PATIENCE:
+        return None
+    return Stop(AttemptReason.INFRASTRUCTURE, _why_unmade(seen, attempt, now))
 
 
 def _stalled(seen: Observation, attempt: SeenJob) -> Stop | None:

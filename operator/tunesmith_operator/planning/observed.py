@@ -64,6 +64,10 @@ class SeenJob:
     stage: StageName
     attempt: int
     created: datetime
+    started: datetime | None = None
+    """When the Job controller began to make pods, since the last suspension."""
+    parallelism: int = 1
+    """How many pods it makes."""
     is_deleting: bool = False
     is_suspended: bool = False
     """spec.suspend: Kueue has not admitted it yet."""
@@ -143,5 +147,8 @@ class Observation:
     """None: spec.deployTo is not set, or there was nothing to offer yet."""
     progress: TrainerProgress | None = field(default=None)
     """What the trainer of the live attempt last answered, if it did just now."""
+    pods_refused: str = ""
+    """Why pods of the live attempt cannot be made, in the API server's words; empty where all are
+    there, or nothing is known."""
     unanswered: timedelta = timedelta()
     """How long this operator process has asked a running trainer that used to answer, in vain."""

@@ -49,12 +49,24 @@ def _wanted_pods(
     pods: list[tuple[RevisionStatus, int]] = []
     canary_pods = _canary_pods(draft, seen, size, chosen)
     if status.stable is not None:
-        pods.append((status.stable, stable_keeps(size, canary_pods)))
+        pods.append((status.stable, _stable_pods(seen, status.stable, size, canary_pods)))
     if status.canary is not None and canary_pods:
         pods.append((status.canary, canary_pods))
     if status.previous is not None:
         pods.append((status.previous, size.replicas))
     return pods
+
+
+def _stable_pods(
+    seen: ServingObservation, role: RevisionStatus, size: Sizing, canary_pods: int
+) -> int:
+    stable = seen.revision(role.name)
+    return stable_keeps(
+        size,
+        canary_pods,
+        replicas=stable.replicas if stable and stable.has_workload else 0,
+        share=seen.traffic.share(role.name) if seen.traffic else 0,
+    )
 
 
 def _canary_pods(

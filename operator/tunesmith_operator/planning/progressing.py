@@ -15,6 +15,10 @@ from tunesmith_operator.planning.sources import SourceObjection
 from tunesmith_operator.planning.stepping import Standing, sizing, target_weight
 
 _TRUE, _FALSE = ConditionStatus.TRUE, ConditionStatus.FALSE
+_LACKING = {
+    Verdict.PROVIDER_ERROR: DeploymentReason.PROVIDER_UNAVAILABLE,
+    Verdict.NO_DATA: DeploymentReason.INSUFFICIENT_TRAFFIC,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +140,9 @@ def _stepping(draft: ServingDraft, rollout: RolloutStatus) -> Saying:
         return Saying(_TRUE, DeploymentReason.PROMOTING, f"Going to {place}")
     if rollout.step_start_time is None:
         return Saying(_TRUE, DeploymentReason.WAITING_FOR_ROUTER, f"The router goes to {place}")
-    missing = next((m for m in rollout.metrics if m.samples and m.verdict is rollout.verdict), None)
-    if rollout.verdict is Verdict.PROVIDER_ERROR and missing:
-        return Saying(
-            _TRUE, DeploymentReason.PROVIDER_UNAVAILABLE, f"At {place}; {missing.message}"
-        )
-    if rollout.verdict is Verdict.NO_DATA and missing:
-        message = f"At {place}; {missing.message}"
-        return Saying(_TRUE, DeploymentReason.INSUFFICIENT_TRAFFIC, message)
+    lacking = _lacking_data(rollout, place)
+    if lacking is not None:
+        return lacking
     if rollout.verdict is Verdict.PASS and awaits(draft.spec.rollout, rollout, draft.now):
         return Saying(
             _TRUE,
@@ -151,6 +150,17 @@ def _stepping(draft: ServingDraft, rollout: RolloutStatus) -> Saying:
             f"All steps have passed. Set spec.rollout.approvedDigest to {rollout.digest}",
         )
     return Saying(_TRUE, DeploymentReason.ANALYSING, f"At {place}")
+
+
+def _lacking_data(rollout: RolloutStatus, place: str) -> Saying | None:
+    sampled = [m for m in rollout.metrics if m.samples]
+    wrong = next((m for m in sampled if m.needs_change), None)
+    if wrong is not None:
+        return Saying(_TRUE, DeploymentReason.QUERY_INVALID, f"At {place}; {wrong.message}")
+    missing = next((m for m in sampled if m.verdict is rollout.verdict), None)
+    if missing is None or rollout.verdict not in _LACKING:
+        return None
+    return Saying(_TRUE, _LACKING[rollout.verdict], f"At {place}; {missing.message}")
 
 
 def _place(draft: ServingDraft, rollout: RolloutStatus) -> str:

@@ -120,10 +120,15 @@ def _by_time(
             RollbackReason.READY_TIMEOUT,
             f"Its pods were not ready within {spec.ready_timeout_seconds} s{waits}",
         )
-    deadline = data_deadline(rollout, spec)
-    if rollout.skips_analysis or rollout.step_start_time is None or deadline is None:
+    return None if rollout.skips_analysis else _by_missing_data(spec, rollout)
+
+
+def _by_missing_data(spec: Rollout, rollout: RolloutStatus) -> Rejection | None:
+    """Time alone is no evidence: a sample taken by the deadline or later must have found none."""
+    deadline, last = data_deadline(rollout, spec), rollout.sample_time
+    if rollout.step_start_time is None or deadline is None or last is None:
         return None
-    if now < deadline and not _gives_up_early(spec, rollout, now):
+    if last < deadline and not _gives_up_early(spec, rollout, last):
         return None
     is_provider = rollout.verdict is Verdict.PROVIDER_ERROR
     missing = next((m for m in rollout.metrics if m.verdict is rollout.verdict), None)
@@ -165,13 +170,17 @@ def awaits(spec: Rollout, rollout: RolloutStatus, now: datetime) -> bool:
     return needs and is_last and is_over and not rollout.skips_analysis
 
 
-def _gives_up_early(spec: Rollout, rollout: RolloutStatus, now: datetime) -> bool:
-    """Whether the policy is RollBack and the hold ended with samples that say nothing."""
-    end = hold_end(rollout, spec)
+def _gives_up_early(spec: Rollout, rollout: RolloutStatus, last: datetime) -> bool:
+    """Whether the policy is RollBack and the sample at the hold's end said nothing.
+
+    Data is given one interval at least: an operator that came back only begins to count.
+    """
+    end, since = hold_end(rollout, spec), rollout.data_time
     return (
         spec.analysis.on_insufficient_data is OnInsufficientData.ROLL_BACK
         and end is not None
-        and now >= end
+        and since is not None
+        and last >= max(end, since + timedelta(seconds=spec.analysis.interval_seconds))
         and any(m.samples > 0 for m in rollout.metrics)
         and rollout.verdict in (Verdict.NO_DATA, Verdict.PROVIDER_ERROR)
     )

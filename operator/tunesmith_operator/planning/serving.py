@@ -156,6 +156,8 @@ class MetricSample:
     stable_requests: int | None = None
     error: str = ""
     """Why the provider could not be asked; nothing else counts then."""
+    needs_change: bool = False
+    """Whether it stays so until somebody changes what is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,9 @@ class ServingObservation:
     """Why no pods can be made of what the spec asks for, as the builder of their manifests says."""
     sampling: Sampling | None = None
     """Fresh values; the edge takes them when planning.analysis.is_sample_due says so."""
+    was_away: bool = False
+    """Whether nobody has looked for a while before this, be it that the operator was gone or the
+    API server: what was awaited meanwhile may have had no chance to come."""
     refused: str | None = None
     """What the cluster refused in the pass before, with what to change: empty for nothing, None
     where this process has made no pass yet."""

@@ -155,6 +155,7 @@ def _stalled(
     if goes_on.reason in (
         DeploymentReason.REVISION_REJECTED,
         DeploymentReason.ROLLBACK_DISABLED,
+        DeploymentReason.QUERY_INVALID,
     ):
         return Saying(_TRUE, goes_on.reason, goes_on.message)
     if refused:

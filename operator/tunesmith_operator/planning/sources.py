@@ -56,7 +56,7 @@ def resolve(
             DeploymentReason.ARTIFACT_NOT_FOUND,
             f"ModelVersion {version.metadata.name} has no artifact {' or '.join(formats)}, which"
             f" engine {spec.engine.type} with delivery {spec.delivery} needs. Export one, or"
-            " change spec.engine.type",
+            " set another spec.engine.type",
         )
     base = version.spec.base_model
     if spec.delivery is Delivery.ADAPTER and base is None:

@@ -64,6 +64,7 @@ def progress(draft: ServingDraft, seen: ServingObservation, *, may_rise: bool) -
     """Take the roll-out as far as it can go now."""
     _interrupt(draft, seen)
     _sample(draft, seen)
+    _come_back(draft, seen)
     _note_readiness(draft, seen)
     rollout = _rollout(draft)
     why = reason_to_reject(seen, rollout, _canary(draft, seen), draft.now)
@@ -126,7 +127,24 @@ def _sample(draft: ServingDraft, seen: ServingObservation) -> None:
         metrics=metrics,
         verdict=overall(analysis, metrics),
         sample_time=sampling.taken,
-        data_time=draft.now if has_data(analysis, metrics) else rollout.data_time,
+        data_time=sampling.taken if has_data(analysis, metrics) else rollout.data_time,
+    )
+
+
+def _come_back(draft: ServingDraft, seen: ServingObservation) -> None:
+    """Await pods and data anew after a time in which nobody looked.
+
+    It says nothing of the canary: pods may never have been made, and nothing was measured. A Pass
+    from before it lets no weight rise either. Failures still count.
+    """
+    rollout = _rollout(draft)
+    if not seen.was_away:
+        return
+    draft.update_rollout(
+        unready_time=draft.now if rollout.unready_time else None,
+        data_time=draft.now if rollout.data_time else None,
+        metrics=begin_step(rollout.metrics),
+        verdict=Verdict.NO_DATA,
     )
 
 

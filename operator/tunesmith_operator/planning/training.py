@@ -32,16 +32,9 @@ from tunesmith_operator.planning.names import attempt_name, run_uri
 from tunesmith_operator.planning.observed import Observation, SeenJob, SeenPod
 from tunesmith_operator.planning.results import finish, prepared, trained
 from tunesmith_operator.planning.runs import build_run, trainer_image
-from tunesmith_operator.planning.watching import end_by_time, note_image, watch
+from tunesmith_operator.planning.watching import HINDRANCES, end_by_time, note_image, watch
 
 _KEPT_JOBS = 3
-
-_HINDRANCES = (
-    Reason.UNSCHEDULABLE,
-    Reason.IMAGE_PULL_FAILING,
-    Reason.CONTAINER_NOT_STARTING,
-    Reason.WAITING_FOR_QUOTA,
-)
 
 
 def decide(seen: Observation, config: Config, now: datetime) -> Decision:
@@ -150,7 +143,7 @@ def _why_late(draft: JobDraft, limit: int) -> str:
     )
     active = draft.status.active
     said = find(draft.status.conditions, condition_of(active.stage)) if active else None
-    return f"{told}. {said.message}" if said and said.reason in _HINDRANCES else told
+    return f"{told}. {said.message}" if said and said.reason in HINDRANCES else told
 
 
 def _close(

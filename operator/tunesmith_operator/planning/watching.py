@@ -26,6 +26,13 @@ from tunesmith_operator.planning.monitoring import (
 from tunesmith_operator.planning.observed import Observation, SeenJob
 
 _REPOSITORY_DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
+HINDRANCES = (
+    Reason.UNSCHEDULABLE,
+    Reason.IMAGE_PULL_FAILING,
+    Reason.CONTAINER_NOT_STARTING,
+    Reason.WAITING_FOR_QUOTA,
+)
+"""What a live attempt may wait for; said as an Event once, and named when time runs out."""
 _LATE_STAGES = {DisplayStage.EVALUATE, DisplayStage.EXPORT}
 
 
@@ -123,15 +130,11 @@ def _note_progress(draft: JobDraft, seen: Observation, attempt: SeenJob) -> None
 
 
 def _note_standing(draft: JobDraft, seen: Observation, attempt: SeenJob) -> None:
-    now_is = standing(attempt, seen.job)
+    now_is = standing(seen, attempt, draft.now)
     kind = condition_of(attempt.stage)
     before = find(draft.status.conditions, kind)
     draft.no(kind, now_is.reason, now_is.message)
-    if now_is.reason in (
-        Reason.UNSCHEDULABLE,
-        Reason.IMAGE_PULL_FAILING,
-        Reason.CONTAINER_NOT_STARTING,
-    ):
+    if now_is.reason in HINDRANCES:
         draft.update(stage=DisplayStage.PENDING)
         if before is None or before.reason != now_is.reason:
             draft.emit("Warning", now_is.reason, now_is.message)

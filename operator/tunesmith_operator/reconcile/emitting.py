@@ -30,9 +30,11 @@ def say_unreadable(world: World, kind: str, body: Object, error: ValidationError
     CRD and operator are of different versions then.
     """
     meta = body["metadata"]
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    message = f"{where}: {first['msg']}. The CRD and the operator are of different versions"
+    wrong = "; ".join(
+        f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}"
+        for one in error.errors(include_url=False, include_input=False)[:3]
+    )
+    message = f"{wrong}. The CRD and the operator are of different versions"
     world.record(
         kind,
         meta["namespace"],

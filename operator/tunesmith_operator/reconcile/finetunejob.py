@@ -5,7 +5,8 @@ writes, and has no opinion of its own. Called by the work queue, never twice at 
 object. It may die anywhere: the next pass starts from what is really there.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import assert_never
 
@@ -16,10 +17,10 @@ from tunesmith_api.jobstatus import FineTuneJobStatus
 from tunesmith_api.labels import LABEL_JOB_UID
 from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_api.result import PROGRESS_PORT, TrainerProgress
-from tunesmith_operator.kube.errors import AlreadyExists, NotOurs, Refused
+from tunesmith_operator.kube.errors import AlreadyExists, Invalid, NotOurs, Refused
 from tunesmith_operator.kube.kinds import Object
-from tunesmith_operator.kube.parse import parse_target
-from tunesmith_operator.planning.acceptance import refused, unreadable
+from tunesmith_operator.kube.parse import newest_message, parse_target
+from tunesmith_operator.planning.acceptance import invalid_child, refused, unreadable
 from tunesmith_operator.planning.actions import (
     Action,
     Decision,
@@ -30,16 +31,19 @@ from tunesmith_operator.planning.actions import (
     StartAttempt,
     StopAttempt,
 )
+from tunesmith_operator.planning.monitoring import lacks_pods
 from tunesmith_operator.planning.names import model_name
 from tunesmith_operator.planning.observed import Observation, SeenJob, SeenTarget
 from tunesmith_operator.planning.offers import target_name
 from tunesmith_operator.planning.training import decide
-from tunesmith_operator.reconcile.emitting import emit
+from tunesmith_operator.reconcile.emitting import emit, say_unreadable
+from tunesmith_operator.reconcile.refusals import advice
 from tunesmith_operator.reconcile.world import World
 from tunesmith_operator.resources.attempt import build_job, build_service
 from tunesmith_operator.resources.version import build_version
 from tunesmith_operator.telemetry import note_attempts
 
+_POD_REFUSED = "FailedCreate"
 _BLOCKED_RETRY = timedelta(seconds=10)
 
 
@@ -76,11 +80,13 @@ class FineTuneJobReconciler:
         decision = decide(seen, world.config, world.now())
         try:
             await act(world, job, decision)
-        except (NotOurs, Refused) as error:
-            decision = refused(seen, str(error), world.now())
+        except Invalid as error:
+            decision = invalid_child(seen, decision, str(error), world.now())
             await act(world, job, decision)
-            await self.write_status(world, job, decision)
-            return _BLOCKED_RETRY
+        except (NotOurs, Refused) as error:
+            why = f"{error}. {advice(error, FineTuneJob.KIND)}"
+            decision = replace(refused(seen, why, world.now()), look_again=_BLOCKED_RETRY)
+            await act(world, job, decision)
         await self.write_status(world, job, decision)
         note_attempts(job.status, decision.status)
         return decision.look_again
@@ -96,7 +102,10 @@ class FineTuneJobReconciler:
             if live is not None:
                 world.cache.saw("Job", live)
                 attempts = world.cache.jobs_of(meta.uid)
-        if any(a.is_finished and a.attempt > job.status.counters.attempts for a in attempts):
+        lacking = [a for a in attempts if lacks_pods(a, world.now())]
+        if lacking or any(
+            a.is_finished and a.attempt > job.status.counters.attempts for a in attempts
+        ):
             # Jobs and pods come on two streams: the Job's end may be known before its pods' last
             # words, and without them a success looks like a failure.
             for pod in await world.kube.list("Pod", meta.namespace, f"{LABEL_JOB_UID}={meta.uid}"):
@@ -110,6 +119,7 @@ class FineTuneJobReconciler:
             versions=world.cache.versions_of(meta.namespace, model_name(job)),
             target=await _look_at_target(world, job),
             progress=progress,
+            pods_refused=await _why_refused(world, meta.namespace, lacking),
             unanswered=unanswered,
         )
 
@@ -163,7 +173,8 @@ class FineTuneJobReconciler:
     ) -> timedelta | None:
         """The API server accepted what we cannot read: a CRD newer or older than the operator."""
         meta = body["metadata"]
-        status = unreadable(body.get("status") or {}, meta["generation"], error, world.now())
+        why = say_unreadable(world, FineTuneJob.KIND, body, error)
+        status = unreadable(body.get("status") or {}, meta["generation"], why, world.now())
         if status is not None:
             await world.kube.apply_status(
                 FineTuneJob.KIND,
@@ -181,6 +192,14 @@ async def _look_at_target(world: World, job: FineTuneJob) -> SeenTarget | None:
     if name is None:
         return None
     return parse_target(await world.kube.get(ModelDeployment.KIND, job.metadata.namespace, name))
+
+
+async def _why_refused(world: World, namespace: str, lacking: Sequence[SeenJob]) -> str:
+    """Give what the Job controller was last told when it wanted to make pods of an attempt."""
+    if not lacking:
+        return ""
+    about = f"involvedObject.uid={lacking[-1].uid},reason={_POD_REFUSED}"
+    return newest_message(await world.kube.list("Event", namespace, fields=about))
 
 
 def _without_progress(status: FineTuneJobStatus) -> FineTuneJobStatus:

@@ -1,7 +1,7 @@
 """Measures canaries beside the passes: golden prompts take longer than a rollback may wait.
 
 A pass that finds a sample due starts it; when it is done the object gets another pass, which takes
-the values with it. Whatever is lost here is measured again. Called by ``modeldeployment``.
+the values with it. What a dying process loses is measured again. Called by ``modeldeployment``.
 """
 
 import asyncio
@@ -15,8 +15,6 @@ from tunesmith_operator.planning.serving import Sampling
 
 log = structlog.get_logger(__name__)
 
-FAILED_SECONDS = 2.0
-
 
 @dataclass(slots=True)
 class Measuring:
@@ -25,19 +23,26 @@ class Measuring:
     _tasks: dict[Key, asyncio.Task[Sampling]] = field(default_factory=dict)
 
     def start(
-        self, key: Key, take: Callable[[], Awaitable[Sampling]], done: Callable[[], None]
+        self,
+        key: Key,
+        take: Callable[[], Awaitable[Sampling]],
+        without: Callable[[str], Sampling],
+        done: Callable[[], None],
     ) -> None:
-        """Measure, unless that goes on already; ``done`` is called at the end."""
+        """Measure, unless that goes on already; ``done`` is called at the end.
+
+        A measurement that fails is a sample too, ``without`` values but with why: only samples
+        move a roll-out on, or end it.
+        """
         if key in self._tasks:
             return
 
         async def measure() -> Sampling:
             try:
                 return await take()
-            except Exception:
-                # The pass that hears of it begins anew; at once it would fail at once, for ever.
-                await asyncio.sleep(FAILED_SECONDS)
-                raise
+            except Exception as error:
+                log.exception("measuring failed")
+                return without(repr(error))
 
         task = asyncio.create_task(measure(), name=f"measure {key}")
         task.add_done_callback(lambda _: done())
@@ -49,14 +54,8 @@ class Measuring:
         if task is None or not task.done():
             return None
         del self._tasks[key]
-        if task.cancelled():
-            return None
-        error = task.exception()
-        if error is not None:
-            log.error("measuring failed", error=repr(error))
-            return None
-        sampling = task.result()
-        return sampling if sampling.digest == digest else None
+        sampling = None if task.cancelled() else task.result()
+        return sampling if sampling and sampling.digest == digest else None
 
     def forget(self, key: Key) -> None:
         """End what goes on for a deployment that is gone."""

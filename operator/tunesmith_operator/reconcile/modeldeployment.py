@@ -20,7 +20,7 @@ from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.config import Config
 from tunesmith_operator.kube.known import Key
 from tunesmith_operator.planning.actions import Emit
-from tunesmith_operator.planning.analysis import is_sample_due
+from tunesmith_operator.planning.analysis import is_sample_due, unmeasured
 from tunesmith_operator.planning.rollout import decide_rollout
 from tunesmith_operator.planning.serving import RevisionCounts, ServingObservation
 from tunesmith_operator.planning.serving_actions import (
@@ -32,6 +32,7 @@ from tunesmith_operator.planning.serving_actions import (
 from tunesmith_operator.planning.sources import resolve
 from tunesmith_operator.reconcile.emitting import emit, say_unreadable
 from tunesmith_operator.reconcile.former_router import FormerRouters
+from tunesmith_operator.reconcile.looking import Looks
 from tunesmith_operator.reconcile.measuring import Measuring
 from tunesmith_operator.reconcile.refusals import Refusals
 from tunesmith_operator.reconcile.samples import (
@@ -56,8 +57,9 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class ModelDeploymentReconciler:
-    """Holds what only makes passes cheaper; all of it may be lost at any time."""
+    """Holds what may be lost at any time: passes are cheaper with it, and deadlines shorter."""
 
+    _looks: Looks = field(default_factory=Looks)
     _measuring: Measuring = field(default_factory=Measuring)
     _objects: ServingObjects = field(default_factory=ServingObjects)
     _routing: Routing = field(default_factory=Routing)
@@ -71,6 +73,7 @@ class ModelDeploymentReconciler:
         key = Key(ModelDeployment.KIND, namespace, name)
         if body is None or body["metadata"].get("deletionTimestamp"):
             # The garbage collector takes all children.
+            self._looks.forget(key)
             self._measuring.forget(key)
             self._objects.forget(key)
             self._routing.forget(key)
@@ -88,13 +91,15 @@ class ModelDeploymentReconciler:
         seen = self._observe(world, key, deployment, reading, counts)
         decision = decide_rollout(seen, world.now())
         await _write_status(world, deployment, decision.status)
+        resync = world.config.resync_interval
+        self._looks.promise(key, world.now() + min(decision.look_again or resync, resync))
         note_rollouts(deployment.status, decision.status)
         if _is_other_rollout(deployment.status, decision.status):
             await begin_counting(world, deployment, reading, decision.status)
         behind = await self._act(world, key, deployment, reading, decision)
         await self._measure(world, key, deployment, reading, decision.status)
         # Nobody watches what is around the pods.
-        looks = (decision.look_again, behind, world.config.resync_interval)
+        looks = (decision.look_again, behind, resync)
         return min(look for look in looks if look is not None)
 
     def _observe(
@@ -119,6 +124,7 @@ class ModelDeploymentReconciler:
             hosts=reading.hosts,
             unservable=_why_unservable(deployment, reading, world.config),
             sampling=self._measuring.result(key, digest),
+            was_away=self._looks.was_away(key, world.now()),
             refused=self._refusals.of(key),
         )
 
@@ -186,10 +192,12 @@ class ModelDeploymentReconciler:
         if rollout is None or rollout.abort is not None:
             return
         canary = reading.revision(status.canary.name) if status.canary else None
-        if is_sample_due(rollout, deployment.spec.rollout.analysis, world.now(), canary):
+        analysis, now = deployment.spec.rollout.analysis, world.now()
+        if is_sample_due(rollout, analysis, now, canary):
             self._measuring.start(
                 key,
                 lambda: take_samples(world, deployment, reading, status),
+                lambda why: unmeasured(analysis, rollout.digest, now, why),
                 lambda: world.wake(key),
             )
         elif rollout.exposed_time is not None:

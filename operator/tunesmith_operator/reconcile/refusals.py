@@ -2,7 +2,7 @@
 
 One refusal holds up nothing else of a pass, because each action is safe by itself. The status is
 written before the actions, so what was refused is said by the next pass, which comes at once.
-Called by ``modeldeployment``.
+Called by ``modeldeployment``; ``finetunejob`` gives the same advice.
 """
 
 from collections.abc import Awaitable
@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from tunesmith_api.conditions import DeploymentReason
 from tunesmith_api.modeldeployment import ModelDeployment
-from tunesmith_operator.kube.errors import Gone, KubeError, NotOurs, Refused
+from tunesmith_operator.kube.errors import Gone, Invalid, KubeError, NotOurs, Refused
 from tunesmith_operator.kube.known import Key
 from tunesmith_operator.planning.actions import Emit
 from tunesmith_operator.reconcile.emitting import emit
@@ -19,7 +19,6 @@ from tunesmith_operator.reconcile.world import World
 
 _RETRY = timedelta(seconds=10)
 _SAY = timedelta(milliseconds=200)
-_INVALID = 422
 
 
 @dataclass(slots=True)
@@ -44,7 +43,7 @@ class Refusals:
         try:
             return await work
         except (NotOurs, Refused, Gone) as error:
-            message = f"{error}. {_advice(error)}"
+            message = f"{error}. {advice(error, ModelDeployment.KIND)}"
             self._now.setdefault(key, []).append(message)
             refused = Emit("Warning", DeploymentReason.CHILD_REFUSED, message)
             emit(world, ModelDeployment.KIND, deployment.metadata, refused)
@@ -61,13 +60,14 @@ class Refusals:
         self._last.pop(key, None)
 
 
-def _advice(error: KubeError) -> str:
+def advice(error: KubeError, kind: str) -> str:
+    """Say what to change so that the cluster takes a child of an object of that kind."""
     match error:
         case NotOurs():
-            return "Delete or rename that object, or give the ModelDeployment another name"
+            return f"Delete or rename that object, or give the {kind} another name"
         case Gone():
             return "Install the kind that it is of, or change the spec so that it is not needed"
-        case _ if error.code == _INVALID:
+        case Invalid():
             return "Change what it names in the spec"
         case _:
             return (

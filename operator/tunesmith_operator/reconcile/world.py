@@ -30,9 +30,9 @@ class Kube(Protocol):
         """Read an object live, or None."""
 
     async def list(
-        self, kind: str, namespace: str | None = None, labels: str = ""
+        self, kind: str, namespace: str | None = None, labels: str = "", fields: str = ""
     ) -> Sequence[Object]:
-        """Read all objects that a label selector finds, live; namespace None is everywhere."""
+        """Read all objects that both selectors find, live; namespace None is everywhere."""
 
     async def create(self, manifest: Object) -> Object:
         """Create; raises AlreadyExists."""

@@ -120,7 +120,7 @@ def _storage(run: TrainingRun, compute: Compute | None) -> tuple[list[Manifest],
         "generator": _generator_secret(run),
     }
     pairs += [_secret(role, name) for role, name in secrets.items() if name]
-    pairs += [_claim(name) for name in _claims(run)]
+    pairs += [_claim(number, name) for number, name in enumerate(_claims(run))]
     if compute is not None:
         volume = {"medium": "Memory", "sizeLimit": compute.shared_memory}
         pairs.append(
@@ -187,8 +187,9 @@ def _secret(role: str, secret: str) -> tuple[Manifest, Manifest]:
     return volume, mount
 
 
-def _claim(claim: str) -> tuple[Manifest, Manifest]:
-    name = f"claim-{claim}"
+def _claim(number: int, claim: str) -> tuple[Manifest, Manifest]:
+    # Not called after the claim, whose name may be longer than a volume's and have dots.
+    name = f"claim-{number}"
     source = {"claimName": claim, "readOnly": True}
     mount = {"name": name, "mountPath": f"{PVC_PATH}/{claim}", "readOnly": True}
     return {"name": name, "persistentVolumeClaim": source}, mount

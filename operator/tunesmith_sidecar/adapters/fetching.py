@@ -1,7 +1,7 @@
 """Brings an adapter's files by the fetcher of whole models, as a process of its own.
 
 So what it verifies and refuses is the same, and neither its memory nor a crash is the sidecar's.
-Called by ``adapter``.
+An adapter of another base model is refused besides. Called by ``adapter``.
 """
 
 import asyncio
@@ -11,7 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from tunesmith_api.adapters import WantedAdapter
-from tunesmith_api.artifacts import refusal
+from tunesmith_api.artifacts import FetchReason, refusal
+from tunesmith_sidecar.adapters.fitting import misfit
 from tunesmith_sidecar.settings import Settings
 
 FILES, DIGEST_FILE = "files", "digest"
@@ -50,6 +51,9 @@ async def fetch_adapter(settings: Settings, wanted: WantedAdapter, folder: Path)
     if code:
         said = message.read_text() if message.exists() else f"the fetcher ended with {code}"
         raise FetchFailed(said)
+    wrong = misfit(folder / FILES, settings.adapters_base_model)
+    if wrong:
+        raise FetchFailed(f"{FetchReason.MODEL_REFUSED}: {wrong}")
 
 
 def _prepare(folder: Path, message: Path) -> None:

@@ -19,7 +19,8 @@ from datetime import datetime, timedelta
 
 from tunesmith_api.dataset import Speakers
 from tunesmith_trainer.data.containers import LONGEST_LINE_BYTES
-from tunesmith_trainer.data.formats import Malformed, Message, closed
+from tunesmith_trainer.data.formats import Message, closed
+from tunesmith_trainer.data.values import Malformed
 
 _GAP = timedelta(minutes=30)
 _TIME = (
@@ -71,7 +72,10 @@ class ChatLog:
             elif messages:
                 messages[-1]["content"] += "\n" + line
             elif line.strip():
-                raise Malformed("the first line names nobody of dataset.speakers before a colon")
+                raise Malformed(
+                    "the first line names nobody of dataset.speakers before a colon; add the name"
+                    " to them, or set dataset.format to Text if these are no chats"
+                )
         return closed(joined(messages))
 
 

@@ -142,6 +142,12 @@ class _Judge:
         return next((reason for reason, refuses in self._checks if refuses(text)), None)
 
 
+def text_masker(clean: Clean) -> Callable[[str], str]:
+    """Give what masks data that is only shown, as the texts of rows are masked."""
+    masker = Masker(_policies(clean))
+    return lambda text: masker.mask(text, Counter())
+
+
 def _policies(clean: Clean) -> dict[Kind, TextPolicy]:
     return dict.fromkeys(Kind, clean.pii) | {
         Kind.URL: clean.urls,

@@ -103,7 +103,8 @@ def check_ratio(file: SourceFile, unpacked_bytes: int) -> None:
         refuse(
             file,
             f"suspicious: {packed} bytes unpack to more than {unpacked_bytes}, above"
-            f" {_LARGEST_RATIO} times as much. If this is no attack, store it unpacked",
+            f" {_LARGEST_RATIO} times as much. If this is no attack, store it as JSON lines that"
+            " are not packed",
         )
 
 

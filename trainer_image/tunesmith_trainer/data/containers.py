@@ -9,9 +9,8 @@ import io
 import re
 import tempfile
 from collections.abc import Iterator
-from itertools import chain
 from json import JSONDecodeError, JSONDecoder
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import orjson
 
@@ -24,7 +23,7 @@ from tunesmith_trainer.data.compression import (
     open_text,
     refuse,
 )
-from tunesmith_trainer.data.formats import Malformed
+from tunesmith_trainer.data.values import Malformed
 from tunesmith_trainer.outcome import UserError, shorten
 
 LONGEST_LINE_BYTES = 16 << 20
@@ -32,8 +31,10 @@ JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 TABLE_SUFFIXES = (".csv", ".parquet")
 TEXT_SUFFIXES = (".txt", ".log", ".mbox", ".eml")
 _CHUNK_CHARACTERS = 1 << 20
-_BATCH_ROWS = 512
+# Few, as a value that its file holds once may be large and is unpacked for each row.
+_BATCH_ROWS = 64
 _BOM = b"\xef\xbb\xbf"
+_TOO_LONG = f"longer than {LONGEST_LINE_BYTES >> 20} MiB; part it into several"
 _BLANK = re.compile(r"[ \t\r\n,]*")
 
 
@@ -55,16 +56,25 @@ def json_records(file: SourceFile) -> Iterator[Record]:
         return
     with open_text(file) as stream:
         for number, line in numbered_lines(stream):
-            if line:
+            if len(line) > LONGEST_LINE_BYTES:
+                yield Record(number, Malformed(_TOO_LONG), line)
+            elif line:
                 yield Record(number, parse_json(line), line)
 
 
 def numbered_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Give all lines with their numbers, without white space around them."""
-    number = 0
-    while line := stream.readline(LONGEST_LINE_BYTES):
-        number += 1
-        yield number, (line.removeprefix(_BOM) if number == 1 else line).strip()
+    """Give all lines with their numbers, without white space around them.
+
+    Of one that is longer than LONGEST_LINE_BYTES only the beginning comes, one byte too long.
+    """
+    for number, line in enumerate(iter(lambda: stream.readline(LONGEST_LINE_BYTES + 1), b""), 1):
+        if len(line) > LONGEST_LINE_BYTES:
+            yield number, line
+            rest = line
+            while rest and not rest.endswith(b"\n"):
+                rest = stream.readline(LONGEST_LINE_BYTES)
+        else:
+            yield number, (line.removeprefix(_BOM) if number == 1 else line).strip()
 
 
 def parse_json(raw: bytes) -> Any:
@@ -97,7 +107,9 @@ def _is_one_list(file: SourceFile) -> bool:
     try:
         orjson.loads(first)
     except orjson.JSONDecodeError:
-        return more or len(first) < 3 or file.suffix == ".json"
+        # A list that goes on in other lines; or stands in one line, which is too long for a row.
+        is_cut = len(first) > LONGEST_LINE_BYTES
+        return more is not is_cut or len(first) < 3 or file.suffix == ".json"
     return file.suffix == ".json" and not more
 
 
@@ -163,7 +175,8 @@ def _next_item(decoder: JSONDecoder, window: _Window) -> tuple[Any, int]:
         except (JSONDecodeError, RecursionError) as error:
             size = len(window.text) - window.position
             if isinstance(error, RecursionError) or window.ended or size > LONGEST_LINE_BYTES:
-                return Malformed(f"not JSON ({error})"), len(window.text)
+                what = f"not JSON ({error})" + ("" if window.ended else f", or {_TOO_LONG}")
+                return Malformed(what), len(window.text)
         else:
             # A number at the end of the window may go on behind it.
             if end < len(window.text) or window.ended:
@@ -178,27 +191,60 @@ def csv_records(file: SourceFile) -> Iterator[Record]:
     csv.field_size_limit(LONGEST_LINE_BYTES)
     with open_text(file) as stream:
         text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
-        first = text.readline(LONGEST_LINE_BYTES)
-        delimiter = max(",;\t", key=first.count)
-        lines = chain([first], iter(lambda: text.readline(LONGEST_LINE_BYTES), ""))
+        lines = _TableLines(text)
+        delimiter = max(",;\t", key=lines.header.count)
         table = csv.reader(lines, delimiter=delimiter, strict=True)
-        header = [name.strip() for name in next(table, [])]
-        _check_header(file, header)
+        header = _header(file, table)
         while True:
-            line = table.line_num + 1
+            lines.begin_row()
             try:
                 cells = next(table)
             except StopIteration:
                 return
             except csv.Error as error:
-                yield Record(line, Malformed(f"not CSV ({error})"), b"")
+                raw = lines.beginning.encode("utf-8", "surrogateescape")
+                yield Record(lines.first, Malformed(f"not CSV ({error})"), raw)
                 continue
             if cells:
                 raw = delimiter.join(cells).encode("utf-8", "surrogateescape")
-                yield Record(line, _table_row(header, cells, delimiter, raw), raw)
+                yield Record(lines.first, _table_row(header, cells, delimiter, raw), raw)
 
 
-def _check_header(file: SourceFile, header: list[str]) -> None:
+class _TableLines:
+    """The lines of a table, of which the row that is read knows where and how it begins."""
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text, self._number = text, 0
+        self.header = text.readline(LONGEST_LINE_BYTES)
+        self._waiting = [self.header]
+        self.begin_row()
+
+    def begin_row(self) -> None:
+        """Say that the next line is the first one of a row."""
+        self.first, self.beginning = self._number + 1, ""
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        """Give the next line. Raises csv.Error for one that is too long, and goes on behind it."""
+        line = self._waiting.pop() if self._waiting else self._text.readline(LONGEST_LINE_BYTES)
+        if not line:
+            raise StopIteration
+        self._number += 1
+        self.beginning = self.beginning or line
+        if len(line) == LONGEST_LINE_BYTES and not line.endswith(("\n", "\r")):
+            while line and not line.endswith(("\n", "\r")):
+                line = self._text.readline(LONGEST_LINE_BYTES)
+            raise csv.Error(f"line {self._number} is {_TOO_LONG}")
+        return line
+
+
+def _header(file: SourceFile, table: Iterator[list[str]]) -> list[str]:
+    try:
+        header = [name.strip() for name in next(table, [])]
+    except csv.Error as error:
+        refuse(file, f"no table: the header is not CSV ({error})")
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
         raise UserError(
@@ -206,6 +252,7 @@ def _check_header(file: SourceFile, header: list[str]) -> None:
             f"{file.uri} line 1 names the column {shorten(repr(repeated[0]), 60)} twice. The first"
             " line must be a header with a name for each column.",
         )
+    return header
 
 
 def _table_row(header: list[str], cells: list[str], delimiter: str, raw: bytes) -> Any:
@@ -233,13 +280,16 @@ def _parquet_rows(file: SourceFile, source: Any) -> Iterator[Record]:
     import pyarrow as pa
     from pyarrow import parquet
 
-    number = 0
+    number = unpacked = 0
     try:
         # Buffered, a column is read page by page and not a row group at once.
         table = parquet.ParquetFile(source, buffer_size=_CHUNK_CHARACTERS, pre_buffer=False)
         groups = range(table.metadata.num_row_groups)
         check_ratio(file, sum(table.metadata.row_group(n).total_byte_size for n in groups))
         for batch in table.iter_batches(batch_size=_BATCH_ROWS, use_threads=False):
+            # The directory's sizes are those before dictionaries are put in.
+            unpacked += batch.nbytes
+            check_ratio(file, unpacked)
             for value in batch.to_pylist():
                 number += 1
                 yield Record(number, value, b"")

@@ -5,16 +5,28 @@ list of ``{"role", "content"}``, with ``"weight": 0`` at answers that are not to
 plain text ``{"text"}``. Preferences are in ``preferences``. Pure; called by ``rows``.
 """
 
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import orjson
 
 from tunesmith_api.dataset import Columns
+from tunesmith_trainer.data.values import (
+    Malformed,
+    as_object,
+    checked,
+    field_of,
+    fields_of,
+    list_of,
+    shown,
+    structured,
+    text_of,
+)
 from tunesmith_trainer.outcome import shorten
 
 Message = dict[str, Any]
 Canonical = list[Message] | dict[str, Any]
-_ROLES = frozenset({"system", "user", "assistant"})
+ROLES = ("system", "user", "assistant")
 _SHARE_GPT_ROLES = {
     "human": "user",
     "user": "user",
@@ -28,11 +40,6 @@ _SHARE_GPT_ROLES = {
     "system": "system",
 }
 _ENTITY_NAMES = ("entity", "name", "type", "label")
-_MANY = 20
-
-
-class Malformed(Exception):
-    """A row that cannot be used; the text says what is wrong with it."""
 
 
 def from_prompt(value: Any, columns: Columns) -> list[Message]:
@@ -47,26 +54,45 @@ def from_turns(value: Any) -> list[Message]:
     if not turns:
         raise Malformed("an empty conversation")
     messages: list[Message] = []
-    for turn in turns:
-        row = as_object(turn)
-        messages += pair(text_of(row, "user"), text_of(row, "bot"))
+    for number, turn in enumerate(turns, 1):
+        row = as_object(turn, f"turn {number}" if turns is value else "the row")
+        of = f" of turn {number}" if turns is value else ""
+        messages += pair(text_of(row, "user", of), text_of(row, "bot", of))
     return messages
 
 
 def from_messages(value: Any, columns: Columns) -> list[Message]:
     """Read OpenAI's messages, in a field or as a bare list."""
-    return check_messages(value.get(columns.messages) if isinstance(value, dict) else value)
+    return _in_order(_messages(*_items(value, columns.messages)))
+
+
+def from_log(value: Any, columns: Columns) -> list[Message]:
+    """Read a logged conversation: in whatever order, it is what was asked and answered."""
+    return closed(_messages(*_items(value, columns.messages)))
 
 
 def check_messages(value: Any) -> list[Message]:
     """Read a list of messages; questions behind the last answer are left out."""
-    given = structured(value)
-    if not isinstance(given, list) or not given:
-        raise Malformed("messages is not a list with something in it")
-    return closed(_begun([_message(item, number) for number, item in enumerate(given, 1)]))
+    return _in_order(_messages(value, "messages"))
 
 
-def _begun(messages: list[Message]) -> list[Message]:
+def _in_order(messages: list[Message]) -> list[Message]:
+    return closed(begun(alternating(messages)))
+
+
+def _messages(value: Any, name: str) -> list[Message]:
+    return [_message(item, number) for number, item in enumerate(list_of(value, name), 1)]
+
+
+def _items(value: Any, name: str) -> tuple[Any, str]:
+    """Give the messages of a row, which may be the row itself, and what to call them."""
+    if not isinstance(value, dict):
+        return value, "the row"
+    return field_of(value, name), name
+
+
+def begun(messages: list[Message]) -> list[Message]:
+    """Refuse what begins with an answer. Raises Malformed."""
     # In logs of chats agents greet first; in messages it is a row whose roles were swapped.
     if messages[0]["role"] == "assistant":
         raise Malformed(
@@ -76,13 +102,36 @@ def _begun(messages: list[Message]) -> list[Message]:
     return messages
 
 
+def alternating(messages: list[Message], of: str = "") -> list[Message]:
+    """Refuse two messages of one role in a row: swapped roles, or one that got lost.
+
+    ``of`` says for messages which list it is. Raises Malformed.
+    """
+    _check_systems(messages, of)
+    for number, (before, message) in enumerate(pairwise(messages), 2):
+        if before["role"] == message["role"]:
+            raise Malformed(
+                f"messages {number - 1} and {number}{of} are both the {message['role']}'s; correct"
+                " the role of one, join them, or put between them what is missing"
+            )
+    return messages
+
+
 def closed(messages: list[Message]) -> list[Message]:
     """Check the places of system messages and drop what nothing is learned from at the end."""
-    if any(message["role"] == "system" for message in messages[1:]):
-        raise Malformed("a system message that is not the first")
+    _check_systems(messages)
     while messages and messages[-1]["role"] != "assistant" and len(messages) > 1:
         messages.pop()
     return messages
+
+
+def _check_systems(messages: list[Message], of: str = "") -> None:
+    for number, message in enumerate(messages, 1):
+        if message["role"] == "system" and number > 1:
+            raise Malformed(
+                f"message {number}{of} is a system message that is not the first; move it to the"
+                " beginning, or leave it out"
+            )
 
 
 def from_alpaca(value: Any, columns: Columns) -> list[Message]:
@@ -91,7 +140,7 @@ def from_alpaca(value: Any, columns: Columns) -> list[Message]:
     question = text_of(row, columns.instruction)
     further = row.get(columns.input)
     if further is not None and not isinstance(further, str):
-        raise Malformed(f"{columns.input} is {kind_of(further)}, not text")
+        raise Malformed(f"{columns.input} is {shown(further)}, not text")
     if further and further.strip():
         question = f"{question}\n\n{further}"
     messages = pair(question, text_of(row, columns.output))
@@ -104,22 +153,20 @@ def from_alpaca(value: Any, columns: Columns) -> list[Message]:
 def from_share_gpt(value: Any, columns: Columns) -> list[Message]:
     """Read turns of {"from", "value"}; a field "system" beside them is the system message."""
     row = as_object(value) if not isinstance(value, list) else {columns.conversations: value}
-    turns = structured(row.get(columns.conversations))
-    if not isinstance(turns, list) or not turns:
-        raise Malformed(f"{columns.conversations} is not a list with something in it")
-    messages = [_turn(item, number) for number, item in enumerate(turns, 1)]
+    turns = list_of(field_of(row, columns.conversations), columns.conversations)
+    messages = alternating([_turn(item, number) for number, item in enumerate(turns, 1)])
     system = row.get("system")
     if isinstance(system, str) and system.strip() and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
-    return closed(_begun(messages))
+    return closed(begun(messages))
 
 
 def _turn(value: Any, number: int) -> Message:
-    row = as_object(value)
+    row = as_object(value, f"turn {number}")
     said = row.get("from", row.get("role"))
     role = _SHARE_GPT_ROLES.get(said.lower()) if isinstance(said, str) else None
     if role is None:
-        _unknown_role(number, said, "human, gpt and system")
+        unknown_role(number, said, "human, gpt and system")
     content = row.get("value", row.get("content"))
     return {"role": role, "content": checked(content, f"value of turn {number}")}
 
@@ -143,10 +190,10 @@ def _entities(value: Any, field: str) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
     if not isinstance(value, list):
-        raise Malformed(f"{field} is {kind_of(value)}, not a list or object")
+        raise Malformed(f"{field} is {shown(value)}, not a list or object")
     found: dict[str, list[Any]] = {}
     for item in value:
-        row = as_object(item)
+        row = as_object(item, f"an item of {field}")
         name = next((row[key] for key in _ENTITY_NAMES if isinstance(row.get(key), str)), None)
         content = row.get("value", row.get("text"))
         if name is None or content is None:
@@ -167,10 +214,10 @@ def pair(question: str, answer: str) -> list[Message]:
 
 
 def _message(value: Any, number: int) -> Message:
-    row = as_object(value)
+    row = as_object(value, f"message {number}")
     role = row.get("role")
-    if role not in _ROLES:
-        _unknown_role(number, role, "system, user and assistant")
+    if role not in ROLES:
+        unknown_role(number, role)
     content = row.get("content")
     if isinstance(content, list):
         content = _joined_parts(content, number)
@@ -180,7 +227,10 @@ def _message(value: Any, number: int) -> Message:
     return message
 
 
-def _unknown_role(number: int, role: Any, known: str) -> NoReturn:
+def unknown_role(
+    number: int | str, role: Any, known: str = "system, user and assistant"
+) -> NoReturn:
+    """Raise Malformed for a message with a role that is not ``known``."""
     raise Malformed(f"message {number} has the role {shorten(repr(role), 40)}; known are {known}")
 
 
@@ -189,59 +239,9 @@ def _joined_parts(parts: list[Any], number: int) -> str:
         part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
         for part in parts
     ]
-    if not all(isinstance(text, str) for text in texts):
-        raise Malformed(f"message {number} has parts that are not text")
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise Malformed(
+                f"message {number} has a part that is not text, {shown(parts[place])}; take it out"
+            )
     return "".join(str(text) for text in texts)
-
-
-def structured(value: Any) -> Any:
-    """Parse JSON that stands as text in a cell of a table; anything else is given back as it is."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        try:
-            return orjson.loads(value)
-        except orjson.JSONDecodeError:
-            return value
-    return value
-
-
-def as_object(value: Any) -> dict[str, Any]:
-    """Give the value if it is an object. Raises Malformed."""
-    if not isinstance(value, dict):
-        raise Malformed(f"{kind_of(value)} where an object is expected")
-    return value
-
-
-def text_of(row: dict[str, Any], name: str) -> str:
-    """Give a field that must hold text. Raises Malformed."""
-    if name not in row:
-        raise Malformed(f"no field {name}; it has {fields_of(row)}")
-    return checked(row[name], name)
-
-
-def checked(value: Any, what: str) -> str:
-    """Give the value if it is text with something in it. Raises Malformed."""
-    if not isinstance(value, str):
-        raise Malformed(f"{what} is {kind_of(value)}, not text")
-    if not value.strip():
-        raise Malformed(f"{what} is empty")
-    return value
-
-
-def kind_of(value: Any) -> str:
-    """Name what a value is in the words of JSON, for messages."""
-    if isinstance(value, bool) or value is None:
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, int | float):
-        return "a number"
-    names = {"str": "a text", "list": "a list", "dict": "an object"}
-    name = type(value).__name__
-    return names.get(name, f"a {name}")
-
-
-def fields_of(value: Any) -> str:
-    """Name the fields of a row, for messages."""
-    first = value[0] if isinstance(value, list) and value else value
-    if not isinstance(first, dict):
-        return f"no fields: it is {kind_of(first)}"
-    names = sorted(map(str, first))[:_MANY]
-    return shorten("the fields " + ", ".join(names), 300) if names else "no fields"

@@ -16,7 +16,8 @@ from tunesmith_api.dataset import Split as SplitSpec
 from tunesmith_api.datastatus import SourceStatus
 from tunesmith_api.objectives import Objective
 from tunesmith_api.result import Phase, UserErrorReason
-from tunesmith_trainer.data.cleaning import Cleaner
+from tunesmith_trainer.data.cleaning import Cleaner, text_masker
+from tunesmith_trainer.data.columns import UnreadColumns
 from tunesmith_trainer.data.compression import SourceFile, open_text
 from tunesmith_trainer.data.containers import JSON_SUFFIXES, numbered_lines
 from tunesmith_trainer.data.finding import find_files
@@ -53,7 +54,7 @@ class Gathered:
     @property
     def format(self) -> str:
         """Shapes of the training rows, each once."""
-        return ", ".join(dict.fromkeys(source.format for source in self.sources if source.format))
+        return _formats(self.sources)
 
 
 class Gatherer:
@@ -63,7 +64,7 @@ class Gatherer:
         self,
         *,
         dataset: Dataset,
-        objective: Objective = Objective.SFT,
+        objective: Objective | None,
         seed: int,
         storage: Callable[[], Storage],
         directory: Path,
@@ -71,15 +72,17 @@ class Gatherer:
         stop: StopSignal,
         ask_generator: Callable[[list[str]], list[str]] = lambda _: [],
     ) -> None:
-        """`ask_generator` gives the answer to each of its prompts, for synthetic rows."""
+        """`ask_generator` gives the answer to each of its prompts, for synthetic rows. Without an
+        `objective` rows of all formats are taken."""
         self._ask_generator = ask_generator
         self._dataset, self._objective, self._seed = dataset, objective, seed
         self._storage, self._directory = storage, directory
         self._progress, self._stop = progress, stop
-        self._reading = Reading(dataset.checks)
+        self._reading = Reading(dataset.checks, text_masker(dataset.clean))
         self._tally = Tally()
         self._found: list[SourceStatus] = []
         self._weights: dict[str, Decimal] = {}
+        self._unread = UnreadColumns(dataset.columns)
         self._rows = RowFile(directory / "rows")
 
     def gather(self) -> Gathered:
@@ -91,6 +94,8 @@ class Gatherer:
             "train": self._train(),
         }
         self._reading.finish()
+        if read["train"]:
+            self._unread.check(_formats(self._found))
         self._progress.enter(Phase.CLEANING)
         test, validation, train = self._without_repeats(read)
         self._check_count(train.rows)
@@ -174,13 +179,13 @@ class Gatherer:
         wanted = self._wanted(source)
         directory = self._directory / part
         files = find_files(source.uri, self._storage, directory, self._progress.touch, wanted)
-        reader = Reader(wanted, self._dataset, self._late_ratings(files))
+        reader = Reader(wanted, self._dataset, self._late_ratings(files), self._unread)
         self._weights |= dict.fromkeys((file.uri for file in files), Decimal(source.weight))
         cleaner = Cleaner(self._dataset.clean, self._tally)
         rows = self._rows.extend(
             cleaner.clean(read_rows(files, reader, self._reading, self._on_row))
         )
-        if reader.format is DataFormat.PREFERENCE and self._objective is not Objective.DPO:
+        if reader.format is DataFormat.PREFERENCE and self._objective not in (Objective.DPO, None):
             raise UserError(
                 UserErrorReason.WRONG_COLUMNS,
                 f"{source.uri} holds preferences (a chosen and a rejected answer), which need"
@@ -262,6 +267,10 @@ class Gatherer:
                 " malformed ones left out), dataset.checks.minRows asks"
                 f" for {fewest}. Give more rows or lower it.",
             )
+
+
+def _formats(sources: Sequence[SourceStatus]) -> str:
+    return ", ".join(dict.fromkeys(source.format for source in sources if source.format))
 
 
 def _ratings(file: SourceFile) -> dict[str, str]:

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from tunesmith_trainer.data.chatlog import joined
 from tunesmith_trainer.data.containers import LONGEST_LINE_BYTES
-from tunesmith_trainer.data.formats import Malformed, Message, closed
+from tunesmith_trainer.data.formats import Message, closed
+from tunesmith_trainer.data.values import Malformed
 
 _MBOX = re.compile(rb"From \S.*\d{4}")
 _HEADER = re.compile(rb"[A-Za-z][A-Za-z0-9-]*:(?: |\t|\r?\n|$)|[ \t]+\S")
@@ -53,7 +54,14 @@ def begins_mail(paragraph: list[bytes]) -> bool:
     return b"from" in names and bool(names & {b"subject", b"to", b"date"})
 
 
-def threads(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, list[Mail] | Malformed]]:
+class Unread(NamedTuple):
+    """A mail that cannot be read."""
+
+    why: Malformed
+    raw: bytes
+
+
+def threads(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, list[Mail] | Unread]]:
     """Give the threads of a file, each with the line it begins in.
 
     A thread is given when the file ends, or when it is the oldest of more than 4096 open ones.
@@ -65,7 +73,7 @@ def threads(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, list[Mail
         try:
             mail = parse_mail(raw)
         except Malformed as error:
-            yield line, error
+            yield line, Unread(error, raw)
             continue
         known = (by_identity[i] for i in mail.answers if by_identity.get(i) in is_open)
         found = next(known, by_subject.get(mail.subject) if _by_subject(mail) else None)

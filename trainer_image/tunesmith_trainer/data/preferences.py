@@ -10,14 +10,8 @@ from typing import Any
 import orjson
 
 from tunesmith_api.dataset import Columns
-from tunesmith_trainer.data.formats import (
-    Malformed,
-    Message,
-    as_object,
-    checked,
-    structured,
-    text_of,
-)
+from tunesmith_trainer.data.formats import ROLES, Message, alternating, begun, unknown_role
+from tunesmith_trainer.data.values import Malformed, as_object, checked, field_of, structured
 
 _START = b'{"messages":'
 """What the canonical JSON of a preference begins with, and of nothing else."""
@@ -30,7 +24,7 @@ def from_preference(value: Any, columns: Columns) -> dict[str, Any]:
     """
     row = as_object(value)
     chosen, rejected = (
-        structured(_field(row, name)) for name in (columns.chosen, columns.rejected)
+        structured(field_of(row, name)) for name in (columns.chosen, columns.rejected)
     )
     prompt = structured(row.get(columns.prompt))
     if isinstance(prompt, list):
@@ -42,14 +36,19 @@ def from_preference(value: Any, columns: Columns) -> dict[str, Any]:
     before_chosen, better = _answer(chosen, columns.chosen)
     before_rejected, worse = _answer(rejected, columns.rejected)
     if before_chosen != before_rejected:
-        raise Malformed(f"{columns.chosen} and {columns.rejected} answer different questions")
-    # Some data sets repeat the prompt in front of both answers.
-    if before_chosen and before_chosen != turns:
-        turns = [*turns, *before_chosen]
+        raise Malformed(
+            f"{columns.chosen} and {columns.rejected} answer different questions; give both the"
+            " same messages before the last one"
+        )
+    turns = _joined(turns, before_chosen)
     if not turns or turns[-1]["role"] != "user":
-        raise Malformed(f"no question in front of {columns.chosen} and {columns.rejected}")
+        raise Malformed(
+            f"no question in front of {columns.chosen} and {columns.rejected}; put one into"
+            f" {columns.prompt}"
+        )
+    begun(alternating(turns, " of the question"))
     if better == worse:
-        raise Malformed(f"{columns.chosen} and {columns.rejected} are equal")
+        raise Malformed(f"{columns.chosen} and {columns.rejected} are equal; leave the row out")
     return {"messages": turns, "chosen": better, "rejected": worse}
 
 
@@ -75,10 +74,14 @@ def both_sides(content: dict[str, Any]) -> tuple[list[Message], list[Message]]:
     return chosen, rejected
 
 
-def _field(row: dict[str, Any], name: str) -> Any:
-    if name not in row:
-        return text_of(row, name)
-    return row[name]
+def _joined(prompt: list[Message], before: list[Message]) -> list[Message]:
+    """Give the prompt and what stands before both answers.
+
+    Some data sets repeat the prompt there: below a system message, or with more turns behind it.
+    """
+    size = len(prompt)
+    is_repeated = prompt in (before[:size], before[len(before) - size :])
+    return before if before and is_repeated else [*prompt, *before]
 
 
 def _answer(value: Any, name: str) -> tuple[list[Message], str]:
@@ -86,18 +89,21 @@ def _answer(value: Any, name: str) -> tuple[list[Message], str]:
         return [], checked(value, name)
     turns = _turns(value, name)
     if turns[-1]["role"] != "assistant":
-        raise Malformed(f"{name} does not end with a message of the assistant")
+        raise Malformed(
+            f"{name} ends with a message of the {turns[-1]['role']}; end it with one of the"
+            " assistant"
+        )
     return turns[:-1], turns[-1]["content"]
 
 
 def _turns(value: list[Any], name: str) -> list[Message]:
     turns = []
     for number, item in enumerate(value, 1):
-        row = as_object(item)
-        if row.get("role") not in ("system", "user", "assistant"):
-            raise Malformed(f"message {number} of {name} has no known role")
+        row = as_object(item, f"message {number} of {name}")
+        if row.get("role") not in ROLES:
+            unknown_role(f"{number} of {name}", row.get("role"))
         content = checked(row.get("content"), f"content of message {number} of {name}")
         turns.append({"role": row["role"], "content": content})
     if not turns:
         raise Malformed(f"{name} is an empty list")
-    return turns
+    return alternating(turns, f" of {name}")

@@ -42,7 +42,7 @@ class PreparedMeta(Status):
     unsupervised: int = Field(default=0, ge=0)
     """Rows left out because no token of theirs would have been trained on."""
     dropped: tuple[DroppedSample, ...] = ()
-    """A few rows a reason that cleaning dropped."""
+    """A few rows for each reason that rows were left out for."""
     placement: Placement | None = None
     """How the GPUs hold the model; None where training is on CPUs."""
 

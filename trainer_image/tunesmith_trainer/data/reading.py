@@ -22,14 +22,16 @@ from tunesmith_trainer.data.containers import (
     json_records,
     parquet_records,
 )
-from tunesmith_trainer.data.formats import Malformed
 from tunesmith_trainer.data.rows import Reader
+from tunesmith_trainer.data.samples import LeftOut, Samples
 from tunesmith_trainer.data.textfiles import TEXT_FORMATS, detect_text, text_records
+from tunesmith_trainer.data.values import Malformed
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import UserError, shorten
 
-_LOGGED_EXAMPLES = 5
+_EXAMPLES = 5
 _EXCERPT = 80
+_BEGINNING = 1024
 
 
 class Row(NamedTuple):
@@ -47,21 +49,28 @@ class Reading:
     """What was read so far, over all sources of a run."""
 
     checks: Checks
+    mask: Callable[[str], str] = str
+    """What is done to data before it is shown; nothing unless given."""
     rows: int = 0
     malformed: int = 0
     filtered: int = 0
     """Rows left out because of their feedback."""
     examples: list[str] = field(default_factory=list)
     """The first malformed rows: place, what is wrong, and how they begin."""
+    samples: Samples = field(default_factory=Samples)
+    """Of these, and of those that are left out as tokens, a few to look at."""
     files: list[str] = field(default_factory=list)
 
-    def refuse(self, place: str, what: str, content: bytes) -> None:
+    def refuse(self, file: str, line: int, what: str, content: bytes) -> None:
         """Count a malformed row. Raises UserError (DatasetMalformed) where none is allowed."""
         self.malformed += 1
-        text = shorten(content[: 4 * _EXCERPT].decode("utf-8", "replace"), _EXCERPT)
-        message = f"{place}: {what}: {text}" if text else f"{place}: {what}"
-        if len(self.examples) < _LOGGED_EXAMPLES:
-            self.examples.append(message)
+        if len(self.examples) < _EXAMPLES:
+            # Masked before it is cut, as half an address is no longer found.
+            beginning = self.mask(content[:_BEGINNING].decode("utf-8", "replace"))
+            what, place = self.mask(what), f"{file} line {line}"
+            self.samples.add(LeftOut.MALFORMED, file, line, lambda: (f"{what}: {beginning}",))
+            text = shorten(beginning, _EXCERPT)
+            self.examples.append(f"{place}: {what}: {text}" if text else f"{place}: {what}")
             log.warning("malformed row", place=place, what=what, content=text)
         if Decimal(self.checks.fail_on_malformed) == 0:
             raise self._refused("")
@@ -98,12 +107,11 @@ def read_rows(
                     f"The data has more than {reading.checks.max_rows} rows. Raise"
                     " dataset.checks.maxRows or give fewer.",
                 )
-            place = f"{file.uri} line {line}"
             try:
-                content = reader.convert(value, place)
+                content = reader.convert(value, f"{file.uri} line {line}")
             except Malformed as error:
                 shown = raw or orjson.dumps(value, default=str) if value is not error else raw
-                reading.refuse(place, str(error), shown)
+                reading.refuse(file.uri, line, str(error), shown)
                 continue
             if content is None:
                 reading.filtered += 1

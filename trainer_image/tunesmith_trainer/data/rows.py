@@ -8,13 +8,16 @@ from typing import Any
 
 import orjson
 
-from tunesmith_api.dataset import Columns, DataFormat, Dataset, FeedbackFilter
+from tunesmith_api.dataset import DataFormat, Dataset, FeedbackFilter
 from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.data import formats, preferences
 from tunesmith_trainer.data.chatlog import ChatLog
+from tunesmith_trainer.data.columns import UnreadColumns, renamed
 from tunesmith_trainer.data.containers import parse_json
-from tunesmith_trainer.data.formats import Canonical, Malformed, fields_of, kind_of
-from tunesmith_trainer.data.mail import conversation, threads
+from tunesmith_trainer.data.formats import Canonical
+from tunesmith_trainer.data.mail import Unread, conversation, threads
+from tunesmith_trainer.data.textfiles import format_of
+from tunesmith_trainer.data.values import Malformed, as_object, fields_of, kind_of, text_of
 from tunesmith_trainer.outcome import UserError
 
 # The first that fits is taken, so what has more fields stands before what has fewer.
@@ -35,21 +38,29 @@ class Reader:
     """Parses rows of one format; with Auto the first readable row decides which."""
 
     def __init__(
-        self, wanted: DataFormat, dataset: Dataset, late: Mapping[str, str] | None = None
+        self,
+        wanted: DataFormat,
+        dataset: Dataset,
+        late: Mapping[str, str] | None = None,
+        unread: UnreadColumns | None = None,
     ) -> None:
-        """``late`` has ratings by the id of their conversation, for those without one inside."""
+        """``late`` has ratings by the id of their conversation, for those without one inside.
+
+        ``unread`` is told which columns rows are read by.
+        """
         self.wanted = wanted
         self._columns = dataset.columns
         self._feedback = dataset.feedback
         self._late = late or {}
         self._seen_row = False
+        self._unread = unread or UnreadColumns(dataset.columns)
         self.chat = ChatLog(dataset.speakers)
         self.format: DataFormat | None = None if wanted is DataFormat.AUTO else wanted
         """What the rows are; None until Auto has seen one."""
         self._readers: dict[DataFormat, Callable[[Any], Canonical]] = {
             DataFormat.PROMPT_RESPONSE: lambda value: formats.from_prompt(value, self._columns),
             DataFormat.MESSAGES: lambda value: formats.from_messages(value, self._columns),
-            DataFormat.CONVERSATIONS: lambda value: formats.from_messages(value, self._columns),
+            DataFormat.CONVERSATIONS: lambda value: formats.from_log(value, self._columns),
             DataFormat.USER_BOT: formats.from_turns,
             DataFormat.ALPACA: lambda value: formats.from_alpaca(value, self._columns),
             DataFormat.SHARE_GPT: lambda value: formats.from_share_gpt(value, self._columns),
@@ -79,6 +90,7 @@ class Reader:
         elif not self._seen_row and not self._fits(self.format, value):
             raise self._wrong_columns(value, place)
         self._seen_row = True
+        self._unread.note(self.format, value)
         if self.format is DataFormat.CONVERSATIONS and not self._is_wanted(value):
             return None
         try:
@@ -89,7 +101,7 @@ class Reader:
     def _text(self, value: Any) -> str:
         if isinstance(value, str):
             return value
-        return formats.text_of(formats.as_object(value), self._columns.text)
+        return text_of(as_object(value), self._columns.text)
 
     def _thread(self, value: Any) -> Canonical:
         if isinstance(value, list):
@@ -97,8 +109,8 @@ class Reader:
         lines = enumerate(self._text(value).encode().splitlines(keepends=True), 1)
         mails = []
         for _, found in threads(lines):
-            if isinstance(found, Malformed):
-                raise found
+            if isinstance(found, Unread):
+                raise found.why
             mails += found
         if not mails:
             raise Malformed("no mail in it")
@@ -113,11 +125,17 @@ class Reader:
     def _detect(self, value: Any, place: str) -> DataFormat:
         for candidate in _ORDER:
             if self._fits(candidate, value):
-                return candidate
+                return self._kind_of_text(value) if candidate is DataFormat.TEXT else candidate
         if not isinstance(value, dict) and not (value and isinstance(value, list)):
             what = "an empty list" if value == [] else kind_of(value)
             raise Malformed(f"{what}, not a conversation")
         raise self._wrong_columns(value, place)
+
+    def _kind_of_text(self, value: Any) -> DataFormat:
+        text = value if isinstance(value, str) else value[self._columns.text]
+        if not isinstance(text, str):
+            return DataFormat.TEXT
+        return format_of(iter(text.encode("utf-8", "replace").splitlines(keepends=True)), self.chat)
 
     def _fits(self, format_: DataFormat, value: Any) -> bool:
         if isinstance(value, str):
@@ -162,8 +180,7 @@ class Reader:
 
     def _of_all_sources(self) -> str:
         """Say what is easily missed where one source of several needs other names."""
-        is_renamed = self._columns != Columns()
-        return " dataset.columns holds for all sources." if is_renamed else ""
+        return " dataset.columns holds for all sources." if renamed(self._columns) else ""
 
     def _looked_for(self) -> str:
         wanted = _ORDER if self.wanted is DataFormat.AUTO else (self.wanted,)

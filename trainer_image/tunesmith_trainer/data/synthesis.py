@@ -20,7 +20,7 @@ from tunesmith_api.dataset import Dataset
 from tunesmith_api.synthetic import Synthetic
 from tunesmith_trainer.data.chatlog import ChatLog
 from tunesmith_trainer.data.cleaning import Cleaner
-from tunesmith_trainer.data.formats import Malformed, check_messages
+from tunesmith_trainer.data.formats import check_messages
 from tunesmith_trainer.data.judging import quality
 from tunesmith_trainer.data.keys import as_keys
 from tunesmith_trainer.data.prompting import template_errors
@@ -28,6 +28,7 @@ from tunesmith_trainer.data.reading import Row
 from tunesmith_trainer.data.repeats import Repeats
 from tunesmith_trainer.data.tally import Reason, Tally, content_key
 from tunesmith_trainer.data.texts import said_texts
+from tunesmith_trainer.data.values import Malformed
 
 _OBJECT = re.compile(r"\{.*\}", re.DOTALL)
 

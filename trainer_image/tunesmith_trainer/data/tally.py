@@ -11,12 +11,8 @@ from xxhash import xxh3_128_digest
 from tunesmith_api.datastatus import DroppedRows, MaskedPieces
 from tunesmith_api.report import DroppedSample
 from tunesmith_trainer.data.reading import Row
+from tunesmith_trainer.data.samples import Samples
 from tunesmith_trainer.data.texts import row_texts
-from tunesmith_trainer.outcome import shorten
-
-_SAMPLES_A_REASON = 5
-_EXCERPT = 200
-_ONE_TEXT = 2 * _EXCERPT
 
 
 class Reason(StrEnum):
@@ -53,17 +49,17 @@ class Tally:
         self._dropped: Counter[Reason] = Counter()
         self.masked: Counter[str] = Counter()
         """Pieces masked or removed, by kind."""
-        self.samples: list[DroppedSample] = []
-        """The first rows that were dropped for each reason."""
+        self._samples = Samples()
 
     def drop(self, reason: Reason, row: Row) -> None:
         """Count a row that is dropped."""
         self._dropped[reason] += 1
-        if self._dropped[reason] <= _SAMPLES_A_REASON:
-            text = shorten(" ¶ ".join(t[:_ONE_TEXT] for t in row_texts(row.content)), _EXCERPT)
-            self.samples.append(
-                DroppedSample(reason=reason.value, file=row.file, line=row.line, text=text)
-            )
+        self._samples.add(reason.value, row.file, row.line, lambda: row_texts(row.content))
+
+    @property
+    def samples(self) -> list[DroppedSample]:
+        """The first rows that were dropped for each reason."""
+        return self._samples.rows
 
     @property
     def duplicates(self) -> int:

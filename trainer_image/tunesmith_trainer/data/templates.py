@@ -5,6 +5,7 @@ with the generation prompt, and the text up to its end, are both beginnings of t
 by ``tokenizing``; ``load_tokenizer`` also by the train stage, so that both use one template.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +14,14 @@ from tunesmith_api.dataset import Dataset
 from tunesmith_api.result import UserErrorReason
 from tunesmith_api.templating import Template
 from tunesmith_trainer.data.chat_templates import PLAIN, TEXTS
-from tunesmith_trainer.data.formats import Malformed, Message
+from tunesmith_trainer.data.formats import Message
 from tunesmith_trainer.data.prompting import template_errors
+from tunesmith_trainer.data.values import Malformed
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import UserError, shorten
 
 _PROBE = "ZQXJ"
+_EXCERPT = 60
 
 
 class Rendered(NamedTuple):
@@ -120,7 +123,9 @@ class Renderer:
         for (row, turn), start in zip(places, starts, strict=True):
             found[row].append((start, ends.get((row, turn), texts[row])))
         return [
-            text if isinstance(text, Malformed) else self._locate(text, messages, pairs)
+            self._named(text, messages)
+            if isinstance(text, Malformed)
+            else self._locate(text, messages, pairs)
             for text, messages, pairs in zip(texts, conversations, found, strict=True)
         ]
 
@@ -153,7 +158,10 @@ class Renderer:
             start = text.find(content, cursor)
             if start < 0:
                 if _is_learned(message):
-                    raise Malformed("the model's chat template leaves out or changes an answer")
+                    raise Malformed(
+                        "the chat template leaves out or changes the answer"
+                        f" {shorten(repr(content), _EXCERPT)}; set dataset.template to another one"
+                    )
                 continue
             cursor = start + len(content)
             if _is_learned(message):
@@ -169,7 +177,7 @@ class Renderer:
             plain, prompted = self._one(question, False), self._one(question, True)
             whole = self._one(answer, False)
             if any(isinstance(text, Malformed) for text in (plain, prompted, whole)):
-                raise Malformed("the model's chat template refuses a question with an answer")
+                raise Malformed("the chat template refuses a question with an answer")
             header = prompted[len(plain) :] if prompted.startswith(plain) else ""
             self._marks = (header, whole.rpartition(_PROBE * 2)[2].rstrip())
         return self._marks
@@ -187,7 +195,23 @@ class Renderer:
         try:
             return self._apply([messages], prompt)[0]
         except Exception as error:
-            return Malformed(f"the model's chat template refuses it ({shorten(str(error), 200)})")
+            return Malformed(shorten(str(error), 200))
+
+    def _named(self, why: Malformed, messages: list[Message]) -> Malformed:
+        """Say which message the template refuses: the first that it takes no beginning with.
+
+        By its text, not its number: the prompt of the run may have put others before it.
+        """
+        ends = range(1, len(messages))
+        number = bisect_left(
+            ends, True, key=lambda end: isinstance(self._one(messages[:end], False), Malformed)
+        )
+        message = messages[number]
+        return Malformed(
+            f"the chat template refuses the {message['role']}'s message"
+            f" {shorten(repr(message['content']), _EXCERPT)} ({why}); correct the row, or set"
+            " dataset.template to another one"
+        )
 
     def _apply(self, conversations: Sequence[list[Message]], prompt: bool) -> list[str]:
         return self._tokenizer.apply_chat_template(

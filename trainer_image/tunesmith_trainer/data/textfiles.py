@@ -1,18 +1,19 @@
 """Files of plain text: documents, chat logs or mails, told apart by how the file begins.
 
-Called by ``reading`` with the format that was asked for or found.
+Called by ``reading`` with the format that was asked for or found, and by ``rows`` for text in a
+field.
 """
 
 import re
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
 
 from tunesmith_api.dataset import DataFormat
 from tunesmith_trainer.data.chatlog import ChatLog
 from tunesmith_trainer.data.compression import SourceFile, open_text
 from tunesmith_trainer.data.containers import LONGEST_LINE_BYTES, Record, not_utf8
-from tunesmith_trainer.data.formats import Malformed
-from tunesmith_trainer.data.mail import begins_mail, conversation, threads
+from tunesmith_trainer.data.mail import Unread, begins_mail, conversation, threads
+from tunesmith_trainer.data.values import Malformed
 
 TEXT_FORMATS = (DataFormat.TEXT, DataFormat.CHAT_LOG, DataFormat.EMAIL_THREAD)
 _HEAD_LINES = 200
@@ -23,13 +24,17 @@ Lines = Iterator[tuple[int, bytes]]
 def detect_text(file: SourceFile, chat: ChatLog) -> DataFormat:
     """Say what a file of text is, by its first paragraph and its first line."""
     with open_text(file) as stream:
-        paragraph: list[bytes] = []
-        for _ in range(_HEAD_LINES):
-            line = stream.readline(LONGEST_LINE_BYTES)
-            is_part = bool(line.strip()) and not _RULE.match(line)
-            if not line or (paragraph and not is_part):
-                break
-            paragraph += [line.removeprefix(b"\xef\xbb\xbf")] if is_part else []
+        return format_of(iter(lambda: stream.readline(LONGEST_LINE_BYTES), b""), chat)
+
+
+def format_of(lines: Iterator[bytes], chat: ChatLog) -> DataFormat:
+    """Say what text is, of which at most 200 lines are looked at."""
+    paragraph: list[bytes] = []
+    for line in islice(lines, _HEAD_LINES):
+        is_part = bool(line.strip()) and not _RULE.match(line)
+        if paragraph and not is_part:
+            break
+        paragraph += [line.removeprefix(b"\xef\xbb\xbf")] if is_part else []
     if paragraph and begins_mail(paragraph):
         return DataFormat.EMAIL_THREAD
     if paragraph and chat.begins_turn(paragraph[0].decode(errors="replace")):
@@ -78,8 +83,8 @@ def _record(line: int, raw: bytes) -> Record:
 
 def _threads(lines: Lines) -> Iterator[Record]:
     for number, mails in threads(lines):
-        if isinstance(mails, Malformed):
-            yield Record(number, mails, b"")
+        if isinstance(mails, Unread):
+            yield Record(number, mails.why, mails.raw)
             continue
         raw = f"{mails[0].sender} {mails[0].subject}".encode("utf-8", "replace")
         try:

@@ -22,12 +22,15 @@ from tunesmith_api.objectives import Objective
 from tunesmith_api.result import UserErrorReason
 from tunesmith_api.templating import Prompt
 from tunesmith_trainer.data.encoding import Encoded, Encoder, Joined, Texts, encoding_with
-from tunesmith_trainer.data.formats import Canonical, Malformed, Message
+from tunesmith_trainer.data.formats import Canonical, Message
 from tunesmith_trainer.data.preferences import both_sides
 from tunesmith_trainer.data.prompting import Prompting
 from tunesmith_trainer.data.reading import Reading, Row
+from tunesmith_trainer.data.samples import LeftOut
 from tunesmith_trainer.data.spreading import Spread
 from tunesmith_trainer.data.templates import Rendered, Renderer
+from tunesmith_trainer.data.texts import row_texts
+from tunesmith_trainer.data.values import Malformed
 from tunesmith_trainer.outcome import UserError
 
 _BATCH_ROWS = 512
@@ -146,7 +149,7 @@ class RowTokenizer:
                 yield from self._pieces(next(texts).ids)
             elif len(sides) < len(shown):
                 why = next(str(side) for side in shown if isinstance(side, Malformed))
-                self._reading.refuse(f"{row.file} line {row.line}", why, row.content)
+                self._reading.refuse(row.file, row.line, why, row.content)
             elif self._objective is Objective.PRETRAIN:
                 yield from self._pieces(sides[0].ids)
             elif self._stays(row, sides):
@@ -166,7 +169,7 @@ class RowTokenizer:
         """Say whether a conversation, or both of a preference, are to be trained on."""
         if not all(side.supervised.any() for side in sides):
             self.counts.unsupervised += 1
-            return False
+            return self._left_out(LeftOut.UNSUPERVISED, row)
         longest = max(len(side.ids) for side in sides)
         if longest <= self._limit:
             return True
@@ -178,7 +181,14 @@ class RowTokenizer:
             )
         self.counts.too_long += 1
         cut = [side.supervised[: self._limit] for side in sides]
-        return self._policy is TooLong.TRUNCATE and all(part.any() for part in cut)
+        if self._policy is TooLong.TRUNCATE and all(part.any() for part in cut):
+            return True
+        return self._left_out(LeftOut.TOO_LONG, row)
+
+    def _left_out(self, reason: LeftOut, row: Row) -> bool:
+        samples = self._reading.samples
+        samples.add(reason, row.file, row.line, lambda: row_texts(row.content))
+        return False
 
 
 def _conversations(content: Canonical) -> tuple[list[Message], ...]:

@@ -48,21 +48,15 @@ def load_tasks(attempt: Attempt) -> dict[str, Digest]:
     Infrastructure TasksUnavailable where their data cannot be reached; on the others Interrupted
     then.
     """
-    digests: dict[str, Digest] = {}
-    error: Exception | None = None
-    if attempt.ranks.is_main:
-        try:
-            for suite in attempt.run.evaluation.suites:
-                if suite.lm_eval:
-                    digests |= _load_suite(attempt, suite, suite.lm_eval)
-        except Exception as caught:
-            error = caught
-    is_loaded, digests = attempt.ranks.from_main((error is None, digests))
-    if error is not None:
-        raise error
-    if not is_loaded:
-        raise Interrupted
-    return digests
+
+    def load() -> dict[str, Digest]:
+        digests: dict[str, Digest] = {}
+        for suite in attempt.run.evaluation.suites:
+            if suite.lm_eval:
+                digests |= _load_suite(attempt, suite, suite.lm_eval)
+        return digests
+
+    return attempt.ranks.on_main(load)
 
 
 def _load_suite(attempt: Attempt, suite: Suite, asked: LmEval) -> dict[str, Digest]:

@@ -144,7 +144,12 @@ def _model_settings(plan: EnginePlan, template: RevisionTemplate) -> dict[str, s
 
 def _adapter_settings(template: RevisionTemplate, config: Config) -> dict[str, str]:
     storage = resolve_storage(template, config)
-    told = {"FOLDER": ADAPTERS_PATH, "SECRET": storage.secret, **storage.settings}
+    told = {
+        "FOLDER": ADAPTERS_PATH,
+        "BASE_MODEL": template.base_model_uri,
+        "SECRET": storage.secret,
+        **storage.settings,
+    }
     return {f"ADAPTERS_{name}": value for name, value in told.items()}
 
 

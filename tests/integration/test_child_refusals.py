@@ -1,0 +1,187 @@
+"""Children that the cluster does not take: what passes is tried again, what cannot pass ends."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from deploy.native.apiserver import ControlPlane
+from deploy.shell import StepError
+from tests.integration.conftest import CRDS
+from tests.integration.operators import (
+    client_of,
+    condition,
+    fake_cluster,
+    job,
+    make_namespace,
+    operator,
+    until,
+    until_ended,
+)
+from tests.integration.rollouts import until_events
+from tunesmith_operator.kube.client import KubeClient
+from tunesmith_operator.kube.kinds import Object
+from tunesmith_operator.reconcile import finetunejob
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+
+def said(body: Object | None, kind: str) -> tuple[str, str, str]:
+    conditions = ((body or {}).get("status") or {}).get("conditions") or ()
+    texts = [(c["status"], c["reason"], c["message"]) for c in conditions if c["type"] == kind]
+    return texts[0] if texts else ("", "", "")
+
+
+async def until_said(kube: KubeClient, namespace: str, kind: str, reason: str, words: str) -> str:
+    async def look() -> str:
+        _, why, message = said(await kube.get("FineTuneJob", namespace, "demo"), kind)
+        return message if why == reason and words in message else ""
+
+    found: str = await until(look, 60, f"{kind} with {reason}")
+    return found
+
+
+async def test_a_job_that_the_api_server_calls_invalid_ends_with_its_words(
+    control_plane: ControlPlane, namespace: str, kube: KubeClient
+) -> None:
+    resources = {"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}}
+    async with fake_cluster(kube, namespace), operator(control_plane, namespace):
+        await kube.create(job(namespace, compute={"gpusPerNode": 0, "resources": resources}))
+        ended = await until_ended(kube, namespace)
+    status, reason, message = said(ended, "Failed")
+    assert (status, reason) == ("True", "InvalidSpec")
+    assert "must be less than or equal to memory limit" in message
+    assert "Change in a new job what it names" in message
+    assert said(ended, "Trained")[:2] == ("False", "InvalidSpec")
+    assert said(ended, "DataReady")[0] == "True", "what was done before is not forgotten"
+    assert [j["metadata"]["name"] for j in await kube.list("Job", namespace)] == ["demo-prepare-1"]
+    (event,) = await until_events(kube, namespace, "Failed")
+    assert event["message"] == message
+
+
+def deny_jobs(plane: ControlPlane, namespace: str) -> list[str]:
+    """Make a policy that lets no Job into a namespace; give what to delete again."""
+    api = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": namespace}}
+    rule = {"apiGroups": ["batch"], "apiVersions": ["v1"], "resources": ["jobs"]}
+    policy = {
+        "kind": "ValidatingAdmissionPolicy",
+        "spec": {
+            "matchConstraints": {"resourceRules": [{**rule, "operations": ["CREATE"]}]},
+            "validations": [{"expression": "false", "message": "no training on Sundays"}],
+        },
+    }
+    only = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+    binding = {
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "spec": {
+            "policyName": namespace,
+            "validationActions": ["Deny"],
+            "matchResources": {"namespaceSelector": only},
+        },
+    }
+    for body in (policy, binding):
+        plane.kubectl("create", "-f", "-", stdin=json.dumps(api | body))
+    return [
+        f"validatingadmissionpolicy/{namespace}",
+        f"validatingadmissionpolicybinding/{namespace}",
+    ]
+
+
+async def test_what_a_policy_refuses_is_tried_again_with_advice(
+    control_plane: ControlPlane,
+    namespace: str,
+    kube: KubeClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(finetunejob, "_BLOCKED_RETRY", timedelta(seconds=1))
+    policy = deny_jobs(control_plane, namespace)
+    trial = ["create", "job", "trial", "-n", namespace, "--image=i", "--dry-run=server"]
+
+    async def is_in_force() -> bool:
+        try:
+            control_plane.kubectl(*trial)
+        except StepError as error:
+            return "no training on Sundays" in str(error)
+        return False
+
+    try:
+        await until(is_in_force, what="the policy")
+        async with fake_cluster(kube, namespace), operator(control_plane, namespace):
+            await kube.create(job(namespace))
+            message = await until_said(kube, namespace, "Accepted", "ChildRefused", "Sundays")
+            assert "Change the quota, the admission policy or the operator's rights" in message
+            control_plane.kubectl("delete", *policy)
+            ended = await until_ended(kube, namespace)
+    finally:
+        control_plane.kubectl("delete", "--ignore-not-found", *policy)
+    assert condition(ended, "Complete") == "True"
+    assert said(ended, "Accepted")[:2] == ("True", "ValidSpec")
+
+
+async def test_a_name_that_is_taken_is_told_with_advice(
+    control_plane: ControlPlane, namespace: str, kube: KubeClient
+) -> None:
+    control_plane.kubectl("create", "job", "demo-prepare-1", "-n", namespace, "--image=i")
+    async with operator(control_plane, namespace):
+        await kube.create(job(namespace))
+        words = "belongs to somebody else"
+        message = await until_said(kube, namespace, "Accepted", "ChildRefused", words)
+    assert "Delete or rename that object, or give the FineTuneJob another name" in message
+
+
+async def test_a_pod_that_is_refused_is_told_in_the_api_servers_words(tmp_path: Path) -> None:
+    """With the real Job controller, which says it in an Event of the Job only."""
+    with ControlPlane(tmp_path, controllers=True) as plane:
+        plane.install_crds(CRDS)
+        namespace = make_namespace(plane)
+        async with client_of(plane) as kube, operator(plane, namespace):
+            await kube.create(job(namespace, runPolicy={"priorityClassName": "urgent"}))
+            words = "no PriorityClass with name urgent was found"
+            message = await until_said(kube, namespace, "DataReady", "ContainerNotStarting", words)
+            body = await kube.get("FineTuneJob", namespace, "demo")
+            await until_events(kube, namespace, "ContainerNotStarting")
+    assert "1 of 1 pod(s) of Job demo-prepare-1 cannot be made" in message
+    assert body is not None
+    assert body["status"]["stage"] == "Pending"
+
+
+async def test_a_job_of_a_newer_crd_is_told_as_unreadable(
+    control_plane: ControlPlane, namespace: str, kube: KubeClient
+) -> None:
+    crd = "crd/finetunejobs.tunesmith.dev"
+    path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/colour"
+    patch = ["patch", crd, "--type=json", "-p"]
+    add, remove = (
+        [*patch, json.dumps([{"op": op, "path": path, "value": {"type": "string"}}])]
+        for op in ("add", "remove")
+    )
+    control_plane.kubectl(*add)
+    try:
+
+        async def is_served() -> bool:
+            trial = json.dumps(job(namespace, "trial", colour="red"))
+            made = control_plane.kubectl(
+                "create",
+                "--dry-run=server",
+                "--validate=false",
+                "-o",
+                "json",
+                "-f",
+                "-",
+                stdin=trial,
+            )
+            return "colour" in json.loads(made)["spec"]
+
+        await until(is_served, what="the newer CRD")
+        await kube.create(job(namespace, colour="red"))
+        async with operator(control_plane, namespace):
+            message = await until_said(kube, namespace, "Accepted", "InvalidSpec", "spec.colour")
+            (event,) = await until_events(kube, namespace, "Unreadable")
+    finally:
+        control_plane.kubectl(*remove)
+    assert "cannot read the object" in message
+    assert "The CRD and the operator are of different versions" in message
+    assert "spec.colour" in event["message"]
+    assert event["involvedObject"]["name"] == "demo"
+    assert await kube.list("Job", namespace) == []

@@ -1,0 +1,36 @@
+"""Whether somebody has looked at an object all the time."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tunesmith_operator.kube.known import Key
+from tunesmith_operator.reconcile.looking import LATE, Looks
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+KEY = Key("ModelDeployment", "team", "chat")
+
+
+def test_a_process_that_has_just_begun_was_away() -> None:
+    looks = Looks()
+    assert looks.was_away(KEY, NOW)
+    looks.promise(KEY, NOW + timedelta(seconds=30))
+    assert not looks.was_away(KEY, NOW)
+    looks.forget(KEY)
+    assert looks.was_away(KEY, NOW)
+
+
+@pytest.mark.parametrize(
+    ("late", "was_away"),
+    [
+        pytest.param(timedelta(seconds=-29), False, id="before it was promised"),
+        pytest.param(LATE, False, id="as late as a burst makes it"),
+        pytest.param(LATE + timedelta(seconds=1), True, id="later than that"),
+    ],
+)
+def test_only_a_look_long_after_its_time_comes_from_an_absence(
+    late: timedelta, was_away: bool
+) -> None:
+    looks, due = Looks(), NOW + timedelta(seconds=30)
+    looks.promise(KEY, due)
+    assert looks.was_away(KEY, due + late) is was_away
