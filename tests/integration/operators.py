@@ -297,14 +297,18 @@ class Killer:
 class LosesAnswers:
     """Every write is carried out, and the answer of its first sending is lost."""
 
-    lost: int = 0
-    _last: Request | None = None
+    _seen: list[Request] = field(default_factory=list)
+    """Those that were lost, not only the last one: writes are sent side by side."""
+
+    @property
+    def lost(self) -> int:
+        """How many answers were lost."""
+        return len(self._seen)
 
     async def __call__(self, request: Request, send: Send) -> Response:
         answer = await send(request)
-        if counts(request) and request is not self._last:
-            self._last = request
-            self.lost += 1
+        if counts(request) and not any(request is seen for seen in self._seen):
+            self._seen.append(request)
             raise TimeoutError("the answer was lost")
         return answer
 
