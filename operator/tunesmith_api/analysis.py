@@ -247,6 +247,10 @@ _ANALYSIS_RULES = (
         "dataTimeoutSeconds must be at least intervalSeconds: no sample would ever be in time",
     ),
     Rule(
+        "!has(self.confirmSeconds) || self.confirmSeconds <= self.intervalSeconds",
+        "confirmSeconds must be at most intervalSeconds, which turns it off",
+    ),
+    Rule(
         "self.provider.type != 'Builtin' || !self.metrics.exists(m, has(m.query))",
         "a metric with query needs provider.type Prometheus or Webhook",
     ),
@@ -266,11 +270,16 @@ class Analysis(Spec):
 
     interval_seconds: Annotated[int, Field(ge=1, le=3600)] = 30
     """Seconds between two samples of all metrics."""
+    confirm_seconds: Annotated[int, Field(ge=1, le=3600)] | None = None
+    """Seconds after which a metric that has just failed is sampled again, and after which a step is
+    first sampled; both once minRequests have come since. Only for builtin metrics that the pods
+    count, and only to find failures: no weight rises by it. Default: a fifth of intervalSeconds, at
+    least 1; as many as intervalSeconds turn it off."""
     window: Annotated[int, Field(ge=1, le=20)] = 5
-    """How many samples of a metric are remembered."""
+    """How many samples of a metric are remembered, of those that could be judged."""
     failure_limit: Annotated[int, Field(ge=1, le=20)] = 3
     """The canary is rolled back at this many failed samples of one metric within the window. 1
-    ends it at the first."""
+    ends it at the first. Each sample has requests of its own."""
     min_requests: Annotated[int, Field(ge=0, le=1_000_000)] = 200
     """Requests a value must be taken over, of the canary and, where it is compared, of stable.
     Fewer are NoData. Golden prompts need none."""

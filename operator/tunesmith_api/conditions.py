@@ -48,6 +48,7 @@ class VersionReason(StrEnum):
     MADE_BY_HAND = "MadeByHand"
     USED = "Used"
     NOT_USED = "NotUsed"
+    INVALID_SPEC = "InvalidSpec"
 
 
 class DeploymentReason(StrEnum):
@@ -75,6 +76,7 @@ class DeploymentReason(StrEnum):
     ARTIFACT_NOT_FOUND = "ArtifactNotFound"
     BASE_MODEL_UNKNOWN = "BaseModelUnknown"
     UNSERVABLE = "Unservable"
+    INVALID_SPEC = "InvalidSpec"
     CHILD_REFUSED = "ChildRefused"
     NOT_ROLLED_BACK = "NotRolledBack"
     NOT_STALLED = "NotStalled"

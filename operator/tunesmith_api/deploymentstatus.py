@@ -98,7 +98,7 @@ class MetricStatus(Status):
     samples: Count = 0
     """Samples in this step."""
     recent: Annotated[tuple[Verdict, ...], Field(max_length=20)] = ()
-    """Verdicts within the window, oldest first."""
+    """Pass and Fail within the window, oldest first; samples without data are not among them."""
 
 
 class AbortStatus(Status):
@@ -137,6 +137,9 @@ class RolloutStatus(Status):
     """Since when its pods are awaited."""
     sample_time: datetime | None = None
     """When the last sample was taken."""
+    look_time: datetime | None = None
+    """When the canary was last looked at before its time, as confirmSeconds asks for. The same as
+    sampleTime where that look was a sample: it had enough requests."""
     data_time: datetime | None = None
     """When every metric last had data."""
     interruptions: Count = 0

@@ -49,6 +49,8 @@ VERSION_REASON_MEANINGS: dict[VersionReason, str] = {
     VersionReason.MADE_BY_HAND: "Somebody wrote it; nobody has compared digests and objects.",
     VersionReason.USED: "The message names the ModelDeployments and what it is to them.",
     VersionReason.NOT_USED: "No ModelDeployment serves it or names it.",
+    VersionReason.INVALID_SPEC: "This operator cannot read the version, whose CRD was another one; "
+    "the message names the fields. Make it anew, or upgrade CRDs and operator.",
 }
 
 DEPLOYMENT_CONDITION_MEANINGS: dict[DeploymentCondition, str] = {
@@ -97,6 +99,9 @@ DEPLOYMENT_REASON_MEANINGS: dict[DeploymentReason, str] = {
     "serve.",
     DeploymentReason.UNSERVABLE: "No pods can be made of what the spec asks for; the message says "
     "what to change.",
+    DeploymentReason.INVALID_SPEC: "This operator cannot read the object, which was stored under "
+    "another CRD: the message names the fields and what to change. What serves is left as it is, "
+    "and nobody looks after it until then.",
     DeploymentReason.CHILD_REFUSED: "The cluster refused an object of the deployment: a quota, an "
     "admission policy, or an object of the same name that is not Tunesmith's. It is tried again.",
     DeploymentReason.BASE_MODEL_UNKNOWN: "The ModelVersion does not say which base model its "
@@ -106,7 +111,8 @@ DEPLOYMENT_REASON_MEANINGS: dict[DeploymentReason, str] = {
 }
 
 ROLLBACK_MEANINGS: dict[RollbackReason, str] = {
-    RollbackReason.ANALYSIS_FAILED: "A metric failed in failureLimit of the last window samples.",
+    RollbackReason.ANALYSIS_FAILED: "A metric failed in failureLimit of the last window samples that "
+    "could be judged.",
     RollbackReason.CONSECUTIVE_ERRORS: "The canary failed failFast.consecutiveErrors requests in a "
     "row.",
     RollbackReason.CRASH_LOOPING: "The canary's containers restarted failFast.restarts times.",

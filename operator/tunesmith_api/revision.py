@@ -4,6 +4,7 @@ Kept in the revision's ConfigMap, so that a stable revision can be made again af
 moved on. Hashed by planning, read by builders of manifests and by the sidecar.
 """
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -49,3 +50,18 @@ class RevisionTemplate(Spec):
     """Where conversations are written down."""
     s3: S3Options | None = None
     """How to reach S3."""
+
+    @property
+    def base_listing(self) -> str:
+        """Digest of the base model's listing in S3; empty where there is none to compare with."""
+        is_digest = re.fullmatch(r"sha256:[0-9a-f]{64}", self.base_model_revision)
+        return self.base_model_revision if self._is_base_in_s3 and is_digest else ""
+
+    @property
+    def is_base_known(self) -> bool:
+        """Whether it is pinned which base model the pods load, by a commit or by a digest."""
+        return bool(self.base_listing if self._is_base_in_s3 else self.base_model_revision)
+
+    @property
+    def _is_base_in_s3(self) -> bool:
+        return self.base_model_uri.startswith("s3://")

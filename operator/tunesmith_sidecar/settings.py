@@ -71,6 +71,9 @@ class Settings(ProcessSettings):
     adapters_base_model: Annotated[str, Field(max_length=1024)] = ""
     """URI of the engine's model; adapters that say that they are of another are refused. Empty: all
     are taken."""
+    adapters_base_digest: Digest | None = None
+    """Digest of that model's listing in S3 when the adapters were trained; an adapter is loaded
+    only while it is the same. None: it is not compared."""
     adapters_endpoint: S3Url = ""
     """S3 endpoint of adapters. Empty: Amazon's."""
     adapters_region: str = "us-east-1"

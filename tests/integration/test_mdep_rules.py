@@ -115,6 +115,11 @@ ACCEPTED = [
         id="a webhook that answers queries",
     ),
     pytest.param("spec.rollout.analysis", {"window": 1, "failureLimit": 1}, id="the first failure"),
+    pytest.param(
+        "spec.rollout.analysis",
+        {"intervalSeconds": 60, "confirmSeconds": 60},
+        id="failures confirmed no sooner",
+    ),
     pytest.param("spec.routing", {"stickyHeader": "x-conversation-id"}, id="sticky conversations"),
     pytest.param(
         "spec.rollout.rollback", {"fastTrackRevisions": 10}, id="as many fast ones as are kept"
@@ -246,6 +251,12 @@ REFUSED = [
         "spec.rollout.rollback", {"notify": {"url": "file:///etc"}}, "notify.url", id="a file"
     ),
     pytest.param("spec.rollout.analysis.failureLimit", 6, "at most window", id="limit over window"),
+    pytest.param(
+        "spec.rollout.analysis",
+        {"intervalSeconds": 60, "confirmSeconds": 61},
+        "at most intervalSeconds",
+        id="failures confirmed later than by the next sample",
+    ),
     pytest.param(
         "spec.rollout.analysis",
         {"intervalSeconds": 60, "dataTimeoutSeconds": 30},

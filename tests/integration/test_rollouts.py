@@ -84,6 +84,29 @@ async def test_a_bad_canary_goes_at_once_and_is_not_tried_again(
     assert [w for w in recorder.writes if not w.startswith("apply")] == []
 
 
+async def test_three_failed_samples_take_less_than_two_intervals(
+    control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
+) -> None:
+    """By samples alone, at most half of the 14.4 s that a peer takes with an interval of 5 s."""
+    patient = {"intervalSeconds": 5, "window": 5, "failureLimit": 3, "minRequests": 10}
+    rollout = ROLLOUT | {
+        "steps": [{"weight": 25, "holdSeconds": 120}],
+        "analysis": ANALYSIS | patient,
+        "failFast": {"consecutiveErrors": 0, "restarts": 0},
+    }
+    cluster.behaviour[namespace, 2] = Behaviour(error_share=1)
+    await kube.create(deployment(namespace, rollout=rollout))
+    async with operator(control_plane, namespace):
+        await until_stable(kube, namespace, 1)
+        await change(kube, namespace, source=source("b"))
+        back = await until_rolled_back(kube, namespace)
+    last = back["status"]["lastRollback"]
+    assert (last["reason"], last["metric"]) == ("AnalysisFailed", "error-rate")
+    assert "3 of the last 3 samples failed" in last["message"]
+    assert last["detectedAfterSeconds"] <= 7
+    assert last["requestsServedByRejected"] >= 30, "ten for each sample"
+
+
 @pytest.mark.parametrize(
     ("behaviour", "reason"),
     [

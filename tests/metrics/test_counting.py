@@ -124,6 +124,24 @@ async def test_a_comparison_waits_until_stable_has_enough_too(
     assert seen == [(20, 5, 20), (40, 10, 20), (20, 5, 20), (40, 10, 20)]
 
 
+async def test_an_early_look_at_one_metric_leaves_the_others_their_requests(
+    begin: Begin, sampler: Sampler
+) -> None:
+    serving = await begin()
+    canary = measured(pod(serving.url))
+    wanted = analysis(ERRORS, {"builtin": "LatencyP95", "max": "1"}, minRequests=10)
+    answer(serving, good=12)
+    looked = await sampler.take(wanted, canary, None, {}, NOW, only=wanted.metrics[:1])
+    assert [(s.name, s.requests) for s in looked.samples] == [(wanted.metrics[0].name, 12)]
+    answer(serving, good=3)
+    few = await sampler.take(wanted, canary, None, {}, NOW, only=wanted.metrics[:1])
+    assert few.samples[0].requests == 3
+    answer(serving, good=8)
+    whole = await sampler.take(wanted, canary, None, {}, NOW)
+    # Too few for a look are still there for the sample.
+    assert [s.requests for s in whole.samples] == [11, 23]
+
+
 async def test_stable_without_pods_holds_nothing_up(begin: Begin, sampler: Sampler) -> None:
     new = await begin()
     canary, stable = measured(pod(new.url)), measured(name=STABLE)

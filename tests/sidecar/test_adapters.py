@@ -130,8 +130,14 @@ def options() -> list[str]:
 
 
 @pytest.fixture
+def base() -> dict[str, str]:
+    """What the sidecar is told of the engine's model."""
+    return {"adapters_base_model": "hf://org/base"}
+
+
+@pytest.fixture
 def running(
-    bucket: Bucket, tmp_path: Path, options: list[str]
+    bucket: Bucket, tmp_path: Path, options: list[str], base: dict[str, str]
 ) -> Iterator[tuple[str, int, Any, Any]]:
     port = free_port()
     engine = start_engine(port, options)
@@ -141,7 +147,7 @@ def running(
         "served_model": "chat",
         "adapters_folder": tmp_path / "adapters",
         "adapters_token_digest": digest_of(TOKEN.encode()),
-        "adapters_base_model": "hf://org/base",
+        **base,
         "adapters_endpoint": bucket.server.endpoint,
         "adapters_region": REGION,
         "adapters_path_style": "true",

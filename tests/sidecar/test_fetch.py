@@ -226,6 +226,28 @@ def test_who_may_not_read_is_told_whose_keys_they_are(pod: Pod, tmp_path: Path) 
     assert STRANGER_KEYS[1] not in done.message + done.log
 
 
+BASES = [
+    pytest.param("base/", "", FetchReason.MODEL_REFUSED, "changed its files", id="another model"),
+    pytest.param("none/", "", FetchReason.MODEL_NOT_FOUND, "no base model at", id="no model"),
+    pytest.param("base/", "s", FetchReason.ACCESS_DENIED, "s3:ListBucket", id="no right to list"),
+]
+
+
+@pytest.mark.parametrize(("prefix", "keys", "reason", "words"), BASES)
+def test_an_adapter_comes_only_with_its_base_model(
+    pod: Pod, prefix: str, keys: str, reason: FetchReason, words: str
+) -> None:
+    digest = put_model(pod.bucket, "m/", {"adapter_config.json": b"{}"})
+    put_model(pod.bucket, "base/", {"config.json": b"{}", "model.safetensors": b"weights"})
+    if keys:
+        pod.environment = identity(STRANGER_KEYS)
+    base = {"base_uri": pod.bucket.uri(prefix), "base_digest": digest_of(b"of other files")}
+    done = pod.run(pod.bucket.uri("m/"), digest, **base)
+    assert (done.code, words in done.message) == (exit_code(reason), True), done.message
+    assert base["base_uri"] in done.message
+    assert not pod.digest_file.exists()
+
+
 def test_without_any_identity_it_says_so(pod: Pod) -> None:
     pod.environment = identity(None)
     done = pod.run(pod.bucket.uri("m/"), digest_of(b""))

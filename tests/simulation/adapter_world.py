@@ -10,7 +10,8 @@ from datetime import datetime
 from math import ceil
 from typing import Any
 
-from tests.simulation.rollout_world import GOOD, KEY, Pod, Revision, RolloutWorld
+from tests.simulation.rollout_parts import GOOD, KEY, Pod, Revision
+from tests.simulation.rollout_world import RolloutWorld
 from tunesmith_api.adapters import (
     AdapterPhase,
     AdaptersReport,

@@ -5,13 +5,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests.simulation.rollout_world import (
-    GOLDEN,
-    RULES,
-    Faults,
-    Model,
-    RolloutWorld,
-)
+from tests.simulation.rollout_parts import GOLDEN, RULES, Faults, Model
+from tests.simulation.rollout_world import RolloutWorld
 from tunesmith_api.conditions import DeploymentCondition
 from tunesmith_api.deploymentstatus import (
     RollbackStatus,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.simulation.adapter_world import OTHER_BASE, AdapterWorld
-from tests.simulation.rollout_world import Model
+from tests.simulation.rollout_parts import Model
 from tests.simulation.rollouts import at_weight, play, settle, until
 from tunesmith_api.deploymentstatus import RollbackReason, RollbackStatus
 

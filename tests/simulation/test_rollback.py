@@ -5,17 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.simulation.rollout_world import (
-    DOWN,
-    EMPTY,
-    GOLDEN,
-    INVALID,
-    NAN,
-    RULES,
-    TEXT,
-    Model,
-    RolloutWorld,
-)
+from tests.simulation.rollout_parts import DOWN, EMPTY, GOLDEN, INVALID, NAN, RULES, TEXT, Model
+from tests.simulation.rollout_world import RolloutWorld
 from tests.simulation.rollouts import (
     BURST_ONLY_BY_SAMPLES,
     at_weight,
@@ -104,9 +95,10 @@ def test_the_figures_of_a_rollback_are_those_of_the_world() -> None:
 
 
 def test_the_third_failed_sample_ends_it_and_not_a_fourth() -> None:
-    world = serving({2: Model(latency="3")}, **BURST_ONLY_BY_SAMPLES)
+    analysis = {**RULES["analysis"], "confirmSeconds": RULES["analysis"]["intervalSeconds"]}
+    world = serving({2: Model(latency="3")}, **BURST_ONLY_BY_SAMPLES, analysis=analysis)
     rolled_back(world)
-    assert world.samples == 3
+    assert (world.samples, world.early_looks) == (3, 0)
 
 
 def test_a_notification_is_sent_once() -> None:

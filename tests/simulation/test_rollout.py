@@ -2,12 +2,8 @@
 
 from datetime import timedelta
 
-from tests.simulation.rollout_world import (
-    RULES,
-    Model,
-    Pod,
-    RolloutWorld,
-)
+from tests.simulation.rollout_parts import RULES, Model, Pod
+from tests.simulation.rollout_world import RolloutWorld
 from tests.simulation.rollouts import (
     at_weight,
     reason,

@@ -6,12 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from tests.simulation.rollout_world import (
-    RULES,
-    Model,
-    OperatorDied,
-    RolloutWorld,
-)
+from tests.simulation.rollout_parts import RULES, Model
+from tests.simulation.rollout_world import OperatorDied, RolloutWorld
 from tests.simulation.rollouts import (
     QUICK,
     at_weight,

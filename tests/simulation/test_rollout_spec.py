@@ -2,11 +2,8 @@
 
 import pytest
 
-from tests.simulation.rollout_world import (
-    Model,
-    OperatorDied,
-    RolloutWorld,
-)
+from tests.simulation.rollout_parts import Model
+from tests.simulation.rollout_world import OperatorDied, RolloutWorld
 from tests.simulation.rollouts import (
     at_weight,
     message,

@@ -43,8 +43,11 @@ def make_revision(deployment: ModelDeployment, **template: Any) -> Revision:
     return Revision(f"{deployment.metadata.name}-{'a' * 10}", 7, DIGEST, made)
 
 
-def make_adapter(deployment: ModelDeployment, base: str) -> Revision:
+def make_adapter(deployment: ModelDeployment, base: str, base_revision: str = "abc") -> Revision:
     """Give a revision that is an adapter on ``base``."""
     return make_revision(
-        deployment, delivery=Delivery.ADAPTER, base_model_uri=base, base_model_revision="abc"
+        deployment,
+        delivery=Delivery.ADAPTER,
+        base_model_uri=base,
+        base_model_revision=base_revision,
     )

@@ -159,6 +159,31 @@ def test_vllm_serves_an_adapter_on_its_base_model_under_the_models_name() -> Non
     assert str(settings.adapters_credentials_dir) in paths
 
 
+LISTING = "sha256:" + "b" * 64
+
+
+@pytest.mark.parametrize(
+    ("base", "revision", "compared", "is_known"),
+    [
+        pytest.param("s3://acme/base/", LISTING, LISTING, True, id="S3, by its listing"),
+        pytest.param("s3://acme/base/", "v2", None, False, id="S3, with somebody's own name"),
+        pytest.param("s3://acme/base/", "", None, False, id="S3, without any"),
+        pytest.param("hf://org/base", "abc", None, True, id="the Hub, by a commit"),
+        pytest.param("hf://org/base", LISTING, None, True, id="the Hub, which refuses that itself"),
+        pytest.param("hf://org/base", "", None, False, id="the Hub, whatever is newest"),
+    ],
+)
+def test_the_base_model_is_compared_where_a_digest_of_it_is_known(
+    base: str, revision: str, compared: str | None, is_known: bool
+) -> None:
+    deployment = make_deployment(engine={"type": "VLLM"}, delivery="Adapter")
+    template = make_adapter(deployment, base, revision).template
+    host = build_host(deployment, "host", template, 1, SERVING, tokens=Tokens("", "a"))
+    sidecar = container(host["spec"]["template"]["spec"], "sidecar")
+    assert parse_settings(variables(sidecar), []).adapters_base_digest == compared
+    assert template.is_base_known is is_known
+
+
 @pytest.mark.parametrize("base", ["hf://org/base", "s3://acme/base/"])
 def test_vllm_takes_every_flag_of_ours(base: str) -> None:
     """A misspelt one would end the engine, and the stand-in that stands for vLLM elsewhere."""

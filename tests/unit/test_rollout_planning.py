@@ -34,6 +34,7 @@ from tunesmith_operator.planning.traffic import choose_traffic
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DIGEST = "sha256:" + "a" * 64
+BEFORE_CONFIRMING = "sha256:ffa2dd98bf1b55c8afab65f036d6a07732f9e826b84bead3bc7563ba0a5ab991"
 OTHER = "sha256:" + "b" * 64
 
 
@@ -118,6 +119,9 @@ WINDOWS = [
     pytest.param(["9", "9"], False, Verdict.FAIL, id="two failures are one too few"),
     pytest.param(["9", "9", "9"], True, Verdict.FAIL, id="three are enough"),
     pytest.param(["9", "0", "9", "0", "9"], True, Verdict.FAIL, id="not only in a row"),
+    pytest.param(
+        ["9", "", "", "", "9", "", "down", "", "9"], True, Verdict.FAIL, id="with little traffic"
+    ),
     pytest.param(
         ["9", "9", "0", "0", "0", "9"], False, Verdict.FAIL, id="what left the window is forgotten"
     ),
@@ -237,6 +241,9 @@ def test_a_plan_is_what_a_canary_is_judged_by() -> None:
     assert plan_digest(Rollout.model_validate({"approval": "Manual"})) == plan
     assert plan_digest(Rollout.model_validate({"rollback": {"automatic": False}})) == plan
     assert plan_digest(Rollout.model_validate({"readyTimeoutSeconds": 60})) != plan
+    assert plan_digest(Rollout.model_validate({"analysis": {"confirmSeconds": 2}})) != plan
+    # Of before there was confirmSeconds: a rejection under that plan is still one.
+    assert plan == BEFORE_CONFIRMING
     assert plan_digest(Rollout.model_validate({"steps": [{"weight": 1}]})) != plan
 
 

@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from tunesmith_api.modelfiles import wanted_file
 from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import Infrastructure, TrainerError, UserError, shorten
@@ -90,7 +91,7 @@ def fetch_from_hub(name: str, revision: str, directory: Path, whole: bool, token
 
     Raises UserError (ModelNotFound, ModelInvalid), Infrastructure (HubUnavailable).
     """
-    from tunesmith_trainer.sources import check_files, wanted_file
+    from tunesmith_trainer.sources import check_files
 
     repository = _Repository(_MODEL, name, revision, _token(token_file))
 

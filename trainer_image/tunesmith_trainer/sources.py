@@ -5,13 +5,13 @@ repository brings are neither fetched nor run. Called by ``prepare`` (tokenizer 
 only) and by ``recipe`` (all).
 """
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
+from tunesmith_api.modelfiles import is_weights, listing_digest, wanted_file
 from tunesmith_api.result import UserErrorReason
 from tunesmith_api.run import CREDENTIALS_PATH, PVC_PATH, TrainingRun
 from tunesmith_api.training import ModelSource
@@ -22,21 +22,6 @@ from tunesmith_trainer.stopping import StopSignal
 from tunesmith_trainer.storage import Storage
 from tunesmith_trainer.storage.locations import as_prefix, file_path, local_path
 
-_CONFIG = frozenset({"config.json", "generation_config.json"})
-_TOKENIZER = frozenset(
-    {
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "tokenizer.model",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "vocab.json",
-        "vocab.txt",
-        "merges.txt",
-        "chat_template.json",
-        "chat_template.jinja",
-    }
-)
 _VOCABULARIES = frozenset({"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"})
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
@@ -171,7 +156,7 @@ def _from_folder(uri: str, path: Path) -> FetchedModel:
     files = {item.name: item.stat() for item in path.iterdir() if item.is_file()}
     check_files(files, uri)
     return FetchedModel(
-        path, _listing_digest((name, stat.st_size, "") for name, stat in files.items())
+        path, listing_digest((name, stat.st_size, "") for name, stat in files.items())
     )
 
 
@@ -197,19 +182,12 @@ def _from_s3(
         progress.touch if progress else None,
         include=lambda name: wanted_file(name, whole),
     )
-    digest = _listing_digest(
+    digest = listing_digest(
         (info.relative, info.size_bytes, info.etag)
         for info in listed
         if wanted_file(info.relative, whole=True)
     )
     return FetchedModel(directory, digest)
-
-
-def wanted_file(name: str, whole: bool) -> bool:
-    """Say whether a file of a model is taken; the weights only for the ``whole`` model."""
-    if name in _CONFIG or name in _TOKENIZER:
-        return True
-    return whole and (_is_weights(name) or name == "model.safetensors.index.json")
 
 
 def check_files(names: Iterable[str], where: str) -> None:
@@ -218,7 +196,7 @@ def check_files(names: Iterable[str], where: str) -> None:
     missing = []
     if "config.json" not in names:
         missing.append("config.json")
-    if not any(_is_weights(name) for name in names):
+    if not any(is_weights(name) for name in names):
         pickled = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt")))
         missing.append(
             f"weights as .safetensors ({pickled[0]} is a pickle, which could run code and is"
@@ -234,13 +212,3 @@ def check_files(names: Iterable[str], where: str) -> None:
             f"{where} is not a transformers model: it lacks {', '.join(missing)}."
             " spec.model.uri must name the folder that holds these files.",
         )
-
-
-def _is_weights(name: str) -> bool:
-    # Mistral's repositories hold the same weights twice; consolidated.* is the other format's.
-    return name.endswith(".safetensors") and "/" not in name and not name.startswith("consolidated")
-
-
-def _listing_digest(files: Iterable[tuple[str, int, str]]) -> str:
-    lines = (f"{name} {size} {etag}\n" for name, size, etag in sorted(files))
-    return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -12,18 +12,8 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
-import orjson
-
-from tunesmith_operator.kube.errors import (
-    AlreadyExists,
-    Conflict,
-    Gone,
-    Invalid,
-    KubeError,
-    NotOurs,
-    Refused,
-    Unavailable,
-)
+from tunesmith_operator.kube.answering import error_of, loads, message_of
+from tunesmith_operator.kube.errors import AlreadyExists, Conflict, NotOurs, Unavailable
 from tunesmith_operator.kube.kinds import KINDS, Object
 from tunesmith_operator.kube.transport import NETWORK_ERRORS, Request, Response, Send
 
@@ -89,7 +79,7 @@ class KubeClient:
         """Read an object live, or None."""
         path = KINDS[kind].path(namespace, name)
         answer = await self._exchange(Request("get", kind, "GET", path), also=(404,))
-        return None if answer.status == 404 else _loads(answer)
+        return None if answer.status == 404 else loads(answer)
 
     async def list(
         self, kind: str, namespace: str | None = None, labels: str = "", fields: str = ""
@@ -110,7 +100,7 @@ class KubeClient:
         while True:
             path = KINDS[kind].path(namespace)
             answer = await self._exchange(Request("list", kind, "GET", path, dict(query)))
-            body = _loads(answer)
+            body = loads(answer)
             meta = body["metadata"]
             yield Page(body.get("items") or [], int(meta["resourceVersion"]))
             if not meta.get("continue"):
@@ -121,7 +111,7 @@ class KubeClient:
         """Return the plurals that the API server serves in a group and version."""
         path = f"/apis/{group_version}"
         answer = await self._exchange(Request("get", "APIResourceList", "GET", path), also=(404,))
-        found = () if answer.status == 404 else _loads(answer)["resources"]
+        found = () if answer.status == 404 else loads(answer)["resources"]
         return frozenset(resource["name"] for resource in found)
 
     async def create(self, manifest: Object) -> Object:
@@ -202,6 +192,18 @@ class KubeClient:
         async with nullcontext() if is_urgent else self._patiently():
             return await self.apply(body, subresource="status")
 
+    async def patch_status(
+        self, kind: str, namespace: str, name: str, status: Object, *, resource_version: str
+    ) -> Object:
+        """Write some fields of the status and leave the others; raises Gone, or Conflict.
+
+        For a status that we cannot read as a whole: what server-side apply does not say it removes.
+        """
+        body = {"metadata": {"resourceVersion": resource_version}, "status": status}
+        path, query = KINDS[kind].path(namespace, name, "status"), {"fieldManager": FIELD_MANAGER}
+        request = Request("patch", kind, "PATCH", path, query, body, MERGE_PATCH)
+        return self._shown(kind, await self._exchange(request))
+
     async def apply(self, manifest: Object, subresource: str = "") -> Object:
         """Server-side apply: what we no longer say is removed, what others say stays."""
         kind, meta = KINDS[manifest["kind"]], manifest["metadata"]
@@ -228,10 +230,10 @@ class KubeClient:
         kind, meta = KINDS[manifest["kind"]], manifest["metadata"]
         path = kind.path(meta["namespace"], meta["name"])
         request = Request("update", kind.name, "PUT", path, body=manifest)
-        return _loads(await self._exchange(request))
+        return loads(await self._exchange(request))
 
     def _shown(self, kind: str, answer: Response) -> Object:
-        body = _loads(answer)
+        body = loads(answer)
         self._saw(kind, body)
         return body
 
@@ -250,47 +252,9 @@ class KubeClient:
                 if answer.status < 300 or answer.status in also:
                     return answer
                 if answer.status not in _PASSING:
-                    raise _error(request, answer)
-                trouble = _message(answer)
+                    raise error_of(request, answer)
+                trouble = message_of(answer)
             if delay is not None:
                 await self._retries.wait(delay, answer.retry_after if answer else None)
         code = answer.status if answer else 0
         raise Unavailable(f"{request.method} {request.path}: {trouble}", code)
-
-
-def _loads(answer: Response) -> Object:
-    body: Object = orjson.loads(answer.body)
-    return body
-
-
-def _status(answer: Response) -> Object:
-    try:
-        body = orjson.loads(answer.body)
-    except orjson.JSONDecodeError:
-        return {}
-    return body if isinstance(body, dict) else {}
-
-
-def _message(answer: Response) -> str:
-    return str(_status(answer).get("message") or f"HTTP {answer.status}")[:1024]
-
-
-def _names_a_field(answer: Response) -> bool:
-    """Whether the kind's own rules say no: an admission policy answers 422 too, without a field."""
-    causes = (_status(answer).get("details") or {}).get("causes") or ()
-    return any(cause.get("field") for cause in causes)
-
-
-def _error(request: Request, answer: Response) -> KubeError:
-    message = f"{request.verb} {request.kind}: {_message(answer)}"
-    match answer.status:
-        case 404 | 410:
-            return Gone(message, answer.status)
-        case 409 if _status(answer).get("reason") == "AlreadyExists":
-            return AlreadyExists(message, answer.status)
-        case 409:
-            return Conflict(message, answer.status)
-        case 422 if _names_a_field(answer):
-            return Invalid(message, answer.status)
-        case _:
-            return Refused(message, answer.status)

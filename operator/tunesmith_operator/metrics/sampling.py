@@ -7,10 +7,10 @@ Called by the reconciler of ModelDeployments when planning.analysis.is_sample_du
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from tunesmith_api.analysis import Analysis
+from tunesmith_api.analysis import Analysis, AnalysisMetric
 from tunesmith_operator.fetching import Unanswered, open_session
 from tunesmith_operator.metrics.ledger import Baseline, Ledger, Watched
 from tunesmith_operator.metrics.scraping import MeasuredPod, Scrape, scrape
@@ -46,15 +46,21 @@ class Sampler:
         stable: Measured | None,
         prompts: Mapping[str, str | PromptsError],
         now: datetime,
+        *,
+        only: Sequence[AnalysisMetric] | None = None,
     ) -> Sampling:
-        """Measure. ``prompts`` has the text of the ConfigMap for each metric that needs one."""
+        """Measure all metrics, or only some of them.
+
+        ``prompts`` has the text of the ConfigMap for each metric that needs one.
+        """
+        metrics = analysis.metrics if only is None else only
         watched = self._watch(canary, stable)
         watched.keep_only({metric.name: None for metric in analysis.metrics})
         trouble = ""
-        if any(needs_pods(metric, analysis) for metric in analysis.metrics):
+        if any(needs_pods(metric, analysis) for metric in metrics):
             trouble = await self._scrape(watched, canary, stable)
         task = Task(analysis, canary, stable, prompts, watched, trouble)
-        samples = await asyncio.gather(*(self._sources.sample(task, m) for m in analysis.metrics))
+        samples = await asyncio.gather(*(self._sources.sample(task, m) for m in metrics))
         return Sampling(canary.digest, now, tuple(samples))
 
     def forget(self, namespace: str, name: str) -> None:

@@ -1,15 +1,12 @@
 """Whether a spec that the API server accepted can be run by this operator. Pure."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from tunesmith_api.conditions import ConditionType, Reason
-from tunesmith_api.meta import ConditionStatus
 from tunesmith_operator.config import Config
 from tunesmith_operator.planning.actions import Decision
-from tunesmith_operator.planning.conditions import condition, find
+from tunesmith_operator.planning.conditions import find
 from tunesmith_operator.planning.draft import JobDraft
 from tunesmith_operator.planning.endings import fail, wind_up
 from tunesmith_operator.planning.names import model_name, version_name
@@ -92,22 +89,3 @@ def refused(seen: Observation, why: str, now: datetime) -> Decision:
         draft.emit("Warning", Reason.CHILD_REFUSED, message)
     draft.no(ConditionType.ACCEPTED, Reason.CHILD_REFUSED, message)
     return draft.decision()
-
-
-def unreadable(
-    status: Mapping[str, Any], generation: int, why: str, now: datetime
-) -> dict[str, Any] | None:
-    """Give the status of an object whose spec this operator cannot read; None if it says so."""
-    new = condition(
-        ConditionType.ACCEPTED,
-        ConditionStatus.FALSE,
-        Reason.INVALID_SPEC,
-        f"This operator cannot read the object: {why}",
-        generation=generation,
-        now=now.replace(microsecond=0),
-    ).model_dump(mode="json", by_alias=True)
-    others = [c for c in status.get("conditions", []) if c.get("type") != new["type"]]
-    for old in status.get("conditions", []):
-        if old.get("type") == new["type"] and old.get("message") == new["message"]:
-            return None
-    return {**status, "conditions": [*others, new], "observedGeneration": generation}

@@ -72,7 +72,10 @@ def take(
         sample = values.get(metric.name, MetricSample(metric.name))
         judged = judge(metric, sample, analysis.min_requests, has_stable=has_stable)
         old = before.get(metric.name, MetricStatus(name=metric.name))
-        recent = (*old.recent, judged.verdict)[-analysis.window :]
+        recent = old.recent
+        if judged.verdict in (Verdict.PASS, Verdict.FAIL):
+            # With little traffic most samples say nothing; failures would never come together.
+            recent = (*recent, judged.verdict)[-analysis.window :]
         result.append(
             MetricStatus(
                 name=metric.name,

@@ -12,6 +12,7 @@ from tunesmith_api.analysis import OnInsufficientData, Verdict
 from tunesmith_api.deploymentstatus import RollbackReason, RolloutStatus
 from tunesmith_api.rollout import Approval, Rollout
 from tunesmith_operator.planning.analysis import failed
+from tunesmith_operator.planning.early import was_early
 from tunesmith_operator.planning.serving import SeenRevision, ServingObservation
 
 # One eviction is nobody's fault; pods that are lost again and again are somebody's.
@@ -127,6 +128,8 @@ def _by_missing_data(spec: Rollout, rollout: RolloutStatus) -> Rejection | None:
     """Time alone is no evidence: a sample taken by the deadline or later must have found none."""
     deadline, last = data_deadline(rollout, spec), rollout.sample_time
     if rollout.step_start_time is None or deadline is None or last is None:
+        return None
+    if was_early(rollout):
         return None
     if last < deadline and not _gives_up_early(spec, rollout, last):
         return None

@@ -50,7 +50,11 @@ def base_digest(template: RevisionTemplate) -> str:
 def plan_digest(rollout: Rollout) -> str:
     """Give the digest of what a canary is judged by."""
     plan = {"steps", "analysis", "fail_fast", "ready_timeout_seconds"}
-    return _digest(rollout.model_dump(mode="json", by_alias=True, include=plan))
+    content = rollout.model_dump(mode="json", by_alias=True, include=plan)
+    if rollout.analysis.confirm_seconds is None:
+        # It came later: plans without it keep their digest, and what they rejected.
+        del content["analysis"]["confirmSeconds"]
+    return _digest(content)
 
 
 def revision_name(deployment: ModelDeployment, digest: str) -> str:

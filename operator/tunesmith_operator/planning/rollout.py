@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 
 from tunesmith_api.conditions import DeploymentReason
 from tunesmith_api.deploymentstatus import Outcome, RolloutStatus
+from tunesmith_api.modeldeployment import Delivery
 from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.planning.hosting import host_of
 from tunesmith_operator.planning.placement import place
@@ -153,6 +154,14 @@ def _begin(
     if rollout.skips_analysis:
         how = "without steps: " + ("it served before" if fast else "nothing serves yet")
     draft.emit("Normal", "RolloutStarted", f"Revision {canary.revision} is rolled out {how}")
+    if template.delivery is Delivery.ADAPTER and not template.is_base_known:
+        draft.emit(
+            "Warning",
+            "BaseModelUnverified",
+            f"ModelVersion {template.version} names no commit or digest of its base model"
+            f" {template.base_model_uri}, so the pods take whatever is there: name it as"
+            " spec.baseModel.revision in a new ModelVersion",
+        )
 
 
 def _let_go(draft: ServingDraft, seen: ServingObservation) -> None:

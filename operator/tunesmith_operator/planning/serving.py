@@ -162,12 +162,14 @@ class MetricSample:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Values of all metrics at one time."""
+    """Values of metrics at one time: of all, unless it is early."""
 
     digest: str
     """The revision they are about."""
     taken: datetime
     samples: tuple[MetricSample, ...]
+    is_early: bool = False
+    """Whether they are of an early look (planning.early), at some of the metrics."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from tunesmith_api.analysis import Verdict
-from tunesmith_api.deploymentstatus import Outcome, PreviousStatus, RolloutStatus
+from tunesmith_api.deploymentstatus import (
+    MetricStatus,
+    Outcome,
+    PreviousStatus,
+    RolloutStatus,
+)
 from tunesmith_api.rollout import Approval, CapacityMode
 from tunesmith_operator.planning.analysis import (
     begin_step,
@@ -19,6 +24,7 @@ from tunesmith_operator.planning.analysis import (
     take,
 )
 from tunesmith_operator.planning.capacity import Sizing, canary_needs, carried_weight
+from tunesmith_operator.planning.early import is_look_due, take_early, was_early
 from tunesmith_operator.planning.hosting import shares_pods
 from tunesmith_operator.planning.rejection import Rejection, awaits, hold_end, reason_to_reject
 from tunesmith_operator.planning.revisions import remember
@@ -118,11 +124,19 @@ def _sample(draft: ServingDraft, seen: ServingObservation) -> None:
     analysis = draft.spec.rollout.analysis
     if sampling is None or sampling.digest != rollout.digest:
         return
-    if not is_sample_due(rollout, analysis, sampling.taken, _canary(draft, seen)):
+    is_due = is_look_due if sampling.is_early else is_sample_due
+    if not is_due(rollout, analysis, sampling.taken, _canary(draft, seen)):
         return
     stable = seen.revision(draft.status.stable.name) if draft.status.stable else None
     has_stable = stable is not None and stable.ready_replicas > 0
-    metrics = take(analysis, rollout.metrics, sampling, has_stable=has_stable)
+    metrics: tuple[MetricStatus, ...] | None
+    if sampling.is_early:
+        rollout = draft.update_rollout(look_time=sampling.taken)
+        metrics = take_early(analysis, rollout, sampling, has_stable=has_stable)
+    else:
+        metrics = take(analysis, rollout.metrics, sampling, has_stable=has_stable)
+    if metrics is None:
+        return
     draft.update_rollout(
         metrics=metrics,
         verdict=overall(analysis, metrics),
@@ -217,7 +231,8 @@ def _carries_all(draft: ServingDraft, seen: ServingObservation) -> bool:
 def _has_passed(draft: ServingDraft, rollout: RolloutStatus) -> bool:
     end = hold_end(rollout, draft.spec.rollout)
     is_held = end is None or draft.now < end
-    return not rollout.skips_analysis and not is_held and rollout.verdict is Verdict.PASS
+    has_passed = rollout.verdict is Verdict.PASS and not was_early(rollout)
+    return not rollout.skips_analysis and not is_held and has_passed
 
 
 def _is_approved(draft: ServingDraft, rollout: RolloutStatus) -> bool:

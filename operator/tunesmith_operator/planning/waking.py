@@ -9,6 +9,7 @@ from datetime import timedelta
 from tunesmith_api.analysis import Verdict
 from tunesmith_api.engine import RouterType
 from tunesmith_operator.planning.analysis import next_sample_time
+from tunesmith_operator.planning.early import next_look_time
 from tunesmith_operator.planning.rejection import data_deadline, hold_end, ready_deadline
 from tunesmith_operator.planning.serving_draft import ServingDraft
 
@@ -27,7 +28,7 @@ def ask_to_be_woken(draft: ServingDraft) -> None:
         return
     if rollout.abort is not None or (rollout.exposed_time and spec.fail_fast.consecutive_errors):
         draft.look_again_in(_FAST_LOOK)
-    times = [next_sample_time(rollout, spec.analysis)]
+    times = [next_sample_time(rollout, spec.analysis), next_look_time(rollout, spec.analysis)]
     if not draft.spec.paused:
         times += [
             ready_deadline(rollout, spec) if rollout.unready_time else None,

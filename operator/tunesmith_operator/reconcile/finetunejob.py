@@ -18,9 +18,8 @@ from tunesmith_api.labels import LABEL_JOB_UID
 from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_api.result import PROGRESS_PORT, TrainerProgress
 from tunesmith_operator.kube.errors import AlreadyExists, Invalid, NotOurs, Refused
-from tunesmith_operator.kube.kinds import Object
 from tunesmith_operator.kube.parse import newest_message, parse_target
-from tunesmith_operator.planning.acceptance import invalid_child, refused, unreadable
+from tunesmith_operator.planning.acceptance import invalid_child, refused
 from tunesmith_operator.planning.actions import (
     Action,
     Decision,
@@ -36,8 +35,9 @@ from tunesmith_operator.planning.names import model_name
 from tunesmith_operator.planning.observed import Observation, SeenJob, SeenTarget
 from tunesmith_operator.planning.offers import target_name
 from tunesmith_operator.planning.training import decide
-from tunesmith_operator.reconcile.emitting import emit, say_unreadable
+from tunesmith_operator.reconcile.emitting import emit
 from tunesmith_operator.reconcile.refusals import advice
+from tunesmith_operator.reconcile.unreadable import mark_unreadable
 from tunesmith_operator.reconcile.world import World
 from tunesmith_operator.resources.attempt import build_job, build_service
 from tunesmith_operator.resources.version import build_version
@@ -75,7 +75,8 @@ class FineTuneJobReconciler:
         try:
             job = FineTuneJob.model_validate(body)
         except ValidationError as error:
-            return await self._say_unreadable(world, body, error)
+            await mark_unreadable(world, FineTuneJob.KIND, body, error)
+            return None
         seen = await self.observe(world, job)
         decision = decide(seen, world.config, world.now())
         try:
@@ -167,23 +168,6 @@ class FineTuneJobReconciler:
         self._memory(job).written = world.now()
         if new.active is None:
             del self._memories[job.metadata.namespace, job.metadata.name]
-
-    async def _say_unreadable(
-        self, world: World, body: Object, error: ValidationError
-    ) -> timedelta | None:
-        """The API server accepted what we cannot read: a CRD newer or older than the operator."""
-        meta = body["metadata"]
-        why = say_unreadable(world, FineTuneJob.KIND, body, error)
-        status = unreadable(body.get("status") or {}, meta["generation"], why, world.now())
-        if status is not None:
-            await world.kube.apply_status(
-                FineTuneJob.KIND,
-                meta["namespace"],
-                meta["name"],
-                status,
-                resource_version=meta["resourceVersion"],
-            )
-        return None
 
 
 async def _look_at_target(world: World, job: FineTuneJob) -> SeenTarget | None:

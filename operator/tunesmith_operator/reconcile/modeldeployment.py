@@ -21,6 +21,7 @@ from tunesmith_operator.config import Config
 from tunesmith_operator.kube.known import Key
 from tunesmith_operator.planning.actions import Emit
 from tunesmith_operator.planning.analysis import is_sample_due, unmeasured
+from tunesmith_operator.planning.early import is_look_due, unlooked
 from tunesmith_operator.planning.rollout import decide_rollout
 from tunesmith_operator.planning.serving import RevisionCounts, ServingObservation
 from tunesmith_operator.planning.serving_actions import (
@@ -30,7 +31,7 @@ from tunesmith_operator.planning.serving_actions import (
     SetTraffic,
 )
 from tunesmith_operator.planning.sources import resolve
-from tunesmith_operator.reconcile.emitting import emit, say_unreadable
+from tunesmith_operator.reconcile.emitting import emit
 from tunesmith_operator.reconcile.former_router import FormerRouters
 from tunesmith_operator.reconcile.looking import Looks
 from tunesmith_operator.reconcile.measuring import Measuring
@@ -38,6 +39,7 @@ from tunesmith_operator.reconcile.refusals import Refusals
 from tunesmith_operator.reconcile.samples import (
     begin_counting,
     count_answers,
+    look_early,
     remember,
     take_samples,
 )
@@ -45,6 +47,7 @@ from tunesmith_operator.reconcile.serving_objects import ServingObjects
 from tunesmith_operator.reconcile.serving_pods import change_pods
 from tunesmith_operator.reconcile.serving_reading import Reading, read
 from tunesmith_operator.reconcile.serving_routing import Routing
+from tunesmith_operator.reconcile.unreadable import mark_unreadable
 from tunesmith_operator.reconcile.world import World
 from tunesmith_operator.resources.serving.engines.plan import UnservableError
 from tunesmith_operator.resources.serving.record import Revision
@@ -83,7 +86,7 @@ class ModelDeploymentReconciler:
         try:
             deployment = ModelDeployment.model_validate(body)
         except ValidationError as error:
-            say_unreadable(world, ModelDeployment.KIND, body, error)
+            await mark_unreadable(world, ModelDeployment.KIND, body, error)
             return None
         may_have_former = self._former.may_exist(key, deployment)
         reading = await read(world, deployment, may_have_former=may_have_former)
@@ -198,6 +201,13 @@ class ModelDeploymentReconciler:
                 key,
                 lambda: take_samples(world, deployment, reading, status),
                 lambda why: unmeasured(analysis, rollout.digest, now, why),
+                lambda: world.wake(key),
+            )
+        elif is_look_due(rollout, analysis, now, canary):
+            self._measuring.start(
+                key,
+                lambda: look_early(world, deployment, reading, status, rollout),
+                lambda _: unlooked(rollout.digest, now),
                 lambda: world.wake(key),
             )
         elif rollout.exposed_time is not None:

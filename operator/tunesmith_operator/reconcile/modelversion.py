@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from tunesmith_api.modelversion import ModelVersion
 from tunesmith_operator.planning.versions import describe
-from tunesmith_operator.reconcile.emitting import say_unreadable
+from tunesmith_operator.reconcile.unreadable import mark_unreadable
 from tunesmith_operator.reconcile.world import World
 
 
@@ -23,7 +23,7 @@ async def reconcile_modelversion(world: World, namespace: str, name: str) -> tim
     try:
         version = ModelVersion.model_validate(body)
     except ValidationError as error:
-        say_unreadable(world, ModelVersion.KIND, body, error)
+        await mark_unreadable(world, ModelVersion.KIND, body, error)
         return None
     status = describe(version, world.cache.uses.users(namespace, name), world.now())
     if status != version.status:

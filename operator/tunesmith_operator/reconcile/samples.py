@@ -5,14 +5,16 @@ counts none.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from tunesmith_api.analysis import AnalysisMetric
-from tunesmith_api.deploymentstatus import ModelDeploymentStatus, RevisionStatus
+from tunesmith_api.deploymentstatus import ModelDeploymentStatus, RevisionStatus, RolloutStatus
 from tunesmith_api.engine import RouterType
 from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_operator.kube.errors import KubeError
 from tunesmith_operator.metrics.sampling import Measured, PromptsError
 from tunesmith_operator.metrics.scraping import MeasuredPod
+from tunesmith_operator.planning.early import unlooked, urgent
 from tunesmith_operator.planning.serving import RevisionCounts, Sampling, Traffic
 from tunesmith_operator.reconcile.serving_reading import Reading
 from tunesmith_operator.reconcile.world import World
@@ -43,6 +45,25 @@ async def take_samples(
         await _prompts(world, deployment),
         world.now(),
     )
+
+
+async def look_early(
+    world: World,
+    deployment: ModelDeployment,
+    reading: Reading,
+    status: ModelDeploymentStatus,
+    rollout: RolloutStatus,
+) -> Sampling:
+    """Measure what is urgent, by what the pods have counted."""
+    analysis, now = deployment.spec.rollout.analysis, world.now()
+    canary = _measured(world, deployment, reading, status.canary)
+    if canary is None:
+        return unlooked("", now)
+    stable = _compared(world, deployment, reading, status)
+    found = await world.serving.sampler.take(
+        analysis, canary, stable, {}, now, only=urgent(rollout, analysis)
+    )
+    return replace(found, is_early=True)
 
 
 async def begin_counting(

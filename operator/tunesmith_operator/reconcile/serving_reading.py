@@ -39,7 +39,7 @@ from tunesmith_operator.planning.serving import (
     SeenRouter,
     ServingPod,
 )
-from tunesmith_operator.reconcile.emitting import say_unreadable
+from tunesmith_operator.reconcile.unreadable import say_unreadable
 from tunesmith_operator.reconcile.world import World
 from tunesmith_operator.resources.serving.names import router_name
 from tunesmith_operator.resources.serving.sidecar import requests_port

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
 from tunesmith_api.adapters import AdaptersReport, WantedAdapters
-from tunesmith_api.analysis import Analysis
+from tunesmith_api.analysis import Analysis, AnalysisMetric
 from tunesmith_api.deploymentstatus import RollbackStatus
 from tunesmith_api.result import TrainerProgress
 from tunesmith_api.router import RouterState
@@ -64,6 +64,11 @@ class Kube(Protocol):
         is_urgent: bool = False,
     ) -> Object:
         """Write the whole status by server-side apply; raises Gone, or Conflict if it changed."""
+
+    async def patch_status(
+        self, kind: str, namespace: str, name: str, status: Object, *, resource_version: str
+    ) -> Object:
+        """Write some fields of the status and leave the others; raises Gone, or Conflict."""
 
     async def apply(self, manifest: Object) -> Object:
         """Server-side apply: what we no longer say is removed, what others say stays."""
@@ -138,8 +143,10 @@ class Samples(Protocol):
         stable: Measured | None,
         prompts: Mapping[str, str | PromptsError],
         now: datetime,
+        *,
+        only: Sequence[AnalysisMetric] | None = None,
     ) -> Sampling:
-        """Measure all metrics once."""
+        """Measure all metrics once, or only some of them."""
 
     def forget(self, namespace: str, name: str) -> None:
         """Forget a canary, by its revision's name; its next roll-out begins anew."""

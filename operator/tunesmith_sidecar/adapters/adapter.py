@@ -119,8 +119,10 @@ class Adapter:
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def _is_fetched(self) -> bool:
-        if await self._is_known():
-            return True
+        return await self._is_known() or await self._is_verified()
+
+    async def _is_verified(self) -> bool:
+        """Fetch what is not here yet and verify all of it, the base model too; say what fails."""
         try:
             await fetch_adapter(self._pod_settings, self.wanted, self._folder)
         except FetchFailed as error:
@@ -161,6 +163,11 @@ class Adapter:
         name = self.wanted.revision
         try:
             if name not in await self._loras.names():
+                # The engine answers, so it has loaded the base model: only now is it known that
+                # nobody has changed that in between.
+                if self._settings.adapters_base_digest and not await self._is_verified():
+                    await asyncio.sleep(_RETRY_SECONDS)
+                    return
                 self._say(AdapterPhase.LOADING, self._message)
                 await self._loras.load(name, self._folder / FILES)
             self._refusals = 0

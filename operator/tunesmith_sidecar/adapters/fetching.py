@@ -1,7 +1,8 @@
 """Brings an adapter's files by the fetcher of whole models, as a process of its own.
 
 So what it verifies and refuses is the same, and neither its memory nor a crash is the sidecar's.
-An adapter of another base model is refused besides. Called by ``adapter``.
+An adapter of another base model, or of one that has changed since, is refused besides. Called by
+``adapter``.
 """
 
 import asyncio
@@ -86,4 +87,7 @@ def _variables(
     }
     if settings.adapters_credentials_dir is not None:
         given["CREDENTIALS_DIR"] = str(settings.adapters_credentials_dir)
+    if settings.adapters_base_digest is not None:
+        given["BASE_URI"] = settings.adapters_base_model
+        given["BASE_DIGEST"] = settings.adapters_base_digest
     return {_PREFIX + name: value for name, value in given.items()}

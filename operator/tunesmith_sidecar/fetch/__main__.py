@@ -1,5 +1,7 @@
 """``python -m tunesmith_sidecar.fetch``: fetches a model, verifies it, ends.
 
+For an adapter it first looks whether its base model is still the one that it was trained on.
+
 Exit codes: 0 it is here; 1 settings; 3 refused for good; 4 not found; 5 no access; 6 S3 away;
 7 the disk. The same in words, one line, is the termination message.
 """
@@ -14,6 +16,7 @@ from tunesmith_api.artifacts import FetchReason
 from tunesmith_process.logs import configure_logs, log
 from tunesmith_process.settings import SettingsError
 from tunesmith_sidecar.fetch.errors import FetchError, Place, explain
+from tunesmith_sidecar.fetch.foundation import check_base
 from tunesmith_sidecar.fetch.model import fetch_model
 from tunesmith_sidecar.fetch.settings import FetchSettings, parse_fetch_settings
 from tunesmith_sidecar.fetch.transfer import Source
@@ -67,6 +70,10 @@ def _fetch(settings: FetchSettings) -> None:
     )
     try:
         client = make_client(endpoint, _PATIENCE)
+        if settings.base_uri is not None and settings.base_digest is not None:
+            there = Place(settings.base_uri, settings.endpoint, settings.secret, "s3:ListBucket")
+            base = Source(client, there, settings.patience_seconds)
+            check_base(settings.base_uri, settings.base_digest, base)
         fetch_model(settings, Source(client, place, settings.patience_seconds))
     except CredentialsError as error:
         raise FetchError(

@@ -53,6 +53,8 @@ class Place:
     uri: str
     endpoint: str
     secret: str
+    right: str = "s3:GetObject"
+    """What is asked of S3 there."""
 
     def __str__(self) -> str:
         return f"{self.uri} at {self.endpoint or 'Amazon S3'}"
@@ -113,7 +115,7 @@ def _refused(error: ClientError, place: Place) -> FetchError:
         return FetchError(
             FetchReason.ACCESS_DENIED,
             f"S3 refused {place.identity} for {place} ({code or status}). Check keys, endpoint and"
-            " the bucket's policy; s3:GetObject is needed",
+            f" the bucket's policy; {place.right} is needed",
         )
     return FetchError(FetchReason.STORAGE_UNAVAILABLE, f"{place}: {code} ({status})")
 

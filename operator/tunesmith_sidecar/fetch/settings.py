@@ -6,9 +6,9 @@ with the prefix is an error. Written by the operator's builders, read by ``__mai
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tunesmith_api.meta import Digest, S3Uri
 from tunesmith_process.settings import LogLevel, ProcessSettings, parse_variables
@@ -28,6 +28,10 @@ class FetchSettings(ProcessSettings):
     """Where the files go. What is there and verifies is not fetched again."""
     digest_file: Path
     """Where the digest is written once everything has been verified; the sidecar waits for it."""
+    base_uri: S3Uri | None = None
+    """Base model of an adapter, which the engine loads by itself. None: nothing is compared."""
+    base_digest: Digest | None = None
+    """Digest of that model's listing when the adapter was trained; given with its URI."""
     gguf_link: Path | None = None
     """Link that is to lead to the model's one GGUF file, whatever that is called. None: none."""
     endpoint: S3Url = ""
@@ -48,6 +52,12 @@ class FetchSettings(ProcessSettings):
     """Revision of the ModelDeployment, for the log."""
     log_level: LogLevel = "INFO"
     """Of the log."""
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> Self:
+        if (self.base_uri is None) != (self.base_digest is None):
+            raise ValueError("base_uri and base_digest are given together or not at all")
+        return self
 
 
 def parse_fetch_settings(environment: Mapping[str, str]) -> FetchSettings:

@@ -56,6 +56,21 @@ class Source:
 
         return self._patiently(once)
 
+    def list(self) -> list[tuple[str, int, str]]:
+        """Give name, size and ETag of every object. Raises FetchError."""
+
+        def once() -> list[tuple[str, int, str]]:
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix
+            )
+            return [
+                (item["Key"].removeprefix(self._prefix), item["Size"], item["ETag"])
+                for page in pages
+                for item in page.get("Contents", ())
+            ]
+
+        return self._patiently(once)
+
     def download(self, files: Sequence[tuple[str, Path]], total_bytes: int) -> None:
         """Fetch the objects into their files, which appear by rename when they are whole.
 

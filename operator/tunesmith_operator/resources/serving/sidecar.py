@@ -147,6 +147,7 @@ def _adapter_settings(template: RevisionTemplate, config: Config) -> dict[str, s
     told = {
         "FOLDER": ADAPTERS_PATH,
         "BASE_MODEL": template.base_model_uri,
+        **({"BASE_DIGEST": template.base_listing} if template.base_listing else {}),
         "SECRET": storage.secret,
         **storage.settings,
     }
