@@ -5,9 +5,9 @@ run: 4 replicas, 25 % of 40 requests a second, a sample every 5 s, the third fai
 Engines are stand-ins; fetcher, sidecar, router and operator are real. Two runs: one by samples
 alone, as the peer knows no other way, and one with failFast as it is by default.
 
-With the peer's settings the verdict comes when the third sample is due, whoever takes it. So of
-the first run only the way back is judged, of the second everything: exits with 1 when a figure is
-above half of the peer's, or when stable failed a request.
+The peer knows no least number of requests for a sample; ten is the fewest that says something of a
+rate of 5 %. Exits with 1 when a figure of either run is above half of the peer's, or when stable
+failed a request.
 """
 
 import sys
@@ -44,6 +44,7 @@ ROLLOUT: Manifest = {
     "analysis": {
         "intervalSeconds": 5,
         "failureLimit": 3,
+        "minRequests": 10,
         "metrics": [{"name": "error-rate", "builtin": "ErrorRate", "max": "0.05"}],
     },
 }
@@ -95,12 +96,13 @@ def cost(answers: Sequence[Answer], canary: str, verdict: float, reason: str = "
 
 def misses(sampled: Cost, fast: Cost) -> list[str]:
     """Return what is above half of the peer's, and every failure of stable."""
-    judged = [
-        ("way back, by samples", sampled.restored, PEER.restored),
-        ("verdict, with failFast", fast.detected, PEER.detected),
-        ("way back, with failFast", fast.restored, PEER.restored),
-        ("bad answers, with failFast", float(fast.bad), float(PEER.bad)),
-    ]
+    judged = []
+    for name, run in (("by samples", sampled), ("with failFast", fast)):
+        judged += [
+            (f"verdict, {name}", run.detected, PEER.detected),
+            (f"way back, {name}", run.restored, PEER.restored),
+            (f"bad answers, {name}", float(run.bad), float(PEER.bad)),
+        ]
     found = [
         f"{what}: {value:.2f}, at most {peer * SHARE_OF_PEER:.2f} were promised"
         for what, value, peer in judged

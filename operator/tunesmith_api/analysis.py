@@ -68,7 +68,7 @@ class ConfigMapRef(Spec):
 
 
 class Judge(Spec):
-    """An OpenAI-compatible endpoint that scores answers from 0 to 1."""
+    """An OpenAI-compatible endpoint that scores answers from 0 to 1. It is asked without a key."""
 
     url: HttpUrl
     """Base URL, such as http://judge.models/v1."""

@@ -111,8 +111,8 @@ DEPLOYMENT_REASON_MEANINGS: dict[DeploymentReason, str] = {
 }
 
 ROLLBACK_MEANINGS: dict[RollbackReason, str] = {
-    RollbackReason.ANALYSIS_FAILED: "A metric failed in failureLimit of the last window samples that "
-    "could be judged.",
+    RollbackReason.ANALYSIS_FAILED: "A metric failed in failureLimit of the last window samples "
+    "that could be judged.",
     RollbackReason.CONSECUTIVE_ERRORS: "The canary failed failFast.consecutiveErrors requests in a "
     "row.",
     RollbackReason.CRASH_LOOPING: "The canary's containers restarted failFast.restarts times.",

@@ -310,6 +310,8 @@ def test_a_judges_words(text: str, score: float | None) -> None:
         pytest.param("0.7", 200, "0.7", "", id="a score"),
         pytest.param("Hm.", 200, "", "the judge: it gave no score", id="no score"),
         pytest.param("0.7", 500, "", "the judge: HTTP 500", id="a judge that fails"),
+        pytest.param("0.7", 401, "", "It is asked without a key", id="a judge that wants a key"),
+        pytest.param("0.7", 403, "", "It is asked without a key", id="a judge that refuses"),
     ],
 )
 async def test_a_judge_scores(
@@ -336,6 +338,8 @@ async def test_a_judge_scores(
     sample = await take(sampler, asking("Judge", judge=judge), canary, m0=QUESTIONS)
     assert sample.value == value
     assert error in sample.error
+    # Only what nobody else will mend stalls the roll-out with what to change.
+    assert sample.needs_change is (status in (401, 403))
     path, body, headers = asked[0]
     assert (path, body["model"], body["temperature"]) == ("/v1/chat/completions", "wise", 0)
     assert json.loads(body["messages"][1]["content"]) == {

@@ -9,6 +9,7 @@ from tests.simulation.adapter_world import OTHER_BASE, AdapterWorld
 from tests.simulation.rollout_parts import Model
 from tests.simulation.rollouts import at_weight, play, settle, until
 from tunesmith_api.deploymentstatus import RollbackReason, RollbackStatus
+from tunesmith_api.modelversion import BaseModelRef, ModelVersion
 
 # `make simulate` plays many more than a test run has time for.
 WORLDS_PER_BLOCK = max(1, int(os.environ.get("TUNESMITH_WORLDS", "10")) // 5)
@@ -184,3 +185,25 @@ def test_random_worlds_keep_every_promise_and_settle(block: int) -> None:
         until(world, lambda w: w.status.previous is None, 80)
         until(world, lambda w: len(w.hosts) == 1, 20)
         assert world.one_pass().actions == ()
+
+
+class NamelessBase(AdapterWorld):
+    """Versions made by hand, which do not say which commit of their base they belong to."""
+
+    @property
+    def versions(self) -> tuple[ModelVersion, ...]:
+        bare = {"base_model": BaseModelRef(uri="hf://org/base")}
+        return tuple(
+            v.model_copy(update={"spec": v.spec.model_copy(update=bare)}) for v in super().versions
+        )
+
+
+@pytest.mark.parametrize(("kind", "warnings"), [(AdapterWorld, 0), (NamelessBase, 1)])
+def test_a_base_model_that_is_not_pinned_is_told_of_when_a_roll_out_begins(
+    kind: type[AdapterWorld], warnings: int
+) -> None:
+    world = settle(kind(1))
+    told = [e for e in world.events if e.reason == "BaseModelUnverified"]
+    assert len(told) == warnings
+    assert all("ModelVersion m-v1 names no commit or digest" in e.message for e in told)
+    assert world.status.stable is not None, "it serves all the same"

@@ -141,6 +141,17 @@ def test_services_that_are_told_of_the_curve_have_their_own_secrets() -> None:
     assert "credentials-mlflow" not in names
 
 
+@pytest.mark.parametrize("stage", list(StageName))
+def test_the_key_of_a_judge_is_there_in_both_stages(stage: StageName) -> None:
+    """Prepare says that it is missing, before a GPU is taken for what nobody could judge."""
+    judge = {"url": "http://judge/v1", "model": "j", "secretRef": {"name": "judge-key"}}
+    suites = [{"name": "first", "heldOut": {}}, {"name": "second", "judge": judge}]
+    dataset = {"train": {"uri": "s3://acme/t"}, "test": {"percent": "10"}}
+    pod = pod_of(make_job(evaluation={"suites": suites}, dataset=dataset), stage)
+    names = {v["name"]: v["secret"] for v in pod["volumes"] if "secret" in v}
+    assert names["credentials-judge-1"] == {"secretName": "judge-key", "optional": True}
+
+
 def test_claims_are_mounted_read_only_and_once() -> None:
     job = make_job(
         model={"uri": "pvc://models/llama"},

@@ -16,7 +16,7 @@ from tunesmith_api.run import CREDENTIALS_PATH, TrainingRun
 from tunesmith_api.synthetic import Generator, Synthetic
 from tunesmith_api.training import ModelSource
 from tunesmith_trainer.completions import Completions, Refused, Unanswered, Unavailable
-from tunesmith_trainer.keys import read_key
+from tunesmith_trainer.keys import GENERATOR_FOLDER, GENERATOR_KEY, read_key
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import Infrastructure, UserError
 from tunesmith_trainer.progress import Progress
@@ -111,11 +111,11 @@ def _ask_endpoint(
     generator: Generator, synthetic: Synthetic, prompts: Sequence[str], stop: StopSignal
 ) -> Iterator[str]:
     """Answer with several requests at once, in the prompts' order."""
-    folder = Path(CREDENTIALS_PATH) / "generator"
+    folder = Path(CREDENTIALS_PATH) / GENERATOR_FOLDER
     with (
         Completions(
             generator.url or "",
-            key=read_key(folder, "OPENAI_API_KEY", is_asked=generator.secret_ref is not None),
+            key=read_key(folder, GENERATOR_KEY, is_asked=generator.secret_ref is not None),
             timeout_seconds=_TIMEOUT_SECONDS,
             tries=_TRIES,
             sleep=stop.sleep,

@@ -27,6 +27,7 @@ from tunesmith_trainer.data.tokenizing import RowTokenizer
 from tunesmith_trainer.description import describe
 from tunesmith_trainer.generating import generated_answers
 from tunesmith_trainer.gguf.file import check_gguf
+from tunesmith_trainer.keys import check_keys
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.progress import Progress
@@ -58,6 +59,7 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
     check_gates(run)
     check_push(run)
     check_tracking(run)
+    check_keys(run)
     fence = Fence(output, run.run_uri, run.attempt)
     fence.claim()
     if earlier := _earlier(output, run):

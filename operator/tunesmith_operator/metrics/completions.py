@@ -20,6 +20,10 @@ class Busy(Unanswered):
     """The model has no place for the question now."""
 
 
+class KeyAsked(Unanswered):
+    """Whoever was asked takes no questions from us."""
+
+
 class Broken(Unanswered):
     """The model was asked and failed."""
 
@@ -64,7 +68,8 @@ async def complete(
         limit_bytes=_ANSWER_BYTES,
     )
     if answer.status != 200:
-        kind = {429: Busy}.get(answer.status, Broken if answer.status >= 500 else Unanswered)
+        kinds = {401: KeyAsked, 403: KeyAsked, 429: Busy}
+        kind = kinds.get(answer.status, Broken if answer.status >= 500 else Unanswered)
         raise kind(f"HTTP {answer.status}: {in_short(answer.body)}")
     try:
         choices = _Completion.model_validate_json(answer.body).choices

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 from tunesmith_api.analysis import GoldenPrompts, PromptMatch
 from tunesmith_operator.fetching import Unanswerable, Unanswered, fetch
 from tunesmith_operator.metrics import judge, matching
-from tunesmith_operator.metrics.completions import Broken, Busy, complete
+from tunesmith_operator.metrics.completions import Broken, Busy, KeyAsked, complete
 from tunesmith_operator.metrics.patterns import search_all
 from tunesmith_operator.metrics.scraping import MeasuredPod
 from tunesmith_operator.metrics.together import all_of
@@ -188,5 +188,10 @@ async def _ask_judge(
     )
     try:
         return await all_of(*questions, at_once=_AT_ONCE)
+    except KeyAsked as error:
+        raise Unanswerable(
+            f"the judge: {error}. It is asked without a key: let it take the operator's questions"
+            " so, or name a proxy that adds the key"
+        ) from error
     except Unanswered as error:
         raise Unanswered(f"the judge: {error}") from error

@@ -115,7 +115,8 @@ def _storage(run: TrainingRun, compute: Compute | None) -> tuple[list[Manifest],
         "dataset": run.s3.dataset_secret,
         "output": run.s3.output_secret,
         "hub": _hub_secret(run),
-        **(_judges(run) if compute is not None else {}),
+        # Also for prepare, which says that one is missing before a GPU is taken.
+        **_judges(run),
         **_tracking_secrets(run),
         "generator": _generator_secret(run),
     }

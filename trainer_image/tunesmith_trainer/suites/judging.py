@@ -16,7 +16,7 @@ from tunesmith_api.run import CREDENTIALS_PATH, judge_folder
 from tunesmith_api.suites import Judge
 from tunesmith_trainer.completions import Completions, Garbled, Unanswered
 from tunesmith_trainer.intervals import Observed, Statistic, mean, observe
-from tunesmith_trainer.keys import read_key
+from tunesmith_trainer.keys import JUDGE_KEY, read_key
 from tunesmith_trainer.outcome import shorten
 from tunesmith_trainer.stopping import StopSignal
 from tunesmith_trainer.suites.questions import Question
@@ -82,7 +82,7 @@ def _open(judge: Judge, place: int, stop: StopSignal) -> Completions:
     folder, is_asked = Path(CREDENTIALS_PATH) / judge_folder(place), judge.secret_ref is not None
     return Completions(
         judge.url,
-        key=read_key(folder, "API_KEY", is_asked=is_asked),
+        key=read_key(folder, JUDGE_KEY, is_asked=is_asked),
         timeout_seconds=judge.timeout_seconds,
         tries=_TRIES,
         sleep=stop.sleep,

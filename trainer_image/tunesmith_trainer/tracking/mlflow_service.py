@@ -10,6 +10,7 @@ from mlflow.entities import Experiment, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from tunesmith_api.tracking import Mlflow
+from tunesmith_trainer.keys import MLFLOW_KEYS
 from tunesmith_trainer.tracking.identity import Identity
 from tunesmith_trainer.tracking.sending import Ending, Point
 
@@ -21,7 +22,6 @@ _STATUS = {
     Ending.INTERRUPTED: "KILLED",
     Ending.FAILED: "FAILED",
 }
-_SECRETS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 
 
 class MlflowService:
@@ -31,7 +31,7 @@ class MlflowService:
         """`credentials` is the folder with the Secret's keys, which need not be there."""
         self._settings, self._identity = settings, identity
         # The client reads them from nowhere else.
-        for key in _SECRETS:
+        for key in MLFLOW_KEYS:
             if (file := credentials / key).is_file():
                 os.environ[key] = file.read_text().strip()
         # Its own repeats would hide an outage for minutes; ours are the sender's.
