@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from deploy.native.apiserver import ControlPlane
-from tests.simulation.world import DIGEST, MERGED
+from tests.simulation.training_parts import DIGEST, MERGED
 from tunesmith_api.attempts import StageName
 from tunesmith_api.measurements import Measurement
 from tunesmith_api.result import Outcome, TrainerResult

@@ -10,7 +10,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.simulation.world import SPEC, Faults, World
+from tests.simulation.training_parts import SPEC, Faults
+from tests.simulation.world import World
 from tunesmith_api.conditions import ConditionType
 from tunesmith_operator.planning.conditions import find, is_true
 

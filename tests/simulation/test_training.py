@@ -6,15 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.simulation.world import (
-    DEPLOYMENTS,
-    IMAGE_DIGEST,
-    SPEC,
-    START,
-    STEPS,
-    Faults,
-    World,
-)
+from tests.simulation.training_parts import DEPLOYMENTS, IMAGE_DIGEST, SPEC, START, STEPS, Faults
+from tests.simulation.world import World
 from tunesmith_api.attempts import AttemptReason
 from tunesmith_api.conditions import ConditionType
 from tunesmith_api.jobstatus import DisplayStage
