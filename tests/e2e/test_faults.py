@@ -1,9 +1,11 @@
 """Things that break on the way: operator, pods, S3. The end must be the undisturbed one's."""
 
+import json
 import time
 
 import pytest
 
+from deploy.storage import BUCKET
 from tests.e2e.fickle_s3 import fickle_s3
 from tests.e2e.lab import Lab, until
 from tunesmith_api.report import TrainingReport
@@ -65,6 +67,30 @@ def test_a_killed_train_pod_goes_on_from_the_last_complete_checkpoint(
     assert report.resumed_from_step >= 10
     assert losses(report) == losses(undisturbed)
     assert weights(report) == weights(undisturbed)
+
+
+def test_a_pod_out_of_memory_goes_on_with_half_the_batch(lab: Lab, namespace: str) -> None:
+    """128 rows of 500 tokens need 2.9 GiB, half of them 1.8 GiB."""
+    with lab.storage.client(lab.log) as s3:
+        s3.put_object(Bucket=BUCKET, Key="e2e/wide.jsonl", Body=wide_rows().encode())
+    lab.submit(
+        namespace,
+        "greedy",
+        dataset={"train": {"uri": f"s3://{BUCKET}/e2e/wide.jsonl"}},
+        hyperparameters={"maxSteps": 2, "perDeviceBatchSize": 128, "maxSequenceLength": 512},
+        compute={"resources": {"limits": {"memory": "2300Mi"}}},
+    )
+    lab.wait_for(namespace, "greedy", "Complete")
+    status = lab.status(namespace, "greedy")
+    assert [a.reason for a in status.attempts] == ["Succeeded", "OutOfMemory", "Succeeded"]
+    assert status.counters.batch_halvings == 1
+    assert status.counters.failures == 0
+    assert "BatchHalved" in lab.events(namespace, "greedy")
+
+
+def wide_rows() -> str:
+    rows = ({"prompt": f"question {i}", "response": "a word " * 60} for i in range(600))
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def test_suspending_frees_the_pods_and_resuming_goes_on_exactly(
