@@ -96,8 +96,8 @@ def wide_rows() -> str:
 def test_suspending_frees_the_pods_and_resuming_goes_on_exactly(
     lab: Lab, namespace: str, undisturbed: TrainingReport
 ) -> None:
-    rarely = {**CHECKPOINT, "everySteps": 100}
-    lab.submit(namespace, "paused", hyperparameters=STEPS, checkpoint=rarely)
+    never = {**CHECKPOINT, "everySteps": 1000}
+    lab.submit(namespace, "paused", hyperparameters=STEPS, checkpoint=never)
     step = lab.wait_for_step(namespace, "paused", 10)
     lab.suspend(namespace, "paused", True)
     lab.wait_for(namespace, "paused", "Suspended", seconds=90)
@@ -106,7 +106,7 @@ def test_suspending_frees_the_pods_and_resuming_goes_on_exactly(
     lab.wait_for(namespace, "paused", "Complete")
     report = lab.report(namespace, "paused")
     assert report.resumed_from_step is not None
-    assert step <= report.resumed_from_step < 100, "SIGTERM must save what everySteps had not"
+    assert report.resumed_from_step >= step, "SIGTERM must save what everySteps had not"
     assert lab.status(namespace, "paused").counters.failures == 0
     assert losses(report) == losses(undisturbed)
     assert weights(report) == weights(undisturbed)
