@@ -319,6 +319,8 @@ class AdapterWorld(RolloutWorld):
                 pod.lived, pod.is_ready, pod.starts_in = 0, False, 2
                 pod.restarts += 1
                 pod.last_restart = self.now
+                # Whoever shares the pods is hit as by an eviction, however good it is itself.
+                self.evicted = self.now
                 pod.loading = dict.fromkeys(pod.loading, LOADS_IN)
 
     # -- what must never be -----------------------------------------------------------------------
