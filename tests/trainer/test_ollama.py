@@ -1,6 +1,7 @@
 """What Ollama makes of our GGUF file and Modelfile when it is started as its pod starts it.
 
-Needs a real ollama, on PATH or where OLLAMA says; skipped elsewhere.
+Needs a real ollama: on PATH, where OLLAMA says, or in the cache, into which `make test-ollama`
+builds one; skipped elsewhere.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ from typing import Any
 import httpx
 import pytest
 
+from deploy.native.binaries import find_binary
 from tests.trainer.conftest import free_port
 from tests.trainer.gguf_models import export, make_model, tokenizer_of
 from tests.unit.manifests import engine_of, variables
 from tunesmith_trainer.modelfile import build_modelfile, write
 
-OLLAMA = os.environ.get("OLLAMA") or shutil.which("ollama")
+OLLAMA = os.environ.get("OLLAMA") or shutil.which("ollama") or find_binary("ollama")
 NAME = "support"
 
-pytestmark = pytest.mark.skipif(not OLLAMA, reason="no ollama on PATH, OLLAMA not set")
+needs_ollama = pytest.mark.skipif(not OLLAMA, reason="no ollama on PATH, OLLAMA not set")
+pytestmark = [needs_ollama, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")

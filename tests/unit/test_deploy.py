@@ -10,7 +10,7 @@ from deploy.cluster import choose_cluster
 from deploy.kubectl import fill
 from deploy.locks import locked
 from deploy.native import leftovers, node, processes
-from deploy.native.binaries import GATEWAY, METRICS, RECIPES
+from deploy.native.binaries import ENGINES, GATEWAY, METRICS, RECIPES
 from deploy.native.host import Host
 from deploy.settings import Settings, read_settings
 from deploy.shell import Log, StepError
@@ -199,7 +199,7 @@ def test_a_value_that_is_not_given_is_an_error() -> None:
 
 
 def test_every_binary_has_a_folder_of_its_own_in_the_cache() -> None:
-    keys = [recipe.key for recipe in (*RECIPES, *GATEWAY, *METRICS)]
+    keys = [recipe.key for recipe in (*RECIPES, *GATEWAY, *METRICS, *ENGINES)]
     assert len(set(keys)) == len(keys)
 
 
