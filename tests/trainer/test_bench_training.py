@@ -8,21 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from benchmarks.bench_training import Worker, runs_on_gpu, same_rows, take_turns
 from benchmarks.training_report import Run, table, verdicts
 from benchmarks.training_task import Options
+from tests.trainer.gpus import on_gpus
 from tunesmith_trainer.tiny import write_tiny
 
 needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="needs TRL")
-gpu = pytest.param(
-    "cuda",
-    marks=[
-        pytest.mark.gpu,
-        pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    ],
-)
 
 
 @pytest.fixture
@@ -43,8 +36,14 @@ def go(runs: list[Run]) -> list[Run]:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("device", ["cpu", gpu])
-@pytest.mark.parametrize(("precision", "checkpointing"), [("FP32", False), ("BF16", True)])
+@pytest.mark.parametrize(
+    ("device", "precision", "checkpointing"),
+    [
+        pytest.param("cpu", "BF16", True, id="CPU"),
+        on_gpus("cuda", "BF16", True),
+        on_gpus("cuda", "FP32", False, id="GPU in 32 bits"),
+    ],
+)
 def test_this_trainer_says_what_its_steps_took(
     task: Options, device: str, precision: str, checkpointing: bool
 ) -> None:
@@ -61,7 +60,7 @@ def test_this_trainer_says_what_its_steps_took(
 
 @needs_trl
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("device", ["cpu", gpu])
+@pytest.mark.parametrize("device", ["cpu", on_gpus("cuda")])
 def test_both_trainers_have_the_same_losses_on_the_same_rows(task: Options, device: str) -> None:
     options = replace(task, device=device)
     runs = go([Run("ours, FP32", options), same_rows(options, {})])
@@ -71,7 +70,7 @@ def test_both_trainers_have_the_same_losses_on_the_same_rows(task: Options, devi
 
 @needs_trl
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("device", ["cpu", gpu])
+@pytest.mark.parametrize("device", ["cpu", on_gpus("cuda")])
 def test_what_is_run_on_a_gpu_gives_a_table_and_verdicts(task: Options, device: str) -> None:
     runs = go(runs_on_gpu(replace(task, device=device, rows=8), has_liger=False))
     assert len(list(table(runs, on_gpu=True))) == 10
