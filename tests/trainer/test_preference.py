@@ -289,9 +289,12 @@ FREE = [
 ]
 
 
+@pytest.mark.parametrize("method", [{}, FULL], ids=["LoRA", "all weights"])
 @pytest.mark.parametrize("dpo", FREE)
-def test_a_model_learns_without_asking_the_base(make_trial: MakeTrial, dpo: dict[str, Any]) -> None:
-    trial = make_trial(dpo=dpo, hyperparameters={"epochs": "4", "learningRate": "2e-3"})
+def test_a_model_learns_without_asking_the_base(
+    make_trial: MakeTrial, dpo: dict[str, Any], method: dict[str, Any]
+) -> None:
+    trial = make_trial(dpo=dpo, hyperparameters={"epochs": "4", "learningRate": "2e-3"}, **method)
     result = trial.go()
     assert result.outcome is Outcome.SUCCEEDED
     found = {m.metric: (float(m.value), float(m.base_value)) for m in result.measurements}
@@ -317,7 +320,8 @@ def test_a_disturbed_run_without_base_ends_the_same(
     assert references(disturbed, tmp_path) == set()
     with pytest.raises(PodLost):
         disturbed.go(at_step=10, act=lose_pod)
-    assert disturbed.go().resumed_from_step == 8
+    # The checkpoint of step 8 may have been on its way.
+    assert disturbed.go().resumed_from_step in {4, 8}
     assert End.of(disturbed) == End.of(calm)
 
 
@@ -406,7 +410,8 @@ def test_a_disturbed_run_ends_the_same(make_trial: MakeTrial, settings: dict[str
         disturbed.go(at_step=3)
     with pytest.raises(PodLost):
         disturbed.go(at_step=10, act=lose_pod)
-    assert disturbed.go().resumed_from_step == 8
+    # The checkpoint of step 8 may have been on its way.
+    assert disturbed.go().resumed_from_step in {4, 8}
     assert End.of(disturbed) == End.of(calm)
 
 
