@@ -289,8 +289,13 @@ FREE = [
 ]
 
 
-@pytest.mark.parametrize("method", [{}, FULL], ids=["LoRA", "all weights"])
-@pytest.mark.parametrize("dpo", FREE)
+@pytest.mark.parametrize(
+    ("dpo", "method"),
+    [
+        *(pytest.param(*one.values, {}, id=f"{one.id}, LoRA") for one in FREE),
+        pytest.param({"loss": "SimPO", "beta": "2"}, FULL, id="SimPO, all weights"),
+    ],
+)
 def test_a_model_learns_without_asking_the_base(
     make_trial: MakeTrial, dpo: dict[str, Any], method: dict[str, Any]
 ) -> None:
