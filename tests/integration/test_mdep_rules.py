@@ -7,7 +7,8 @@ import pytest
 
 from deploy.native.apiserver import ControlPlane
 from deploy.shell import StepError
-from tests.integration.test_crd_rules import changed, columns, create, said, tell
+from tests.integration.test_crd_objects import columns, said, tell
+from tests.integration.test_crd_rules import changed, create
 
 pytestmark = pytest.mark.integration
 
