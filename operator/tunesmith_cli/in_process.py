@@ -5,6 +5,7 @@ is no llama.cpp. Called by ``chatting`` and ``selecting``.
 """
 
 import logging
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -130,6 +131,7 @@ def _hush() -> None:
 
     Called before they are imported: on some CPUs bitsandbytes speaks as it loads.
     """
+    os.environ.setdefault("TQDM_DISABLE", "1")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     from transformers.utils import logging as of_transformers

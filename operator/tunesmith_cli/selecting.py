@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tunesmith_trainer.data.rowfile import RowFile
     from tunesmith_trainer.data.rows import Reader
     from tunesmith_trainer.selection import Selected
+    from tunesmith_trainer.storage import Storage
 
 _FILE = "file://"
 _OF_A_LOG = ("id", "session", "revision", "time", "feedback")
@@ -120,13 +121,23 @@ def _read(dataset: Dataset, s3: S3Connection, work: Path) -> _Read:
     read = _Read(RowFile(work / "rows"), Reading(dataset.checks), [])
     storage = cache(lambda: Storage.open(s3, "dataset"))
     for number, source in enumerate(dataset.train.all_sources):
-        uri, wanted = source.uri, source.format or dataset.format
-        with said_plainly(uri, s3):
+        wanted = source.format or dataset.format
+        with said_plainly(source.uri, s3):
+            uri = _placed(source.uri, storage, s3)
             files = find_files(uri, storage, work / f"source-{number}", lambda _: None, wanted)
         reader = Reader(wanted, dataset)
         read.rows.extend(read_rows(files, reader, read.reading, lambda: None))
         read.sources.append((reader, files))
     return read
+
+
+def _placed(uri: str, storage: "Callable[[], Storage]", s3: S3Connection) -> str:
+    """Give a prefix of S3 its slash, and leave all else as it is. Raises Refused for nothing."""
+    if not uri.startswith("s3://") or storage().list(uri):
+        return uri
+    if storage().list(f"{uri.rstrip('/')}/"):
+        return f"{uri.rstrip('/')}/"
+    raise Refused(f"There is nothing at {uri}, at {s3.endpoint or 'Amazon S3'}: correct the URI")
 
 
 def _load(path: str, work: Path) -> tuple[Any, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +35,7 @@ class Stored(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def stored(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
+def stored(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Stored:
     """Made by the command line: the job says where S3 is, the environment has the keys."""
     with pytest.MonkeyPatch.context() as patch:
         use_identity(patch, ROOT_KEYS)
@@ -44,11 +43,12 @@ def stored(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Ite
         folder = tmp_path_factory.mktemp("stored")
         output = {"uri": bucket.uri("results/"), "artifacts": ["Adapter", "Merged", "GGUF"]}
         file = write_job(folder, output=output, s3={"endpoint": s3_server.endpoint})
-        keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-        told = tell("run", file, "--work", folder / "work", **dict(zip(keys, ROOT_KEYS)))
+        name, secret = ROOT_KEYS
+        keys = {"AWS_ACCESS_KEY_ID": name, "AWS_SECRET_ACCESS_KEY": secret}
+        told = tell("run", file, "--work", folder / "work", **keys)
         assert told.returncode == 0, told.stderr
-    (report,) = (key for key in bucket.keys() if key.endswith("report.json"))
-    yield Stored(bucket, file, bucket.uri(report.removesuffix("/report.json")))
+    (report,) = (key for key in bucket.keys("results/") if key.endswith("report.json"))
+    return Stored(bucket, file, bucket.uri(report.removesuffix("/report.json")))
 
 
 @pytest.fixture
