@@ -162,7 +162,7 @@ def test_rows_that_were_left_out_are_shown_with_their_place() -> None:
     ):
         assert words in text, words
     assert "script" not in {tag for tag, _ in page.tags}
-    assert "Rows left out" not in render(report())
+    assert "Rows left out or cut" not in render(report())
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing() -> None:
