@@ -38,7 +38,7 @@ help: ## List the commands
 
 include deploy/deploy.mk
 
-.PHONY: setup format lint verify generate test unit simulate integration test-gateway test-ollama test-autoscaling e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean bench-training bench-data bench-memory bench-s3 bench-checkpoint bench-resume bench-gguf bench
+.PHONY: setup format lint verify generate test unit simulate integration test-install test-gateway test-ollama test-autoscaling e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean bench-training bench-data bench-memory bench-s3 bench-checkpoint bench-resume bench-gguf bench
 setup: .venv/.stamp-dev ## Make the development environment
 
 format: .venv/.stamp-dev ## Format the code
@@ -77,6 +77,9 @@ integration: binaries ## Against a real kube-apiserver and etcd
 
 test: binaries lint verify ## Lint, types, import rules, unit, simulation, trainer, serving, command line, integration
 	$(PY) -m pytest tests/integration tests/cli tests/trainer tests/simulation tests/sidecar tests/metrics tests/router tests/unit -q $(SIDE_BY_SIDE) --ignore=tests/integration/test_contour.py
+
+test-install: .venv/.stamp-dev ## The command line out of a fresh `pip install ".[trainer,cli]"`, away from the checkout (two minutes, 6 GB for as long)
+	$(PY) -m pytest tests/install -q
 
 test-gateway: binaries ## Routes before a real Gateway, Contour with Envoy (builds Contour the first time)
 	@$(PY) -m deploy test-tools $(GATEWAY)

@@ -36,7 +36,7 @@ class DroppedSample(Status):
     """A row that was left out."""
 
     reason: str
-    """As in the status's data.dropped; or Malformed, TooLong or Unsupervised."""
+    """As in the status's data.dropped; or Malformed, TooLong, Unsupervised or Feedback."""
     file: str
     line: int
     text: str

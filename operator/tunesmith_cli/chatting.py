@@ -1,53 +1,77 @@
 """`tunesmith chat`: talks to a model, word by word as it answers.
 
-Loads what a run has made, a folder of transformers' or peft's, a model of the Hub, or the tiny
-one. It is asked as it was taught: with the run's prompt around the questions, unless another
-system message or examples are given.
+Whatever ``models`` finds: what a run has made, a folder of transformers' or peft's, a GGUF file, a
+model of the Hub, or the tiny one. It is asked as it was taught: with the run's prompt around the
+questions, unless another system message or examples are given.
 """
 
 import sys
-import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, Self
 
 import orjson
 
 from tunesmith_api.dataset import Checks, Dataset, Training
-from tunesmith_api.run import TrainingRun
 from tunesmith_api.templating import Prompt
 from tunesmith_cli.jobfile import near_by
 from tunesmith_cli.mistakes import Refused
-from tunesmith_cli.models import find_model
+from tunesmith_cli.modelfiles import Modelfile, read_modelfile
+from tunesmith_cli.models import Found, fetch_base, find_model
 from tunesmith_cli.terminal import err
 
 _FILE = "file://"
 _HELP = "Say something; /reset begins again, /exit or Ctrl-D leaves."
+_MAX_TOKENS, _TEMPERATURE = 256, 0.0
 
 
 class Settings(NamedTuple):
-    """How answers are made."""
+    """How answers are made; None: as the Modelfile says, else 256 tokens at 0."""
 
-    max_tokens: int
-    temperature: float
+    max_tokens: int | None = None
+    temperature: float | None = None
     """0 always takes the most likely word."""
 
 
+class Model(Protocol):
+    """What answers."""
+
+    def answer(
+        self, messages: list[dict[str, Any]], max_tokens: int, temperature: float
+    ) -> Iterator[str]:
+        """Give the answer in pieces; what is not taken is not made. Raises Refused."""
+        ...
+
+    def close(self) -> None:
+        """End it."""
+        ...
+
+
 class Speaker:
-    """A model with its tokenizer, and what stands before every conversation."""
+    """A model, and what stands before every conversation; a context that ends the model."""
 
     def __init__(self, path: str, system: str, examples: Path | None, settings: Settings) -> None:
         """Load the model at ``path``. Raises Refused, TrainerError."""
-        self._settings = settings
         self._folder = TemporaryDirectory(prefix="tunesmith-chat-", ignore_cleanup_errors=True)
         work = Path(self._folder.name)
-        model, adapter, run = find_model(path, work)
-        self._tokenizer, self._model = _load(model, adapter)
-        self._prompting, self._before = _around(run, system, examples, work)
+        found = find_model(path, work)
+        told = read_modelfile(found.modelfile) if found.modelfile else None
+        if told:
+            found = found._replace(model=told.model)
+        # Before the model, which may take minutes to load.
+        self._prompting, self._before = _around(found, told, system, examples, work)
+        self._settings = _settled(settings, told)
+        self._model = _load(found, told, work)
         self.turns: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._model.close()
+        self._folder.cleanup()
 
     def answer(self, question: str) -> Iterator[str]:
         """Ask, and give the answer in pieces; it becomes part of the conversation.
@@ -56,70 +80,19 @@ class Speaker:
         """
         self.turns.append({"role": "user", "content": question})
         said = []
+        around = self._prompting.around([*self._before, *self.turns])
+        given = [{"role": turn["role"], "content": turn["content"]} for turn in around]
+        pieces = self._model.answer(given, *self._settings)
         try:
-            for piece in self._stream():
+            for piece in pieces:
                 said.append(piece)
                 yield piece
         finally:
+            pieces.close()  # type: ignore[attr-defined]
             if said:
                 self.turns.append({"role": "assistant", "content": "".join(said)})
             else:
                 self.turns.pop()
-
-    def _stream(self) -> Iterator[str]:
-        from transformers import StoppingCriteriaList, TextIteratorStreamer
-
-        from tunesmith_trainer.stopping import StopSignal
-        from tunesmith_trainer.suites.answering import StopWhenAsked
-
-        encoded = self._encode()
-        self._check_length(encoded["input_ids"].shape[1])
-        streamer = TextIteratorStreamer(self._tokenizer, skip_prompt=True, skip_special_tokens=True)
-        stop, warm = StopSignal(), self._settings.temperature
-        failed: list[Exception] = []
-
-        def generate() -> None:
-            try:
-                self._model.generate(
-                    **encoded,
-                    streamer=streamer,
-                    max_new_tokens=self._settings.max_tokens,
-                    do_sample=warm > 0,
-                    temperature=warm or None,
-                    top_p=None,
-                    top_k=None,
-                    pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id,
-                    stopping_criteria=StoppingCriteriaList([StopWhenAsked(stop, lambda: None)]),
-                )
-            except Exception as error:
-                failed.append(error)
-                streamer.end()
-
-        thread = threading.Thread(target=generate, name="generate")
-        thread.start()
-        try:
-            yield from (piece for piece in streamer if piece)
-        finally:
-            stop.request()
-            thread.join()
-        if failed:
-            raise failed[0]
-
-    def _encode(self) -> dict[str, Any]:
-        around = self._prompting.around([*self._before, *self.turns])
-        given = [{"role": turn["role"], "content": turn["content"]} for turn in around]
-        encoded = self._tokenizer.apply_chat_template(
-            given, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        ).to(self._model.device)
-        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
-
-    def _check_length(self, tokens: int) -> None:
-        context = getattr(self._model.config, "max_position_embeddings", None)
-        if isinstance(context, int) and tokens >= context:
-            raise Refused(
-                f"The conversation has {tokens} tokens, the model reads at most {context}. Begin"
-                " again with /reset, or give fewer or shorter examples."
-            )
 
 
 def say(speaker: Speaker, question: str) -> None:
@@ -154,30 +127,36 @@ def converse(speaker: Speaker) -> None:
                 err.print(str(refused), markup=False)
 
 
-def _load(model: Path, adapter: Path | None) -> tuple[Any, Any]:
-    import torch
-    from peft import PeftModel
-    from transformers.utils import logging
+def _load(found: Found, told: Modelfile | None, work: Path) -> Model:
+    from tunesmith_cli.in_process import load, load_gguf
 
-    from tunesmith_trainer.data.templates import load_tokenizer
-    from tunesmith_trainer.model import load_base, stored_dtype
+    if found.model.suffix != ".gguf":
+        return load(found.model, found.adapter)
+    # Imported here: its client takes a moment to load.
+    from tunesmith_cli.llama_server import MISSING, LlamaServer, find_program
 
-    # What libraries deprecate, and how fast they read, is no part of a conversation.
-    warnings.filterwarnings("ignore")
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    on_gpu = torch.cuda.is_available()
-    device = torch.device("cuda" if on_gpu else "cpu")
-    # Most CPUs compute 16 bits slower than 32.
-    loaded = load_base(model, stored_dtype(model) if on_gpu else torch.float32, device)
-    if adapter is not None:
-        loaded = PeftModel.from_pretrained(loaded, adapter)
-    loaded.eval()
-    loaded.config.use_cache = True
-    # The adapter's tokenizer has the chat template that it was trained with.
-    has_own = adapter is not None and (adapter / "tokenizer_config.json").is_file()
-    tokenizer = load_tokenizer(adapter if has_own and adapter else model, _any_data())
-    return tokenizer, loaded
+    if program := find_program():
+        return LlamaServer(program, found.model, told.parameters if told else {})
+    if found.run is None:
+        raise Refused(MISSING)
+    err.print(
+        "There is no llama-server on PATH: transformers reads the file, which takes four bytes of"
+        " memory a weight and is slower.",
+        markup=False,
+    )
+    return load_gguf(found.model, fetch_base(found.run, work))
+
+
+def _settled(settings: Settings, told: Modelfile | None) -> tuple[int, float]:
+    given = told.parameters if told else {}
+    tokens, temperature = settings
+    if tokens is None:
+        # Ollama's -1 and -2 stand for no limit.
+        said = given.get("num_predict", _MAX_TOKENS)
+        tokens = said if said > 0 else _MAX_TOKENS
+    if temperature is None:
+        temperature = given.get("temperature", _TEMPERATURE)
+    return tokens, temperature
 
 
 def _any_data() -> Dataset:
@@ -185,17 +164,25 @@ def _any_data() -> Dataset:
 
 
 def _around(
-    run: TrainingRun | None, system: str, examples: Path | None, work: Path
+    found: Found, told: Modelfile | None, system: str, examples: Path | None, work: Path
 ) -> tuple[Any, list[dict[str, Any]]]:
     from tunesmith_trainer.data.prompting import Prompting
 
-    prompt = run.dataset.prompt if run else Prompt()
-    if system:
-        prompt = prompt.model_copy(update={"system": system})
+    run = found.run
+    if run and run.run is None and run.report.data.prompt_version and not system:
+        err.print(
+            "It was taught with a dataset.prompt that is not kept with its results: give it with"
+            " --system.",
+            markup=False,
+        )
+    prompt = run.run.dataset.prompt if run and run.run else Prompt()
+    system = system or prompt.system or (told.system if told else "")
+    prompt = prompt.model_copy(update={"system": system})
+    before = list(told.messages) if told else []
     if examples is None:
-        return Prompting(prompt), []
+        return Prompting(prompt), before
     shown = prompt.model_copy(update={"examples": ()})
-    return Prompting(shown), read_examples(examples, work)
+    return Prompting(shown), [*before, *read_examples(examples, work)]
 
 
 def read_examples(file: Path, work: Path) -> list[dict[str, Any]]:

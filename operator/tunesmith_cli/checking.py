@@ -5,12 +5,11 @@ long rows counted and not refused.
 """
 
 from collections.abc import Iterator, Sequence
-from enum import StrEnum
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -24,16 +23,15 @@ from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.objectives import Objective
 from tunesmith_api.report import DroppedSample
 from tunesmith_api.run import JobRef, TrainingRun, sections_of
-from tunesmith_cli.jobfile import as_uri, load_job, near_by
+from tunesmith_cli.jobfile import JOB_FILES, as_uri, load_job, near_by
 from tunesmith_cli.local import connection
-from tunesmith_cli.mistakes import Refused, suggestion
+from tunesmith_cli.mistakes import Refused, one_of
+from tunesmith_cli.s3_mistakes import said_plainly
 from tunesmith_cli.terminal import out
 
-_JOB_FILES = (".yaml", ".yml")
 _BUCKETS = 10
 _BAR = 40
 _MOST_TEXT = 1500
-_Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 class Wishes(NamedTuple):
@@ -62,10 +60,10 @@ class Asked(NamedTuple):
 
 def read_asked(place: str, wishes: Wishes) -> Asked:
     """Make a run of what the command line names: a job's file, or data. Raises Refused."""
-    format_ = _one_of(DataFormat, "--format", wishes.format) if wishes.format else None
-    objective = _one_of(Objective, "--objective", wishes.objective) if wishes.objective else None
+    format_ = one_of(DataFormat, "--format", wishes.format) if wishes.format else None
+    objective = one_of(Objective, "--objective", wishes.objective) if wishes.objective else None
     model, limit = wishes.model, wishes.limit
-    if Path(place).suffix in _JOB_FILES:
+    if Path(place).suffix in JOB_FILES:
         settings = [f"dataset.format={format_}"] if format_ else []
         settings += [f"objective={objective}"] if objective else []
         settings += [f"model.uri={as_uri(model, Path.cwd())}"] if model else []
@@ -89,13 +87,6 @@ def read_asked(place: str, wishes: Wishes) -> Asked:
     }
     document = {"apiVersion": API_VERSION, "metadata": {"name": "check"}, "spec": spec}
     return Asked(_run(FineTuneJob.model_validate(document)), objective, bool(model), bool(limit))
-
-
-def _one_of(choices: type[_Choice], option: str, name: str) -> _Choice:
-    known = {choice.lower(): choice for choice in choices}
-    if name.lower() not in known:
-        raise Refused(f"{option} {name}: there are {', '.join(choices)}{suggestion(name, choices)}")
-    return known[name.lower()]
 
 
 def _run(job: FineTuneJob) -> TrainingRun:
@@ -140,7 +131,7 @@ def _gather(asked: Asked, directory: Path) -> Any:
     from tunesmith_trainer.storage import Storage
 
     stop, run = StopSignal(), asked.run
-    return Gatherer(
+    gatherer = Gatherer(
         dataset=run.dataset,
         objective=asked.objective,
         seed=run.hyperparameters.seed,
@@ -148,7 +139,10 @@ def _gather(asked: Asked, directory: Path) -> Any:
         directory=directory,
         progress=Progress.of(run),
         stop=stop,
-    ).gather()
+    )
+    uris = ", ".join(source.uri for source in run.dataset.train.all_sources)
+    with said_plainly(uris, run.s3):
+        return gatherer.gather()
 
 
 def _show_counts(gathered: Any) -> None:

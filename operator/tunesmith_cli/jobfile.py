@@ -19,6 +19,7 @@ from tunesmith_cli.mistakes import Mistake, Path, Refused, dotted, suggestion
 from tunesmith_cli.schema import check, field_schema, local_fields
 
 _FILE = "file://"
+JOB_FILES = (".yaml", ".yml")
 _OUTPUT: Path = ("spec", "output", "uri")
 _MODEL: Path = ("spec", "model", "uri")
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")

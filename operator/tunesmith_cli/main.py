@@ -71,8 +71,8 @@ def chat(
     path: Annotated[
         str,
         typer.Argument(
-            help="What to talk to: the folder of a run, of a merged model or of an adapter,"
-            " hf://ORGANIZATION/NAME, or builtin://tiny."
+            help="What to talk to: a run, one of its artifacts, a model's folder or a .gguf file,"
+            " on this machine or s3://…; a job's YAML; hf://ORGANIZATION/NAME; or builtin://tiny."
         ),
     ],
     *,
@@ -84,20 +84,28 @@ def chat(
         Path | None,
         typer.Option(help="File with questions and answers, in any data format, shown before."),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Longest answer, in tokens. Default: a Modelfile's, else 256."),
+    ] = None,
     temperature: Annotated[
-        float, typer.Option(min=0, max=5, help="0 always takes the most likely word.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            min=0,
+            max=5,
+            help="0 always takes the most likely word. Default: a Modelfile's, else 0.",
+        ),
+    ] = None,
 ) -> None:
     """Talk to a model, with or without training it first."""
     from tunesmith_cli.chatting import Settings, Speaker, converse, say
 
     _quieten()
-    speaker = Speaker(path, system, examples, Settings(max_tokens, temperature))
-    if prompt is None:
-        converse(speaker)
-    else:
-        say(speaker, prompt)
+    with Speaker(path, system, examples, Settings(max_tokens, temperature)) as speaker:
+        if prompt is None:
+            converse(speaker)
+        else:
+            say(speaker, prompt)
 
 
 @data.command()
@@ -142,19 +150,68 @@ def check(
     check_data(read_asked(place, wishes), rows)
 
 
+@data.command()
+def select(
+    place: Annotated[
+        str,
+        typer.Argument(
+            metavar="LOGS_OR_JOB",
+            help="Conversation logs or other data (a file, folder or URI), or a job's YAML.",
+        ),
+    ],
+    *,
+    model: Annotated[
+        str,
+        typer.Option(help="Whose uncertainty counts: a run, a model's folder, s3://…, hf://…"),
+    ],
+    output: Annotated[Path, typer.Option("--out", help="JSON lines to write; must not exist.")],
+    count: Annotated[int, typer.Option(min=1, help="How many rows are picked.")] = 100,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="What uncertainty is: loss (answers that the model would not have given) or"
+            " entropy (places where it sees several ways on)."
+        ),
+    ] = "loss",
+    format_: Annotated[
+        str,
+        typer.Option("--format", help="Shape of the rows; docs/data.md has all of them."),
+    ] = "",
+    sample: Annotated[
+        int,
+        typer.Option(min=0, help="Most rows the model is asked about, drawn by the seed. 0: all."),
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same one picks the same rows.")] = 0,
+) -> None:
+    """Pick the logged conversations that are worth a person's time.
+
+    Of those that the model is least sure of, the ones that differ most from each other.
+    """
+    from tunesmith_cli.selecting import Wishes, select_rows
+
+    _quieten()
+    select_rows(place, output, Wishes(model, count, by, format_, sample, seed))
+
+
 @app.command()
 def report(
-    path: Annotated[Path, typer.Argument(help="The folder of a run, or of a job's output.")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            help="The folder of a run or of a job's output, on this machine or s3://…; or the"
+            " job's YAML."
+        ),
+    ],
     open_: Annotated[
         bool, typer.Option("--open/--no-open", help="Whether report.html is shown in a browser.")
     ] = True,
 ) -> None:
     """Show what a run has come to."""
     from tunesmith_cli.reports import open_page, show_report
-    from tunesmith_cli.results import find_run
+    from tunesmith_cli.results import find_run, parse_origin
 
     _quieten()
-    found = find_run(path)
+    found = find_run(parse_origin(path))
     show_report(found)
     if open_:
         open_page(found.path)

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import NamedTuple
+from enum import StrEnum
+from typing import NamedTuple, TypeVar
 
 Path = tuple[str | int, ...]
 """A field's place in a document, such as ("spec", "train", "sources", 0)."""
+Choice = TypeVar("Choice", bound=StrEnum)
 
 
 class Mistake(NamedTuple):
@@ -29,6 +31,14 @@ def dotted(path: Path) -> str:
     """Write a path as Kubernetes does: spec.dataset.train.sources[0].uri."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return text.removeprefix(".")
+
+
+def one_of(choices: type[Choice], option: str, name: str) -> Choice:
+    """Give the choice of that name, in whatever case. Raises Refused with all there are."""
+    known = {choice.lower(): choice for choice in choices}
+    if name.lower() not in known:
+        raise Refused(f"{option} {name}: there are {', '.join(choices)}{suggestion(name, choices)}")
+    return known[name.lower()]
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

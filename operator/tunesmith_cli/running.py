@@ -19,8 +19,9 @@ from tunesmith_api.result import Outcome, TrainerResult
 from tunesmith_cli.devices import Devices, find_devices
 from tunesmith_cli.jobfile import LoadedJob
 from tunesmith_cli.local import Places, Plan, build_run, plan
+from tunesmith_cli.mirror import RUN
 from tunesmith_cli.reports import judgement, show_report
-from tunesmith_cli.results import RUN, RunFolder
+from tunesmith_cli.results import RunFolder
 from tunesmith_cli.screen import StageScreen
 from tunesmith_cli.stages import StageProcess
 from tunesmith_cli.terminal import err, out

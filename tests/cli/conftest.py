@@ -42,12 +42,14 @@ def _environment_of_stages(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def tell(*arguments: str | Path, said: str = "") -> subprocess.CompletedProcess[str]:
+def tell(
+    *arguments: str | Path, said: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run `tunesmith` to its end, from a folder that has nothing to do with the repository."""
     return subprocess.run(
         [*COMMAND, *map(str, arguments)],
         cwd="/",
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | environment,
         input=said,
         capture_output=True,
         text=True,

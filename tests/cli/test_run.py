@@ -19,7 +19,6 @@ from tunesmith_cli.jobfile import load_job
 from tunesmith_cli.local import Places, build_run, plan
 from tunesmith_cli.stages import StageProcess
 from tunesmith_cli.terminal import out
-from tunesmith_trainer.storage.manifest import Manifest
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -113,15 +112,21 @@ def test_the_run_and_its_adapter_answer_alike(finished: FinishedRun) -> None:
 
 
 def test_what_cannot_be_talked_to_says_what_can(tmp_path: Path) -> None:
-    folder = tmp_path / "gguf" / "attempt-2"
-    folder.mkdir(parents=True)
-    (folder / "model.gguf").write_bytes(b"GGUF")
-    manifest = Manifest(attempt=2, files=(), extra={})
-    (folder / "manifest.json").write_text(manifest.model_dump_json(by_alias=True))
-    for place in (folder.parent, folder, folder / "model.gguf"):
+    (tmp_path / "notes.txt").write_text("none")
+    for place in (tmp_path, tmp_path / "notes.txt"):
         told = ask("chat", place, "--prompt", "x")
         assert told.returncode == ExitCode.USER_ERROR
-        assert "model.gguf is for llama.cpp" in told.stderr
+        assert f"{place} has no model that can be talked to" in told.stderr
+        assert "merged, adapter" in told.stderr and ".gguf file" in told.stderr
+    told = ask("chat", tmp_path / "note.txt", "--prompt", "x")
+    assert "note.txt does not exist (did you mean notes.txt?)" in told.stderr
+
+
+def test_a_job_stands_for_its_newest_run(finished: FinishedRun) -> None:
+    told = ask("report", finished.file, "--no-open")
+    assert told.returncode == 0, told.stderr
+    assert f"{finished.folder}/merged/" in told.stdout
+    assert ask("chat", finished.file, "--prompt", "say a", "--max-tokens", "2").returncode == 0
 
 
 def test_a_conversation_with_examples_and_a_new_beginning(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""As much of the Hugging Face Hub's API as a push needs, for the real huggingface_hub client.
+"""As much of the Hugging Face Hub's API as pushes and downloads need, for its real client.
 
-Every file is a regular one here; the Hub itself takes large ones through another storage.
+Pushed files are all regular ones here; the Hub itself takes large ones through another storage.
+Weights are given as the Hub does: by a redirect to another address, with their sha256.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+LARGE = ".safetensors"
 TOKENS = {"hf_writer": "write", "hf_reader": "read"}
 
 
@@ -20,9 +22,25 @@ def git_oid(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
+def parted(path: str) -> tuple[str, str]:
+    """Part models/ORGANIZATION/NAME/REST into the key of the repository and the rest."""
+    kind, organization, name, *rest = path.split("/", 3)
+    key = f"{organization}/{name}"
+    return f"datasets/{key}" if kind == "datasets" else key, "".join(rest)
+
+
+def entry(path: str, data: bytes) -> dict[str, Any]:
+    """Describe a file in the listing of a commit."""
+    about = {"type": "file", "path": path, "size": len(data), "oid": git_oid(data)}
+    if path.endswith(LARGE):
+        digest = hashlib.sha256(data).hexdigest()
+        about["lfs"] = {"oid": digest, "size": len(data), "pointerSize": 130}
+    return about
+
+
 @dataclass
 class Repository:
-    private: bool
+    private: bool = False
     files: dict[str, bytes] = field(default_factory=dict)
     commits: list[str] = field(default_factory=lambda: ["0" * 40])
     messages: list[str] = field(default_factory=list)
@@ -34,6 +52,9 @@ class Hub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.repositories: dict[str, Repository] = {}
+        """By ORGANIZATION/NAME; data sets by datasets/ORGANIZATION/NAME."""
+        self.given: list[str] = []
+        """Paths of the files whose content was asked for."""
         self.is_away = False
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -51,16 +72,53 @@ class Handler(BaseHTTPRequestHandler):
             return self.say(503, {"error": "away"})
         if path == "/api/whoami-v2":
             return self.say(200, {"name": "acme"}) if role else self.say(401, {"error": "Invalid"})
-        name = "/".join(path.split("/")[3:5])
+        if not path.startswith("/api/"):
+            return self.give(path)
+        if path.count("/") < 4:
+            # Of what the client asks besides, it can do without all.
+            return self.say(404, {"error": "Not found"})
+        name, rest = parted(path.removeprefix("/api/"))
         found = self.server.repositories.get(name)
-        if found is None:
+        revision = rest.partition("/")[2]
+        if found is None or (found.private and not role):
             self.say(404, {"error": "Repository not found"}, code="RepoNotFound")
-        elif path.endswith("/auth-check/write"):
+        elif rest == "auth-check/write":
             allowed = role == "write"
             self.say(200 if allowed else 403, {} if allowed else {"error": "Forbidden"})
+        elif revision and revision not in ("main", *found.commits):
+            self.say(404, {"error": "Invalid rev id"}, code="RevisionNotFound")
+        elif rest.startswith("tree/"):
+            self.say(200, [entry(path, data) for path, data in found.files.items()])
         else:
-            self.say(200, {"id": name, "sha": found.commits[-1], "siblings": [], "tags": []})
+            siblings = [{"rfilename": path} for path in found.files]
+            about = {"id": name.removeprefix("datasets/"), "sha": found.commits[-1]}
+            self.say(200, {**about, "siblings": siblings, "tags": [], "private": found.private})
         return None
+
+    def do_HEAD(self) -> None:
+        self.give(self.path.partition("?")[0])
+
+    def give(self, path: str) -> None:
+        """Give a file: NAME/resolve/COMMIT/PATH, or of a large one the address of its content."""
+        name, _, rest = path.strip("/").removeprefix("cdn/").partition("/resolve/")
+        commit, _, file = rest.partition("/")
+        found = self.server.repositories.get(name)
+        if found is None or file not in found.files:
+            return self.say(404, {"error": "Entry not found"}, code="EntryNotFound")
+        if found.private and not self.role() and not path.startswith("/cdn/"):
+            return self.say(401, {"error": "Invalid"}, code="RepoNotFound")
+        data = found.files[file]
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{git_oid(data)}"'}
+        if file.endswith(LARGE) and not path.startswith("/cdn/"):
+            headers |= {
+                "Location": f"{self.server.url}/cdn{path}",
+                "X-Linked-Etag": f'"{hashlib.sha256(data).hexdigest()}"',
+                "X-Linked-Size": str(len(data)),
+            }
+            return self.write(302, b"", headers)
+        if self.command == "GET":
+            self.server.given.append(file)
+        return self.write(200, data, headers)
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -111,15 +169,18 @@ class Handler(BaseHTTPRequestHandler):
     def role(self) -> str | None:
         return TOKENS.get(self.headers.get("Authorization", "").removeprefix("Bearer "))
 
-    def say(self, status: int, content: dict[str, Any], code: str = "") -> None:
-        data = json.dumps(content).encode()
+    def say(self, status: int, content: Any, code: str = "") -> None:
+        headers = {"Content-Type": "application/json"} | ({"X-Error-Code": code} if code else {})
+        self.write(status, json.dumps(content).encode(), headers)
+
+    def write(self, status: int, data: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(data)))
-        if code:
-            self.send_header("X-Error-Code", code)
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

@@ -9,10 +9,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tunesmith_api.datastatus import DataStatus, RowCounts
+from tunesmith_api.datastatus import DataStatus, DroppedRows, MaskedPieces, RowCounts
 from tunesmith_api.measurements import BaselineValue, Measurement
 from tunesmith_api.objectives import Objective
-from tunesmith_api.report import LossPoint, SampleAnswer, TrainingReport
+from tunesmith_api.report import DroppedSample, LossPoint, SampleAnswer, TrainingReport
 from tunesmith_api.result import TrainingSummary
 from tunesmith_trainer.curve import Curve
 from tunesmith_trainer.drawing import as_png, as_svg, charts_of
@@ -134,6 +134,35 @@ def test_the_page_says_what_was_found() -> None:
         "validation",
     ):
         assert words in text, words
+
+
+def test_rows_that_were_left_out_are_shown_with_their_place() -> None:
+    rows = RowCounts(read=40, train=20, malformed=1, filtered=9, too_long=3)
+    dropped = (DroppedRows(reason="Url", rows=7),)
+    masked = (MaskedPieces(kind="EMAIL", pieces=4),)
+    place = "s3://acme/logs/conversations/6/2026-01-31/a.jsonl"
+    samples = [
+        DroppedSample(reason=reason, file=place, line=line, text=text)
+        for reason, line, text in (
+            ("Url", 4, HOSTILE),
+            ("Feedback", 12, "rated bad ¶ Where is it?"),
+            ("Malformed", 31, "prompt is a number (1), not text: {}"),
+        )
+    ]
+    data = DataStatus(rows=rows, dropped=dropped, masked=masked)
+    page = Reader(render(report(data=data, dropped=samples)))
+    text = " ".join(page.text.split())
+    for words in (
+        f"Malformed 1 row file, line text {place} , 31 prompt is a number (1), not text: {{}}",
+        f"Feedback 9 rows, the first 1 here file, line text {place} , 12 rated bad",
+        "Url 7 rows, the first 1 here",
+        "TooLong 3 rows No samples are kept of these.",
+        "masked or removed EMAIL 4",
+        HOSTILE,
+    ):
+        assert words in text, words
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert "Rows left out or cut" not in render(report())
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing() -> None:

@@ -131,6 +131,11 @@ def test_a_conversation_log_gives_what_was_liked_also_later(
     assert result.data is not None
     assert (result.data.rows.train, result.data.rows.filtered) == (2, 3)
     assert result.data.format == "Conversations"
+    back = fetched(make_run(), bucket, tmp_path / "back")
+    assert [(d.reason, d.line, d.text) for d in back.meta.dropped] == [
+        ("Feedback", 3, "rated bad ¶ Q 3 ¶ A 3"),
+        ("Feedback", 4, "not rated ¶ Q 4 ¶ A 4"),
+    ]
 
 
 def test_the_same_inputs_give_the_same_digest_and_another_seed_another_split(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
 import orjson
 import pytest
+from transformers import AutoModelForCausalLM
 
-from tests.trainer.conftest import jsonl, pairs
+from tunesmith_api.dataset import Dataset, Training
 from tunesmith_trainer.data.reading import Row
-from tunesmith_trainer.selection import By, Doubt, main, measure, read, select
+from tunesmith_trainer.data.templates import load_tokenizer
+from tunesmith_trainer.selection import By, Doubt, draw, measure, select
 from tunesmith_trainer.tiny import write_tiny
 
 
@@ -53,26 +54,31 @@ def test_equal_rows_and_rows_without_answers_do_not_count() -> None:
     assert [one.row.line for one in picked] == [1]
 
 
+def test_each_different_row_is_drawn_once_and_by_the_seed() -> None:
+    rows = [row(f"Question {n % 40}?", n) for n in range(80)]
+    assert [one.line for one in draw(rows, 0, 0)] == list(range(40))
+    drawn = [one.line for one in draw(rows, 10, 1)]
+    assert len(set(drawn)) == 10 and drawn == sorted(drawn)
+    assert drawn == [one.line for one in draw(rows, 10, 1)]
+    assert drawn != [one.line for one in draw(rows, 10, 2)]
+
+
 # The import of transformers alone may take half a minute.
 @pytest.mark.timeout(180)
-def test_the_command_reads_a_log_and_writes_rows_that_can_be_read_again(tmp_path: Path) -> None:
-    write_tiny(tmp_path / "model")
-    data, out = tmp_path / "log.jsonl", tmp_path / "out.jsonl"
-    data.write_text(jsonl(*pairs(12)) + '{"prompt": 1}\n')
-    options = ["--model", str(tmp_path / "model"), "--data", str(data)]
-    assert main([*options, "--count", "4", "--out", str(out)]) == 0
-    lines = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [line["selection"]["rank"] for line in lines] == [1, 2, 3, 4]
-    again, dataset = read(out)
-    assert len(again) == 4
-    doubts = measure(tmp_path / "model", again, dataset)
-    for line, doubt in zip(lines, doubts, strict=True):
-        assert doubt is not None
-        assert line["selection"]["loss"] == pytest.approx(doubt.loss, abs=1e-4)
-        assert 0 < doubt.entropy <= math.log(100_000)
-
-
-def test_a_model_that_is_not_there_is_said(tmp_path: Path) -> None:
-    (tmp_path / "log.jsonl").write_text(jsonl(*pairs(2)))
-    options = ["--model", str(tmp_path / "none"), "--data", str(tmp_path / "log.jsonl")]
-    assert main([*options, "--count", "1", "--out", str(tmp_path / "out")]) == 1
+def test_a_model_is_less_sure_of_noise(tmp_path: Path) -> None:
+    write_tiny(tmp_path)
+    data = Dataset(train=Training(uri="file:///-"))
+    tokenizer, model = (
+        load_tokenizer(tmp_path, data),
+        AutoModelForCausalLM.from_pretrained(tmp_path),
+    )
+    asked = [row("Why?"), row("Why? " * 400), Row(b'{"text": "No question."}', "file", 3)]
+    told: list[int] = []
+    short, long, text = measure(model, tokenizer, asked, data, lambda: told.append(1))
+    assert len(told) == 3
+    assert text is None, "it has no answer"
+    assert long is None, "its answer is behind what the model reads"
+    assert short is not None
+    # One byte a token, and nothing learned.
+    assert short.loss == pytest.approx(math.log(260), abs=1)
+    assert short.entropy == pytest.approx(math.log(260), abs=0.5)

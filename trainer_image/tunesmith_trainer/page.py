@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from tunesmith_api.gates import judge, parse_number
 from tunesmith_api.measurements import Measurement
-from tunesmith_api.report import TrainingReport
+from tunesmith_api.report import DroppedSample, TrainingReport
 from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.drawing import as_png, as_svg, charts_of
 from tunesmith_trainer.storage import Store
@@ -47,6 +47,7 @@ def render(report: TrainingReport) -> str:
         charts=[Markup(as_svg(chart)) for chart in charts_of(report.curve, report.objective)],  # noqa: S704
         method=method,
         settings=_settings(report, method),
+        left_out=_left_out(report),
     )
 
 
@@ -80,6 +81,20 @@ def change(measurement: Measurement) -> str:
         return "unsure"
     is_lower_better = measurement.metric.rpartition("/")[2] in _BETTER_WHEN_LOWER
     return "better" if (high < 0) == is_lower_better else "worse"
+
+
+def _left_out(report: TrainingReport) -> list[tuple[str, int, list[DroppedSample]]]:
+    """Give each reason that rows were left out for, how many, and the samples of it."""
+    rows = report.data.rows
+    counts = {
+        "Malformed": rows.malformed,
+        "Feedback": rows.filtered,
+        **{dropped.reason: dropped.rows for dropped in report.data.dropped},
+        "TooLong": rows.too_long,
+        "Unsupervised": rows.unsupervised,
+    }
+    shown = {reason: [s for s in report.dropped if s.reason == reason] for reason in counts}
+    return [(reason, count, shown[reason]) for reason, count in counts.items() if count]
 
 
 def _settings(report: TrainingReport, method: str) -> list[tuple[str, str]]:

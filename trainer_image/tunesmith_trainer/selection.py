@@ -1,32 +1,25 @@
-"""``python -m tunesmith_trainer.selection``: picks the rows that are worth a person's time.
+"""Picks the rows that are worth a person's time: active learning over logged conversations.
 
-Active learning over logged conversations: of the rows that the tuned model is least sure of, those
-that differ most from each other. Reads a model and data from the local disk and writes one file;
-needs no cluster. May be called by command lines.
+Of the rows that a model is least sure of, those that differ most from each other. Called by the
+command line; knows no files but the one of its rows.
 """
 
-import argparse
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from tunesmith_api.dataset import Checks, Dataset, TooLong, Training
-from tunesmith_process.logs import configure_logs
-from tunesmith_trainer.data.compression import SourceFile
-from tunesmith_trainer.data.reading import Reading, Row, read_rows
-from tunesmith_trainer.data.rows import Reader
+from tunesmith_api.dataset import Dataset, TooLong
+from tunesmith_trainer.data.keys import as_keys, grouped
+from tunesmith_trainer.data.reading import Reading, Row
+from tunesmith_trainer.data.rowfile import Picked, pick
 from tunesmith_trainer.data.shingles import mixed, shingles
-from tunesmith_trainer.data.templates import load_tokenizer
+from tunesmith_trainer.data.tally import content_key
 from tunesmith_trainer.data.tokenizing import RowTokenizer
 from tunesmith_trainer.data.values import Malformed
-from tunesmith_trainer.logs import log
-from tunesmith_trainer.outcome import TrainerError
 
 # Variety is looked for among so many times the rows that are wanted.
 POOL_FACTOR = 5
@@ -57,22 +50,33 @@ class Selected(NamedTuple):
     doubt: Doubt
 
 
+def draw(rows: Sequence[Row], most: int, seed: int) -> Picked:
+    """Give each different row once, and of more than ``most`` as many, drawn by ``seed``.
+
+    They stay in their order; ``most`` 0 takes all.
+    """
+    firsts = grouped(as_keys(map(content_key, rows))).firsts
+    if most and len(firsts) > most:
+        firsts = np.sort(np.random.default_rng(seed).choice(firsts, most, replace=False))
+    return pick(rows, firsts)
+
+
 def select(
-    rows: Sequence[Row], doubts: Sequence[Doubt | None], count: int, by: By = By.LOSS
+    rows: Sequence[Row],
+    doubts: Sequence[Doubt | None],
+    count: int,
+    by: By = By.LOSS,
+    seed: int = 0,
 ) -> list[Selected]:
     """Give at most `count` rows, the most unlike ones among the `5 * count` most uncertain.
 
     Greedy k-center (Gonzalez 1985; Sener and Savarese 2018, arXiv:1708.00489) from the most
     uncertain row on; the distance is 1 - the Jaccard similarity of runs of three words, as MinHash
-    estimates it. Rows without a doubt have no answers and are left out. Equal rows count once.
+    with hashes of `seed` estimates it. Rows without a doubt have no answers and are left out.
+    Equal rows count once.
     """
-    scored: dict[bytes, Selected] = {}
-    for row, doubt in zip(rows, doubts, strict=True):
-        if doubt is not None:
-            scored.setdefault(row.content, Selected(row, doubt))
-    order = sorted(scored.values(), key=lambda s: (-getattr(s.doubt, by.value), s.row.content))
-    pool = order[: POOL_FACTOR * count]
-    signatures = _signatures([one.row.content for one in pool])
+    pool = _pool(rows, doubts, POOL_FACTOR * count, by)
+    signatures = _signatures([one.row.content for one in pool], seed)
     chosen: list[Selected] = []
     # Above any real distance, so the first one is the most uncertain.
     nearest = np.full(len(pool), 2.0)
@@ -86,42 +90,56 @@ def select(
     return chosen
 
 
-def _signatures(contents: Sequence[bytes]) -> NDArray[np.uint64]:
+def _pool(rows: Sequence[Row], doubts: Sequence[Doubt | None], most: int, by: By) -> list[Selected]:
+    """Give the most uncertain rows, each once: only they are held in memory."""
+    known = [(place, doubt) for place, doubt in enumerate(doubts) if doubt is not None]
+    # Sorting is stable: of equally uncertain ones the first is first.
+    known.sort(key=lambda one: -float(getattr(one[1], by.value)))
+    pool: dict[bytes, Selected] = {}
+    for place, doubt in known:
+        if len(pool) == most:
+            break
+        row = rows[place]
+        pool.setdefault(row.content, Selected(row, doubt))
+    return list(pool.values())
+
+
+def _signatures(contents: Sequence[bytes], seed: int) -> NDArray[np.uint64]:
     """Give the MinHash of each row, [N, 128]; rows without words are all the same."""
     result = np.zeros((len(contents), _HASHES), np.uint64)
     hashes, owners = shingles(contents)
     if not len(hashes):
         return result
     starts = np.flatnonzero(np.diff(owners, prepend=-1))
-    seeds = np.random.default_rng(0).integers(0, 2**63, _HASHES, np.uint64)
-    for column, seed in enumerate(seeds):
-        result[owners[starts], column] = np.minimum.reduceat(mixed(hashes ^ seed), starts)
+    salts = np.random.default_rng(seed).integers(0, 2**63, _HASHES, np.uint64)
+    for column, salt in enumerate(salts):
+        result[owners[starts], column] = np.minimum.reduceat(mixed(hashes ^ salt), starts)
     return result
 
 
-def measure(directory: Path, rows: Sequence[Row], dataset: Dataset) -> list[Doubt | None]:
-    """Ask the model in `directory` how sure it is of each row; None for rows without answers.
+def measure(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    dataset: Dataset,
+    on_row: Callable[[], None] = lambda: None,
+) -> list[Doubt | None]:
+    """Ask a loaded model how sure it is of each row; None for rows without answers.
 
-    Of longer rows the first 1024 tokens count. Raises UserError where the model cannot be loaded.
+    Of longer rows the first 1024 tokens count, or as many as the model reads. ``on_row`` is called
+    after each.
     """
-    # Imported here: they take seconds to load.
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    tokenizer = load_tokenizer(directory, dataset)
-    model = AutoModelForCausalLM.from_pretrained(directory, use_safetensors=True).eval()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device)
-    maker = RowTokenizer(tokenizer, _LONGEST, TooLong.TRUNCATE, Reading(dataset.checks))
+    context = getattr(model.config, "max_position_embeddings", None)
+    longest = min(_LONGEST, context) if isinstance(context, int) else _LONGEST
+    maker = RowTokenizer(tokenizer, longest, TooLong.TRUNCATE, Reading(dataset.checks))
     doubts: list[Doubt | None] = []
     for row in rows:
-        doubts.append(_doubt(model, maker, row, device))
-        if len(doubts) % 100 == 0:
-            log.info("measured", rows=len(doubts), of=len(rows))
+        doubts.append(_doubt(model, maker, row, longest))
+        on_row()
     return doubts
 
 
-def _doubt(model: Any, maker: RowTokenizer, row: Row, device: Any) -> Doubt | None:
+def _doubt(model: Any, maker: RowTokenizer, row: Row, longest: int) -> Doubt | None:
     import torch
 
     content = orjson.loads(row.content)
@@ -130,8 +148,9 @@ def _doubt(model: Any, maker: RowTokenizer, row: Row, device: Any) -> Doubt | No
     (encoded,) = maker.encode([content])
     if isinstance(encoded, Malformed):
         return None
-    ids = torch.as_tensor(np.asarray(encoded.ids[:_LONGEST], np.int64), device=device)
-    learned = torch.as_tensor(np.asarray(encoded.supervised[:_LONGEST], bool), device=device)[1:]
+    ids = torch.as_tensor(np.asarray(encoded.ids[:longest], np.int64), device=model.device)
+    mask = np.asarray(encoded.supervised[1:longest], bool)
+    learned = torch.as_tensor(mask, device=model.device)
     if not bool(learned.any()):
         return None
     with torch.inference_mode():
@@ -140,53 +159,3 @@ def _doubt(model: Any, maker: RowTokenizer, row: Row, device: Any) -> Doubt | No
     loss = -logs.gather(1, ids[1:][learned][:, None]).mean()
     entropy = -(logs.exp() * logs).sum(-1).mean()
     return Doubt(loss.item(), entropy.item())
-
-
-def read(path: Path) -> tuple[list[Row], Dataset]:
-    """Read the rows of a local file in any format of docs/data.md; unreadable ones are left out."""
-    uri = f"file://{path.resolve()}"
-    checks = Checks(fail_on_malformed="1")
-    dataset = Dataset(train=Training(uri=uri), checks=checks)
-    reader = Reader(dataset.format, dataset)
-    files = [SourceFile(uri, path)]
-    return list(read_rows(files, reader, Reading(checks), lambda: None)), dataset
-
-
-def write(selected: Sequence[Selected], path: Path) -> None:
-    """Write the rows as Messages, best first, with their place and why they are there."""
-    with path.open("wb") as file:
-        for rank, (row, doubt) in enumerate(selected, 1):
-            why = {
-                "rank": rank,
-                "loss": round(doubt.loss, 6),
-                "entropy": round(doubt.entropy, 6),
-                "line": row.line,
-            }
-            line = {"messages": orjson.loads(row.content), "selection": why}
-            file.write(orjson.dumps(line) + b"\n")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Pick rows; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="tunesmith_trainer.selection", description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="folder of a Merged artifact")
-    parser.add_argument("--data", type=Path, required=True, help="file with conversations")
-    parser.add_argument("--count", type=int, required=True, help="rows to pick")
-    parser.add_argument("--out", type=Path, required=True, help="JSON lines to write")
-    parser.add_argument("--by", type=By, choices=list(By), default=By.LOSS, help="uncertainty")
-    options = parser.parse_args(arguments)
-    configure_logs("INFO", sys.stdout)
-    try:
-        rows, dataset = read(options.data)
-        doubts = measure(options.model, rows, dataset)
-        selected = select(rows, doubts, options.count, options.by)
-        write(selected, options.out)
-    except (TrainerError, OSError) as error:
-        log.error("nothing selected", message=str(error))
-        return 1
-    log.info("selected", rows=len(selected), of=len(rows), without_answers=doubts.count(None))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

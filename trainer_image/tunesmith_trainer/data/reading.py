@@ -8,7 +8,7 @@ end. Called by ``gathering``; how a file is parted is ``containers``' matter, th
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -25,6 +25,7 @@ from tunesmith_trainer.data.containers import (
 from tunesmith_trainer.data.rows import Reader
 from tunesmith_trainer.data.samples import LeftOut, Samples
 from tunesmith_trainer.data.textfiles import TEXT_FORMATS, detect_text, text_records
+from tunesmith_trainer.data.texts import row_texts
 from tunesmith_trainer.data.values import Malformed
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import UserError, shorten
@@ -75,6 +76,18 @@ class Reading:
         if Decimal(self.checks.fail_on_malformed) == 0:
             raise self._refused("")
 
+    def filter(self, file: str, line: int, rating: str, value: Any) -> None:
+        """Count a row that its feedback keeps out."""
+        self.filtered += 1
+        said = f"rated {rating}" if rating else "not rated"
+        self.samples.add(
+            LeftOut.FEEDBACK,
+            file,
+            line,
+            # Masked before it is cut, as half an address is no longer found.
+            lambda: (said, *(self.mask(text) for text in row_texts(orjson.dumps(value)))),
+        )
+
     def finish(self) -> None:
         """Raise UserError (DatasetMalformed) when too large a share was malformed."""
         if self.malformed > Decimal(self.checks.fail_on_malformed) * self.rows:
@@ -114,9 +127,17 @@ def read_rows(
                 reading.refuse(file.uri, line, str(error), shown)
                 continue
             if content is None:
-                reading.filtered += 1
+                _leave_out(reading, reader, file.uri, line, value)
             else:
                 yield Row(content, file.uri, line)
+
+
+def _leave_out(reading: Reading, reader: Reader, file: str, line: int, value: Any) -> None:
+    if reader.is_conversation(value):
+        reading.filter(file, line, reader.rating(value), value)
+    else:
+        # What was said of a conversation that stands elsewhere is nothing to look at.
+        reading.filtered += 1
 
 
 def records(file: SourceFile, reader: Reader) -> Iterator[Record]:

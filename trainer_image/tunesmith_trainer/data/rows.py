@@ -116,9 +116,25 @@ class Reader:
             raise Malformed("no mail in it")
         return conversation(mails)
 
+    def is_conversation(self, value: Any) -> bool:
+        """Say whether a line of a log is more than feedback on a conversation elsewhere."""
+        return not isinstance(value, dict) or self._columns.messages in value
+
+    def rating(self, value: Any) -> str:
+        """Give what was said of a logged conversation: good, bad, neutral, or empty.
+
+        What was said later counts, as it was said with the whole answer in view.
+        """
+        identity = value.get("id") if isinstance(value, dict) else None
+        late = self._late.get(identity) if isinstance(identity, str) else None
+        return late or rating_of(value)
+
     def _is_wanted(self, value: Any) -> bool:
-        if not isinstance(value, dict) or self._columns.messages in value:
-            return is_rated(value, self._feedback, self._late)
+        if self.is_conversation(value):
+            rating = self.rating(value)
+            if self._feedback is FeedbackFilter.POSITIVE:
+                return rating == "good"
+            return self._feedback is FeedbackFilter.ANY or rating != "bad"
         # A line of feedback about a conversation that stands elsewhere.
         return "feedback" not in value
 
@@ -196,15 +212,3 @@ def rating_of(value: Any) -> str:
     feedback = value.get("feedback") if isinstance(value, dict) else None
     rating = feedback.get("rating") if isinstance(feedback, dict) else None
     return rating if isinstance(rating, str) else ""
-
-
-def is_rated(value: Any, wanted: FeedbackFilter, late: Mapping[str, str]) -> bool:
-    """Say whether a logged conversation has the feedback that is asked for.
-
-    What was said later counts, as it was said with the whole answer in view.
-    """
-    identity = value.get("id") if isinstance(value, dict) else None
-    rating = (late.get(identity) if isinstance(identity, str) else None) or rating_of(value)
-    if wanted is FeedbackFilter.POSITIVE:
-        return rating == "good"
-    return wanted is FeedbackFilter.ANY or rating != "bad"

@@ -22,6 +22,7 @@ class LeftOut(StrEnum):
     MALFORMED = "Malformed"
     TOO_LONG = "TooLong"
     UNSUPERVISED = "Unsupervised"
+    FEEDBACK = "Feedback"
 
 
 class Samples:

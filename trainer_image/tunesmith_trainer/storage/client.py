@@ -77,7 +77,12 @@ class Storage:
                     relative = name[len(key) :] if is_prefix else name.rpartition("/")[2]
                     found.append(
                         ObjectInfo(
-                            f"s3://{bucket}/{name}", name, relative, item["Size"], item["ETag"]
+                            f"s3://{bucket}/{name}",
+                            name,
+                            relative,
+                            item["Size"],
+                            item["ETag"],
+                            item["LastModified"],
                         )
                     )
             return found

@@ -8,6 +8,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -152,8 +153,9 @@ def _copy(source: Path, target: Path, on_bytes: OnBytes | None) -> None:
 
 def _info(path: Path, relative: str) -> ObjectInfo:
     stat = path.stat()
-    uri = f"{FILE_SCHEME}{path}"
-    return ObjectInfo(uri, str(path), relative, stat.st_size, f"{stat.st_mtime_ns}-{stat.st_size}")
+    uri, etag = f"{FILE_SCHEME}{path}", f"{stat.st_mtime_ns}-{stat.st_size}"
+    modified = datetime.fromtimestamp(stat.st_mtime, UTC)
+    return ObjectInfo(uri, str(path), relative, stat.st_size, etag, modified)
 
 
 def _etag(data: bytes) -> str:

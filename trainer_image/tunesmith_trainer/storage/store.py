@@ -5,6 +5,7 @@ The words are S3's. Implemented by ``client`` and ``local``.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +22,8 @@ class ObjectInfo:
     """Key below the prefix that was listed; the last part of the key for a single object."""
     size_bytes: int
     etag: str
+    modified: datetime
+    """When it was written, with a time zone."""
 
 
 @dataclass(frozen=True)
