@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import orjson
 
+from tunesmith_api.modelfiles import wanted_file
 from tunesmith_cli.jobfile import as_uri
 from tunesmith_cli.mirror import REPORT, Mirror, cache_folder
 from tunesmith_cli.mistakes import Refused
@@ -145,8 +146,6 @@ def _mirrored(origin: Origin) -> Path:
 
 
 def _is_of_model(name: str) -> bool:
-    from tunesmith_trainer.sources import wanted_file
-
     is_gguf = name.endswith(".gguf") and "/" not in name
     return is_gguf or name in (_ADAPTER, MODELFILE) or wanted_file(name, whole=True)
 
@@ -164,7 +163,7 @@ def _base_of(adapter: Path, run: RunFolder | None, work: Path) -> Path:
 
 def _fetch(origin: Origin, revision: str, directory: Path, *, is_whole: bool = True) -> Path:
     """Bring a base model to this machine: whole, or its configuration and tokenizer alone."""
-    from tunesmith_trainer.sources import check_files, wanted_file
+    from tunesmith_trainer.sources import check_files
 
     scheme, _, name = origin.uri.partition("://")
     if scheme == "file":

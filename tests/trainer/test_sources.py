@@ -13,10 +13,11 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 from safetensors.numpy import load_file
 
 from tests.trainer.conftest import Bucket
+from tunesmith_api.modelfiles import wanted_file
 from tunesmith_api.run import TrainingRun
 from tunesmith_trainer import hub
 from tunesmith_trainer.outcome import TrainerError, UserError
-from tunesmith_trainer.sources import check_files, fetch_model, fetch_tokenizer, wanted_file
+from tunesmith_trainer.sources import check_files, fetch_model, fetch_tokenizer
 from tunesmith_trainer.tiny import write_tiny
 
 MakeRun = Callable[..., TrainingRun]
