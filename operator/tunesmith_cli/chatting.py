@@ -156,10 +156,10 @@ def converse(speaker: Speaker) -> None:
 
 def _load(model: Path, adapter: Path | None) -> tuple[Any, Any]:
     import torch
-    from peft import PeftModel
     from transformers.utils import logging
 
     from tunesmith_trainer.data.templates import load_tokenizer
+    from tunesmith_trainer.embeddings import load_adapter
     from tunesmith_trainer.model import load_base, stored_dtype
 
     # What libraries deprecate, and how fast they read, is no part of a conversation.
@@ -171,7 +171,7 @@ def _load(model: Path, adapter: Path | None) -> tuple[Any, Any]:
     # Most CPUs compute 16 bits slower than 32.
     loaded = load_base(model, stored_dtype(model) if on_gpu else torch.float32, device)
     if adapter is not None:
-        loaded = PeftModel.from_pretrained(loaded, adapter)
+        loaded = load_adapter(loaded, adapter)
     loaded.eval()
     loaded.config.use_cache = True
     # The adapter's tokenizer has the chat template that it was trained with.
