@@ -109,9 +109,7 @@ def _digest(sides: Sides) -> str:
     return "sha256:" + digest.hexdigest()
 
 
-def _place(
-    run: TrainingRun, model_path: Path, longest: int, tokens: NewTokens
-) -> Placement | None:
+def _place(run: TrainingRun, model_path: Path, longest: int, tokens: NewTokens) -> Placement | None:
     if run.planned_gpus is None:
         return None
     # Imported here: torch takes seconds to load, and a run on a CPU has nothing to place.

@@ -24,7 +24,7 @@ from tunesmith_trainer.adapters import ADAPTER
 from tunesmith_trainer.data.newtokens import NewTokens
 from tunesmith_trainer.outcome import UserError
 
-TOKEN_ROWS = "trainable_tokens_delta"
+ROWS_NAME = "trainable_tokens_delta"
 """In the names of the weights that are trained rows."""
 
 

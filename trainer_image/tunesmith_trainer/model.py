@@ -126,9 +126,7 @@ def gathered_dtype(method: Method, precision: Precision) -> torch.dtype | None:
     return _DTYPES[precision] if method.adapter is None else None
 
 
-def add_adapter(
-    model: PreTrainedModel, lora: Lora, tokens: NewTokens = NONE
-) -> nn.Module:
+def add_adapter(model: PreTrainedModel, lora: Lora, tokens: NewTokens = NONE) -> nn.Module:
     """Freeze `model` and add the adapter, which trains the rows of new `tokens` as well.
 
     Raises UserError InvalidRun for unknown target modules and rows that it cannot train.

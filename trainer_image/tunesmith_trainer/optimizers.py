@@ -8,7 +8,7 @@ from torch import nn
 
 from tunesmith_api.result import UserErrorReason
 from tunesmith_api.training import Hyperparameters, Optimizer
-from tunesmith_trainer.embeddings import TOKEN_ROWS
+from tunesmith_trainer.embeddings import ROWS_NAME
 from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.sharding import trained_weights
 
@@ -23,14 +23,14 @@ def build_optimizer(model: nn.Module, settings: Hyperparameters) -> torch.optim.
     UserError InvalidRun for what the device cannot do.
     """
     weights = trained_weights(model)
-    decaying = {name: p.ndim >= 2 and TOKEN_ROWS not in name for name, p in weights.items()}
+    decaying = {name: p.ndim >= 2 and ROWS_NAME not in name for name, p in weights.items()}
     decay, rate = float(settings.weight_decay), float(settings.learning_rate)
     groups = [
         {"params": [p for name, p in weights.items() if decaying[name]], "weight_decay": decay},
         {"params": [p for name, p in weights.items() if not decaying[name]], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    device = groups[0]["params"][0].device.type
+    device = next(iter(weights.values())).device.type
     match settings.optimizer:
         case Optimizer.ADAMW:
             return torch.optim.AdamW(groups, lr=rate, fused=device in {"cpu", "cuda"})

@@ -37,8 +37,8 @@ def misfit(files: Path, base: str) -> str:
         return ""  # The engine refuses what is no adapter, and says so in its own words.
     if config.trainable_token_indices:
         return (
-            "the adapter brings embeddings of new tokens (dataset.addTokens), which cannot be loaded"
-            " into a running engine. Serve the job's Merged artifact, with spec.delivery Merged"
+            "the adapter brings embeddings of new tokens (dataset.addTokens), which a running"
+            " engine cannot load. Serve the job's Merged artifact, with spec.delivery Merged"
         )
     trained, serves = _place(config.base_model_name_or_path), _place(base)
     if trained is None or serves is None or trained[0] != serves[0] or trained == serves:

@@ -57,9 +57,7 @@ class NewTokens:
         """Give how many tokens more there would be without the new ones; beside them, text may have
         been cut otherwise."""
         shorter = (len(pieces) - 1 for pieces in self.pieces)
-        return sum(
-            count * less for count, less in zip(self.uses(tokens), shorter, strict=True)
-        )
+        return sum(count * less for count, less in zip(self.uses(tokens), shorter, strict=True))
 
     def listed(self, tokens: NDArray[np.int32]) -> tuple[NewToken, ...]:
         """Give all of them for a report, with how often each occurs in the training rows."""
@@ -74,9 +72,7 @@ class NewTokens:
         if self.ids:
             said.append(f"Added {len(self.ids)} tokens to the tokenizer.")
         if self.known:
-            said.append(
-                f"Not added, as the tokenizer has them as one token: {_named(self.known)}."
-            )
+            said.append(f"Not added, as the tokenizer has them as one token: {_named(self.known)}.")
         uses = zip(self.texts, self.uses(tokens), strict=True)
         if unused := [text for text, count in uses if not count]:
             said.append(f"In no training row, so nothing is learned of them: {_named(unused)}.")
@@ -99,7 +95,7 @@ def extend(tokenizer: Any, dataset: Dataset) -> NewTokens:
     before = {text: tokenizer(text, add_special_tokens=False)["input_ids"] for text in special}
     before |= {text: tokenizer(text, add_special_tokens=False)["input_ids"] for text in plain}
     ids = set(tokenizer.get_vocab().values())
-    known = tuple(text for text, found in before.items() if _is_one(tokenizer, text, found))
+    known = tuple(text for text, found in before.items() if _is_one(tokenizer, found))
     _add(tokenizer, (text for text in special if text not in known), special=True)
     _add(tokenizer, (text for text in plain if text not in known), special=False)
     _check_end_of_turn(tokenizer, plain)
@@ -122,7 +118,7 @@ def extend(tokenizer: Any, dataset: Dataset) -> NewTokens:
     )
 
 
-def _is_one(tokenizer: Any, text: str, ids: list[int]) -> bool:
+def _is_one(tokenizer: Any, ids: list[int]) -> bool:
     return len(ids) == 1 and ids[0] != tokenizer.unk_token_id
 
 

@@ -61,9 +61,7 @@ class _Source:
     read: Callable[[], Floats]
 
 
-def check_gguf(
-    run: TrainingRun, directory: Path, tokenizer: Any, tokens: NewTokens = NONE
-) -> None:
+def check_gguf(run: TrainingRun, directory: Path, tokenizer: Any, tokens: NewTokens = NONE) -> None:
     """Raise UserError where the run asks for a GGUF that cannot be made of its base model.
 
     `directory` holds the model's config.json, no weights are needed; `tokens` are those of
