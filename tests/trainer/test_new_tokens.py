@@ -169,7 +169,9 @@ def test_a_saved_tokenizer_needs_nothing_added(tiny: Path, tmp_path: Path) -> No
     again = load_tokenizer(tmp_path / "saved", dataset())
     assert again.get_vocab() == tokenizer.get_vocab()
     text = "<|note|>to Zürich<order>"
-    assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
+    ids = again(text)["input_ids"]
+    assert ids == tokenizer(text)["input_ids"]
+    assert again.decode(ids, skip_special_tokens=True) == "to Zürich<order>"
 
 
 # The model.

@@ -1,8 +1,9 @@
 """Embeddings of tokens that a run adds: rows for them, how they begin, how an adapter trains them.
 
 A new row begins as the mean of the rows of the tokens that its text was made of. So it stands for
-about what the text stood for, and its logit is the mean of theirs: it takes no probability that
-they did not have. It depends on nothing but the base model, not even on the seed.
+about what the text stood for, and its logit is the mean of theirs, so it is never likelier than the
+likeliest of them (Gee et al. 2022, arXiv:2402.09977). It depends on nothing but the base model, not
+even on the seed.
 
 Adapters train the new rows alone, as peft's trainable tokens: the rows of all others stay the base
 model's, bit for bit. Called by `model`. Must not know about data.

@@ -2,7 +2,7 @@
 
 An engine loads any adapter whose matrices have the right sizes, and answers nonsense with one of
 another model of that family. What the adapter itself says (``base_model_name_or_path`` of peft's
-adapter_config.json) is believed before what a ModelVersion says of it. And no engine takes on
+adapter_config.json) is believed before what a ModelVersion says of it. And vLLM takes on no
 tokens with an adapter: the base model in the pods has no embeddings of them. Reads that one file
 and asks nobody. Called by ``fetching``.
 """
