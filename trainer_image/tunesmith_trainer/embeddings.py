@@ -109,9 +109,8 @@ def _refusal(why: str) -> UserError:
 def fuse_rows(model: nn.Module) -> None:
     """Make the trained rows of `model` cost what they are, the results being the same.
 
-    peft writes them into a copy of all rows with each call, and takes the gradient of all: with a
-    large vocabulary that is the largest part of a step. Layers with something of their own, such as
-    embeddings that are scaled, stay as they are.
+    peft writes them into a copy of all rows with each call, and takes the gradient of all. Layers
+    with something of their own, such as embeddings that are scaled, stay as they are.
     """
     for module in model.modules():
         if not isinstance(module, TrainableTokensWrapper):
