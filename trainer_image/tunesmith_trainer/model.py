@@ -85,8 +85,21 @@ def load_base(
         raise _invalid("model", error) from error
     _check_loaded(loaded)
     model.config.use_cache = False
+    if qlora and device.type == "cpu":
+        _keep_unpacked(model)
     begin(model, tokens)
     return model
+
+
+def _keep_unpacked(model: nn.Module) -> None:
+    """Keep bitsandbytes from packing 4-bit weights anew when a model is evaluated on a CPU.
+
+    On CPUs with AVX512_BF16 it does so, for good, and what computes with them has no gradient:
+    training that goes on after an evaluation would be given wrong ones, with a warning at most.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def load_trainable(
