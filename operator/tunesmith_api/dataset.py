@@ -22,7 +22,14 @@ from tunesmith_api.meta import (
     section,
 )
 from tunesmith_api.synthetic import Synthetic
-from tunesmith_api.templating import CUSTOM_RULE, JinjaText, Prompt, Template
+from tunesmith_api.templating import (
+    ADDED_RULE,
+    CUSTOM_RULE,
+    JinjaText,
+    Prompt,
+    Template,
+    TokenTexts,
+)
 
 
 class DataFormat(StrEnum):
@@ -193,7 +200,7 @@ _CHECKS_RULE = Rule("self.minRows <= self.maxRows", "minRows must not be above m
 class Dataset(Spec):
     """The conversations to learn from."""
 
-    model_config = ConfigDict(json_schema_extra=cel(CUSTOM_RULE))
+    model_config = ConfigDict(json_schema_extra=cel(CUSTOM_RULE, ADDED_RULE))
 
     train: Training
     """Training data: a uri, or several sources."""
@@ -223,6 +230,16 @@ class Dataset(Spec):
     """With template Custom: a chat template in Jinja, as transformers takes it: it is given
     messages, add_generation_prompt, bos_token and eos_token, and runs in a sandbox. It should end
     an answer with eos_token, or the model never learns to stop."""
+    add_tokens: TokenTexts = Field(default=(), json_schema_extra={"x-kubernetes-list-type": "set"})
+    """Texts that become tokens of their own, wherever they stand in a text: names, codes, tags that
+    the model's tokenizer would take to pieces. They are shown in answers. Their embeddings begin as
+    the mean of those of the pieces and are trained, with LoRA as well; all others stay as they are
+    there. A text that is one token already is not added again. docs/data.md has more."""
+    add_special_tokens: TokenTexts = Field(
+        default=(), json_schema_extra={"x-kubernetes-list-type": "set"}
+    )
+    """The same for marks that are no text, such as those that a template puts around turns: they
+    are left out of answers that are shown."""
     prompt: Prompt = Field(default_factory=Prompt, json_schema_extra=section())
     """What is put around the questions of all rows."""
     clean: Clean = Field(default_factory=Clean, json_schema_extra=section(**cel(CLEAN_RULE)))

@@ -57,6 +57,17 @@ class Rewards(Status):
     """Mean distance of the better from the worse answer."""
 
 
+class NewToken(Status):
+    """A token that dataset.addTokens or addSpecialTokens added."""
+
+    text: str
+    id: int
+    special: bool
+    """Whether answers are shown without it."""
+    uses: int
+    """How often it occurs in the training rows. With 0 its embedding stayed as it began."""
+
+
 class LossPoint(Status):
     """A point of the learning curve. The loss is exact: repr of the float."""
 
@@ -90,6 +101,8 @@ class TrainingReport(Status):
     inputs_digest: Digest
     """sha256 over all that decides the training steps: two runs with the same one do the same."""
     data: DataStatus
+    new_tokens: tuple[NewToken, ...] = ()
+    """Tokens that were added to the base model's, in the order of their ids."""
     objective: Objective = Objective.SFT
     dpo: Dpo | None = None
     """As given in spec.dpo; None: the defaults, where the objective is DPO."""

@@ -1,4 +1,5 @@
-"""How conversations become text: chat templates, and what is put around the questions.
+"""How conversations become text and tokens: chat templates, what is put around the questions, and
+tokens that are added to the tokenizer.
 
 Sections of `dataset`. Pure types; the texts of the templates are the trainer's.
 """
@@ -7,7 +8,7 @@ import hashlib
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from tunesmith_api.meta import Rule, ShortText, Spec, cel
 
@@ -18,6 +19,42 @@ Passage = Annotated[str, Field(min_length=1, max_length=2048)]
 CUSTOM_RULE = Rule(
     "(self.template == 'Custom') == has(self.customTemplate)",
     "template Custom and customTemplate belong together: set both or none",
+)
+
+
+def _is_token(text: str) -> str:
+    if text != text.strip() or "\n" in text:
+        raise ValueError(_TOKEN_RULE.message)
+    return text
+
+
+def _all_differ(texts: tuple[str, ...]) -> tuple[str, ...]:
+    repeated = next((text for text in texts if texts.count(text) > 1), None)
+    if repeated is not None:
+        raise ValueError(f"Duplicate value: {repeated}")
+    return texts
+
+
+_TOKEN_RULE = Rule(
+    r"self.matches('^\\S(.*\\S)?$')",
+    "a token must not be white space, nor begin or end with it, nor hold a line break",
+)
+# Bounded so that the matching in a text stays fast and all fit the pod's annotation.
+TokenTexts = Annotated[
+    tuple[
+        Annotated[
+            str,
+            Field(min_length=1, max_length=64, json_schema_extra=cel(_TOKEN_RULE)),
+            AfterValidator(_is_token),
+        ],
+        ...,
+    ],
+    Field(max_length=256),
+    AfterValidator(_all_differ),
+]
+ADDED_RULE = Rule(
+    "!self.addTokens.exists(t, t in self.addSpecialTokens)",
+    "a token stands in both addTokens and addSpecialTokens: leave it in one",
 )
 
 

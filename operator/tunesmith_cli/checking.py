@@ -175,12 +175,13 @@ def _show_tokens(asked: Asked, gathered: Any, directory: Path, rows: int) -> Non
     from tunesmith_trainer.data.prepared import load_split, write_split
     from tunesmith_trainer.data.prompting import Prompting
     from tunesmith_trainer.data.spreading import spare_processes
-    from tunesmith_trainer.data.templates import load_tokenizer, used_template
+    from tunesmith_trainer.data.templates import load_extended, used_template
     from tunesmith_trainer.data.tokenizing import RowTokenizer
     from tunesmith_trainer.sources import fetch_tokenizer
 
     run = asked.run
-    tokenizer = load_tokenizer(fetch_tokenizer(run, directory / "model").path, run.dataset)
+    model = fetch_tokenizer(run, directory / "model").path
+    tokenizer, added = load_extended(model, run.dataset)
     default = type(run.hyperparameters)().max_sequence_length
     limit = run.hyperparameters.max_sequence_length
     if not asked.is_limit_said:
@@ -203,6 +204,10 @@ def _show_tokens(asked: Asked, gathered: Any, directory: Path, rows: int) -> Non
         " learned",
         markup=False,
     )
+    for note in added.sentences(split.tokens):
+        out.print(note, markup=False)
+    if saved := added.saved(split.tokens):
+        out.print(f"Without the added tokens there would be about {saved} tokens more.")
     if maker.counts.too_long or maker.counts.unsupervised:
         out.print(
             f"left out: {maker.counts.too_long} rows too long,"

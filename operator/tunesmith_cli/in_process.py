@@ -88,9 +88,9 @@ def load(model: Path, adapter: Path | None) -> InProcess:
     """Load a folder of weights, with an adapter on top where there is one. Raises UserError."""
     _hush()
     import torch
-    from peft import PeftModel
 
     from tunesmith_trainer.data.templates import load_tokenizer
+    from tunesmith_trainer.embeddings import load_adapter
     from tunesmith_trainer.model import load_base, stored_dtype
 
     on_gpu = torch.cuda.is_available()
@@ -98,7 +98,7 @@ def load(model: Path, adapter: Path | None) -> InProcess:
     # Most CPUs compute 16 bits slower than 32.
     loaded = load_base(model, stored_dtype(model) if on_gpu else torch.float32, device)
     if adapter is not None:
-        loaded = PeftModel.from_pretrained(loaded, adapter)
+        loaded = load_adapter(loaded, adapter)
     loaded.eval()
     loaded.config.use_cache = True
     # The adapter's tokenizer has the chat template that it was trained with.

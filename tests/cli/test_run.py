@@ -188,6 +188,33 @@ def test_rows_that_are_left_out_as_tokens_are_shown(tmp_path: Path) -> None:
     assert "rows.jsonl line 11: say it ¶ it it" in told.stdout
 
 
+NEW_TOKENS = {"train": {"uri": "rows.jsonl"}, "addTokens": ["say", "bbb", "zzz", "a"]}
+
+
+def test_what_new_tokens_save_is_shown(tmp_path: Path) -> None:
+    dataset = NEW_TOKENS | {"test": {"percent": "0"}}
+    file = write_job(tmp_path, dataset=dataset, evaluation={"gates": [], "allowUngated": True})
+    told = ask("data", "check", file)
+    assert told.returncode == 0, told.stderr
+    assert "Added 3 tokens to the tokenizer." in told.stdout
+    assert "Not added, as the tokenizer has them as one token: 'a'." in told.stdout
+    assert "In no training row, so nothing is learned of them: 'zzz'." in told.stdout
+    # Two of "say" in each of ten rows, two of "bbb" in one.
+    assert "Without the added tokens there would be about 22 tokens more." in told.stdout
+
+
+def test_a_run_with_new_tokens_and_its_adapter_answer_alike(tmp_path: Path) -> None:
+    file = write_job(tmp_path, dataset=NEW_TOKENS)
+    told = tell("run", file)
+    assert told.returncode == 0, told.stderr
+    (folder,) = (tmp_path / "out").iterdir()
+    asked = ("--prompt", "say b", "--max-tokens", "8")
+    merged, adapter = ask("chat", folder, *asked), ask("chat", folder / "adapter", *asked)
+    assert merged.returncode == 0, merged.stderr
+    assert len(merged.stdout) > 1
+    assert adapter.stdout == merged.stdout
+
+
 PREFERENCE = {"prompt": "say a", "chosen": "aaa", "rejected": "b"}
 
 

@@ -149,6 +149,15 @@ ACCEPTED = [
         id="a chat template of one's own",
     ),
     pytest.param(
+        "spec.dataset",
+        {
+            "train": TRAIN,
+            "addTokens": ["<order>", "Kraftwerk 7", "가", "x", *(f"<{n}>" for n in range(252))],
+            "addSpecialTokens": ["<|tool|>"],
+        },
+        id="as many new tokens as there may be",
+    ),
+    pytest.param(
         "spec.dataset.prompt",
         {
             "system": "Be brief.",
@@ -547,6 +556,25 @@ REFUSED = [
         {"train": TRAIN, "customTemplate": "{{ messages }}"},
         "customTemplate",
         id="a custom template that is not used",
+    ),
+    *(
+        pytest.param("spec.dataset", {"train": TRAIN, "addTokens": tokens}, words, id=name)
+        for name, tokens, words in (
+            ("a token that is nothing", [""], "should be at least 1 chars long"),
+            ("a token of white space", ["  "], "must not be white space"),
+            ("a token with white space at its end", ["<a> "], "nor begin or end with it"),
+            ("a token of two lines", ["<a>\n<b>"], "nor hold a line break"),
+            ("a token twice", ["<a>", "<b>", "<a>"], "Duplicate value"),
+            ("a token that is too long", ["a" * 65], "may not be more than 64"),
+            ("too many tokens", [f"<{n}>" for n in range(257)], "must have at most 256 items"),
+            ("a token that is a number", [7], "must be of type string"),
+        )
+    ),
+    pytest.param(
+        "spec.dataset",
+        {"train": TRAIN, "addTokens": ["<a>", "<b>"], "addSpecialTokens": ["<b>"]},
+        "stands in both addTokens and addSpecialTokens",
+        id="a token that is special and plain",
     ),
     pytest.param(
         "spec.dataset.prompt",

@@ -200,6 +200,22 @@ def test_an_adapter_fits_its_base_model_only(
     assert (misfit(tmp_path, serves) == "") is fits
 
 
+@pytest.mark.parametrize(
+    ("rows", "fits"),
+    [
+        pytest.param({"model.embed_tokens": [32000]}, False, id="rows of two layers"),
+        pytest.param([32000], False, id="rows of the embeddings"),
+        pytest.param(None, True, id="none"),
+    ],
+)
+def test_an_adapter_with_new_tokens_is_refused(tmp_path: Path, rows: object, fits: bool) -> None:
+    config = {"r": 4, "base_model_name_or_path": "org/base", "trainable_token_indices": rows}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    said = misfit(tmp_path, "hf://org/base")
+    assert (said == "") is fits
+    assert fits or "with spec.delivery Merged" in said
+
+
 async def test_each_adapter_answers_on_its_own_port_and_counts_for_itself(pod: Pod) -> None:
     assert await pod.readiness() == (503, "the operator has not said which adapters are served")
     pod.want("chat-a", 8)

@@ -32,6 +32,7 @@ from tunesmith_trainer.attention import PADDED
 from tunesmith_trainer.batches import Batch, collate, collate_packed
 from tunesmith_trainer.capability import settle
 from tunesmith_trainer.data.prepared import Split
+from tunesmith_trainer.export import CPU
 from tunesmith_trainer.model import add_adapter, load_trainable
 from tunesmith_trainer.noise import add_noise
 from tunesmith_trainer.objective import SupervisedLoss
@@ -39,6 +40,7 @@ from tunesmith_trainer.optimizers import build_optimizer
 from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.snapshot import placed
 from tunesmith_trainer.state import host_copy
+from tunesmith_trainer.tiny import write_tiny
 
 
 @pytest.fixture
@@ -161,6 +163,26 @@ def test_variants_learn_and_merge(folder: Path, batch: Batch, variant: LoraVaria
         assert after < 0.9 * before
         merged = SupervisedLoss(loss.model.merge_and_unload(safe_merge=True)).eval()
         assert merged(batch)[0].item() == pytest.approx(after, rel=1e-4)
+
+
+def test_an_evaluation_leaves_the_gradients_of_4_bits_alone(tmp_path: Path, batch: Batch) -> None:
+    write_tiny(tmp_path / "m")
+    method = Method(qlora=QLora(rank=4, dropout="0"))
+
+    def found(*, evaluated: bool) -> dict[str, torch.Tensor]:
+        loss = SupervisedLoss(load_trainable(tmp_path / "m", method, Precision.FP32, 0, CPU))
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for name, weight in loss.named_parameters():
+                if "lora_B" in name:
+                    weight.normal_(std=0.1)
+            if evaluated:
+                loss.eval()(batch)
+        return gradients(loss.train(), batch)[1]
+
+    expected = found(evaluated=False)
+    for name, gradient in found(evaluated=True).items():
+        assert torch.equal(gradient, expected[name]), name
 
 
 def test_rank_stabilized_scale(folder: Path) -> None:

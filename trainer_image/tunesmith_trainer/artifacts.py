@@ -53,7 +53,9 @@ def make_whole(attempt: Attempt, inputs: Inputs, training: Training, precision: 
     whole = None
     if ranks.is_main:
         seed = run.hyperparameters.seed
-        whole = load_trainable(inputs.base_path, run.method, precision, seed, export.CPU)
+        whole = load_trainable(
+            inputs.base_path, run.method, precision, seed, export.CPU, tokens=inputs.tokens
+        )
     gather_into(whole, training.loss.model)
     if whole is not None:
         training.loss = SupervisedLoss(whole)

@@ -50,6 +50,7 @@ def write_card(
         method=_method(report),
         settings=_settings(report),
         gguf_file=next((path.name for path in directory.glob("*.gguf")), ""),
+        added_rows=_added_rows(report),
         why_no_template=_why_no_template(modelfile.read_text()) if modelfile.is_file() else "",
     )
     (directory / "README.md").write_text(text)
@@ -94,6 +95,13 @@ def _settings(report: TrainingReport) -> dict[str, Any]:
     training = report.hyperparameters.model_dump(mode="json", by_alias=True, exclude_none=True)
     settings = {**next(iter(method.values())), **training}
     return {name: ", ".join(v) if isinstance(v, list) else v for name, v in settings.items()}
+
+
+def _added_rows(report: TrainingReport) -> int:
+    """Give how many rows the embeddings were made to have; 0 where they had enough before."""
+    highest = max((token.id for token in report.new_tokens), default=-1)
+    rows = report.model.vocabulary_size
+    return rows if rows == highest + 1 else 0
 
 
 def _why_no_template(modelfile: str) -> str:

@@ -12,6 +12,7 @@ from tunesmith_api.run import TrainingRun
 from tunesmith_api.sharding import Placement
 from tunesmith_api.templating import Template
 from tunesmith_trainer.data.gathering import Gathered
+from tunesmith_trainer.data.newtokens import NONE, NewTokens
 from tunesmith_trainer.data.prepared import PreparedMeta, Written
 from tunesmith_trainer.data.splitting import Sides
 from tunesmith_trainer.data.tokenizing import Tokenizing
@@ -27,6 +28,7 @@ def describe(
     *,
     model: FetchedModel,
     template: Template,
+    tokens: NewTokens = NONE,
 ) -> PreparedMeta:
     """Give all that is said of prepared data.
 
@@ -44,7 +46,7 @@ def describe(
         seed=run.hyperparameters.seed,
         unsupervised=counts.unsupervised,
         dropped=(*gathered.reading.samples.rows, *gathered.tally.samples),
-        placement=_place(run, model.path, splits["train"].longest),
+        placement=_place(run, model.path, splits["train"].longest, tokens),
     )
 
 
@@ -107,11 +109,12 @@ def _digest(sides: Sides) -> str:
     return "sha256:" + digest.hexdigest()
 
 
-def _place(run: TrainingRun, model_path: Path, longest: int) -> Placement | None:
+def _place(run: TrainingRun, model_path: Path, longest: int, tokens: NewTokens) -> Placement | None:
     if run.planned_gpus is None:
         return None
     # Imported here: torch takes seconds to load, and a run on a CPU has nothing to place.
-    from tunesmith_trainer.memory import read_shape
+    from tunesmith_trainer.memory import read_shape, with_tokens
     from tunesmith_trainer.placing import place
 
-    return place(read_shape(model_path), run, longest)
+    shape = with_tokens(read_shape(model_path), tokens.rows, len(tokens.ids))
+    return place(shape, run, longest)

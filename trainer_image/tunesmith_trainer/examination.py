@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 from torch import nn
 
 from tunesmith_api.evaluation import Baseline
@@ -21,6 +20,7 @@ from tunesmith_api.result import Phase
 from tunesmith_api.run import BaselineModel
 from tunesmith_api.suites import TextMetric
 from tunesmith_trainer.data.templates import load_tokenizer
+from tunesmith_trainer.embeddings import load_adapter
 from tunesmith_trainer.evaluation import Exam, Judgement, base_behaviour, judge
 from tunesmith_trainer.inputs import Inputs
 from tunesmith_trainer.loop import Training
@@ -115,7 +115,9 @@ def _fetch(exam: Exam, model: BaselineModel) -> str:
 
 def _load(exam: Exam, inputs: Inputs, model: BaselineModel) -> nn.Module:
     folder = _folder(exam, model)
-    earlier = load_tokenizer(folder, exam.attempt.run.dataset)
+    # As it was saved: what this run adds to a tokenizer, an earlier model need not have rows for.
+    saved = {"add_tokens": (), "add_special_tokens": ()}
+    earlier = load_tokenizer(folder, exam.attempt.run.dataset.model_copy(update=saved))
     if earlier.get_vocab() != exam.tokenizer.get_vocab():
         raise ValueError("it has another tokenizer, so its rows would be others")
     is_adapter = model.form is ArtifactName.ADAPTER
@@ -123,7 +125,7 @@ def _load(exam: Exam, inputs: Inputs, model: BaselineModel) -> nn.Module:
 
     def load(device: torch.device) -> nn.Module:
         base = load_base(base_path, _dtype(exam, base_path), device)
-        return PeftModel.from_pretrained(base, folder) if is_adapter else base
+        return load_adapter(base, folder) if is_adapter else base
 
     return _on_ranks(exam, load)
 
@@ -185,4 +187,5 @@ def _base(exam: Exam, inputs: Inputs, training: Training) -> Iterator[nn.Module]
             yield training.loss.model
     else:
         dtype = _dtype(exam, inputs.base_path)
-        yield _on_ranks(exam, partial(load_base, inputs.base_path, dtype))
+        load = partial(load_base, inputs.base_path, dtype, tokens=inputs.tokens)
+        yield _on_ranks(exam, load)

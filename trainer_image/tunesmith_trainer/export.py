@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from safetensors import safe_open
 from torch import nn
 from transformers import (
@@ -22,6 +21,7 @@ from transformers import (
 from tunesmith_api.output import GgufQuantization
 from tunesmith_trainer.batches import Batch, collate
 from tunesmith_trainer.data.prepared import Split
+from tunesmith_trainer.embeddings import load_adapter
 from tunesmith_trainer.gguf.reading import read_gguf
 from tunesmith_trainer.model import load_base
 from tunesmith_trainer.objective import SupervisedLoss
@@ -70,7 +70,7 @@ def merge(base_path: Path, adapter: Path) -> PreTrainedModel:
     so that no rounding error of the quantization stays in the result.
     """
     base = load_base(base_path, torch.float32, CPU)
-    return PeftModel.from_pretrained(base, adapter).merge_and_unload(safe_merge=True)
+    return load_adapter(base, adapter).merge_and_unload(safe_merge=True)
 
 
 def save_complete(
@@ -153,7 +153,7 @@ def logits_of(loss: SupervisedLoss, batch: Batch) -> torch.Tensor:
 
 def logits_of_saved_adapter(base_path: Path, adapter: Path, batch: Batch) -> torch.Tensor:
     """Give what the saved adapter on the published base says, for bases trained in 4 bits."""
-    model = PeftModel.from_pretrained(load_base(base_path, torch.float32, CPU), adapter)
+    model = load_adapter(load_base(base_path, torch.float32, CPU), adapter)
     return logits_of(SupervisedLoss(model), batch)
 
 

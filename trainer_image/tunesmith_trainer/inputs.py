@@ -8,12 +8,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tunesmith_api.meta import Digest, Spec
 from tunesmith_api.result import PREPARED_DATA_LOST, UserErrorReason
 from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.attempt import Attempt
+from tunesmith_trainer.data.newtokens import NewTokens
 from tunesmith_trainer.data.prepared import PreparedData
+from tunesmith_trainer.data.templates import load_extended
 from tunesmith_trainer.outcome import Infrastructure, UserError
 from tunesmith_trainer.sources import fetch_model
 from tunesmith_trainer.storage import NotFound
@@ -29,6 +32,10 @@ class Inputs:
     """Files of the base model."""
     revision: str
     """Commit or digest of the base model."""
+    tokenizer: Any
+    """The base model's, with the tokens that the run adds."""
+    tokens: NewTokens
+    """Those tokens."""
     parts: Mapping[str, Digest]
     """What decides the steps, by its name in the spec: same digests, same steps."""
 
@@ -65,7 +72,8 @@ def fetch_inputs(attempt: Attempt) -> Inputs:
             UserErrorReason.NOTHING_TO_TRAIN_ON, "The prepared data has no rows to train on."
         )
     parts = inputs_parts(run, data.meta.dataset_digest, revision, ranks.size)
-    return Inputs(data, Path(base_path), revision, parts)
+    tokenizer, tokens = load_extended(Path(base_path), run.dataset)
+    return Inputs(data, Path(base_path), revision, tokenizer, tokens, parts)
 
 
 def global_batch_size(run: TrainingRun, ranks: int) -> int:
@@ -89,6 +97,7 @@ def inputs_parts(
     def told(section: Spec | None, without: set[str] | None = None) -> object:
         return section and section.model_dump(mode="json", exclude=without, exclude_defaults=True)
 
+    added = [run.dataset.add_tokens, run.dataset.add_special_tokens]
     parts = {
         "model": [run.model.uri, revision],
         "objective": [run.objective.value, told(run.dpo)],
@@ -99,6 +108,8 @@ def inputs_parts(
         "hyperparameters": told(run.hyperparameters, batch_split),
         "the rows of a step": global_batch_size(run, ranks),
     }
+    if any(added):
+        parts["dataset.addTokens"] = added
     return {name: digest_of(part) for name, part in parts.items()}
 
 

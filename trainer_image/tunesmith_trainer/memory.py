@@ -5,7 +5,7 @@ Called by ``placing``. An estimate: the allocator's fragments and kernels' works
 by an allowance, not counted.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
@@ -43,6 +43,10 @@ class ModelShape:
     hidden: int
     """Width between the layers."""
     vocabulary: int
+    is_tied: bool = True
+    """Whether the output layer's weights are the embeddings'."""
+    new_tokens: int = 0
+    """Tokens that the run adds, whose embeddings adapters train too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,23 @@ def read_shape(model_path: Path) -> ModelShape:
         layers=int(text.num_hidden_layers),
         hidden=int(text.hidden_size),
         vocabulary=int(text.vocab_size),
+        is_tied=head is None or head.weight is model.get_input_embeddings().weight,
     )
+
+
+def with_tokens(shape: ModelShape, rows: int, count: int) -> ModelShape:
+    """Give the shape with `count` tokens added, for which embeddings have `rows` rows or more."""
+    more = max(0, rows - shape.vocabulary)
+    return replace(
+        shape,
+        parameters=shape.parameters + more * shape.hidden * _ends_by_token(shape),
+        vocabulary=shape.vocabulary + more,
+        new_tokens=count,
+    )
+
+
+def _ends_by_token(shape: ModelShape) -> int:
+    return 1 if shape.is_tied else 2
 
 
 def estimate(shape: ModelShape, method: Method, work: Workload) -> MemoryEstimate:
@@ -140,7 +160,8 @@ def _trained(shape: ModelShape, method: Method, adapted: tuple[tuple[str, int, i
         return shape.parameters
     lengths = sum(width_out for _, _, width_out in adapted)
     is_dora = adapter.variant is LoraVariant.DORA
-    return sum(adapter.rank * (a + b) for _, a, b in adapted) + (lengths if is_dora else 0)
+    rows = shape.new_tokens * shape.hidden * _ends_by_token(shape)
+    return sum(adapter.rank * (a + b) for _, a, b in adapted) + (lengths if is_dora else 0) + rows
 
 
 def _logit_bytes(shape: ModelShape, method: Method, work: Workload) -> int:

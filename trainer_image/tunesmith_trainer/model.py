@@ -23,6 +23,8 @@ from tunesmith_api.jobstatus import Architecture
 from tunesmith_api.result import UserErrorReason
 from tunesmith_api.training import Lora, LoraVariant, Method, Precision, QLora, Switch
 from tunesmith_trainer.adapters import fuse
+from tunesmith_trainer.data.newtokens import NONE, NewTokens
+from tunesmith_trainer.embeddings import begin, fuse_rows, trained_rows
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import UserError, shorten
 
@@ -49,9 +51,15 @@ def stored_dtype(path: Path) -> torch.dtype:
 
 
 def load_base(
-    path: Path, dtype: torch.dtype, device: torch.device, qlora: QLora | None = None
+    path: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    qlora: QLora | None = None,
+    tokens: NewTokens = NONE,
 ) -> PreTrainedModel:
     """Load a causal language model's weights, in 4 bits if `qlora` is given.
+
+    It gets rows for the new `tokens`, as they begin.
 
     Raises UserError ModelInvalid for files that are no such model, or not all of it: transformers
     would make up weights that are missing or have another shape.
@@ -77,24 +85,44 @@ def load_base(
         raise _invalid("model", error) from error
     _check_loaded(loaded)
     model.config.use_cache = False
+    if qlora and device.type == "cpu":
+        _keep_unpacked(model)
+    begin(model, tokens)
     return model
 
 
+def _keep_unpacked(model: nn.Module) -> None:
+    """Keep bitsandbytes from packing 4-bit weights anew when a model is evaluated on a CPU.
+
+    On CPUs with AVX512_BF16 it does so, for good, and what computes with them has no gradient:
+    training that goes on after an evaluation would be given wrong ones, with a warning at most.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
 def load_trainable(
-    path: Path, method: Method, precision: Precision, seed: int, device: torch.device
+    path: Path,
+    method: Method,
+    precision: Precision,
+    seed: int,
+    device: torch.device,
+    *,
+    tokens: NewTokens = NONE,
 ) -> nn.Module:
-    """Load the base model and make trainable what `method` says.
+    """Load the base model and make trainable what `method` says, and rows for new `tokens`.
 
     Frozen weights are kept in the precision of the computation. Trained ones are float32 always:
     a BF16 weight would swallow the small steps of late training.
     """
     dtype = _DTYPES[precision] if method.adapter else torch.float32
-    model = load_base(path, dtype, device, method.qlora)
+    model = load_base(path, dtype, device, method.qlora, tokens)
     if method.adapter is None:
         return model
     # New weights come from the global generator, so they depend on nothing but the seed.
     torch.manual_seed(seed)
-    return add_adapter(model, method.adapter)
+    return add_adapter(model, method.adapter, tokens)
 
 
 def computed_dtype(precision: Precision) -> torch.dtype:
@@ -111,8 +139,11 @@ def gathered_dtype(method: Method, precision: Precision) -> torch.dtype | None:
     return _DTYPES[precision] if method.adapter is None else None
 
 
-def add_adapter(model: PreTrainedModel, lora: Lora) -> nn.Module:
-    """Freeze `model` and add the adapter; raise UserError InvalidRun for unknown target modules."""
+def add_adapter(model: PreTrainedModel, lora: Lora, tokens: NewTokens = NONE) -> nn.Module:
+    """Freeze `model` and add the adapter, which trains the rows of new `tokens` as well.
+
+    Raises UserError InvalidRun for unknown target modules and rows that it cannot train.
+    """
     names = lora.target_modules
     if names != (ALL_LINEAR,):
         check_targets(model, names)
@@ -125,6 +156,7 @@ def add_adapter(model: PreTrainedModel, lora: Lora) -> nn.Module:
         task_type="CAUSAL_LM",
         use_dora=lora.variant is LoraVariant.DORA,
         use_rslora=lora.variant is LoraVariant.RSLORA,
+        trainable_token_indices=trained_rows(model, tokens, names),
     )
     try:
         adapted = get_peft_model(model, config)
@@ -135,6 +167,7 @@ def add_adapter(model: PreTrainedModel, lora: Lora) -> nn.Module:
             f"{_listed(linear_layers(model))}.",
         ) from error
     fuse(adapted)
+    fuse_rows(adapted)
     return adapted
 
 

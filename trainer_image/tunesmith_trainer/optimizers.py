@@ -8,6 +8,7 @@ from torch import nn
 
 from tunesmith_api.result import UserErrorReason
 from tunesmith_api.training import Hyperparameters, Optimizer
+from tunesmith_trainer.embeddings import ROWS_NAME
 from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.sharding import trained_weights
 
@@ -18,16 +19,18 @@ def build_optimizer(model: nn.Module, settings: Hyperparameters) -> torch.optim.
     AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101), the same with its state in 8 bits
     (Dettmers et al. 2021, arXiv:2110.02861), or Adafactor (Shazeer and Stern 2018,
     arXiv:1804.04235). Only matrices decay: pulling norms and biases to zero hurts and regularizes
-    nothing. Raises UserError InvalidRun for what the device cannot do.
+    nothing, and embeddings of new tokens would go to zero wherever a token is rare. Raises
+    UserError InvalidRun for what the device cannot do.
     """
-    weights = list(trained_weights(model).values())
+    weights = trained_weights(model)
+    decaying = {name: p.ndim >= 2 and ROWS_NAME not in name for name, p in weights.items()}
     decay, rate = float(settings.weight_decay), float(settings.learning_rate)
     groups = [
-        {"params": [p for p in weights if p.ndim >= 2], "weight_decay": decay},
-        {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for name, p in weights.items() if decaying[name]], "weight_decay": decay},
+        {"params": [p for name, p in weights.items() if not decaying[name]], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    device = weights[0].device.type
+    device = next(iter(weights.values())).device.type
     match settings.optimizer:
         case Optimizer.ADAMW:
             return torch.optim.AdamW(groups, lr=rate, fused=device in {"cpu", "cuda"})

@@ -17,12 +17,18 @@ from tunesmith_api.result import Outcome, Phase, TrainerResult, UserErrorReason
 from tunesmith_api.run import TrainingRun
 from tunesmith_trainer import VERSION
 from tunesmith_trainer.data.gathering import Gathered, Gatherer
-from tunesmith_trainer.data.prepared import SPLITS, PreparedMeta, Written, write_split
+from tunesmith_trainer.data.prepared import (
+    SPLITS,
+    PreparedMeta,
+    Written,
+    load_split,
+    write_split,
+)
 from tunesmith_trainer.data.prompting import Prompting
 from tunesmith_trainer.data.reading import Reading
 from tunesmith_trainer.data.splitting import Sides
 from tunesmith_trainer.data.spreading import spare_processes
-from tunesmith_trainer.data.templates import load_tokenizer, used_template
+from tunesmith_trainer.data.templates import load_extended, used_template
 from tunesmith_trainer.data.tokenizing import RowTokenizer
 from tunesmith_trainer.description import describe
 from tunesmith_trainer.generating import generated_answers
@@ -67,17 +73,22 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
 
     progress.enter(Phase.READING)
     model = fetch_tokenizer(run, work / "model", progress=progress, stop=stop)
-    tokenizer = load_tokenizer(model.path, run.dataset)
-    check_gguf(run, model.path, tokenizer)
+    tokenizer, tokens = load_extended(model.path, run.dataset)
+    check_gguf(run, model.path, tokenizer, tokens)
     gathered = gather(run, output, work, progress, stop)
 
     progress.enter(Phase.TOKENIZING)
     rows = row_tokenizer(run, tokenizer, gathered.reading)
     splits = write_splits(rows, gathered.sides, work / "prepared", _looking_up(progress, stop))
     highest = max(split.highest for split in splits.values())
-    check_vocabulary(run, vocabulary_size(run, model.path), highest)
+    size = vocabulary_size(run, model.path)
+    check_vocabulary(run, size and max(size, tokens.rows), highest)
     template = used_template(tokenizer, run.dataset)
-    meta = describe(run, gathered, splits, rows.counts, model=model, template=template)
+    meta = describe(
+        run, gathered, splits, rows.counts, model=model, template=template, tokens=tokens
+    )
+    said = tokens.sentences(load_split(work / "prepared", "train").tokens)
+    meta = meta.model_copy(update={"notes": tuple(said)})
 
     progress.enter(Phase.UPLOADING)
     meta.write(work / "prepared")
@@ -211,6 +222,7 @@ def _result(run: TrainingRun, meta: PreparedMeta, did: str) -> TrainerResult:
             f"{did} {rows.train} rows to train on, {rows.validation} to validate on and"
             f" {rows.test} to judge on ({meta.data.tokens.train} tokens)."
             + (f" {placement.reason}" if placement and placement.reason else "")
+            + "".join(f" {note}" for note in meta.notes)
         ),
         data=meta.data,
         dataset_digest=meta.dataset_digest,

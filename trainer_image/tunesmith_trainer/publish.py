@@ -140,6 +140,7 @@ def build_report(run: TrainingRun, trained: Trained, progress: Progress) -> Trai
         dataset_digest=inputs.data.meta.dataset_digest,
         inputs_digest=inputs.digest,
         data=inputs.data.meta.data,
+        new_tokens=inputs.tokens.listed(inputs.data.train.tokens),
         objective=run.objective,
         dpo=run.dpo,
         dropped=inputs.data.meta.dropped,

@@ -20,8 +20,8 @@ from tunesmith_trainer.capability import settle
 from tunesmith_trainer.checkpoints import Checkpoints, Found
 from tunesmith_trainer.curve import METRICS, Curve
 from tunesmith_trainer.data.prepared import SPLITS
-from tunesmith_trainer.data.templates import load_tokenizer
 from tunesmith_trainer.distributed import Ranks, check_devices, choose_precision, join
+from tunesmith_trainer.embeddings import embedding_rows
 from tunesmith_trainer.evaluation import Exam, base_behaviour
 from tunesmith_trainer.examination import Examined, examine, judge_base_of_full
 from tunesmith_trainer.gguf.file import check_gguf
@@ -74,8 +74,8 @@ def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal
     progress.enter(Phase.LOADING_MODEL)
     checkpoints = Checkpoints(attempt, inputs.parts)
     search = checkpoints.search()
-    tokenizer = load_tokenizer(inputs.base_path, run.dataset)
-    check_gguf(run, inputs.base_path, tokenizer)
+    tokenizer = inputs.tokenizer
+    check_gguf(run, inputs.base_path, tokenizer, inputs.tokens)
     test = inputs.data.test
     asked = load_questions(run, test, tokenizer, stop)
     task_files = load_tasks(attempt)
@@ -161,7 +161,9 @@ def find_finished_on_main(attempt: Attempt, inputs: Inputs) -> TrainerResult | N
 def load_model(attempt: Attempt, inputs: Inputs, precision: Precision) -> SupervisedLoss:
     """Load the base model with what is to be trained, on this rank's device."""
     settings, method, ranks = attempt.run.hyperparameters, attempt.run.method, attempt.ranks
-    load = partial(load_trainable, inputs.base_path, method, precision, settings.seed)
+    load = partial(
+        load_trainable, inputs.base_path, method, precision, settings.seed, tokens=inputs.tokens
+    )
     if ranks.is_sharded:
         model = load_sharded(load, ranks, gathered_dtype(method, precision))
     else:
@@ -169,10 +171,9 @@ def load_model(attempt: Attempt, inputs: Inputs, precision: Precision) -> Superv
     set_gradient_checkpointing(
         model, settings.gradient_checkpointing, is_full=method.adapter is None
     )
-    embeddings = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
     splits = (inputs.data.train, inputs.data.validation, inputs.data.test)
     highest = max(int(split.tokens.max(initial=-1)) for split in splits)
-    check_vocabulary(attempt.run, embeddings, highest)
+    check_vocabulary(attempt.run, embedding_rows(model), highest)
     loss = SupervisedLoss(model)
     loss.has_liger = apply_liger(model, ranks.device)
     return loss

@@ -1,9 +1,10 @@
-"""Whether an adapter was trained for the base model of its pod.
+"""Whether an adapter can be loaded into the pods of its base model.
 
 An engine loads any adapter whose matrices have the right sizes, and answers nonsense with one of
 another model of that family. What the adapter itself says (``base_model_name_or_path`` of peft's
-adapter_config.json) is believed before what a ModelVersion says of it. Reads that one file and
-asks nobody. Called by ``fetching``.
+adapter_config.json) is believed before what a ModelVersion says of it. And vLLM takes on no
+tokens with an adapter: the base model in the pods has no embeddings of them. Reads that one file
+and asks nobody. Called by ``fetching``.
 """
 
 import re
@@ -20,10 +21,11 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*(/[\w.-]+)?")
 
 class _AdapterConfig(Status):
     base_model_name_or_path: str = ""
+    trainable_token_indices: object = None
 
 
 def misfit(files: Path, base: str) -> str:
-    """Say why an adapter is not one of the base model at the URI ``base``; empty when it may be.
+    """Say why an adapter cannot be served on the base model at the URI ``base``; else nothing.
 
     Only names of one kind can be compared, Hub with Hub and S3 with S3: the model of
     s3://mirror/llama/ may be that of hf://meta/llama. Where the kinds differ, or the adapter names
@@ -33,6 +35,11 @@ def misfit(files: Path, base: str) -> str:
         config = _AdapterConfig.model_validate_json((files / _CONFIG).read_bytes())
     except (FileNotFoundError, ValidationError):
         return ""  # The engine refuses what is no adapter, and says so in its own words.
+    if config.trainable_token_indices:
+        return (
+            "the adapter brings embeddings of new tokens (dataset.addTokens), which a running"
+            " engine cannot load. Serve the job's Merged artifact, with spec.delivery Merged"
+        )
     trained, serves = _place(config.base_model_name_or_path), _place(base)
     if trained is None or serves is None or trained[0] != serves[0] or trained == serves:
         return ""

@@ -45,6 +45,8 @@ class PreparedMeta(Status):
     """A few rows for each reason that rows were left out for."""
     placement: Placement | None = None
     """How the GPUs hold the model; None where training is on CPUs."""
+    notes: tuple[str, ...] = ()
+    """Sentences about tokens that the run adds."""
 
     def write(self, directory: Path) -> None:
         """Write the file beside those of :func:`write_split`, which makes the directory."""

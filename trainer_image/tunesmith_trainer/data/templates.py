@@ -15,6 +15,7 @@ from tunesmith_api.result import UserErrorReason
 from tunesmith_api.templating import Template
 from tunesmith_trainer.data.chat_templates import PLAIN, TEXTS
 from tunesmith_trainer.data.formats import Message
+from tunesmith_trainer.data.newtokens import NewTokens, extend
 from tunesmith_trainer.data.prompting import template_errors
 from tunesmith_trainer.data.values import Malformed
 from tunesmith_trainer.logs import log
@@ -33,11 +34,25 @@ class Rendered(NamedTuple):
 
 
 def load_tokenizer(directory: Path, dataset: Dataset) -> Any:
-    """Load the tokenizer of a model; its ``chat_template`` is the one to use from then on.
+    """Load the tokenizer of a model, with the tokens that ``dataset`` adds.
 
-    Raises UserError: ModelInvalid when it cannot be loaded or is not a fast one, TemplateInvalid.
+    Its ``chat_template`` is the one to use from then on. Raises as :func:`load_extended` does.
+    """
+    return load_extended(directory, dataset)[0]
+
+
+def load_extended(directory: Path, dataset: Dataset) -> tuple[Any, NewTokens]:
+    """Load the tokenizer of a model, and say what ``dataset`` adds to it.
+
+    Raises UserError: ModelInvalid when it cannot be loaded or is not a fast one, TemplateInvalid,
+    InvalidRun for tokens that cannot be added.
     """
     tokenizer = _load(directory)
+    _use_template(tokenizer, dataset)
+    return tokenizer, extend(tokenizer, dataset)
+
+
+def _use_template(tokenizer: Any, dataset: Dataset) -> None:
     template = dataset.template
     if template is Template.CUSTOM:
         _use_custom(tokenizer, dataset.custom_template or "")
@@ -46,7 +61,6 @@ def load_tokenizer(directory: Path, dataset: Dataset) -> Any:
     elif not tokenizer.chat_template:
         log.warning("the model has no chat template, a plain one is used and saved with it")
         tokenizer.chat_template = PLAIN
-    return tokenizer
 
 
 def _use_custom(tokenizer: Any, text: str) -> None:

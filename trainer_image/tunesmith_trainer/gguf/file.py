@@ -29,6 +29,7 @@ from gguf.quants import quantize
 
 from tunesmith_api.output import ArtifactName, Gguf, GgufQuantization
 from tunesmith_api.run import TrainingRun
+from tunesmith_trainer.data.newtokens import NONE, NewTokens
 from tunesmith_trainer.gguf.arrangement import (
     Floats,
     add_hyperparameters,
@@ -60,14 +61,15 @@ class _Source:
     read: Callable[[], Floats]
 
 
-def check_gguf(run: TrainingRun, directory: Path, tokenizer: Any) -> None:
+def check_gguf(run: TrainingRun, directory: Path, tokenizer: Any, tokens: NewTokens = NONE) -> None:
     """Raise UserError where the run asks for a GGUF that cannot be made of its base model.
 
-    `directory` holds the model's config.json, no weights are needed.
+    `directory` holds the model's config.json, no weights are needed; `tokens` are those of
+    `tokenizer` that the model gets rows for.
     """
     if {ArtifactName.GGUF, ArtifactName.OLLAMA} & set(run.output.artifacts):
         check_llama_quantize((run.output.gguf or Gguf()).quantization)
-        Vocabulary(tokenizer, read_hyperparameters(directory).vocab_size)
+        Vocabulary(tokenizer, max(read_hyperparameters(directory).vocab_size, tokens.rows))
 
 
 def file_name(quantization: GgufQuantization) -> str:
