@@ -73,7 +73,7 @@ async def until_status(
     namespace: str,
     holds: Callable[[Object], Any],
     what: str,
-    seconds: float = 30,
+    seconds: float = 90,
 ) -> Object:
     """Wait until the deployment's status is such and return the deployment."""
 
