@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.trainer.preparing import make_local_run, peak_of, write_rows
-from tunesmith_api.result import Outcome
 from tunesmith_trainer.data.reading import Row
 from tunesmith_trainer.data.rowfile import RowFile, pick
-from tunesmith_trainer.outcome import classify
+from tunesmith_trainer.data.scratch import Scratch
+from tunesmith_trainer.outcome import Infrastructure
 from tunesmith_trainer.prepare import prepare
 from tunesmith_trainer.progress import Progress
 from tunesmith_trainer.stopping import StopSignal
@@ -38,23 +38,23 @@ def test_a_full_disk_is_said_to_be_full(name: str, tmp_path: Path) -> None:
     place = tmp_path / "work" / name
     place.parent.mkdir(parents=True)
     place.symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left on device") as caught:
+    with pytest.raises(Infrastructure, match=r"is full: \d+\.\d MiB are needed for the") as caught:
         prepare(run, tmp_path / "work", Progress.of(run), StopSignal())
-    known = classify(caught.value)
-    assert (known.outcome, known.reason) == (Outcome.INFRASTRUCTURE, "DiskFull")
+    assert caught.value.reason == "DiskFull"
     assert not (tmp_path / "out/prepared").exists()
 
 
 def test_rows_are_read_back_in_any_order_also_while_more_are_written(tmp_path: Path) -> None:
     rows = [Row(b"x" * number, f"file{number % 3}", number) for number in range(100)]
-    file = RowFile(tmp_path / "new/rows")
+    scratch = Scratch(tmp_path / "scratch")
+    file = RowFile(tmp_path / "new/rows", scratch)
     first = file.extend(rows[:60])
     assert first[59] == rows[59] and list(first) == rows[:60]
     second = file.extend(rows[60:])
     assert list(file) == rows and file[-1] == rows[-1]
-    assert list(first + second) == rows
-    odd = pick(second, np.arange(1, 40, 2))
+    assert list(file.joined([first, second])) == rows
+    odd = pick(second, np.arange(1, 40, 2), scratch)
     assert list(odd[3:5]) == [rows[67], rows[69]]
-    assert list(pick(odd, [2, 2, 0])) == [rows[65], rows[65], rows[61]]
+    assert list(pick(odd, np.array([2, 2, 0]), scratch)) == [rows[65], rows[65], rows[61]]
     with pytest.raises(IndexError):
         file[100]
