@@ -228,8 +228,8 @@ def bench_total(directory: Path) -> dict[str, float]:
             Cleaner(clean, tally, scratch).clean(read)
         )
         part = Repeats(clean, tally, scratch).resolve([kept])[0]
-        shares = {"validation": Decimal(0), "test": Decimal(10)}
-        sides = split_rows(part.rows, part.clusters, 17, scratch, **shares)
+        none, test = Decimal(0), Decimal(10)
+        sides = split_rows(part.rows, part.clusters, 17, scratch, validation=none, test=test)
         return [sides.train, sides.test]
 
     def tokenize(sides: list[Sequence[Row]], workers: int = 0) -> None:

@@ -92,14 +92,16 @@ def find_pairs(
     """
     signatures = _signatures(rows, scheme_for(similarity), scratch, on_rows)
     candidates = _candidates(signatures, similarity, scratch)
-    columns = (scratch.column(np.int32), scratch.column(np.int32), scratch.column(np.float64))
+    firsts, seconds = scratch.column(np.int32), scratch.column(np.int32)
+    similarities = scratch.column(np.float64)
     for part in chunks(len(candidates)):
         first, second = lower_of(candidates[part]), upper_of(candidates[part])
         for some in _stretches(signatures.sizes[first] + signatures.sizes[second]):
             found = _compare(rows, first[some], second[some], similarity, on_rows)
-            for column, values in zip(columns, found, strict=True):
-                column.append(values)
-    return Pairs(*(column.array() for column in columns))
+            firsts.append(found.first)
+            seconds.append(found.second)
+            similarities.append(found.similarity)
+    return Pairs(firsts.array(), seconds.array(), similarities.array())
 
 
 def _signatures(
@@ -171,7 +173,7 @@ def _candidates(signatures: Signatures, similarity: float, scratch: Scratch) -> 
             first, second = np.minimum(one, other), np.maximum(one, other)
             likely = _likely(signatures, first, second, similarity)
             found.append(packed(second[likely], first[likely]))
-            count += np.count_nonzero(likely)
+            count += int(np.count_nonzero(likely))
         # A pair may be found in each band. So what waits is bounded by what is kept.
         if count > max(CHUNK, len(kept)):
             kept, found, count = _once(kept, found, scratch), scratch.column(np.uint64), 0
@@ -269,4 +271,4 @@ def _compare(
     either = sizes[local[: len(first)]] + sizes[local[len(first) :]] - both
     alike = both / either
     kept = alike >= similarity
-    return Pairs(first[kept], second[kept], alike[kept])
+    return Pairs(first[kept].astype(np.int32), second[kept].astype(np.int32), alike[kept])

@@ -69,7 +69,7 @@ class Repeats:
         clusters = _clusters(pairs, _same_questions(firsts, scratch), keys, scratch)
         alike = _Neighbours(pairs, len(firsts), scratch)
         # The first part that has a content, counted from 1; 0 where none has.
-        kept = memoryview(scratch.zeros(len(firsts), np.int8))
+        kept = scratch.zeros(len(firsts), np.int8).data
         result = []
         for number, part in enumerate(parts, 1):
             own_numbers = numbers[rows.starts[number - 1] : rows.starts[number]]
@@ -160,7 +160,7 @@ class _Neighbours:
             own = np.arange(part.start, part.stop)
             starts[part] = np.searchsorted(self._both, packed(own, np.zeros_like(own)))
         # An item of it is had in a third of the time that one of an array takes.
-        self._starts = memoryview(starts)
+        self._starts = starts.data
 
     def of(self, row: int) -> list[int]:
         """Give the rows that are like a row, in order."""
@@ -194,7 +194,7 @@ def _clusters(
     Union-find over the pairs and ties, where the root is the row with the smallest key.
     """
     result = scratch.counted(0, len(keys))
-    parents, halves = memoryview(result), memoryview(keys.reshape(-1))
+    parents, halves = result.data, keys.reshape(-1).data
 
     def root(row: int) -> int:
         while (parent := parents[row]) != row:

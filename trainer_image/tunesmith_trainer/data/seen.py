@@ -51,7 +51,7 @@ class SeenKeys:
         self._shift = _KEY_BITS - (slots - 1).bit_length()
         self._array = self._scratch.zeros(2 * slots, np.uint64)
         # An item of it is had in a third of the time that one of an array takes.
-        self._table = memoryview(self._array)
+        self._table = self._array.data
 
     def _grow(self) -> None:
         before = self._array.reshape(-1, 2)

@@ -43,7 +43,7 @@ def generator_prompts(synthetic: Synthetic, train: Sequence[Row], scratch: Scrat
     for place in ordered((keys[:, 0], keys[:, 1]), scratch):
         if _pair(train[place].content):
             column.add(int(place))
-    shown = memoryview(column.array())
+    shown = column.array().data
     count = min(synthetic.examples, len(shown))
     asked = []
     with template_errors("dataset.synthetic.prompts"):
