@@ -26,6 +26,8 @@ class Repository:
     files: dict[str, bytes] = field(default_factory=dict)
     commits: list[str] = field(default_factory=lambda: ["0" * 40])
     messages: list[str] = field(default_factory=list)
+    claimed: dict[str, int] = field(default_factory=dict)
+    """Sizes of files that are listed and cannot be fetched."""
 
 
 class Hub(ThreadingHTTPServer):
@@ -59,7 +61,8 @@ class Handler(BaseHTTPRequestHandler):
             allowed = role == "write"
             self.say(200 if allowed else 403, {} if allowed else {"error": "Forbidden"})
         else:
-            self.say(200, {"id": name, "sha": found.commits[-1], "siblings": [], "tags": []})
+            listed = [{"rfilename": name, "size": size} for name, size in found.claimed.items()]
+            self.say(200, {"id": name, "sha": found.commits[-1], "siblings": listed, "tags": []})
         return None
 
     def do_POST(self) -> None:
