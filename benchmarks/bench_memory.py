@@ -116,7 +116,8 @@ def main() -> int:
     parser.add_argument("--here", type=Path, nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.here:
-        prepare_rows(*given.here, given.gather)
+        path, folder = given.here
+        prepare_rows(path, folder, given.gather)
         return 0
     print(f"{'':29}{'anonymous':>11}{'resident':>11}{'time':>9}")
     peaks = [measure(size, given.characters, given.gather) for size in given.megabytes]
