@@ -13,11 +13,9 @@ import os
 os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 import json
-import random
 import sys
 import tempfile
 import time
-import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
@@ -138,26 +136,6 @@ def bench_near() -> dict[str, float]:
             f"  ours, {len(few)}", "documents/s", beside, f"{beside / peer[0]:.1f} times datasketch"
         )
     return {"near duplicates, documents/s": rate, "near duplicates, F1": f1}
-
-
-def bench_memory() -> None:
-    """Say what a row costs besides its text, at the peak: the slope between two sizes."""
-    # Short rows, none alike: the room to work in is of the same size in both, so the slope counts.
-    few, many = 20_000, 60_000
-    rng = random.Random(1)
-    rows = rows_of(" ".join(f"{rng.getrandbits(40):x}" for _ in range(12)) for _ in range(many))
-    clean = Clean.model_validate({"deduplicate": "Near"})
-    peaks = []
-    for count in (few, few, many):  # The first run makes the tables.
-        tracemalloc.start()
-        tally = Tally()
-        cleaner = Cleaner(clean, tally, SCRATCH)
-        kept = list(cleaner.clean(rows[:count]))
-        Repeats(clean, tally, SCRATCH).resolve([kept])
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    slope = (peaks[2] - peaks[1]) / (many - few)
-    line("memory a row", "bytes", slope, "at the peak, besides its text")
 
 
 def bench_exact() -> dict[str, float]:
@@ -288,7 +266,6 @@ def main() -> int:
     measured = bench_near() | bench_exact() | bench_pii()
     with tempfile.TemporaryDirectory() as directory:
         measured |= bench_total(Path(directory))
-    bench_memory()
     return 0 if all(list(verdicts(measured))) else 1
 
 

@@ -1,13 +1,14 @@
-"""More data needs no more memory but for some bytes a row, and a full disk says that it is full."""
+"""More data needs no more memory, and a full disk says that it is full."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.trainer.preparing import make_local_run, peak_of, write_rows
+from tests.trainer.preparing import anonymous_peak_of, make_local_run, peak_of, write_rows
 from tunesmith_trainer.data.reading import Row
 from tunesmith_trainer.data.rowfile import RowFile, pick
 from tunesmith_trainer.data.scratch import Scratch
@@ -29,6 +30,19 @@ def test_six_times_the_data_needs_hardly_more_memory(tmp_path: Path) -> None:
     growth = peak_of(many, tmp_path / "b") - peak_of(few, tmp_path / "a")
     assert more_bytes > 6 * MIB
     assert growth < 3 * MIB
+
+
+# Two processes again, that read 210,000 rows.
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc says how much memory is anonymous")
+def test_twice_the_rows_need_no_more_memory(tmp_path: Path) -> None:
+    few, many = tmp_path / "few.jsonl", tmp_path / "many.jsonl"
+    # Both are more than is worked on at once.
+    write_rows(few, 70_000, 110)
+    write_rows(many, 140_000, 110)
+    growth = anonymous_peak_of(many, tmp_path / "b") - anonymous_peak_of(few, tmp_path / "a")
+    # Kept in memory, what is known of rows would be 13 MiB more; buffers fill up by some.
+    assert growth < 6 * MIB
 
 
 @pytest.mark.parametrize("name", ["data/rows", "prepared/train.tokens.npy"])
