@@ -48,7 +48,7 @@ def _show_conditions(status: Manifest) -> None:
 
 def _show_measurements(status: Manifest) -> None:
     evaluation = status.get("evaluation") or {}
-    title = f"Held-out metrics (verdict: {evaluation.get('verdict', 'none')})"
+    title = f"Held-out metrics: {evaluation.get('verdict', 'not judged')}"
     table = Table("metric", "base", "tuned", title=title, title_justify="left")
     for one in evaluation.get("measurements", []):
         table.add_row(one["metric"], one.get("baseValue", ""), one["value"])

@@ -111,6 +111,10 @@ class Lab:
         labels = f"tunesmith.dev/job={name}" + (f",tunesmith.dev/stage={stage}" if stage else "")
         return self.kubectl.list_all("pods", namespace, labels)
 
+    def suspend(self, namespace: str, name: str, value: bool) -> None:
+        patch = json.dumps({"spec": {"suspend": value}})
+        self.kubectl.run("patch", "ftj", name, "-n", namespace, "--type=merge", "-p", patch)
+
     def kill_operator(self) -> None:
         """End the operator's process without a chance to tidy up."""
         self.kubectl.run(

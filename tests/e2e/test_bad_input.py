@@ -7,6 +7,7 @@ import pytest
 
 from deploy.storage import BUCKET
 from tests.e2e.lab import Lab
+from tests.e2e.s3_users import make_keys, reading_user
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
@@ -53,6 +54,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "no-secret": ({"s3": {"secretRef": {"name": "nowhere"}}}, "CredentialsMissing", "nowhere"),
     "wrong-secret": ({"s3": {"secretRef": {"name": "wrong"}}}, "AccessDenied", BUCKET),
+    "read-only": ({"s3": {"secretRef": {"name": "reader"}}}, "OutputNotWritable", f"{BUCKET}/e2e"),
 }
 
 
@@ -62,20 +64,14 @@ def ended(lab: Lab) -> dict[str, Any]:
     namespace = "e2e-bad-input"
     lab.kubectl.run("delete", "namespace", namespace, "--ignore-not-found", "--wait")
     lab.make_namespace(namespace)
-    lab.create(
-        {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": "wrong", "namespace": namespace},
-            "stringData": {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"},
-        }
-    )
+    make_keys(lab, namespace, "wrong", "nobody", "nothing")
     with lab.storage.client(lab.log) as s3:
         for name, text in FILES.items():
             s3.put_object(Bucket=BUCKET, Key=f"bad/{name}", Body=text.encode())
-    for name, (spec, _, _) in CASES.items():
-        lab.submit(namespace, name, **spec)
-    failed = {name: lab.wait_for(namespace, name, "Failed", seconds=400) for name in CASES}
+    with reading_user(lab, namespace, "reader"):
+        for name, (spec, _, _) in CASES.items():
+            lab.submit(namespace, name, **spec)
+        failed = {name: lab.wait_for(namespace, name, "Failed", seconds=400) for name in CASES}
     events = {name: lab.events(namespace, name) for name in CASES}
     counters = {name: lab.status(namespace, name).counters for name in CASES}
     lab.kubectl.run("delete", "namespace", namespace, "--wait=false")

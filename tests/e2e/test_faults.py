@@ -1,9 +1,11 @@
 """Things that break on the way: operator, pods, S3. The end must be the undisturbed one's."""
 
+import json
 import time
 
 import pytest
 
+from deploy.storage import BUCKET
 from tests.e2e.fickle_s3 import fickle_s3
 from tests.e2e.lab import Lab, until
 from tunesmith_api.report import TrainingReport
@@ -67,6 +69,49 @@ def test_a_killed_train_pod_goes_on_from_the_last_complete_checkpoint(
     assert weights(report) == weights(undisturbed)
 
 
+def test_a_pod_out_of_memory_goes_on_with_half_the_batch(lab: Lab, namespace: str) -> None:
+    """128 rows of 500 tokens need 2.9 GiB, half of them 1.8 GiB."""
+    with lab.storage.client(lab.log) as s3:
+        s3.put_object(Bucket=BUCKET, Key="e2e/wide.jsonl", Body=wide_rows().encode())
+    lab.submit(
+        namespace,
+        "greedy",
+        dataset={"train": {"uri": f"s3://{BUCKET}/e2e/wide.jsonl"}},
+        hyperparameters={"maxSteps": 2, "perDeviceBatchSize": 128, "maxSequenceLength": 512},
+        compute={"resources": {"limits": {"memory": "2300Mi"}}},
+    )
+    lab.wait_for(namespace, "greedy", "Complete")
+    status = lab.status(namespace, "greedy")
+    assert [a.reason for a in status.attempts] == ["Succeeded", "OutOfMemory", "Succeeded"]
+    assert status.counters.batch_halvings == 1
+    assert status.counters.failures == 0
+    assert "BatchHalved" in lab.events(namespace, "greedy")
+
+
+def wide_rows() -> str:
+    rows = ({"prompt": f"question {i}", "response": "a word " * 60} for i in range(600))
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_suspending_frees_the_pods_and_resuming_goes_on_exactly(
+    lab: Lab, namespace: str, undisturbed: TrainingReport
+) -> None:
+    never = {**CHECKPOINT, "everySteps": 1000}
+    lab.submit(namespace, "paused", hyperparameters=STEPS, checkpoint=never)
+    step = lab.wait_for_step(namespace, "paused", 10)
+    lab.suspend(namespace, "paused", True)
+    lab.wait_for(namespace, "paused", "Suspended", seconds=90)
+    assert not [p for p in lab.pods(namespace, "paused") if p["status"]["phase"] == "Running"]
+    lab.suspend(namespace, "paused", False)
+    lab.wait_for(namespace, "paused", "Complete")
+    report = lab.report(namespace, "paused")
+    assert report.resumed_from_step is not None
+    assert report.resumed_from_step >= step, "SIGTERM must save what everySteps had not"
+    assert lab.status(namespace, "paused").counters.failures == 0
+    assert losses(report) == losses(undisturbed)
+    assert weights(report) == weights(undisturbed)
+
+
 def test_an_operator_that_is_killed_in_every_stage_changes_nothing(
     lab: Lab, namespace: str, undisturbed: TrainingReport
 ) -> None:
@@ -76,11 +121,15 @@ def test_an_operator_that_is_killed_in_every_stage_changes_nothing(
         lab.kill_operator()
     lab.wait_for_step(namespace, "orphan", 60)
     lab.kill_operator()
+    # Judging is short: the operator dies before it, in it, or just after.
+    until(lambda: lab.status(namespace, "orphan").stage != "Train" or None, 400, "training to end")
+    lab.kill_operator()
     lab.wait_for(namespace, "orphan", "Complete")
     status, report = lab.status(namespace, "orphan"), lab.report(namespace, "orphan")
     assert [a.reason for a in status.attempts] == ["Succeeded", "Succeeded"]
     assert report.attempt == 2, "no attempt may be started twice"
     assert losses(report) == losses(undisturbed)
+    assert weights(report) == weights(undisturbed)
     versions = lab.kubectl.list_all("modelversions", namespace)
     assert [v["metadata"]["name"] for v in versions] == ["orphan-v1"]
 

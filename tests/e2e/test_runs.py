@@ -65,24 +65,6 @@ def test_two_ranks_train_together(lab: Lab, namespace: str, sharding: str) -> No
     assert len(lab.pods(namespace, "pair", "train")) == 2
 
 
-def test_suspending_frees_the_pods_and_resuming_goes_on(lab: Lab, namespace: str) -> None:
-    lab.submit(namespace, "paused", hyperparameters=SLOW, checkpoint={"everySteps": 100})
-    step = lab.wait_for_step(namespace, "paused", 10)
-    lab.kubectl.run("patch", "ftj", "paused", "-n", namespace, "--type=merge", "-p", suspend(True))
-    lab.wait_for(namespace, "paused", "Suspended", seconds=90)
-    assert not [p for p in lab.pods(namespace, "paused") if p["status"]["phase"] == "Running"]
-    lab.kubectl.run("patch", "ftj", "paused", "-n", namespace, "--type=merge", "-p", suspend(False))
-    lab.wait_for(namespace, "paused", "Complete")
-    report = lab.report(namespace, "paused")
-    assert report.resumed_from_step is not None
-    assert report.resumed_from_step >= step, "SIGTERM must save what everySteps had not"
-    assert lab.status(namespace, "paused").counters.failures == 0
-
-
-def suspend(value: bool) -> str:
-    return json.dumps({"spec": {"suspend": value}})
-
-
 def test_gpus_are_asked_for_and_found_where_a_node_offers_them(lab: Lab, namespace: str) -> None:
     gpus = {"gpusPerNode": 2, "gpuType": "A100"}
     lab.submit(namespace, "gpu", compute=gpus)

@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime
 
+from structlog.testing import capture_logs
+
 from tunesmith_operator.kube.errors import AlreadyExists, Unavailable
 from tunesmith_operator.kube.events import MOST_WAITING, EventRecorder
 from tunesmith_operator.kube.kinds import Object
@@ -40,6 +42,24 @@ class Story:
         self.recorder(
             "FineTuneJob", "ns", "a", uid, type="Normal", reason="Started", message=message
         )
+
+
+def test_what_is_news_is_logged_with_its_object_and_repeats_are_not() -> None:
+    story = Story()
+    with capture_logs() as lines:
+        story.say()
+        story.say()
+    assert lines == [
+        {
+            "event": "m",
+            "kind": "FineTuneJob",
+            "namespace": "ns",
+            "name": "a",
+            "reason": "Started",
+            "type": "Normal",
+            "log_level": "info",
+        }
+    ]
 
 
 async def test_an_event_names_its_object() -> None:

@@ -100,6 +100,8 @@ class EventRecorder:
                 }
             )
             self._notes[event_name] = note
+            # Events are gone after an hour; what follows the log has them for longer.
+            log.info(message, kind=kind, namespace=namespace, name=name, reason=reason, type=type)
         note.count += 1
         note.manifest |= {"count": note.count, "lastTimestamp": now}
         self._notes.move_to_end(event_name)
