@@ -122,7 +122,7 @@ bench-training: .venv/.stamp-dev ## Training speed against TRL, in turns (STEPS=
 bench-data: .venv/.stamp-dev ## How fast data is cleaned and deduplicated, and what is found
 	PYTHONPATH=operator:trainer_image $(PY) -m benchmarks.bench_data
 
-bench-memory: .venv/.stamp-dev ## Memory of the prepare stage, for 20 MB and 200 MB of rows
+bench-memory: .venv/.stamp-dev ## Memory of the prepare stage, for 10 MB and 200 MB of rows
 	PYTHONPATH=operator:trainer_image $(PY) -m benchmarks.bench_memory
 
 bench-resume: .venv/.stamp-dev ## By what a run that was killed and stopped differs from one let alone

@@ -13,11 +13,9 @@ import os
 os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 import json
-import random
 import sys
 import tempfile
 import time
-import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
@@ -37,6 +35,7 @@ from tunesmith_trainer.data.reading import Reading, Row, read_rows
 from tunesmith_trainer.data.repeats import Repeats
 from tunesmith_trainer.data.rowfile import RowFile
 from tunesmith_trainer.data.rows import Reader
+from tunesmith_trainer.data.scratch import Scratch
 from tunesmith_trainer.data.splitting import split_rows
 from tunesmith_trainer.data.spreading import spare_processes
 from tunesmith_trainer.data.tally import Tally
@@ -44,6 +43,7 @@ from tunesmith_trainer.data.templates import load_tokenizer
 from tunesmith_trainer.data.tokenizing import RowTokenizer
 from tunesmith_trainer.tiny import write_tiny
 
+SCRATCH = Scratch(Path(tempfile.gettempdir()))
 PII = Path(__file__).with_name("pii.jsonl")
 SIMILARITY = 0.85
 DOCUMENTS = 20_000
@@ -83,7 +83,8 @@ def ours(documents: list[str]) -> tuple[float, set[int]]:
 
     def work() -> set[int]:
         tally = Tally()
-        kept = Repeats(clean, tally).resolve([list(Cleaner(clean, tally).clean(rows))])[0]
+        stay = list(Cleaner(clean, tally, SCRATCH).clean(rows))
+        kept = Repeats(clean, tally, SCRATCH).resolve([stay])[0]
         return {row.line - 1 for row in kept.rows}
 
     seconds, kept = timed(work)
@@ -137,31 +138,11 @@ def bench_near() -> dict[str, float]:
     return {"near duplicates, documents/s": rate, "near duplicates, F1": f1}
 
 
-def bench_memory() -> None:
-    """Say what a row costs besides its text, at the peak: the slope between two sizes."""
-    # Short rows, none alike: the room to work in is of the same size in both, so the slope counts.
-    few, many = 20_000, 60_000
-    rng = random.Random(1)
-    rows = rows_of(" ".join(f"{rng.getrandbits(40):x}" for _ in range(12)) for _ in range(many))
-    clean = Clean.model_validate({"deduplicate": "Near"})
-    peaks = []
-    for count in (few, few, many):  # The first run makes the tables.
-        tracemalloc.start()
-        tally = Tally()
-        cleaner = Cleaner(clean, tally)
-        kept = list(cleaner.clean(rows[:count]))
-        Repeats(clean, tally).resolve([kept])
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    slope = (peaks[2] - peaks[1]) / (many - few)
-    line("memory a row", "bytes", slope, "at the peak, besides its text")
-
-
 def bench_exact() -> dict[str, float]:
     documents = corpus(5000)
     rows = rows_of(documents * 10)
     tally = Tally()
-    seconds, kept = timed(lambda: list(Cleaner(Clean(), tally).clean(rows)))
+    seconds, kept = timed(lambda: list(Cleaner(Clean(), tally, SCRATCH).clean(rows)))
     rate = len(rows) / seconds
     line("exact duplicates", "rows/s", rate, f"{len(kept)} of {len(rows)} stay")
     return {"exact duplicates, rows/s": rate}
@@ -215,13 +196,18 @@ def bench_total(directory: Path) -> dict[str, float]:
         {"unicode": "Repair", "whitespace": "Normalize", "pii": "Mask", "deduplicate": "Near"}
     )
 
+    scratch = Scratch(directory)
+
     def gather() -> list[Sequence[Row]]:
         tally, reading = Tally(), Reading(Checks())
         reader = Reader(DataFormat.AUTO, dataset)
         read = read_rows([SourceFile(path.name, path)], reader, reading, lambda: None)
-        kept = RowFile(directory / "rows").extend(Cleaner(clean, tally).clean(read))
-        part = Repeats(clean, tally).resolve([kept])[0]
-        sides = split_rows(part.rows, part.clusters, 17, validation=Decimal(0), test=Decimal(10))
+        kept = RowFile(directory / "rows", scratch).extend(
+            Cleaner(clean, tally, scratch).clean(read)
+        )
+        part = Repeats(clean, tally, scratch).resolve([kept])[0]
+        none, test = Decimal(0), Decimal(10)
+        sides = split_rows(part.rows, part.clusters, 17, scratch, validation=none, test=test)
         return [sides.train, sides.test]
 
     def tokenize(sides: list[Sequence[Row]], workers: int = 0) -> None:
@@ -280,7 +266,6 @@ def main() -> int:
     measured = bench_near() | bench_exact() | bench_pii()
     with tempfile.TemporaryDirectory() as directory:
         measured |= bench_total(Path(directory))
-    bench_memory()
     return 0 if all(list(verdicts(measured))) else 1
 
 

@@ -124,7 +124,7 @@ class Output(Spec):
         default=(ArtifactName.MERGED,), json_schema_extra={"x-kubernetes-list-type": "set"}
     )
     """Merged: a complete model as safetensors. Adapter: only the adapter's weights. GGUF: a
-    complete model in one file for llama.cpp; for Llama, Mistral, Qwen2, Qwen3, Gemma 2 and 3 (text)
+    complete model in one file for llama.cpp; for Llama, Mistral, Qwen2, Qwen3, Gemma 1 to 3 (text)
     and GPT-2. Ollama: the same with a Modelfile. Int8: a complete model whose matrices have 8 bits
     (bitsandbytes). Package: a complete model with a program that chats, requirements and README."""
     gguf: Gguf | None = None

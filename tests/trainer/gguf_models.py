@@ -65,7 +65,7 @@ def make_model(folder: Path, family: str = "llama", **settings: Any) -> Path:
     torch.manual_seed(7)
     write_tiny(folder)
     (folder / "model.safetensors").unlink()
-    given = SMALL | (SMALL_GEMMA if family.startswith("gemma") else {}) | settings
+    given = SMALL | (SMALL_GEMMA if family in ("gemma2", "gemma3_text") else {}) | settings
     if family == "gpt2":
         given = {key: value for key, value in given.items() if key not in NOT_OF_GPT2}
     config = AutoConfig.for_model(family, **given)

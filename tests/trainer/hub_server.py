@@ -44,6 +44,8 @@ class Repository:
     files: dict[str, bytes] = field(default_factory=dict)
     commits: list[str] = field(default_factory=lambda: ["0" * 40])
     messages: list[str] = field(default_factory=list)
+    claimed: dict[str, int] = field(default_factory=dict)
+    """Sizes of files that are listed and cannot be fetched."""
 
 
 class Hub(ThreadingHTTPServer):
@@ -90,7 +92,8 @@ class Handler(BaseHTTPRequestHandler):
         elif rest.startswith("tree/"):
             self.say(200, [entry(path, data) for path, data in found.files.items()])
         else:
-            siblings = [{"rfilename": path} for path in found.files]
+            sizes = {path: len(data) for path, data in found.files.items()} | found.claimed
+            siblings = [{"rfilename": path, "size": size} for path, size in sizes.items()]
             about = {"id": name.removeprefix("datasets/"), "sha": found.commits[-1]}
             self.say(200, {**about, "siblings": siblings, "tags": [], "private": found.private})
         return None

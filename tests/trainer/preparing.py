@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from tunesmith_api.run import TrainingRun
-from tunesmith_trainer.prepare import prepare
+from tunesmith_trainer.prepare import gather, prepare
 from tunesmith_trainer.progress import Progress
 from tunesmith_trainer.stopping import StopSignal
+from tunesmith_trainer.storage import open_store
 
 WORDS = [f"{letter}{number}" for letter in "abcdefgh" for number in range(300)]
 
@@ -58,8 +61,31 @@ def peak_of(rows: Path, folder: Path) -> int:
     return int(done.stdout.splitlines()[-1])
 
 
+def anonymous_peak_of(rows: Path, folder: Path) -> int:
+    """Gather rows and give the peak in bytes of memory that is no mapped file's."""
+    command = [sys.executable, "-m", "tests.trainer.preparing", str(rows), str(folder), "gather"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    peak, deadline = 0, time.monotonic() + 100
+    try:
+        while process.poll() is None and time.monotonic() < deadline:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            # Gone for an instant at its end.
+            if found := re.search(r"RssAnon:\s+(\d+) kB", status):
+                peak = max(peak, int(found[1]) * 1024)
+            time.sleep(0.02)
+    finally:
+        process.kill()
+    assert process.wait() == 0
+    return peak
+
+
 if __name__ == "__main__":
     data, place = Path(sys.argv[1]), Path(sys.argv[2])
     asked = make_local_run(data, place / "out")
-    prepare(asked, place / "work", Progress.of(asked), StopSignal())
+    if sys.argv[3:] == ["gather"]:
+        store = open_store(asked.run_uri, asked.s3, "output", StopSignal())
+        gather(asked, store, place / "work", Progress.of(asked), StopSignal())
+    else:
+        prepare(asked, place / "work", Progress.of(asked), StopSignal())
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.trainer.scratch_room import SCRATCH
 from tunesmith_api.cleaning import Clean, TextPolicy
 from tunesmith_trainer.data import repair
 from tunesmith_trainer.data.cleaning import Cleaner
@@ -30,7 +31,7 @@ GERMAN = "Der Wasserkocher geht nicht mehr, und ich wÃ¼rde ihn gerne an Sie zurÃ
 def cleaned(values: list[Any], **clean: Any) -> tuple[list[Any], Tally]:
     tally = Tally()
     rows = [Row(orjson.dumps(value), "f", line) for line, value in enumerate(values, 1)]
-    kept = Cleaner(Clean.model_validate(clean), tally).clean(rows)
+    kept = Cleaner(Clean.model_validate(clean), tally, SCRATCH).clean(rows)
     return [orjson.loads(row.content) for row in kept], tally
 
 

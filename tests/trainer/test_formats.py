@@ -16,6 +16,7 @@ from backports import zstd
 from pyarrow import parquet
 
 from tests.trainer.conftest import jsonl, pairs
+from tests.trainer.scratch_room import SCRATCH
 from tests.trainer.test_data import TURN
 from tunesmith_api.dataset import Checks, DataFormat, Dataset
 from tunesmith_trainer.data.compression import SourceFile
@@ -678,7 +679,7 @@ def test_weights_say_how_often_rows_are_taken() -> None:
     rows = [Row(f"{file}{n}".encode(), file, n) for file in "ab" for n in range(100)]
 
     def counts(weights: dict[str, str], seed: int = 1) -> dict[Row, int]:
-        mixed = mix(rows, {file: Decimal(w) for file, w in weights.items()}, seed)
+        mixed = mix(rows, {file: Decimal(w) for file, w in weights.items()}, seed, SCRATCH)
         return {row: mixed.count(row) for row in rows}
 
     once = counts({"a": "1", "b": "0.25"})

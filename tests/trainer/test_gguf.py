@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gguf import GGUFReader
-from gguf.quants import dequantize
+from gguf import MODEL_ARCH, GGUFReader, get_tensor_name_map
+from gguf.quants import dequantize, quantize
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -50,6 +50,7 @@ FAMILIES = [
     pytest.param("mistral", {"sliding_window": None}, id="Mistral"),
     pytest.param("qwen2", {}, id="Qwen2"),
     pytest.param("qwen3", {"head_dim": 32}, id="Qwen3"),
+    pytest.param("gemma", {}, id="Gemma 1"),
     pytest.param("gemma2", {"attn_logit_softcapping": 5.0}, id="Gemma 2"),
     pytest.param("gemma3_text", {"rope_parameters": GEMMA3_POSITIONS}, id="Gemma 3"),
     pytest.param("gpt2", {}, id="GPT-2"),
@@ -106,6 +107,50 @@ def test_weights_are_rounded_and_not_more(tmp_path: Path, quantization: str, ste
         assert values.shape == wanted.shape
         largest = np.abs(wanted).max()
         assert np.abs(values - wanted).max() <= step * largest * 1.01, ours
+
+
+@pytest.mark.parametrize("quantization", ["Q4_0", "Q8_0"])
+def test_blocks_are_those_of_llama_cpp(tmp_path: Path, quantization: str) -> None:
+    source = make_model(tmp_path / "m", tie_word_embeddings=False)
+    found = {t.name: t for t in GGUFReader(export(source, quantization)).tensors}
+    names = get_tensor_name_map(MODEL_ARCH.LLAMA, 2)
+    compared = 0
+    for key, weight in load_file(source / "model.safetensors").items():
+        name = names.get_name(key, try_suffixes=(".weight",))
+        assert name is not None
+        values, tensor = interleaved(name, weight.numpy()), found[name]
+        # gguf-py's own tests compare it with the C code that llama-quantize runs.
+        assert np.array_equal(tensor.data, quantize(values, tensor.tensor_type)), name
+        if tensor.tensor_type.name == quantization == "Q4_0":
+            blocks = tensor.data.reshape(-1, 18)[:100]
+            for block, numbers in zip(blocks, values.reshape(-1, 32), strict=False):
+                assert block.tobytes() == block_of_q4_0(numbers), name
+        compared += tensor.tensor_type.name == quantization
+    assert compared >= 14
+
+
+def interleaved(name: str, values: Any) -> Any:
+    """Put the rows of queries and keys, heads of 16, into llama.cpp's order one by one."""
+    if not name.endswith(("attn_q.weight", "attn_k.weight")):
+        return values
+    rows = [
+        values[first + part + place]
+        for first in range(0, len(values), 16)
+        for place in range(8)
+        for part in (0, 8)
+    ]
+    return np.stack(rows)
+
+
+def block_of_q4_0(numbers: Any) -> bytes:
+    """Quantize 32 numbers as ggml's quantize_row_q4_0_ref says, step by step."""
+    extreme = max(numbers, key=abs)  # the first of equal ones
+    scale = np.float32(extreme) / np.float32(-8)
+    inverse = np.float32(1) / scale if scale else np.float32(0)
+    codes = [min(15, int(number * inverse + np.float32(8.5))) for number in numbers]
+    # Each byte has a number of the first half below one of the second.
+    pairs = zip(codes[:16], codes[16:], strict=True)
+    return np.float16(scale).tobytes() + bytes(low | high << 4 for low, high in pairs)
 
 
 def test_rows_of_queries_and_keys_are_interleaved_by_head(tmp_path: Path) -> None:

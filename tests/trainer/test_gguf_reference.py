@@ -53,6 +53,7 @@ sentencepiece.SentencePieceTrainer.train(
         pytest.param("mistral", {}, id="Mistral"),
         pytest.param("qwen2", {}, id="Qwen2"),
         pytest.param("qwen3", {"head_dim": 32}, id="Qwen3"),
+        pytest.param("gemma", {}, id="Gemma 1"),
         pytest.param("gemma2", {}, id="Gemma 2"),
         pytest.param("gemma3_text", {"rope_parameters": GEMMA3_POSITIONS}, id="Gemma 3"),
         pytest.param("gpt2", {}, id="GPT-2"),

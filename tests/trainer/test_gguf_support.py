@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoConfig
 
 from tests.trainer.conftest import Bucket, jsonl, pairs
 from tests.trainer.gguf_models import (
     DIGITS,
     GGUF_ONLY,
+    LLAMA3_POSITIONS,
     LLAMA3_WORDS,
     QWEN_WORDS,
     byte_level,
@@ -150,6 +152,32 @@ def test_old_spellings_of_a_configuration_are_understood(tmp_path: Path) -> None
     settings = read_hyperparameters(tmp_path / "m")
     assert (settings.head_dim, settings.num_key_value_heads) == (32, 4)
     assert (settings.rope.rope_type, settings.rope.rope_theta) == ("default", 5e5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        pytest.param({"tie_word_embeddings": False}, "output layer", id="an output layer"),
+        pytest.param({"rope_parameters": LLAMA3_POSITIONS}, "llama3", id="scaled positions"),
+        pytest.param({"hidden_act": "relu"}, "gelu_pytorch_tanh", id="another activation"),
+        pytest.param({"use_bidirectional_attention": True}, "before", id="looking ahead"),
+    ],
+)
+def test_a_gemma_that_llama_cpp_lacks_is_refused(
+    tmp_path: Path, changes: dict[str, Any], word: str
+) -> None:
+    source = make_model(tmp_path / "m", "gemma")
+    change_config(source, changes)
+    with pytest.raises(UserError, match=word):
+        read_hyperparameters(source)
+
+
+def test_the_gelu_of_the_first_gemma_is_the_approximation(tmp_path: Path) -> None:
+    source = make_model(tmp_path / "m", "gemma")
+    # As google/gemma-2b said it at first; transformers reads it the same way.
+    change_config(source, {"hidden_act": "gelu"})
+    assert AutoConfig.from_pretrained(source).hidden_act == "gelu_pytorch_tanh"
+    assert read_hyperparameters(source).activation == "gelu_pytorch_tanh"
 
 
 def test_prepare_refuses_before_a_gpu_is_taken(

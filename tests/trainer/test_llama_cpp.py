@@ -101,6 +101,7 @@ TEXTS = [
             id="Qwen3, Llama 3's",
         ),
         pytest.param("mistral", {"sliding_window": None}, None, id="Mistral"),
+        pytest.param("gemma", {}, make_sentencepiece, id="Gemma 1"),
         pytest.param("gemma2", {"attn_logit_softcapping": 5.0}, make_sentencepiece, id="Gemma 2"),
         pytest.param(
             "gemma3_text",

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.trainer.scratch_room import SCRATCH
 from tests.trainer.test_splitting import WORDS, row, rows_of
 from tunesmith_api.cleaning import Clean, Deduplication
 from tunesmith_trainer.data.near import find_pairs, scheme_for
@@ -69,7 +70,7 @@ def test_pairs_are_those_that_comparing_all_with_all_finds(similarity: float) ->
         for n, one in enumerate(sets[:m])
         if len(one & other) >= similarity * len(one | other)
     }
-    pairs = find_pairs([row(text).content for text in texts], similarity)
+    pairs = find_pairs([row(text).content for text in texts], similarity, SCRATCH)
     found = set(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
     assert found <= wanted
     assert len(found) >= 0.98 * len(wanted)
@@ -88,7 +89,7 @@ def test_a_crowd_made_from_one_template_is_found_without_comparing_all_with_all(
     compared: list[int] = []
     rows = rows_of(texts)
     clean = Clean(deduplicate=Deduplication.NEAR)
-    kept = Repeats(clean, Tally()).resolve([rows], compared.append)[0].rows
+    kept = Repeats(clean, Tally(), SCRATCH).resolve([rows], compared.append)[0].rows
     assert list(kept) == rows[:1]
 
 
@@ -96,7 +97,7 @@ def resolved(deduplicate: str, *parts: list[str]) -> tuple[list[list[int]], Tall
     tally = Tally()
     clean = Clean(deduplicate=Deduplication(deduplicate))
     given = [rows_of(texts, f"part{n}") for n, texts in enumerate(parts)]
-    kept = Repeats(clean, tally).resolve(given)
+    kept = Repeats(clean, tally, SCRATCH).resolve(given)
     return [[row.line for row in part.rows] for part in kept], tally
 
 
@@ -135,13 +136,13 @@ def test_system_messages_do_not_make_rows_alike() -> None:
         orjson.dumps([system, {"role": "user", "content": f"question {word} of it"}])
         for word in "abc"
     ]
-    assert len(find_pairs(contents, 0.85).first) == 0
+    assert len(find_pairs(contents, 0.85, SCRATCH).first) == 0
 
 
 def test_other_operators_are_other_words() -> None:
     sums = [f"{WORDS[n]} what is {n} {sign} 1" for n in range(3) for sign in "+*"]
-    assert len(find_pairs([row(text).content for text in sums], 1.0).first) == 0
+    assert len(find_pairs([row(text).content for text in sums], 1.0, SCRATCH).first) == 0
 
 
 def test_without_rows_there_are_no_pairs() -> None:
-    assert len(find_pairs([], 0.85).first) == 0
+    assert len(find_pairs([], 0.85, SCRATCH).first) == 0

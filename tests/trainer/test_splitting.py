@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.trainer.scratch_room import SCRATCH
 from tunesmith_api.cleaning import Clean, Deduplication
 from tunesmith_trainer.data.keys import as_keys
 from tunesmith_trainer.data.reading import Row
@@ -30,13 +31,15 @@ def rows_of(texts: list[str], file: str = "f") -> list[Row]:
 
 
 def split(rows: list[Row], seed: int, validation: int, test: int) -> Sides:
-    clusters = as_keys(map(content_key, rows))
-    return split_rows(rows, clusters, seed, validation=Decimal(validation), test=Decimal(test))
+    clusters = as_keys(map(content_key, rows), SCRATCH)
+    shares = {"validation": Decimal(validation), "test": Decimal(test)}
+    return split_rows(rows, clusters, seed, SCRATCH, **shares)
 
 
 def split_by_likeness(rows: list[Row], seed: int, test: int) -> Sides:
-    part = Repeats(Clean(deduplicate=Deduplication.OFF), Tally()).resolve([rows])[0]
-    return split_rows(part.rows, part.clusters, seed, validation=Decimal(test), test=Decimal(test))
+    part = Repeats(Clean(deduplicate=Deduplication.OFF), Tally(), SCRATCH).resolve([rows])[0]
+    shares = {"validation": Decimal(test), "test": Decimal(test)}
+    return split_rows(part.rows, part.clusters, seed, SCRATCH, **shares)
 
 
 @st.composite

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -30,67 +30,8 @@ from tunesmith_trainer.data.values import Malformed
 from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.tiny import CHAT_TEMPLATE, write_tiny
 
-LLAMA3 = (
-    "{% set loop_messages = messages %}{% for message in loop_messages %}"
-    "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'"
-    "+ message['content'] | trim + '<|eot_id|>' %}"
-    "{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}"
-    "{{ content }}{% endfor %}"
-    "{% if add_generation_prompt %}"
-    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
-)
-QWEN25 = (
-    "{%- if messages[0]['role'] == 'system' %}"
-    "{{- '<|im_start|>system\n' + messages[0]['content'] + '<|im_end|>\n' }}"
-    "{%- else %}"
-    "{{- '<|im_start|>system\nYou are Qwen, created by Alibaba Cloud.<|im_end|>\n' }}"
-    "{%- endif %}"
-    "{%- for message in messages %}"
-    "{%- if (message.role == 'user') or (message.role == 'system' and not loop.first)"
-    " or (message.role == 'assistant' and not message.tool_calls) %}"
-    "{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}"
-    "{%- endif %}{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
-)
-# Shows the last answer otherwise than earlier ones, as Qwen3's does with its thoughts.
-QWEN3 = (
-    "{%- set ns = namespace(last=-1) %}"
-    "{%- for message in messages %}{%- if message.role == 'user' %}"
-    "{%- set ns.last = loop.index0 %}{%- endif %}{%- endfor %}"
-    "{%- for message in messages %}"
-    "{%- if message.role == 'assistant' and loop.index0 > ns.last %}"
-    "{{- '<|im_start|>assistant\n<think>\n\n</think>\n\n' + message.content + '<|im_end|>\n' }}"
-    "{%- else %}"
-    "{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
-    "{%- endif %}{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
-)
-SMOLLM2 = (
-    "{% for message in messages %}"
-    "{% if loop.first and messages[0]['role'] != 'system' %}"
-    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
-    "<|im_end|>\n' }}{% endif %}"
-    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-GEMMA = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
-    "{{ raise_exception('System role not supported') }}{% endif %}"
-    "{% for message in messages %}"
-    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('Conversation roles must alternate user/assistant') }}{% endif %}"
-    "{% if message['role'] == 'assistant' %}{% set role = 'model' %}"
-    "{% else %}{% set role = message['role'] %}{% endif %}"
-    "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}"
-)
-MISTRAL = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
-    "{% else %}{{ ' ' + message['content'] + eos_token }}{% endif %}{% endfor %}"
-)
+REAL = Path(__file__).with_name("chat_templates")
+"""Verbatim; its README says where they are from."""
 
 ONE = [
     {"role": "user", "content": "What is it?"},
@@ -123,56 +64,79 @@ def with_template(tokenizer: Any) -> Any:
     tokenizer.chat_template = before
 
 
+def real(name: str) -> str:
+    return (REAL / f"{name}.jinja").read_text()
+
+
 def learned(tokenizer: Any, messages: list[dict[str, Any]]) -> list[str]:
     (rendered,) = Renderer(tokenizer).render([messages])
     assert isinstance(rendered, Rendered), rendered
     return [rendered.text[start:end] for start, end in rendered.spans]
 
 
+class Family(NamedTuple):
+    """What is learned with a template: each answer between these, in a row of one turn and in
+    each place of a longer one."""
+
+    name: str
+    end: str
+    before_one: str = ""
+    before_first: str = ""
+    before_last: str = ""
+    has_system: bool = True
+
+
+FAMILIES = [
+    Family("llama3", "<|eot_id|>"),
+    Family("llama3_1", "<|eot_id|>"),
+    Family("llama3_2", "<|eot_id|>"),
+    Family("qwen2_5", "<|im_end|>"),
+    # Learns the empty thought that its prompt leaves to the model; earlier answers are shown
+    # without one, so then all are searched for.
+    Family("qwen3", "<|im_end|>", before_one="<think>\n\n</think>\n\n"),
+    Family("qwen3_instruct_2507", "<|im_end|>"),
+    Family("smollm2", "<|im_end|>"),
+    # It calls the assistant model.
+    Family("gemma", "<end_of_turn>", has_system=False),
+    Family("gemma3", "<end_of_turn>"),
+    # It has no generation prompt, and shows the system message before the last question only.
+    Family("mistral_v3_tekken", "<|im_end|>"),
+    # These end the whole text with the end token as well, which is no part of the turn.
+    Family("phi3", "<|end|>"),
+    Family("phi3_5", "<|end|>"),
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("conversation", [ONE, TWO, WITH_SYSTEM], ids=["one", "two", "system"])
+def test_real_templates_learn_the_answers_and_their_end(
+    family: Family, conversation: list[dict[str, Any]], with_template: Any
+) -> None:
+    tokenizer = with_template(real(family.name))
+    if conversation is WITH_SYSTEM and not family.has_system:
+        (refused,) = Renderer(tokenizer).render([conversation])
+        assert isinstance(refused, Malformed)
+        return
+    answers = ["A härp 🎵.", "No."][: 1 if conversation is ONE else 2]
+    before = (
+        [family.before_one] if conversation is ONE else [family.before_first, family.before_last]
+    )
+    wanted = [start + text + family.end for start, text in zip(before, answers, strict=True)]
+    assert learned(tokenizer, conversation) == wanted
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_real_templates_learn_no_answer_of_weight_0(family: Family, with_template: Any) -> None:
+    tokenizer = with_template(real(family.name))
+    unweighted = [TWO[0], {**TWO[1], "weight": 0}, *TWO[2:]]
+    assert [text[-len("No." + family.end) :] for text in learned(tokenizer, unweighted)] == [
+        "No." + family.end
+    ]
+
+
 @pytest.mark.parametrize(
     ("template", "messages", "expected"),
     [
-        pytest.param(LLAMA3, ONE, ["A härp 🎵.<|eot_id|>"], id="Llama 3, one turn"),
-        pytest.param(
-            LLAMA3,
-            WITH_SYSTEM,
-            ["A härp 🎵.<|eot_id|>", "No.<|eot_id|>"],
-            id="Llama 3, several turns",
-        ),
-        pytest.param(QWEN25, ONE, ["A härp 🎵.<|im_end|>"], id="Qwen 2.5 adds a system message"),
-        pytest.param(
-            QWEN25,
-            WITH_SYSTEM,
-            ["A härp 🎵.<|im_end|>", "No.<|im_end|>"],
-            id="Qwen 2.5, several turns",
-        ),
-        pytest.param(
-            QWEN3,
-            ONE,
-            ["<think>\n\n</think>\n\nA härp 🎵.<|im_end|>"],
-            id="Qwen 3 learns the empty thought that its prompt leaves to the model",
-        ),
-        pytest.param(
-            QWEN3,
-            TWO,
-            ["A härp 🎵.<|im_end|>", "No.<|im_end|>"],
-            id="Qwen 3 shows earlier answers otherwise, so they are searched for",
-        ),
-        pytest.param(
-            SMOLLM2,
-            TWO,
-            ["A härp 🎵.<|im_end|>", "No.<|im_end|>"],
-            id="SmolLM2 (ChatML with a system message)",
-        ),
-        pytest.param(
-            GEMMA, TWO, ["A härp 🎵.<end_of_turn>", "No.<end_of_turn>"], id="Gemma calls it model"
-        ),
-        pytest.param(
-            MISTRAL,
-            TWO,
-            [" A härp 🎵.<|im_end|>", " No.<|im_end|>"],
-            id="Mistral has no generation prompt",
-        ),
         pytest.param(
             CHATML, TWO, ["A härp 🎵.<|im_end|>", "No.<|im_end|>"], id="our ChatML for any model"
         ),
@@ -196,8 +160,16 @@ def test_the_answers_and_their_end_are_learned(
     assert learned(with_template(template), messages) == expected
 
 
+def test_the_end_of_the_whole_text_is_learned_where_answers_have_none(with_template: Any) -> None:
+    template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% else %}{{ eos_token }}{% endif %}"
+    )
+    assert learned(with_template(template), ONE) == ["A härp 🎵.\n<|im_end|>"]
+
+
 def test_a_refusal_of_the_template_is_the_rows_fault(with_template: Any) -> None:
-    renderer = Renderer(with_template(GEMMA))
+    renderer = Renderer(with_template(real("gemma")))
     good, bad = renderer.render([ONE, WITH_SYSTEM])
     assert isinstance(good, Rendered)
     assert isinstance(bad, Malformed) and "System role not supported" in str(bad)

@@ -21,6 +21,7 @@ from transformers import (
 from tunesmith_api.output import GgufQuantization
 from tunesmith_trainer.batches import Batch, collate
 from tunesmith_trainer.data.prepared import Split
+from tunesmith_trainer.disk import room_for
 from tunesmith_trainer.embeddings import load_adapter
 from tunesmith_trainer.gguf.reading import read_gguf
 from tunesmith_trainer.model import load_base
@@ -81,21 +82,22 @@ def save_complete(
 ) -> None:
     """Write all weights as safetensors in `dtype`, with configuration, template and tokenizer.
 
-    Changes `model` to `dtype`.
+    Changes `model` to `dtype`. Raises Infrastructure (DiskFull).
     """
     model.to(dtype)
     # Off for training only; a server wants the cache.
     model.config.use_cache = True
     model.config.dtype = dtype
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    with room_for(directory, model.get_memory_footprint(), "the complete model"):
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
 
 
 def save_int8(merged: Path, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     """Write the complete model of `merged` with its matrices in 8 bits, on the CPU.
 
     LLM.int8() of bitsandbytes (Dettmers et al. 2022, arXiv:2208.07339): transformers loads it as it
-    is, on CPUs and GPUs. The output layer stays as it was.
+    is, on CPUs and GPUs. The output layer stays as it was. Raises Infrastructure (DiskFull).
     """
     model = AutoModelForCausalLM.from_pretrained(
         merged,
@@ -104,8 +106,9 @@ def save_int8(merged: Path, tokenizer: PreTrainedTokenizerBase, directory: Path)
         use_safetensors=True,
         dtype="auto",
     )
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    with room_for(directory, model.get_memory_footprint(), "the model in 8 bits"):
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
 
 
 def check_int8_parity(directory: Path, expected: torch.Tensor, batch: Batch) -> float:

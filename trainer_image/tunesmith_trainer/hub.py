@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 
 from tunesmith_api.modelfiles import wanted_file
 from tunesmith_api.result import UserErrorReason
+from tunesmith_trainer.disk import room_for
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import Infrastructure, TrainerError, UserError, shorten
 
@@ -89,7 +90,7 @@ class _Fetched(NamedTuple):
 def fetch_from_hub(name: str, revision: str, directory: Path, whole: bool, token_file: Path) -> str:
     """Fetch ``name`` (ORGANIZATION/NAME) into ``directory``; returns the commit.
 
-    Raises UserError (ModelNotFound, ModelInvalid), Infrastructure (HubUnavailable).
+    Raises UserError (ModelNotFound, ModelInvalid), Infrastructure (HubUnavailable, DiskFull).
     """
     from tunesmith_trainer.sources import check_files
 
@@ -111,7 +112,7 @@ def fetch_dataset(
 ) -> list[str]:
     """Fetch the files of a data set that ``select`` takes; returns their names below ``directory``.
 
-    Raises UserError (DatasetNotFound), Infrastructure (HubUnavailable).
+    Raises UserError (DatasetNotFound), Infrastructure (HubUnavailable, DiskFull).
     """
     repository = _Repository(_DATASET, name, revision, _token(token_file))
     return _fetch(repository, directory, select).files
@@ -131,21 +132,26 @@ def _fetch(
                 revision=repository.revision or None,
                 token=repository.token,
                 timeout=_TIMEOUT_SECONDS,
+                files_metadata=True,
             ),
         )
         commit = str(info.sha)
-        files = list(select([sibling.rfilename for sibling in info.siblings or []]))
+        sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
+        files = list(select(list(sizes)))
+        # What is there already is not fetched again.
+        needed = sum(sizes[file] for file in files if not (directory / file).exists())
         # Without patterns the Hub would give everything.
         if files:
-            snapshot_download(
-                name,
-                repo_type=kind.repo_type,
-                revision=commit,
-                local_dir=directory,
-                token=repository.token,
-                allow_patterns=files,
-                max_workers=_WORKERS,
-            )
+            with room_for(directory, needed, f"the files of {repository.uri}"):
+                snapshot_download(
+                    name,
+                    repo_type=kind.repo_type,
+                    revision=commit,
+                    local_dir=directory,
+                    token=repository.token,
+                    allow_patterns=files,
+                    max_workers=_WORKERS,
+                )
     except (HfHubHTTPError, HFValidationError, OSError, httpx2.HTTPError) as error:
         raise _explained(error, repository) from error
     log.info("from the Hub", uri=repository.uri, commit=commit, files=len(files))

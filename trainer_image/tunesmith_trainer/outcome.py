@@ -107,7 +107,7 @@ def classify(error: BaseException) -> TrainerError:
         )
     if kind.__module__.split(".")[0] in {"botocore", "boto3", "s3transfer"}:
         return Infrastructure("StorageUnavailable", f"S3 failed: {kind.__name__}: {text}")
-    if _is_disk_full(error):
+    if is_disk_full(error):
         return Infrastructure(
             "DiskFull",
             f"The disk is full: {text} Free some room and run it again, or choose a larger disk"
@@ -118,7 +118,8 @@ def classify(error: BaseException) -> TrainerError:
     return Infrastructure("InternalError", f"{kind.__name__}: {text}")
 
 
-def _is_disk_full(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
+    """Say whether an error of the system or of a library is a full disk's."""
     # Libraries in Rust, such as safetensors, have errors of their own that quote the system's.
     number = error.errno if isinstance(error, OSError) else None
     return number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)

@@ -31,6 +31,7 @@ from tunesmith_trainer.data.spreading import spare_processes
 from tunesmith_trainer.data.templates import load_extended, used_template
 from tunesmith_trainer.data.tokenizing import RowTokenizer
 from tunesmith_trainer.description import describe
+from tunesmith_trainer.disk import Forecast
 from tunesmith_trainer.generating import generated_answers
 from tunesmith_trainer.gguf.file import check_gguf
 from tunesmith_trainer.keys import check_keys
@@ -130,11 +131,18 @@ def row_tokenizer(run: TrainingRun, tokenizer: Any, reading: Reading) -> RowToke
 def write_splits(
     rows: RowTokenizer, sides: Sides, directory: Path, on_rows: Callable[[int], None]
 ) -> dict[str, Written]:
-    """Tokenize the rows of all sides into files of their own."""
-    return {
-        name: write_split(directory, name, rows.tokenize(getattr(sides, name), on_rows))
-        for name in SPLITS
-    }
+    """Tokenize the rows of all sides into files of their own. Raises Infrastructure (DiskFull)."""
+    forecast = Forecast(directory, sum(map(len, sides)), "the tokens of all rows")
+
+    def count(done: int) -> None:
+        on_rows(done)
+        forecast.add(done)
+
+    with forecast.told():
+        return {
+            name: write_split(directory, name, rows.tokenize(getattr(sides, name), count))
+            for name in SPLITS
+        }
 
 
 def check_gates(run: TrainingRun) -> None:

@@ -17,9 +17,9 @@ from safetensors import numpy as arrays
 from safetensors.torch import load_file, save_file
 
 from tunesmith_trainer.curve import METRICS
+from tunesmith_trainer.disk import disk_full, free_bytes
 from tunesmith_trainer.distributed import Ranks
 from tunesmith_trainer.loop import Training
-from tunesmith_trainer.outcome import Infrastructure
 from tunesmith_trainer.preference import Reference
 from tunesmith_trainer.sharding import placed_like, trained_weights
 from tunesmith_trainer.state import Chance, TrainState, host_copy
@@ -86,17 +86,11 @@ class Snapshot:
         except (OSError, RuntimeError, SafetensorError) as error:
             # Also so that there is room to say what has happened.
             shutil.rmtree(directory, ignore_errors=True)
-            free = shutil.disk_usage(directory.parent).free
             # torch says of a full disk nothing but "unexpected pos"; its headers are small.
             needed = int(1.05 * _size_bytes([self.weights, self.optimizer]))
-            if needed <= free:
+            if needed <= free_bytes(directory.parent):
                 raise
-            raise Infrastructure(
-                "DiskFull",
-                f"The disk of {directory.parent} is full: a checkpoint needs {needed / _MIB:,.1f}"
-                f" MiB, {free / _MIB:,.1f} MiB are free. Free some room and run it again, or choose"
-                " a larger disk (in a cluster compute.resources.requests.ephemeral-storage).",
-            ) from error
+            raise disk_full(directory.parent, needed, "a checkpoint") from error
 
     def _write(self, directory: Path) -> None:
         directory.mkdir(parents=True)

@@ -27,6 +27,8 @@ from tunesmith_trainer.data.judging import (
 )
 from tunesmith_trainer.data.masking import Kind, Masker
 from tunesmith_trainer.data.reading import Row
+from tunesmith_trainer.data.scratch import Scratch
+from tunesmith_trainer.data.seen import SeenKeys
 from tunesmith_trainer.data.tally import Reason, Tally, content_key
 from tunesmith_trainer.data.texts import change_texts, row_texts, said_texts
 
@@ -42,10 +44,10 @@ _REPAIRS: tuple[tuple[str, object, Callable[[str], str]], ...] = (
 class Cleaner:
     """Cleans the rows of one part of a data set."""
 
-    def __init__(self, clean: Clean, tally: Tally) -> None:
+    def __init__(self, clean: Clean, tally: Tally, scratch: Scratch) -> None:
         """Raise UserError (InvalidRun) for a language that is not known."""
         self._tally = tally
-        self._seen: set[bytes] | None = None if clean.deduplicate is Deduplication.OFF else set()
+        self._seen = None if clean.deduplicate is Deduplication.OFF else SeenKeys(scratch)
         self._editor = _Editor(clean)
         self._judge = _Judge(clean)
 
@@ -60,13 +62,9 @@ class Cleaner:
                 self._tally.drop(reason, changed)
 
     def _repeated(self, row: Row) -> Reason | None:
-        if self._seen is None:
+        if self._seen is None or self._seen.add(content_key(row)):
             return None
-        key = content_key(row)
-        if key in self._seen:
-            return Reason.DUPLICATE
-        self._seen.add(key)
-        return None
+        return Reason.DUPLICATE
 
 
 class _Editor:

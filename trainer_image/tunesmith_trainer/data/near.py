@@ -3,8 +3,8 @@
 MinHash (Broder 1997) with banding (Leskovec et al., Mining of Massive Datasets, 3.4) proposes
 pairs; one byte of each minimum (b-bit MinHash, Li and König 2010) sorts out most wrong ones; what
 is left is compared exactly. So no pair is wrong, and about one in a hundred at the very limit is
-missed. Keeps ``bands * 4 + minima + 4`` bytes a row: 104 at a similarity of 0.85. Pure; called by
-``repeats``.
+missed. Keeps ``bands * 4 + minima + 12`` bytes a row on the disk, 112 at a similarity of 0.85, and
+24 a pair; memory does not grow with either. Called by ``repeats``.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tunesmith_trainer.data.keys import Packed, lower_of, packed, upper_of
+from tunesmith_trainer.data.scratch import CHUNK, Column, Scratch, chunks
 from tunesmith_trainer.data.shingles import distinct, mixed, shingles
 
 _MOST_MINIMA = 72
@@ -23,7 +25,6 @@ _SEED = 0x7E5A17
 # Signing is fastest while a batch fits into the cache.
 _BATCH_ROWS = 128
 _BATCH_BYTES = 1 << 20
-_CHUNK_PAIRS = 1 << 16
 _CHUNK_SHINGLES = 200_000
 # Of up to so many rows with an equal band all pairs are compared; in a larger group each row with
 # its neighbours and the first, or rows made from one template would be compared all with all.
@@ -37,10 +38,18 @@ Indices = NDArray[np.int64]
 class Pairs(NamedTuple):
     """Rows that are alike, [N] each; ``first`` is below ``second``, sorted by ``second``."""
 
-    first: Indices
-    second: Indices
+    first: NDArray[np.int32]
+    second: NDArray[np.int32]
     similarity: NDArray[np.float64]
     """Jaccard similarity of their shingles."""
+
+    def similarity_of(self, one: int, other: int) -> float:
+        """Give the similarity of a pair that is there, or of a row with itself."""
+        if one == other:
+            return 1.0
+        first, second = sorted((one, other))
+        start, end = np.searchsorted(self.second, (second, second + 1))
+        return float(self.similarity[start + np.searchsorted(self.first[start:end], first)])
 
 
 class Scheme(NamedTuple):
@@ -54,7 +63,7 @@ class Signatures(NamedTuple):
     """What is kept of rows."""
 
     bands: NDArray[np.uint32]
-    """[rows, bands]"""
+    """[bands, rows]"""
     codes: NDArray[np.uint8]
     """[rows, minima]: the lowest byte of each."""
     sizes: NDArray[np.int32]
@@ -72,45 +81,42 @@ def scheme_for(similarity: float) -> Scheme:
 
 
 def find_pairs(
-    rows: Sequence[bytes], similarity: float, on_rows: Callable[[int], None] = lambda _: None
+    rows: Sequence[bytes],
+    similarity: float,
+    scratch: Scratch,
+    on_rows: Callable[[int], None] = lambda _: None,
 ) -> Pairs:
     """Find the pairs of ``rows`` (canonical JSON) that are ``similarity`` or more alike.
 
     ``on_rows`` is told how many rows were signed or compared, and may raise.
     """
-    if not rows:
-        return _no_pairs()
-    signatures = _signatures(rows, scheme_for(similarity), on_rows)
-    first, second = _candidates(signatures, similarity)
-    found = [
-        _compare(rows, first[part], second[part], similarity, on_rows)
-        for part in _chunks(signatures.sizes[first] + signatures.sizes[second])
-    ]
-    if not found:
-        return _no_pairs()
-    pairs = Pairs(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
-    order = np.lexsort((pairs.first, pairs.second))
-    return Pairs(pairs.first[order], pairs.second[order], pairs.similarity[order])
-
-
-def _no_pairs() -> Pairs:
-    return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+    signatures = _signatures(rows, scheme_for(similarity), scratch, on_rows)
+    candidates = _candidates(signatures, similarity, scratch)
+    firsts, seconds = scratch.column(np.int32), scratch.column(np.int32)
+    similarities = scratch.column(np.float64)
+    for part in chunks(len(candidates)):
+        first, second = lower_of(candidates[part]), upper_of(candidates[part])
+        for some in _stretches(signatures.sizes[first] + signatures.sizes[second]):
+            found = _compare(rows, first[some], second[some], similarity, on_rows)
+            firsts.append(found.first)
+            seconds.append(found.second)
+            similarities.append(found.similarity)
+    return Pairs(firsts.array(), seconds.array(), similarities.array())
 
 
 def _signatures(
-    rows: Sequence[bytes], scheme: Scheme, on_rows: Callable[[int], None]
+    rows: Sequence[bytes], scheme: Scheme, scratch: Scratch, on_rows: Callable[[int], None]
 ) -> Signatures:
-    # Made at once: laid together from batches, they would be there twice.
     result = Signatures(
-        np.zeros((len(rows), scheme.bands), np.uint32),
-        np.zeros((len(rows), scheme.bands * scheme.minima_a_band), np.uint8),
-        np.zeros(len(rows), np.int32),
+        scratch.zeros((scheme.bands, len(rows)), np.uint32),
+        scratch.zeros((len(rows), scheme.bands * scheme.minima_a_band), np.uint8),
+        scratch.zeros(len(rows), np.int32),
     )
     start = 0
     for batch in _batches(rows):
         end = start + len(batch)
         signed = _sign(batch, scheme)
-        result.bands[start:end], result.codes[start:end] = signed.bands, signed.codes
+        result.bands[:, start:end], result.codes[start:end] = signed.bands, signed.codes
         result.sizes[start:end] = signed.sizes
         start = end
         on_rows(len(batch))
@@ -147,7 +153,7 @@ def _sign(rows: Sequence[bytes], scheme: Scheme) -> Signatures:
     keys = np.zeros((scheme.bands, len(rows)), np.uint64)
     for number in range(scheme.minima_a_band):
         keys = mixed(keys + grouped[:, number])
-    return Signatures((keys >> np.uint64(32)).astype(np.uint32).T, minima.astype(np.uint8).T, sizes)
+    return Signatures((keys >> np.uint64(32)).astype(np.uint32), minima.astype(np.uint8).T, sizes)
 
 
 def _permutations(count: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
@@ -157,37 +163,69 @@ def _permutations(count: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
     return factors, random.integers(0, 1 << 32, count, dtype=np.uint32)
 
 
-def _candidates(signatures: Signatures, similarity: float) -> tuple[Indices, Indices]:
-    there = np.flatnonzero(signatures.sizes)
-    kept = [np.zeros(0, np.int64)]
-    rows = len(signatures.sizes)
-    for band in range(signatures.bands.shape[1]):
-        keys = signatures.bands[there, band]
-        order = there[np.argsort(keys, kind="stable")]
-        for one, other in _equal_keys(np.sort(keys, kind="stable"), order):
+def _candidates(signatures: Signatures, similarity: float, scratch: Scratch) -> Packed:
+    """Give the pairs with an equal band that are likely: the second row above the first, sorted."""
+    kept = scratch.zeros(0, np.uint64)
+    order = scratch.zeros(len(signatures.sizes), np.uint64)
+    found, count = scratch.column(np.uint64), 0
+    for band in signatures.bands:
+        for one, other in _equal_bands(_sorted(band, signatures.sizes, order)):
             first, second = np.minimum(one, other), np.maximum(one, other)
             likely = _likely(signatures, first, second, similarity)
-            kept.append(first[likely] * rows + second[likely])
-    both = np.unique(np.concatenate(kept))
-    return both // rows, both % rows
+            found.append(packed(second[likely], first[likely]))
+            count += int(np.count_nonzero(likely))
+        # A pair may be found in each band. So what waits is bounded by what is kept.
+        if count > max(CHUNK, len(kept)):
+            kept, found, count = _once(kept, found, scratch), scratch.column(np.uint64), 0
+    return _once(kept, found, scratch)
 
 
-def _equal_keys(keys: NDArray[np.uint32], order: Indices) -> Iterator[tuple[Indices, Indices]]:
-    """Give pairs of rows with equal keys. ``keys`` are sorted, ``order`` are their rows."""
-    for distance in range(1, _WINDOW):
-        at = np.flatnonzero(keys[distance:] == keys[:-distance])
-        if not len(at):
-            return
-        yield from _in_chunks(order[at], order[at + distance])
-    begins = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
-    begin = np.repeat(begins, np.diff(np.append(begins, len(keys))))
-    far = np.flatnonzero(np.arange(len(keys)) - begin >= _WINDOW)
-    yield from _in_chunks(order[begin[far]], order[far])
+def _sorted(band: NDArray[np.uint32], sizes: NDArray[np.int32], order: Packed) -> Packed:
+    """Give the values of a band, each with its row below it; ``order`` is where they are put."""
+    count = 0
+    for part in chunks(len(band)):
+        there = part.start + np.flatnonzero(sizes[part])
+        order[count : count + len(there)] = packed(band[there], there)
+        count += len(there)
+    order[:count].sort()  # in place, on the disk
+    return order[:count]
 
 
-def _in_chunks(one: Indices, other: Indices) -> Iterator[tuple[Indices, Indices]]:
-    for start in range(0, len(one), _CHUNK_PAIRS):
-        yield one[start : start + _CHUNK_PAIRS], other[start : start + _CHUNK_PAIRS]
+def _equal_bands(order: Packed) -> Iterator[tuple[Indices, Indices]]:
+    """Give pairs of rows with equal values of a band."""
+    begin = 0
+    for part in chunks(len(order)):
+        rows = lower_of(order[part.start : part.stop + _WINDOW])
+        values = upper_of(order[part.start : part.stop + _WINDOW])
+        count = part.stop - part.start
+        for distance in range(1, _WINDOW):
+            at = np.flatnonzero(values[distance:][:count] == values[:-distance][:count])
+            if not len(at):
+                break
+            yield rows[at], rows[at + distance]
+        places = np.arange(part.start, part.stop)
+        is_first = np.empty(count, np.bool_)
+        is_first[1:] = values[1:count] != values[: count - 1]
+        is_first[0] = not part.start or order[part.start] >> 32 != order[part.start - 1] >> 32
+        begins = np.maximum.accumulate(np.where(is_first, places, begin))
+        begin = int(begins[-1])
+        far = places - begins >= _WINDOW
+        yield lower_of(order[begins[far]]), rows[:count][far]
+
+
+def _once(kept: Packed, found: Column, scratch: Scratch) -> Packed:
+    """Give what is kept and what was found, sorted, each once."""
+    for part in chunks(len(kept)):
+        found.append(kept[part])
+    every = found.array()
+    every.sort()  # in place, on the disk
+    result = scratch.column(np.uint64)
+    for part in chunks(len(every)):
+        before = every[max(0, part.start - 1) : part.stop]
+        is_new = before[1:] != before[:-1]
+        result.append(before[:1] if not part.start else before[:0])
+        result.append(before[1:][is_new])
+    return result.array()
 
 
 def _likely(
@@ -201,7 +239,7 @@ def _likely(
     return np.count_nonzero(equal, axis=1) >= fewest
 
 
-def _chunks(costs: NDArray[np.int32]) -> Iterator[slice]:
+def _stretches(costs: NDArray[np.int32]) -> Iterator[slice]:
     """Cut pairs into stretches of about as many shingles each."""
     number = np.cumsum(costs, dtype=np.int64) // _CHUNK_SHINGLES
     cuts = np.flatnonzero(np.diff(number)) + 1
@@ -233,4 +271,4 @@ def _compare(
     either = sizes[local[: len(first)]] + sizes[local[len(first) :]] - both
     alike = both / either
     kept = alike >= similarity
-    return Pairs(first[kept], second[kept], alike[kept])
+    return Pairs(first[kept].astype(np.int32), second[kept].astype(np.int32), alike[kept])

@@ -22,10 +22,11 @@ from tunesmith_trainer.data.chatlog import ChatLog
 from tunesmith_trainer.data.cleaning import Cleaner
 from tunesmith_trainer.data.formats import check_messages
 from tunesmith_trainer.data.judging import quality
-from tunesmith_trainer.data.keys import as_keys
+from tunesmith_trainer.data.keys import as_keys, ordered
 from tunesmith_trainer.data.prompting import template_errors
 from tunesmith_trainer.data.reading import Row
 from tunesmith_trainer.data.repeats import Repeats
+from tunesmith_trainer.data.scratch import Scratch
 from tunesmith_trainer.data.tally import Reason, Tally, content_key
 from tunesmith_trainer.data.texts import said_texts
 from tunesmith_trainer.data.values import Malformed
@@ -33,13 +34,16 @@ from tunesmith_trainer.data.values import Malformed
 _OBJECT = re.compile(r"\{.*\}", re.DOTALL)
 
 
-def generator_prompts(synthetic: Synthetic, train: Sequence[Row]) -> list[str]:
+def generator_prompts(synthetic: Synthetic, train: Sequence[Row], scratch: Scratch) -> list[str]:
     """Give what the generator is asked, once a sample. Raises UserError (TemplateInvalid)."""
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
-    # Places, not texts: there may be more rows than memory holds.
-    keys = as_keys(map(content_key, train))
-    order = np.lexsort((keys[:, 1], keys[:, 0])).tolist()
-    shown = [place for place in order if _pair(train[place].content)]
+    # Places on the disk: there may be more rows than memory holds.
+    keys = as_keys(map(content_key, train), scratch)
+    column = scratch.column(np.int32)
+    for place in ordered((keys[:, 0], keys[:, 1]), scratch):
+        if _pair(train[place].content):
+            column.add(int(place))
+    shown = column.array().data
     count = min(synthetic.examples, len(shown))
     asked = []
     with template_errors("dataset.synthetic.prompts"):
@@ -53,7 +57,11 @@ def generator_prompts(synthetic: Synthetic, train: Sequence[Row]) -> list[str]:
 
 
 def synthetic_rows(
-    answers: Sequence[str], dataset: Dataset, others: Sequence[Sequence[Row]], tally: Tally
+    answers: Sequence[str],
+    dataset: Dataset,
+    others: Sequence[Sequence[Row]],
+    tally: Tally,
+    scratch: Scratch,
 ) -> list[Row]:
     """Give the rows in a generator's answers that are worth training on.
 
@@ -72,14 +80,14 @@ def synthetic_rows(
     ]
     lowest = float(synthetic.min_quality)
     good = []
-    for row in Cleaner(dataset.clean, tally).clean(read):
+    for row in Cleaner(dataset.clean, tally, scratch).clean(read):
         if quality("\n".join(said_texts(row.content))) < lowest:
             tally.drop(Reason.QUALITY, row)
         else:
             good.append(row)
     clean: Clean = dataset.clean.model_copy(update={"deduplicate": Deduplication.NEAR})
     # With a tally of its own: the others' repeats are counted already.
-    kept = Repeats(clean, Tally()).resolve([*others, good])[-1].rows
+    kept = Repeats(clean, Tally(), scratch).resolve([*others, good])[-1].rows
     lines = {row.line for row in kept}
     for row in good:
         if row.line not in lines:

@@ -114,6 +114,7 @@ class Renderer:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._marks: tuple[str, str] | None = None
+        self._closing: str | None = None
 
     def render(self, conversations: Sequence[list[Message]]) -> list[Rendered | Malformed]:
         """Give each conversation as text with its answers; Malformed where the template refuses."""
@@ -149,10 +150,12 @@ class Renderer:
         spans = []
         learned = sum(map(_is_learned, messages))
         for start, end in pairs:
-            fits = isinstance(start, str) and isinstance(end, str)
-            if not (fits and text.startswith(start) and text.startswith(end)):
+            if not (isinstance(start, str) and isinstance(end, str)):
                 break
-            spans.append((len(start), _end_of_turn(end)))
+            turn = end.removesuffix(self._behind_all())
+            if not (text.startswith(start) and text.startswith(turn)):
+                break
+            spans.append((len(start), _end_of_turn(turn)))
         # Some templates show an answer differently once others follow it; then it is searched for.
         if len(spans) < learned or any(start >= end for start, end in spans):
             try:
@@ -186,15 +189,34 @@ class Renderer:
     def _turn_marks(self) -> tuple[str, str]:
         """Return what stands before each answer and, without white space, behind it."""
         if self._marks is None:
-            question = [{"role": "user", "content": _PROBE}]
-            answer = [*question, {"role": "assistant", "content": _PROBE * 2}]
-            plain, prompted = self._one(question, False), self._one(question, True)
-            whole = self._one(answer, False)
-            if any(isinstance(text, Malformed) for text in (plain, prompted, whole)):
+            plain, prompted, whole = self._probed()
+            if not all(isinstance(text, str) for text in (plain, prompted, whole)):
                 raise Malformed("the chat template refuses a question with an answer")
+            closing = self._behind_all()
+            plain, whole = plain.removesuffix(closing), whole.removesuffix(closing)
             header = prompted[len(plain) :] if prompted.startswith(plain) else ""
             self._marks = (header, whole.rpartition(_PROBE * 2)[2].rstrip())
         return self._marks
+
+    def _behind_all(self) -> str:
+        """Return what stands behind the last turn and is none of it, as Phi-3's end token."""
+        if self._closing is None:
+            end = self._tokenizer.eos_token or ""
+            plain, prompted, whole = self._probed()
+            self._closing = ""
+            if end and all(isinstance(text, str) for text in (plain, prompted, whole)):
+                is_apart = plain.endswith(end) and not prompted.startswith(plain)
+                is_apart &= prompted.startswith(plain.removesuffix(end))
+                # Where answers have no end of their own, it is the last one's.
+                if is_apart and whole.removesuffix(end).rpartition(_PROBE * 2)[2].strip():
+                    self._closing = end
+        return self._closing
+
+    def _probed(self) -> tuple[Any, Any, Any]:
+        """Show a question, the same with the generation prompt, and the same with an answer."""
+        question = [{"role": "user", "content": _PROBE}]
+        answer = [*question, {"role": "assistant", "content": _PROBE * 2}]
+        return self._one(question, False), self._one(question, True), self._one(answer, False)
 
     def _texts(self, conversations: Sequence[list[Message]], *, prompt: bool) -> list[Any]:
         if not conversations:

@@ -12,7 +12,7 @@ from gguf import MODEL_ARCH
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from tunesmith_api.result import UserErrorReason
-from tunesmith_trainer.gguf.families import FAMILIES, Family, family_of, refusal
+from tunesmith_trainer.gguf.families import FAMILIES, GELU_TANH, Family, family_of, refusal
 from tunesmith_trainer.outcome import UserError
 
 _SOFT_CAPPED: Final = MODEL_ARCH.GEMMA2
@@ -103,10 +103,7 @@ def _filled(content: dict[str, Any], family: Family) -> dict[str, Any]:
         "local_rope_theta": local.get("rope_theta")
         or content.get("rope_local_base_freq")
         or _LOCAL_ROPE_THETA,
-        "activation": content.get("hidden_activation")
-        or content.get("hidden_act")
-        or content.get("activation_function")
-        or family.activation,
+        "activation": _activation(content, family),
     }
     if content.get("num_key_value_heads") is None:
         derived["num_key_value_heads"] = heads
@@ -119,6 +116,14 @@ def _filled(content: dict[str, Any], family: Family) -> dict[str, Any]:
         derived["layer_types"] = _layer_types(range(layers or 0), every)
     # Where an option is null, transformers takes its default.
     return {key: value for key, value in content.items() if value is not None} | derived
+
+
+def _activation(content: dict[str, Any], family: Family) -> str:
+    names = ("hidden_activation", "hidden_act", "activation_function")
+    given = next((str(content[name]) for name in names if content.get(name)), family.activation)
+    # Gemma's first releases say gelu and mean its approximation, and so does transformers.
+    is_first_gemma = family.arch is MODEL_ARCH.GEMMA and given == "gelu"
+    return GELU_TANH if is_first_gemma else given
 
 
 def _rope(content: dict[str, Any], family: Family) -> dict[str, Any]:
@@ -149,8 +154,10 @@ def _check_computation(settings: Hyperparameters) -> None:
         )
     if family.is_rotary:
         _check_positions(settings)
+    if family.is_gemma:
+        _check_any_gemma(settings)
     if family.full_attention_every:
-        _check_gemma(settings)
+        _check_later_gemma(settings)
     elif family.is_transposed:
         if not settings.scale_attn_weights or settings.scale_attn_by_inverse_layer_idx:
             raise refusal("llama.cpp scales the attention of every GPT-2 by its head size only")
@@ -162,7 +169,7 @@ def _check_computation(settings: Hyperparameters) -> None:
 
 def _check_positions(settings: Hyperparameters) -> None:
     known = {"default", "linear"}
-    if not settings.family.full_attention_every:
+    if not settings.family.is_gemma:
         known.add("llama3")
     if settings.rope.rope_type not in known:
         raise refusal(
@@ -171,15 +178,22 @@ def _check_positions(settings: Hyperparameters) -> None:
         )
 
 
-def _check_gemma(settings: Hyperparameters) -> None:
+def _check_any_gemma(settings: Hyperparameters) -> None:
+    if settings.use_bidirectional_attention:
+        raise refusal("llama.cpp has this family attend to what came before only")
+    if not settings.tie_word_embeddings:
+        raise refusal("llama.cpp takes the token embeddings of this family as its output layer")
+
+
+def _check_later_gemma(settings: Hyperparameters) -> None:
     family, layers = settings.family, settings.num_hidden_layers
     if settings.layer_types != _layer_types(range(layers), family.full_attention_every):
         raise refusal(
             "llama.cpp gives a sliding window to all layers of this family but each "
             f"{family.full_attention_every}th"
         )
-    if not settings.sliding_window or settings.use_bidirectional_attention:
-        raise refusal("this family needs a sliding_window, and attention to what came before only")
+    if not settings.sliding_window:
+        raise refusal("this family needs a sliding_window")
     if settings.local_rope_theta != _LOCAL_ROPE_THETA:
         raise refusal(
             f"llama.cpp turns layers with a sliding window by {_LOCAL_ROPE_THETA:.0f}, not "
@@ -196,5 +210,3 @@ def _check_gemma(settings: Hyperparameters) -> None:
             f"llama.cpp scales attention of this family for {wanted}, not for "
             f"{settings.query_pre_attn_scalar:.0f} (query_pre_attn_scalar)"
         )
-    if not settings.tie_word_embeddings:
-        raise refusal("llama.cpp takes the token embeddings of this family as its output layer")

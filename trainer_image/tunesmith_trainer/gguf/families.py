@@ -39,6 +39,11 @@ class Family:
     rope_theta: float = 10000.0
     """Rotary base where a configuration is silent."""
 
+    @property
+    def is_gemma(self) -> bool:
+        """Whether it is one of Gemma's, which have their ways in common."""
+        return self.norms_add_one
+
 
 FAMILIES: Final = {
     "LlamaForCausalLM": Family(MODEL_ARCH.LLAMA, is_interleaved=True),
@@ -46,6 +51,7 @@ FAMILIES: Final = {
     "MistralForCausalLM": Family(MODEL_ARCH.LLAMA, is_interleaved=True),
     "Qwen2ForCausalLM": Family(MODEL_ARCH.QWEN2),
     "Qwen3ForCausalLM": Family(MODEL_ARCH.QWEN3),
+    "GemmaForCausalLM": Family(MODEL_ARCH.GEMMA, activation=GELU_TANH, norms_add_one=True),
     "Gemma2ForCausalLM": Family(
         MODEL_ARCH.GEMMA2,
         activation=GELU_TANH,

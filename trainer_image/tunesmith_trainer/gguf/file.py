@@ -30,6 +30,7 @@ from gguf.quants import quantize
 from tunesmith_api.output import ArtifactName, Gguf, GgufQuantization
 from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.data.newtokens import NONE, NewTokens
+from tunesmith_trainer.disk import room_for
 from tunesmith_trainer.gguf.arrangement import (
     Floats,
     add_hyperparameters,
@@ -60,6 +61,11 @@ class _Source:
     kind: GGMLQuantizationType
     read: Callable[[], Floats]
 
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape in bytes."""
+        return quant_shape_to_byte_shape(self.shape, self.kind)
+
 
 def check_gguf(run: TrainingRun, directory: Path, tokenizer: Any, tokens: NewTokens = NONE) -> None:
     """Raise UserError where the run asks for a GGUF that cannot be made of its base model.
@@ -89,18 +95,21 @@ def write_gguf(
     """Write the model in the folder `source` to the file `target`; `name` is what people see.
 
     `on_tensor` is called after each tensor and may raise to end the work. Raises UserError as
-    :func:`check_gguf` does.
+    :func:`check_gguf` does, and Infrastructure (DiskFull).
     """
     settings = read_hyperparameters(source)
-    writer = GGUFWriter(target, MODEL_ARCH_NAMES[settings.family.arch])
     with ExitStack() as stack:
-        stack.callback(writer.close)
         tensors = list(_tensors(source, settings, quantization, stack))
+        needed = sum(prod(tensor.stored_shape) for tensor in tensors)
+        # Entered before the writer, whose closing meets a full disk once more.
+        stack.enter_context(room_for(target.parent, needed, f"the file {target.name}"))
+        writer = GGUFWriter(target, MODEL_ARCH_NAMES[settings.family.arch])
+        stack.callback(writer.close)
         _add_metadata(writer, settings, quantization, name, tensors)
         Vocabulary(tokenizer, settings.vocab_size).add_to(writer)
         for tensor in tensors:
             # Sizes of all come before the data of the first, and are known without reading.
-            shape = quant_shape_to_byte_shape(tensor.shape, tensor.kind)
+            shape = tensor.stored_shape
             writer.add_tensor_info(
                 tensor.name, shape, np.dtype(np.uint8), prod(shape), raw_dtype=tensor.kind
             )

@@ -12,12 +12,19 @@ from pathlib import Path
 from typing import Final
 
 from tunesmith_api.output import K_QUANTS, GgufQuantization
+from tunesmith_trainer.disk import check_room
 from tunesmith_trainer.gguf.families import refusal
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import Infrastructure, shorten
 
 PROGRAM: Final = "llama-quantize"
 _POLL_SECONDS = 0.5
+# Of a weight, of 16 in the source; what these forms take at least.
+_BITS = {
+    GgufQuantization.Q6_K: 6.5,
+    GgufQuantization.Q5_K_M: 5.5,
+    GgufQuantization.Q4_K_M: 4.5,
+}
 
 
 def check_llama_quantize(quantization: GgufQuantization) -> None:
@@ -36,8 +43,10 @@ def quantize_file(
     """Write the GGUF file `source` again as `target`, with matrices as `quantization` says.
 
     `on_wait` is called twice a second and may raise, which ends the work. Raises Infrastructure
-    QuantizationFailed with the program's last words.
+    QuantizationFailed with the program's last words, or DiskFull.
     """
+    needed = int(source.stat().st_size * _BITS[quantization] / 16)
+    check_room(target.parent, needed, f"the file {target.name}")
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(
             [PROGRAM, str(source), str(target), quantization.value],
@@ -52,6 +61,8 @@ def quantize_file(
             process.kill()
             process.wait()
         if process.returncode != 0:
+            written = target.stat().st_size if target.exists() else 0
+            check_room(target.parent, needed - written, f"the rest of {target.name}")
             said.seek(0)
             words = " ".join(said.read()[-300:].split())
             raise Infrastructure(

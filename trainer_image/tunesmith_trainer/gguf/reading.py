@@ -11,6 +11,7 @@ from pathlib import Path
 import gguf
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers import modeling_gguf_pytorch_utils as reader
 
 
 def read_gguf(path: Path, source: Path) -> PreTrainedModel:
@@ -20,11 +21,21 @@ def read_gguf(path: Path, source: Path) -> PreTrainedModel:
     if config.model_type == "mistral":
         # In a GGUF file a Mistral is a Llama, and so it is to the reader.
         config = LlamaConfig.from_dict(config.to_dict() | {"model_type": "llama"})
+    _make_gemma_known()
     with _one_table_of_names():
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, config=config, dtype=torch.float32
         )
     return model
+
+
+def _make_gemma_known() -> None:
+    """Have the reader take a Gemma 1 as it takes a Gemma 2, whose tensors are stored alike."""
+    settings = reader.GGUF_TO_TRANSFORMERS_MAPPING["config"]
+    settings.setdefault("gemma", settings["gemma2"])
+    reader.TENSOR_PROCESSORS.setdefault("gemma", reader.TENSOR_PROCESSORS["gemma2"])
+    if "gemma" not in reader.GGUF_SUPPORTED_ARCHITECTURES:
+        reader.GGUF_SUPPORTED_ARCHITECTURES.append("gemma")
 
 
 @contextmanager

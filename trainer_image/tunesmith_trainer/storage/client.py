@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from tunesmith_api.result import UserErrorReason
 from tunesmith_api.run import CREDENTIALS_PATH, S3Connection
+from tunesmith_trainer.disk import room_for
 from tunesmith_trainer.outcome import Infrastructure, UserError
 from tunesmith_trainer.stopping import StopSignal
 from tunesmith_trainer.storage import errors
@@ -231,8 +232,10 @@ class Storage:
         for _, path in wanted:
             path.parent.mkdir(parents=True, exist_ok=True)
         moves = [Move(parse(i.uri), path, i.size_bytes, i.etag) for i, path in wanted]
+        needed = sum(info.size_bytes for info, _ in wanted)
         try:
-            self._transfers.download(moves, place, on_bytes)
+            with room_for(wanted[0][1].parent, needed, f"the files of {place}"):
+                self._transfers.download(moves, place, on_bytes)
         except NotFound as error:
             raise errors.absent(place, "An object that was listed is no longer") from error
         except Conflict as error:

@@ -13,12 +13,12 @@ from pathlib import Path
 from uuid import uuid4
 
 from tunesmith_api.result import UserErrorReason
-from tunesmith_trainer.outcome import Infrastructure, UserError
+from tunesmith_trainer.disk import room_for
+from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.storage.errors import Conflict, NotFound
 from tunesmith_trainer.storage.locations import FILE_SCHEME, as_prefix, file_path, local_path
 from tunesmith_trainer.storage.store import Fetched, ObjectInfo, OnBytes, StoredObject
 
-_MIB = 1024**2
 _PART = ".tunesmith-part-"
 
 
@@ -55,8 +55,10 @@ class LocalStorage:
         ]
         if not wanted:
             raise NotFound(uri)
-        for info, path in wanted:
-            _copy(Path(info.key), path, on_bytes)
+        needed = sum(info.size_bytes for info, _ in wanted)
+        with room_for(directory, needed, f"the files of {uri}"):
+            for info, path in wanted:
+                _copy(Path(info.key), path, on_bytes)
         return wanted
 
     def get(self, uri: str) -> StoredObject:
@@ -89,9 +91,13 @@ class LocalStorage:
     ) -> None:
         """Copy many files. Raises Infrastructure (DiskFull) before the first if they do not fit."""
         files = list(files)
-        _check_room(files)
-        for path, uri in files:
-            _copy(path, file_path(uri), on_bytes)
+        if not files:
+            return
+        needed = sum(path.stat().st_size for path, _ in files)
+        folder = file_path(files[0][1]).parent
+        with room_for(folder, needed, "the next files", "Free some, or choose another output.uri."):
+            for path, uri in files:
+                _copy(path, file_path(uri), on_bytes)
 
     def delete_prefix(self, uri: str) -> int:
         """Delete all files below ``uri``; returns how many. Nothing there is no error."""
@@ -123,21 +129,6 @@ def _appearing(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _check_room(files: list[tuple[Path, str]]) -> None:
-    if not files:
-        return
-    needed = sum(path.stat().st_size for path, _ in files)
-    folder = file_path(files[0][1]).parent
-    free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
-    if needed > free:
-        raise Infrastructure(
-            "DiskFull",
-            f"The disk of {folder} is full: {needed / _MIB:,.1f} MiB are needed for the next files,"
-            f" {free / _MIB:,.1f} MiB are free. Free some and run it again, or choose another"
-            " output.uri.",
-        )
 
 
 def _copy(source: Path, target: Path, on_bytes: OnBytes | None) -> None:

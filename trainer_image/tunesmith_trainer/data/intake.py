@@ -1,0 +1,145 @@
+"""Sources to rows on the disk: files are found, read and cleaned, one source after the other.
+
+What the rows of a source are to be is decided here; what they are for is ``gathering``'s matter,
+which calls this.
+"""
+
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+
+import orjson
+
+from tunesmith_api.dataset import DataFormat, Dataset, FeedbackFilter, Source
+from tunesmith_api.objectives import Objective
+from tunesmith_api.result import UserErrorReason
+from tunesmith_trainer.data.cleaning import Cleaner, text_masker
+from tunesmith_trainer.data.columns import UnreadColumns
+from tunesmith_trainer.data.compression import SourceFile, open_text
+from tunesmith_trainer.data.containers import JSON_SUFFIXES, numbered_lines
+from tunesmith_trainer.data.finding import find_files
+from tunesmith_trainer.data.reading import Reading, read_rows
+from tunesmith_trainer.data.rowfile import Picked, RowFile
+from tunesmith_trainer.data.rows import Reader, rating_of
+from tunesmith_trainer.data.scratch import Scratch
+from tunesmith_trainer.data.tally import Tally
+from tunesmith_trainer.disk import full_disk_told
+from tunesmith_trainer.logs import log
+from tunesmith_trainer.outcome import UserError
+from tunesmith_trainer.progress import Progress
+from tunesmith_trainer.stopping import StopSignal
+from tunesmith_trainer.storage import Storage
+
+_ROWS_BETWEEN_LOOKS = 256
+
+
+class Intake:
+    """Takes in the sources of one data set, and counts what it meets."""
+
+    def __init__(
+        self,
+        *,
+        dataset: Dataset,
+        objective: Objective | None,
+        storage: Callable[[], Storage],
+        directory: Path,
+        progress: Progress,
+        stop: StopSignal,
+    ) -> None:
+        """Without an `objective` rows of all formats are taken."""
+        self._dataset, self._objective = dataset, objective
+        self._storage, self._directory = storage, directory
+        self._progress, self._stop = progress, stop
+        self._unread = UnreadColumns(dataset.columns)
+        self.reading = Reading(dataset.checks, text_masker(dataset.clean))
+        self.tally = Tally()
+        """What cleaning dropped and masked."""
+        self.weights: dict[str, Decimal] = {}
+        """Of each file: how often its rows are to be taken."""
+        self.scratch = Scratch(directory)
+        self.rows = RowFile(directory / "rows", self.scratch)
+        """The rows that stayed, of all sources."""
+
+    def finish(self, formats: str) -> None:
+        """Raise UserError where too many rows were malformed, or a column was never there.
+
+        ``formats`` says what the training rows are; it is empty where there are none.
+        """
+        self.reading.finish()
+        if formats:
+            self._unread.check(formats)
+
+    def read(self, part: str, source: Source) -> tuple[Picked, DataFormat | None]:
+        """Read and clean one source; give its rows that stay and the format that was found.
+
+        Raises UserError as the parts of ``data`` do.
+        """
+        wanted = self._wanted(source)
+        directory = self._directory / part
+        files = find_files(source.uri, self._storage, directory, self._progress.touch, wanted)
+        reader = Reader(wanted, self._dataset, self._late_ratings(files), self._unread)
+        self.weights |= dict.fromkeys((file.uri for file in files), Decimal(source.weight))
+        cleaner = Cleaner(self._dataset.clean, self.tally, self.scratch)
+        read = read_rows(files, reader, self.reading, self._on_row)
+        size = sum(file.path.stat().st_size for file in files)
+        with full_disk_told(self._directory, lambda: size, f"the rows of {source.uri}, or more"):
+            rows = self.rows.extend(cleaner.clean(read))
+        if reader.format is DataFormat.PREFERENCE and self._objective not in (Objective.DPO, None):
+            raise UserError(
+                UserErrorReason.WRONG_COLUMNS,
+                f"{source.uri} holds preferences (a chosen and a rejected answer), which need"
+                f" objective DPO; objective {self._objective.value} learns from one answer. Give"
+                " conversations, or set the format to what the rows are besides.",
+            )
+        log.info(
+            "read",
+            part=part,
+            uri=source.uri,
+            files=len(files),
+            rows=len(rows),
+            duplicates=self.tally.duplicates,
+            cleaned=self.tally.cleaned,
+            format=reader.format.value if reader.format else "",
+        )
+        return rows, reader.format
+
+    def _wanted(self, source: Source) -> DataFormat:
+        wanted = source.format or self._dataset.format
+        if self._objective is not Objective.DPO or wanted is DataFormat.PREFERENCE:
+            return wanted
+        if wanted is not DataFormat.AUTO:
+            raise UserError(
+                UserErrorReason.WRONG_COLUMNS,
+                f"Objective DPO learns from preferences, and the format of {source.uri} is"
+                f" {wanted.value}. Set it to Preference, or the objective to SFT.",
+            )
+        # Nothing else is of use, and what is asked for is named where it is missing.
+        return DataFormat.PREFERENCE
+
+    def _late_ratings(self, files: list[SourceFile]) -> dict[str, str]:
+        """Give what was said about conversations after they had been logged, by their id."""
+        if self._dataset.feedback is FeedbackFilter.ANY:
+            return {}
+        late: dict[str, str] = {}
+        for file in files:
+            if "/feedback/" in file.uri and file.suffix in JSON_SUFFIXES:
+                late |= _ratings(file)
+        return late
+
+    def _on_row(self) -> None:
+        if self.reading.rows % _ROWS_BETWEEN_LOOKS == 0:
+            self._stop.check()
+            self._progress.touch()
+
+
+def _ratings(file: SourceFile) -> dict[str, str]:
+    ratings = {}
+    with open_text(file) as stream:
+        for _, line in numbered_lines(stream):
+            try:
+                value = orjson.loads(line or b"null")
+            except orjson.JSONDecodeError:
+                continue  # Counted as malformed when the file's rows are read.
+            if rating := rating_of(value):
+                ratings[str(value.get("id", ""))] = rating
+    return ratings
