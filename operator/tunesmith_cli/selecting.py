@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tunesmith_trainer.data.reading import Reading
     from tunesmith_trainer.data.rowfile import RowFile
     from tunesmith_trainer.data.rows import Reader
+    from tunesmith_trainer.data.scratch import Scratch
     from tunesmith_trainer.selection import Selected
     from tunesmith_trainer.storage import Storage
 
@@ -65,6 +66,7 @@ def select_rows(place: str, target: Path, wishes: Wishes) -> None:
 
     Raises Refused, TrainerError.
     """
+    from tunesmith_trainer.data.scratch import Scratch
     from tunesmith_trainer.selection import By, draw, measure, select
 
     by = one_of(By, "--by", wishes.by)
@@ -72,8 +74,9 @@ def select_rows(place: str, target: Path, wishes: Wishes) -> None:
     dataset, s3 = _dataset(place, wishes.format)
     with TemporaryDirectory(prefix="tunesmith-select-") as folder:
         work = Path(folder)
-        read = _read(dataset, s3, work)
-        drawn = draw(read.rows, wishes.sample, wishes.seed)
+        scratch = Scratch(work)
+        read = _read(dataset, s3, work, scratch)
+        drawn = draw(read.rows, wishes.sample, wishes.seed, scratch)
         tokenizer, model = _load(wishes.model, work)
         with _bar(len(drawn)) as on_row:
             doubts = measure(model, tokenizer, drawn, dataset, on_row)
@@ -109,7 +112,7 @@ def _dataset(place: str, format_: str) -> tuple[Dataset, S3Connection]:
     return dataset.model_copy(update=lenient), connection(None)
 
 
-def _read(dataset: Dataset, s3: S3Connection, work: Path) -> _Read:
+def _read(dataset: Dataset, s3: S3Connection, work: Path, scratch: "Scratch") -> _Read:
     """Bring the files here, and their rows to the disk one after the other."""
     # Imported here and below: what reads data takes a second to load.
     from tunesmith_trainer.data.finding import find_files
@@ -118,7 +121,7 @@ def _read(dataset: Dataset, s3: S3Connection, work: Path) -> _Read:
     from tunesmith_trainer.data.rows import Reader
     from tunesmith_trainer.storage import Storage
 
-    read = _Read(RowFile(work / "rows"), Reading(dataset.checks), [])
+    read = _Read(RowFile(work / "rows", scratch), Reading(dataset.checks), [])
     storage = cache(lambda: Storage.open(s3, "dataset"))
     for number, source in enumerate(dataset.train.all_sources):
         wanted = source.format or dataset.format

@@ -12,7 +12,7 @@ from tunesmith_api.report import TrainingReport
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
-STEPS = {"maxSteps": 120, "learningRate": "1e-3", "perDeviceBatchSize": 32}
+STEPS = {"maxSteps": 240, "learningRate": "1e-3", "perDeviceBatchSize": 32}
 CHECKPOINT = {"everySteps": 10, "gracePeriodSeconds": 30}
 
 

@@ -9,6 +9,7 @@ import orjson
 import pytest
 from transformers import AutoModelForCausalLM
 
+from tests.trainer.scratch_room import SCRATCH
 from tunesmith_api.dataset import Dataset, Training
 from tunesmith_trainer.data.reading import Row
 from tunesmith_trainer.data.templates import load_tokenizer
@@ -56,11 +57,11 @@ def test_equal_rows_and_rows_without_answers_do_not_count() -> None:
 
 def test_each_different_row_is_drawn_once_and_by_the_seed() -> None:
     rows = [row(f"Question {n % 40}?", n) for n in range(80)]
-    assert [one.line for one in draw(rows, 0, 0)] == list(range(40))
-    drawn = [one.line for one in draw(rows, 10, 1)]
+    assert [one.line for one in draw(rows, 0, 0, SCRATCH)] == list(range(40))
+    drawn = [one.line for one in draw(rows, 10, 1, SCRATCH)]
     assert len(set(drawn)) == 10 and drawn == sorted(drawn)
-    assert drawn == [one.line for one in draw(rows, 10, 1)]
-    assert drawn != [one.line for one in draw(rows, 10, 2)]
+    assert drawn == [one.line for one in draw(rows, 10, 1, SCRATCH)]
+    assert drawn != [one.line for one in draw(rows, 10, 2, SCRATCH)]
 
 
 # The import of transformers alone may take half a minute.

@@ -16,6 +16,7 @@ from tunesmith_api.dataset import Dataset, TooLong
 from tunesmith_trainer.data.keys import as_keys, grouped
 from tunesmith_trainer.data.reading import Reading, Row
 from tunesmith_trainer.data.rowfile import Picked, pick
+from tunesmith_trainer.data.scratch import Scratch
 from tunesmith_trainer.data.shingles import mixed, shingles
 from tunesmith_trainer.data.tally import content_key
 from tunesmith_trainer.data.tokenizing import RowTokenizer
@@ -50,15 +51,15 @@ class Selected(NamedTuple):
     doubt: Doubt
 
 
-def draw(rows: Sequence[Row], most: int, seed: int) -> Picked:
+def draw(rows: Sequence[Row], most: int, seed: int, scratch: Scratch) -> Picked:
     """Give each different row once, and of more than ``most`` as many, drawn by ``seed``.
 
     They stay in their order; ``most`` 0 takes all.
     """
-    firsts = grouped(as_keys(map(content_key, rows))).firsts
+    firsts = grouped(as_keys(map(content_key, rows), scratch), scratch).firsts
     if most and len(firsts) > most:
         firsts = np.sort(np.random.default_rng(seed).choice(firsts, most, replace=False))
-    return pick(rows, firsts)
+    return pick(rows, firsts, scratch)
 
 
 def select(
