@@ -81,7 +81,7 @@ test-gateway: binaries ## Routes before a real Gateway, Contour with Envoy (buil
 	$(PY) -m pytest tests/integration/test_contour.py -q -rP
 
 e2e: .venv/.stamp-dev ## Real pods on the native cluster
-	$(PY) -m pytest tests/e2e -q --ignore=tests/e2e/test_autoscaling.py
+	$(PY) -m pytest tests/e2e -q -n 2 --dist loadfile --ignore=tests/e2e/test_autoscaling.py
 
 test-autoscaling: .venv/.stamp-dev ## An autoscaler driven by real load on the native cluster (builds metrics-server the first time)
 	$(PY) -m pytest tests/e2e/test_autoscaling.py -q
