@@ -107,8 +107,8 @@ bench-s3: binaries ## How fast the trainer moves objects, beside plain boto3
 bench-checkpoint: binaries ## What checkpoints cost while training goes on
 	PYTHONPATH=operator:trainer_image $(PY) -m benchmarks.bench_checkpoint
 
-bench-training: .venv/.stamp-dev ## Training speed on the CPU against TRL, in turns (STEPS=57; installs TRL into the cache)
-	PYTHONPATH=operator $(PY) -m benchmarks.bench_training --steps $(or $(STEPS),57)
+bench-training: .venv/.stamp-dev ## Training speed against TRL, in turns (STEPS=57 DEVICE=cuda; installs TRL into the cache)
+	PYTHONPATH=operator $(PY) -m benchmarks.bench_training --device $(or $(DEVICE),auto) $(if $(STEPS),--steps $(STEPS))
 
 bench-data: .venv/.stamp-dev ## How fast data is cleaned and deduplicated, and what is found
 	PYTHONPATH=operator:trainer_image $(PY) -m benchmarks.bench_data

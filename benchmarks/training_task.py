@@ -5,12 +5,37 @@ Imported by its workers, in the environment of TRL too.
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 DATA = Path(__file__).resolve().parent.parent / "examples" / "data"
 TRAIN, HELD_OUT = "about-tunesmith.jsonl", "about-tunesmith-heldout.jsonl"
-ROWS, RANK, ALPHA, RATE, WARMUP, LENGTH, SEED = 4, 16, 32, 2e-3, 3, 256, 17
+RANK, ALPHA, RATE, WARMUP, LENGTH, SEED = 16, 32, 2e-3, 3, 256, 17
+ROWS_A_LINE = 4
+"""Rows that fill a packed line of TRL's, about."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a worker is to be."""
+
+    model: str
+    """Folder of the base model."""
+    steps: int
+    """Optimizer steps, of the learning rate's schedule too."""
+    rows: int = 4
+    """Rows a step, about."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    precision: str = "FP32"
+    checkpointing: bool = False
+    """Whether activations are computed again, in this trainer."""
+    trl: dict[str, Any] | None = None
+    """Settings of TRL's SFTConfig; None for this trainer."""
+    same_rows: int = 0
+    """So many steps on the very rows of this trainer's steps, then the end; 0 for all steps on
+    TRL's own order."""
 
 
 def tokenized(model: Path, name: str) -> Any:
@@ -40,6 +65,25 @@ def tokenized(model: Path, name: str) -> Any:
     return Split(np.array(tokens, np.int32), np.array(offsets), np.array(marks, np.uint8))
 
 
+def plan_of(rows: Any, options: Options) -> Any:
+    """Give this trainer's order of the rows."""
+    from tunesmith_trainer.batches import BatchPlan
+
+    return BatchPlan(rows.lengths, SEED, options.rows)
+
+
+def settings_of(options: Options) -> Any:
+    """Give the hyperparameters, which for TRL tell the learning rate."""
+    from tunesmith_api.training import Hyperparameters
+
+    return Hyperparameters(
+        learning_rate=str(RATE),
+        warmup_steps=WARMUP,
+        per_device_batch_size=options.rows,
+        max_sequence_length=LENGTH,
+    )
+
+
 def held_out_loss(model: Any, rows: Any) -> float:
     """Give the loss on held-out rows."""
     import torch
@@ -50,23 +94,41 @@ def held_out_loss(model: Any, rows: Any) -> float:
     from tunesmith_trainer.objective import SupervisedLoss
     from tunesmith_trainer.stopping import StopSignal
 
-    ranks = Ranks(Accelerator(cpu=True))
     loss = model if isinstance(model, SupervisedLoss) else SupervisedLoss(model)
+    on_cpu = next(loss.parameters()).device.type == "cpu"
+    ranks = Ranks(Accelerator(cpu=on_cpu))
     with torch.no_grad():
         return held_out_score(loss, rows, ranks, StopSignal(), batch_size=8, pad_id=0).loss
 
 
-def matrix_speed(tokens: int) -> float:
-    """Give the machine's GFLOP/s just now at products of this model's sizes."""
+def wait_for_device() -> None:
+    """Wait until a GPU in use has done all it was given."""
     import torch
 
-    work, began = 0.0, time.perf_counter()
-    for width, out in ((576, 576), (576, 1536), (1536, 576)):
-        x, weight = torch.ones(tokens, width), torch.ones(out, width)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+
+
+def matrix_speed(tokens: int, model: Any, precision: str) -> float:
+    """Give the device's GFLOP/s just now at products of the model's sizes in `precision`."""
+    import torch
+
+    dtype = {"FP32": torch.float32, "BF16": torch.bfloat16}[precision]
+    config, device = model.config.get_text_config(), next(model.parameters()).device
+    hidden, inner = config.hidden_size, config.intermediate_size
+    work = seconds = 0.0
+    for width, out in ((hidden, hidden), (hidden, inner), (inner, hidden)):
+        x = torch.ones(tokens, width, dtype=dtype, device=device)
+        weight = torch.ones(out, width, dtype=dtype, device=device)
+        torch.mm(x, weight.t())  # the first of a size may choose its kernel
+        wait_for_device()
+        began = time.perf_counter()
         for _ in range(4):
             torch.mm(x, weight.t())
-            work += 2 * tokens * width * out
-    return work / (time.perf_counter() - began) / 1e9
+        wait_for_device()
+        seconds += time.perf_counter() - began
+        work += 4 * 2 * tokens * width * out
+    return work / seconds / 1e9
 
 
 def weights_in_products(model: Any) -> int:

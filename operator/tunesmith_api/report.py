@@ -46,7 +46,8 @@ class DroppedSample(Status):
 
 class Rewards(Status):
     """Of a global batch of pairs: means of what DPO takes for an answer's reward, beta times the
-    logarithm of how much likelier than the base model's it is. Each is the repr of a float."""
+    logarithm of how much likelier than the base model's it is; with losses that know none, beta
+    times that of its probability. Each is the repr of a float."""
 
     chosen: str
     rejected: str

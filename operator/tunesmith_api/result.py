@@ -140,8 +140,10 @@ class TrainingSummary(Status):
     """Non-padding tokens this attempt trained on."""
     tokens_per_second: str = "0"
     packing_efficiency: str = ""
-    """Tokens of the rows over tokens computed, in this attempt; above 1 where rows share a
-    beginning. Empty if no step was done."""
+    """Tokens of the rows over tokens that went through the layers, in this attempt. Padding lowers
+    it; above 1 where rows share a beginning, which is computed once, or end in what is not learned.
+    Padding inside attention, which there is without FlashAttention, is not counted. Empty if no
+    step was done."""
     stopped_early: bool = False
     peak_memory_bytes: int = 0
     """Of the GPU, or resident memory on CPU."""

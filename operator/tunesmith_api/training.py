@@ -135,6 +135,7 @@ class Scheduler(StrEnum):
 
     LINEAR = "Linear"
     COSINE = "Cosine"
+    COSINE_WITH_RESTARTS = "CosineWithRestarts"
     CONSTANT = "Constant"
     POLYNOMIAL = "Polynomial"
     INVERSE_SQRT = "InverseSqrt"
@@ -194,6 +195,23 @@ def _from_zero(limit: str) -> dict[str, Any]:
 class Hyperparameters(Spec):
     """How it is trained."""
 
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            Rule(
+                "self.schedulerCycles == 2 || self.scheduler == 'CosineWithRestarts'",
+                "schedulerCycles needs scheduler CosineWithRestarts",
+            ),
+            Rule(
+                "double(self.schedulerPower) == 2.0 || self.scheduler == 'Polynomial'",
+                "schedulerPower needs scheduler Polynomial",
+            ),
+            Rule(
+                "double(self.schedulerDecayShare) == 0.2 || self.scheduler == 'WarmupStableDecay'",
+                "schedulerDecayShare needs scheduler WarmupStableDecay",
+            ),
+        )
+    )
+
     epochs: DecimalText = Field(default="3", json_schema_extra=_positive("1000.0"))
     """Passes over the training rows; fractions are allowed. maxSteps overrides it."""
     max_steps: Annotated[int, Field(ge=0, le=100_000_000)] = 0
@@ -201,9 +219,16 @@ class Hyperparameters(Spec):
     learning_rate: DecimalText = Field(default="2e-4", json_schema_extra=_positive("1.0"))
     """Highest learning rate, reached after warm-up."""
     scheduler: Scheduler = Scheduler.COSINE
-    """Shape of the learning rate after warm-up. Linear, Cosine and Polynomial (a square) fall to
-    the end; InverseSqrt falls with the root of the steps; WarmupStableDecay stays and falls in a
-    straight line over the last fifth of the steps."""
+    """Shape of the learning rate after warm-up. Linear, Cosine (half a wave) and Polynomial fall to
+    the end; CosineWithRestarts falls schedulerCycles times; InverseSqrt falls with the root of the
+    steps; WarmupStableDecay stays and falls in a straight line at the end; Constant stays."""
+    scheduler_cycles: Annotated[int, Field(ge=1, le=1000)] = 2
+    """Of CosineWithRestarts: half waves, each as long as the others and from the highest rate on.
+    1 is Cosine."""
+    scheduler_power: DecimalText = Field(default="2", json_schema_extra=_positive("10.0"))
+    """Of Polynomial: the rate is the share of the steps that is left to this power. 1 is Linear."""
+    scheduler_decay_share: DecimalText = Field(default="0.2", json_schema_extra=_positive("1.0"))
+    """Of WarmupStableDecay: the share of all steps over which the rate falls at the end."""
     final_learning_rate_share: DecimalText = Field(default="0", json_schema_extra=_from_zero("1.0"))
     """Share of learningRate that a falling rate ends at. Constant and InverseSqrt do not look at
     it."""

@@ -193,6 +193,14 @@ ACCEPTED = [
         {"packing": "Disabled", "scheduler": "WarmupStableDecay", "finalLearningRateShare": "0.1"},
         id="padded, with a schedule that ends above zero",
     ),
+    *(
+        pytest.param("spec.hyperparameters", given, id=f"a rate by {given['scheduler']}")
+        for given in (
+            {"scheduler": "CosineWithRestarts", "schedulerCycles": 4},
+            {"scheduler": "Polynomial", "schedulerPower": "1"},
+            {"scheduler": "WarmupStableDecay", "schedulerDecayShare": "0.1"},
+        )
+    ),
     pytest.param(
         "spec.hyperparameters",
         {"neftuneAlpha": "5", "labelSmoothing": "0.1", "optimizer": "Adafactor"},
@@ -200,6 +208,14 @@ ACCEPTED = [
     ),
     pytest.param("spec.objective", "Pretrain", id="plain text"),
     pytest.param("spec", {**JOB["spec"], **DPO}, id="preferences"),
+    *(
+        pytest.param("spec", {**JOB["spec"], **DPO, "dpo": dpo}, id=f"preferences by {dpo['loss']}")
+        for dpo in (
+            {"loss": "CPO", "sftWeight": "1", "labelSmoothing": "0.1"},
+            {"loss": "SimPO", "beta": "2.5", "gammaBetaRatio": "0.3"},
+            {"loss": "ORPO", "beta": "0.2"},
+        )
+    ),
     pytest.param("spec", {**JOB["spec"], "objective": "DPO"}, id="preferences, all by default"),
     pytest.param(
         "spec",
@@ -610,8 +626,51 @@ REFUSED = [
     pytest.param(
         "spec",
         {**JOB["spec"], **DPO, "dpo": {"labelSmoothing": "0.1", "loss": "IPO"}},
-        "Sigmoid or Robust",
+        "Sigmoid, Robust, CPO or SimPO",
         id="smoothing of a loss without labels",
+    ),
+    *(
+        pytest.param("spec", {**JOB["spec"], **DPO, "dpo": dpo}, message, id=name)
+        for name, dpo, message in (
+            ("smoothing of odds", {"labelSmoothing": "0.1", "loss": "ORPO"}, "needs loss Sigmoid"),
+            (
+                "a margin to reach that is not looked at",
+                {"gammaBetaRatio": "0.3"},
+                "needs loss SimPO",
+            ),
+            (
+                "a margin to reach of 11 nats",
+                {"gammaBetaRatio": "11", "loss": "SimPO", "beta": "2"},
+                "between 0 and 10",
+            ),
+            ("DPO's beta for means over tokens", {"loss": "SimPO"}, "2 to 10"),
+            ("the better answer's loss twice", {"loss": "ORPO", "sftWeight": "1"}, "sftWeight out"),
+            ("an unknown preference loss", {"loss": "KTO"}, "Unsupported value"),
+        )
+    ),
+    *(
+        pytest.param("spec.hyperparameters", given, message, id=name)
+        for name, given, message in (
+            ("cycles that are not gone through", {"schedulerCycles": 3}, "CosineWithRestarts"),
+            ("a power of a cosine", {"schedulerPower": "1"}, "needs scheduler Polynomial"),
+            ("a decay of a cosine", {"schedulerDecayShare": "0.1"}, "WarmupStableDecay"),
+            (
+                "no cycle",
+                {"schedulerCycles": 0, "scheduler": "CosineWithRestarts"},
+                "schedulerCycles",
+            ),
+            (
+                "a power of nothing",
+                {"schedulerPower": "0", "scheduler": "Polynomial"},
+                "above 0 and at most 10",
+            ),
+            (
+                "a decay of more than all",
+                {"schedulerDecayShare": "1.1", "scheduler": "WarmupStableDecay"},
+                "above 0 and at most 1",
+            ),
+            ("a rate that looks at the loss", {"scheduler": "Plateau"}, "Unsupported value"),
+        )
     ),
     pytest.param(
         "spec",

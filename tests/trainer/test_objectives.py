@@ -88,6 +88,9 @@ def test_a_conversation_is_text_to_pretraining(
     rows = [tokenizer.decode(data.row(n)[0]) for n in range(len(data))]
     assert rows[0] == "Once.<|im_end|>"
     assert rows[1].startswith("<|bos|><|im_start|>user\nWhat is 0 and one?<|im_end|>")
+    assert rows[1].count("<|im_end|>") == 2
+    assert rows[1].endswith("It is 1.<|im_end|>")
+    assert rows[-1].endswith(f"{long['response'][-2:]}<|im_end|>")
     # Too long for a row, and nothing of it is lost.
     assert len(rows) > 3
     assert long["response"] in "".join(rows[2:])

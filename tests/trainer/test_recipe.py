@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.trainer.conftest import Bucket
+from tests.trainer.gpus import on_gpus
 from tests.trainer.trials import Trial
 from tunesmith_api.result import TERMINATION_BYTES, Outcome, UserErrorReason
 from tunesmith_trainer.batches import collate
@@ -254,16 +255,55 @@ def test_ranks_that_the_launcher_forgot_are_missed(make_trial: MakeTrial) -> Non
     assert error.value.reason == "RanksMissing"
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("method", ["lora", "qlora"])
-def test_a_gpu_trains_in_bf16(make_trial: MakeTrial, method: str) -> None:
-    sections = {"method": {method: {"rank": 8}}, "world": {"gpusPerNode": 1}, "output": BOTH}
-    result = make_trial(sections=sections).go()
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("method", "optimizer", "artifact"),
+    [
+        on_gpus("lora", "AdamW", "Merged", id="LoRA"),
+        on_gpus("qlora", "AdamW8bit", "Adapter", id="QLoRA with 8-bit state"),
+        on_gpus("full", "AdamW", "Merged", id="all weights"),
+    ],
+)
+def test_a_gpu_in_bf16_learns_what_a_cpu_learns_in_fp32(
+    make_trial: MakeTrial, method: str, optimizer: str, artifact: str
+) -> None:
+    settings = {} if method == "full" else {"rank": 8, "dropout": "0"}
+    sections = {
+        "method": {method: settings},
+        "output": {"uri": "s3://any/", "artifacts": [artifact]},
+    }
+    gpu = make_trial(
+        name="gpu",
+        sections=sections | {"world": {"gpusPerNode": 1}},
+        hyperparameters={"optimizer": optimizer},
+    )
+    cpu = make_trial(name="cpu", sections=sections)
+    result = gpu.go()
+    cpu.go()
     assert result.training is not None
     assert result.training.precision == "BF16"
+    has_flash = torch.cuda.get_device_capability() >= (8, 0)
+    assert result.training.kernels[0] == ("FlashAttention" if has_flash else "SDPA")
+    assert gpu.losses() == pytest.approx(cpu.losses(), rel=0.1)
     loss = next(m for m in result.measurements if m.metric == "heldout/loss")
-    assert float(loss.value) < float(loss.base_value)
+    assert float(loss.value) < float(loss.base_value) - 0.3
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("optimizer", [on_gpus(n, id=n) for n in ("AdamW", "AdamW8bit")])
+def test_a_gpu_goes_on_from_a_checkpoint(make_trial: MakeTrial, optimizer: str) -> None:
+    """Not bit for bit, as on a CPU: some of a GPU's sums are added up in another order each time.
+
+    A state that was lost would be seen: the learning rate is at its highest then.
+    """
+    sections = {"method": {"lora": {"rank": 64, "dropout": "0"}}, "world": {"gpusPerNode": 1}}
+    given = {"optimizer": optimizer, "scheduler": "Constant"}
+    calm, cut = (make_trial(name=n, sections=sections, hyperparameters=given) for n in ("a", "b"))
+    calm.go()
+    with pytest.raises(Interrupted):
+        cut.go(at_step=5)
+    assert cut.go().resumed_from_step == 5
+    assert cut.losses() == pytest.approx(calm.losses(), rel=0.02)
 
 
 def suite(name: str, **kind: Any) -> dict[str, Any]:

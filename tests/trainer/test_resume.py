@@ -87,6 +87,11 @@ def undisturbed(make_trial: MakeTrial, **settings: Any) -> End:
             [7],
             id="with noise and smoothing",
         ),
+        pytest.param(
+            {"hyperparameters": {"scheduler": "CosineWithRestarts", "schedulerCycles": 3}},
+            [3, 6],
+            id="with a rate that rises again, stopped before it and after",
+        ),
         pytest.param({"sections": DORA}, [7], id="DoRA"),
         pytest.param({"hyperparameters": {"optimizer": "Adafactor"}}, [7], id="Adafactor"),
         pytest.param({"sections": QLORA}, [7], id="QLoRA"),

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import pytest
+import torch
+from transformers import get_scheduler
 
 from tunesmith_api.training import Hyperparameters, Scheduler
 from tunesmith_trainer.schedule import learning_rate
@@ -32,6 +37,10 @@ def test_learning_rate(scheduler: Scheduler, step: int, expected: float) -> None
         pytest.param(Scheduler.LINEAR, 9, 0.6, id="linear is halfway to its end"),
         pytest.param(Scheduler.COSINE, 9, 0.6, id="cosine too"),
         pytest.param(Scheduler.POLYNOMIAL, 9, 0.2 + 0.8 / 4, id="a parabola is at a quarter"),
+        pytest.param(
+            Scheduler.COSINE_WITH_RESTARTS, 8, 0.2763932, id="the first wave is almost over"
+        ),
+        pytest.param(Scheduler.COSINE_WITH_RESTARTS, 9, 1.0, id="the second begins at the top"),
         pytest.param(Scheduler.WARMUP_STABLE_DECAY, 11, 1.0, id="stable until the last fifth"),
         pytest.param(
             Scheduler.WARMUP_STABLE_DECAY, 13, 0.2 + 0.8 / 2.8, id="then it falls in a line"
@@ -53,3 +62,110 @@ def test_rates_that_end_above_zero(scheduler: Scheduler, step: int, expected: fl
 def test_no_rate_is_zero_or_above_the_highest(scheduler: Scheduler, warmup: int) -> None:
     settings = Hyperparameters(learning_rate="1", warmup_steps=warmup, scheduler=scheduler)
     assert all(0 < learning_rate(step, 30, settings) <= 1 for step in range(30))
+
+
+WARMUP, TOTAL = 10, 100
+THEIRS: list[Any] = [
+    pytest.param({"scheduler": "Linear"}, "linear", {}, id="linear"),
+    pytest.param({"scheduler": "Cosine"}, "cosine", {}, id="cosine"),
+    pytest.param(
+        {"scheduler": "Cosine", "finalLearningRateShare": "0.1"},
+        "cosine_with_min_lr",
+        {"min_lr_rate": 0.1},
+        id="cosine with a lowest rate",
+    ),
+    pytest.param(
+        {"scheduler": "CosineWithRestarts"},
+        "cosine_with_restarts",
+        {"num_cycles": 2},
+        id="cosine with one restart",
+    ),
+    pytest.param(
+        {"scheduler": "CosineWithRestarts", "schedulerCycles": 7},
+        "cosine_with_restarts",
+        {"num_cycles": 7},
+        id="cosine with six restarts, between the steps",
+    ),
+    pytest.param(
+        {"scheduler": "CosineWithRestarts", "schedulerCycles": 1}, "cosine", {}, id="no restart"
+    ),
+    pytest.param(
+        {"scheduler": "Polynomial"}, "polynomial", {"power": 2.0, "lr_end": 0.0}, id="a parabola"
+    ),
+    pytest.param(
+        {"scheduler": "Polynomial", "schedulerPower": "0.5", "finalLearningRateShare": "0.1"},
+        "polynomial",
+        {"power": 0.5, "lr_end": 0.002},
+        id="a root, with a lowest rate",
+    ),
+    pytest.param({"scheduler": "InverseSqrt"}, "inverse_sqrt", {}, id="inverse square root"),
+    pytest.param({"scheduler": "Constant"}, "constant_with_warmup", {}, id="constant"),
+    pytest.param(
+        {"scheduler": "WarmupStableDecay"},
+        "warmup_stable_decay",
+        {"num_decay_steps": 20, "decay_type": "linear"},
+        id="warm-up, stable, decay",
+    ),
+    pytest.param(
+        {
+            "scheduler": "WarmupStableDecay",
+            "schedulerDecayShare": "0.5",
+            "finalLearningRateShare": "0.1",
+        },
+        "warmup_stable_decay",
+        {"num_decay_steps": 50, "decay_type": "linear", "min_lr_ratio": 0.1},
+        id="a longer decay to a lowest rate",
+    ),
+    pytest.param(
+        {"scheduler": "WarmupStableDecay", "schedulerDecayShare": "1"},
+        "warmup_stable_decay",
+        {"num_decay_steps": 90, "decay_type": "linear"},
+        id="decay all the way, but no fall from the end of warm-up",
+    ),
+]
+
+
+def rates_of_transformers(name: str, options: dict[str, Any], warmup: int) -> list[float]:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.02)
+    scheduler = get_scheduler(
+        name,
+        optimizer,
+        num_warmup_steps=warmup,
+        num_training_steps=TOTAL,
+        scheduler_specific_kwargs=options,
+    )
+    rates = []
+    for _ in range(TOTAL):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize(("given", "name", "options"), THEIRS)
+def test_rates_are_those_of_transformers(
+    given: dict[str, Any], name: str, options: dict[str, Any]
+) -> None:
+    settings = Hyperparameters.model_validate(
+        given | {"learningRate": "0.02", "warmupSteps": WARMUP}
+    )
+    mine = [learning_rate(step, TOTAL, settings) for step in range(TOTAL)]
+    assert mine[WARMUP:] == pytest.approx(
+        rates_of_transformers(name, options, WARMUP)[WARMUP:], rel=1e-9, abs=1e-12
+    )
+    # Their warm-up begins at zero, and ours where theirs would be a step later.
+    theirs = rates_of_transformers("constant_with_warmup", {}, WARMUP + 1)
+    assert mine[:WARMUP] == pytest.approx(theirs[1 : WARMUP + 1], rel=1e-9)
+
+
+@pytest.mark.parametrize("cycles", [2, 3, 7, 29])
+@pytest.mark.parametrize("total", [58, 87, 203])
+def test_each_wave_begins_at_the_top(cycles: int, total: int) -> None:
+    """Also where steps times cycles over steps is no exact quotient."""
+    settings = Hyperparameters(
+        learning_rate="1", scheduler=Scheduler.COSINE_WITH_RESTARTS, scheduler_cycles=cycles
+    )
+    rates = [learning_rate(step, total, settings) for step in range(total)]
+    tops = [step for step in range(total) if cycles * step % total == 0]
+    assert [rates[step] for step in tops] == [1.0] * len(tops)
+    assert sum(later > rate for rate, later in pairwise(rates)) == cycles - 1

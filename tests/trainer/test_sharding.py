@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.trainer.test_ranks import INTERRUPTED, go_as_two
+from tests.trainer.test_ranks import INTERRUPTED, TWO_CPUS, TWO_GPUS, go_as_two
 from tests.trainer.trials import Trial, echo_pairs, echo_rows
 
 LORA = {"method": {"lora": {"rank": 4, "alpha": 8, "dropout": "0"}}}
@@ -27,10 +27,11 @@ SUITES = {
 
 @pytest.fixture
 def make_trial(bucket: Any, make_run: Any, tmp_path: Path) -> Callable[..., Trial]:
-    """Give trials of two CPU ranks, held in the way that is asked for."""
+    """Give trials of two ranks, of CPUs by default, held in the way that is asked for."""
 
     def make(sharding: str, sections: dict[str, Any], **settings: Any) -> Trial:
-        world = {"world": {"nodes": 2, "sharding": sharding}}
+        ranks = settings.pop("world", {"nodes": 2})
+        world = {"world": ranks | {"sharding": sharding}}
         # 22 rows leave a last batch in which rank 1 has fewer rows than rank 0.
         settings = {"rows": (22, 4, 5)} | settings
         name = settings.pop("name", sharding.lower())
@@ -39,7 +40,8 @@ def make_trial(bucket: Any, make_run: Any, tmp_path: Path) -> Callable[..., Tria
     return make
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("world", [TWO_CPUS, TWO_GPUS])
 @pytest.mark.parametrize(
     ("sections", "make_rows"),
     [
@@ -51,25 +53,30 @@ def make_trial(bucket: Any, make_run: Any, tmp_path: Path) -> Callable[..., Tria
     ],
 )
 def test_parts_learn_what_whole_copies_learn(
-    make_trial: Callable[..., Trial], sections: dict[str, Any], make_rows: Callable[..., Any]
+    make_trial: Callable[..., Trial],
+    sections: dict[str, Any],
+    make_rows: Callable[..., Any],
+    world: dict[str, int],
 ) -> None:
     form = sections.get("artifacts", ["Adapter"])[0]
     output = {"output": {"uri": "s3://any/", "artifacts": [form]}}
     sections = {k: v for k, v in sections.items() if k != "artifacts"} | output
-    accumulated = {"perDeviceBatchSize": 2, "gradientAccumulationSteps": 2}
+    settings = {"perDeviceBatchSize": 2, "gradientAccumulationSteps": 2, "precision": "FP32"}
     whole, parts = (
-        make_trial(kind, sections, make_rows=make_rows, hyperparameters=accumulated)
+        make_trial(kind, sections, make_rows=make_rows, hyperparameters=settings, world=world)
         for kind in ("DDP", "FSDP")
     )
     assert go_as_two(whole, 1) == [0, 0]
     assert go_as_two(parts, 1) == [0, 0]
-    assert parts.losses() == pytest.approx(whole.losses(), rel=1e-5)
-    assert norms(parts) == pytest.approx(norms(whole), rel=1e-4)
+    # GPUs add up in another order each time.
+    rel = 1e-3 if "gpusPerNode" in world else 1e-5
+    assert parts.losses() == pytest.approx(whole.losses(), rel=rel)
+    assert norms(parts) == pytest.approx(norms(whole), rel=10 * rel)
     measured = [
         {m.metric: float(m.value) for m in trial.report().measurements if "speed" not in m.metric}
         for trial in (whole, parts)
     ]
-    assert measured[1] == pytest.approx(measured[0], rel=1e-3)
+    assert measured[1] == pytest.approx(measured[0], rel=max(rel, 1e-3))
     mine, theirs = weights(parts, form), weights(whole, form)
     assert mine.keys() == theirs.keys()
     assert all((mine[name] - theirs[name]).abs().max() < 1e-3 for name in mine)

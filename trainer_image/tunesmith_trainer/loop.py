@@ -83,7 +83,7 @@ class Training:
         # Noise on the embeddings has to be each row's own.
         share = not float(self.settings.neftune_alpha)
         if self.pairs is not None:
-            reference = self.pairs.references["train"]
+            reference = self.pairs.reference("train")
             return collate_pairs(
                 self.train, rows, reference, self.pad_id, packed=packed, share=share
             ).to(device)

@@ -3,8 +3,9 @@
 A pair is two neighbouring rows of a split, the better answer first; pair `i` is the rows `2i` and
 `2i + 1`. The base model's log-probabilities are asked once, before the first step, and travel with
 the checkpoints: no second model in memory, one pass over the pairs instead of one an epoch, and a
-resumed run compares with the very same numbers. Called by `loop`, `recipe` and `evaluation`; must
-not know about steps, nor change weights but through the gradient.
+resumed run compares with the very same numbers. Losses that compare with no base model do without.
+Called by `loop`, `recipe` and `evaluation`; must not know about steps, nor change weights but
+through the gradient.
 """
 
 import math
@@ -47,18 +48,22 @@ class Pairs:
 
     settings: Dpo
     references: dict[str, Reference] = field(default_factory=dict)
-    """By the name of the split."""
+    """By the name of the split; empty where the loss knows no base model."""
+
+    def reference(self, split: str) -> Reference | None:
+        """Give what the pairs of a split are compared with; None where that is nothing."""
+        return self.references[split] if self.settings.loss.needs_base else None
 
     def held_out(self, split: str) -> "HeldOutPairs":
         """Give what the pairs of a split are judged by."""
-        return HeldOutPairs(self.settings, self.references[split])
+        return HeldOutPairs(self.settings, self.reference(split))
 
 
 class HeldOutPairs(NamedTuple):
     """What pairs that are not trained on are judged by."""
 
     settings: Dpo
-    reference: Reference
+    reference: Reference | None
 
 
 @dataclass(frozen=True)
@@ -113,16 +118,18 @@ def pair_losses(
 
     `policy` and `reference` are log-probabilities [pairs, 2] in nats, `lengths` int64[pairs, 2]
     the tokens they are sums over. IPO takes means instead of sums, as its authors advise: sums
-    would ask long answers to differ less a token.
+    would ask long answers to differ less a token. CPO, SimPO and ORPO do not look at `reference`.
     """
-    beta, smoothing = float(settings.beta), float(settings.label_smoothing)
-    ratios = policy - reference
-    if settings.loss is PreferenceLoss.IPO:
+    kind, beta, smoothing = settings.loss, float(settings.beta), float(settings.label_smoothing)
+    ratios = policy - reference if kind.needs_base else policy
+    if kind.is_by_token:
         ratios = ratios / lengths
     margin = ratios[:, 0] - ratios[:, 1]
+    if kind is PreferenceLoss.SIMPO:
+        margin = margin - float(settings.gamma_beta_ratio)
     right, wrong = (-functional.logsigmoid(sign * beta * margin) for sign in (1, -1))
-    match settings.loss:
-        case PreferenceLoss.SIGMOID:
+    match kind:
+        case PreferenceLoss.SIGMOID | PreferenceLoss.CPO | PreferenceLoss.SIMPO:
             losses = right * (1 - smoothing) + wrong * smoothing
         case PreferenceLoss.ROBUST:
             losses = (right * (1 - smoothing) - wrong * smoothing) / (1 - 2 * smoothing)
@@ -130,9 +137,21 @@ def pair_losses(
             losses = torch.relu(1 - beta * margin)
         case PreferenceLoss.IPO:
             losses = (margin - 1 / (2 * beta)) ** 2
+        case PreferenceLoss.ORPO:
+            odds = log_odds(ratios)
+            losses = -beta * functional.logsigmoid(odds[:, 0] - odds[:, 1]) - ratios[:, 0]
     if weight := float(settings.sft_weight):
         losses = losses - weight * policy[:, 0] / lengths[:, 0]
     return losses, beta * ratios.detach()
+
+
+def log_odds(nats: torch.Tensor) -> torch.Tensor:
+    """Give log(p / (1 - p)) of the logarithms of probabilities, of any shape.
+
+    Of what is all but certain as well: 1 - p is not rounded to 0, which would have no gradient.
+    """
+    below = nats.clamp(max=-torch.finfo(nats.dtype).eps)
+    return below - torch.log(-torch.expm1(below))
 
 
 def log_probabilities(loss: SupervisedLoss, batch: PairBatch) -> torch.Tensor:

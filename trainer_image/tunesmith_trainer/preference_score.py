@@ -26,7 +26,8 @@ class PairScore:
     """What was found about each pair of a split, of all ranks; [pairs] each."""
 
     losses: Column
-    """Of the objective, against the base model; of the base model itself, that of no margin."""
+    """Of the objective. Where that compares with the base model, this one's own loss is that of no
+    margin."""
     preferred: Column
     """1 where the better answer is the likelier one (ranking accuracy, Chen et al. 2024,
     arXiv:2405.19534), else 0."""
@@ -68,9 +69,10 @@ def judge_pairs(
     """
     policy = ask(loss, rows, ranks, stop, batch_size=batch_size, pad_id=pad_id)
     lengths = np.array(supervised_by_row(rows, range(len(rows)))).reshape(-1, 2)
+    reference = np.full_like(policy, np.nan) if held_out.reference is None else held_out.reference
     losses, _ = pair_losses(
         torch.from_numpy(policy),
-        torch.from_numpy(np.array(held_out.reference)),
+        torch.from_numpy(np.array(reference)),
         torch.from_numpy(lengths),
         held_out.settings,
     )

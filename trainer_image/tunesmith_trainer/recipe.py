@@ -228,9 +228,12 @@ def plan_training(
 
 
 def ask_base_about_pairs(attempt: Attempt, inputs: Inputs, training: Training) -> None:
-    """With objective DPO, ask what to compare with, unless a checkpoint has brought the answers."""
+    """With objective DPO, ask what to compare with, unless a checkpoint has brought the answers.
+
+    Losses that compare with nothing need none.
+    """
     pairs, data, run = training.pairs, inputs.data, attempt.run
-    if pairs is None or pairs.references:
+    if pairs is None or pairs.references or not pairs.settings.loss.needs_base:
         return
     attempt.progress.enter(Phase.EVALUATING)
     trained = training.plan.rows_of(training.total_steps)

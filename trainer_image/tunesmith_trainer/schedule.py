@@ -7,7 +7,6 @@ import math
 
 from tunesmith_api.training import Hyperparameters, Scheduler
 
-_DECAY_SHARE = 0.2
 # Without warm-up, which otherwise sets the pace, the rate is at 0.7 after so many steps.
 _INVERSE_SQRT_STEPS = 10_000
 
@@ -17,24 +16,29 @@ def learning_rate(step: int, total_steps: int, settings: Hyperparameters) -> flo
 
     Warm-up rises in equal parts and never is 0, which would waste the first step. Afterwards
     Linear falls in a straight line towards `total_steps`, Cosine follows half a wave (Loshchilov
-    and Hutter 2016, arXiv:1608.03983, without restarts), Polynomial a parabola and
-    WarmupStableDecay (Hu et al. 2024, arXiv:2404.06395) a line over the last fifth of all steps,
-    each to `final_learning_rate_share`. InverseSqrt falls with the root of the steps since
-    warm-up began, Constant stays.
+    and Hutter 2016, arXiv:1608.03983), CosineWithRestarts several of the same length, Polynomial
+    a power of what is left and WarmupStableDecay (Hu et al. 2024, arXiv:2404.06395) a line over
+    the last share of all steps, each to `final_learning_rate_share`. InverseSqrt falls with the
+    root of the steps since warm-up began, Constant stays.
     """
     highest, warmup = float(settings.learning_rate), settings.warmup_steps
     if step < warmup:
         return highest * (step + 1) / (warmup + 1)
-    done = (step - warmup) / max(1, total_steps - warmup)
+    span = max(1, total_steps - warmup)
+    done = (step - warmup) / span
     match settings.scheduler:
         case Scheduler.LINEAR:
             height = 1 - done
         case Scheduler.COSINE:
-            height = 0.5 * (1 + math.cos(math.pi * done))
+            height = _half_wave(done)
+        case Scheduler.COSINE_WITH_RESTARTS:
+            # In whole numbers: a rounded quotient could put a restart one step late, at zero.
+            height = _half_wave(settings.scheduler_cycles * (step - warmup) % span / span)
         case Scheduler.POLYNOMIAL:
-            height = (1 - done) ** 2
+            height = (1 - done) ** float(settings.scheduler_power)
         case Scheduler.WARMUP_STABLE_DECAY:
-            height = min(1.0, (total_steps - step) / max(1.0, _DECAY_SHARE * total_steps))
+            falling = min(span, float(settings.scheduler_decay_share) * total_steps)
+            height = min(1.0, (total_steps - step) / max(1.0, falling))
         case Scheduler.INVERSE_SQRT:
             scale = warmup or _INVERSE_SQRT_STEPS
             return highest * math.sqrt(scale / (scale + step - warmup))
@@ -42,3 +46,7 @@ def learning_rate(step: int, total_steps: int, settings: Hyperparameters) -> flo
             return highest
     final = float(settings.final_learning_rate_share)
     return highest * (final + (1 - final) * height)
+
+
+def _half_wave(done: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * done))

@@ -132,7 +132,7 @@ def restore(training: Training, directory: Path) -> None:
         # Ranks that share a node need not read all of it into memory to take their parts.
         mmap=training.ranks.is_sharded,
     )
-    training.optimizer.load_state_dict(_placed(extra["optimizer"], training.optimizer))
+    training.optimizer.load_state_dict(placed(extra["optimizer"], training.optimizer))
     if training.scaler and extra["scaler"]:
         training.scaler.load_state_dict(extra["scaler"])
     if training.pairs:
@@ -143,7 +143,7 @@ def restore(training: Training, directory: Path) -> None:
         Chance.load(chance).restore()
 
 
-def _placed(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def placed(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Part the whole state of an optimizer as its weights are."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state = {

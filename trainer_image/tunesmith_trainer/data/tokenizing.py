@@ -87,6 +87,7 @@ class RowTokenizer:
     ) -> None:
         """``workers`` is how many processes may help."""
         self._renderer = Renderer(tokenizer)
+        self._end: str | None = tokenizer.eos_token
         self._end_id: int | None = tokenizer.eos_token_id
         self._prompting = prompting or Prompting(Prompt())
         self._backend = tokenizer.backend_tokenizer
@@ -134,9 +135,21 @@ class RowTokenizer:
     def _shown(self, rows: Sequence[Row]) -> _Batch:
         contents: list[Canonical] = [orjson.loads(row.content) for row in rows]
         sides = [_conversations(content) for content in contents]
-        shown = iter(self._render([side for both in sides for side in both]))
+        shown = map(self._as_learned, self._render([side for both in sides for side in both]))
         plain = [c["text"] for c in contents if isinstance(c, dict) and "text" in c]
         return _Batch(rows, [[next(shown) for _ in both] for both in sides], plain)
+
+    def _as_learned(self, shown: Rendered | Malformed) -> Rendered | Malformed:
+        """Give a conversation that is learned whole up to its end token, where it has one.
+
+        Many templates put a line break behind it. Left there, it would be taken for a text that
+        has not ended yet.
+        """
+        if self._objective is not Objective.PRETRAIN or isinstance(shown, Malformed):
+            return shown
+        text = shown.text.rstrip()
+        is_ended = self._end and text.endswith(self._end)
+        return Rendered(text, shown.spans) if is_ended else shown
 
     def _trained_on(self, batch: _Batch, joined: Joined) -> Iterator[Encoded]:
         """Give what is learned of the rows of a batch, given all of its texts' tokens."""
