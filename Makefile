@@ -90,7 +90,7 @@ test-ollama: .venv/.stamp-dev ## A real Ollama takes our artifact, and the sidec
 	$(PY) -m pytest tests/trainer/test_ollama.py tests/sidecar/test_ollama.py -q -rP
 
 e2e: .venv/.stamp-dev ## Real pods on the native cluster
-	$(PY) -m pytest tests/e2e -q --ignore=tests/e2e/test_autoscaling.py
+	$(PY) -m pytest tests/e2e -q -n 2 --dist loadfile --ignore=tests/e2e/test_autoscaling.py
 
 test-autoscaling: .venv/.stamp-dev ## An autoscaler driven by real load on the native cluster (builds metrics-server the first time)
 	$(PY) -m pytest tests/e2e/test_autoscaling.py -q

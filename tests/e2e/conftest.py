@@ -1,14 +1,16 @@
 """The native cluster with the operator from this checkout, and a namespace for each test.
 
 Brought up by the same code as ``make demo``; a second run finds it there. Nothing is mocked: real
-API server, kubelet, pods, S3.
+API server, kubelet, pods, S3. Tests mostly wait, so two processes run them, file by file, on one
+cluster: what is made for all of them is made by the process that comes first.
 """
 
+import fcntl
 import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,10 +18,11 @@ import yaml
 
 from deploy.cluster import choose_cluster
 from deploy.kubectl import Kubectl
+from deploy.locks import locked
 from deploy.settings import read_settings
 from deploy.shell import Log
 from deploy.storage import DEMO_NAMESPACE, Storage
-from tests.e2e.lab import Lab
+from tests.e2e.lab import Lab, Say
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,14 +40,63 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.fixture
+def say(record_property: Callable[[str, object], None]) -> Say:
+    return lambda text: record_property("figure", text)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests have measured, which processes of their own cannot."""
+    reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+    said = [text for report in reports for key, text in report.user_properties if key == "figure"]
+    if said:
+        terminalreporter.section("figures")
+    for text in said:
+        terminalreporter.write_line(str(text))
+
+
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    environment = {**os.environ, "CLUSTER": os.environ.get("CLUSTER", "native")}
-    command = [sys.executable, "-m", "deploy", "up", "--operator"]
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=3000)
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this run share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+def once(common: Path, what: str, act: Callable[[], None]) -> None:
+    """Do something in the first process that comes; the others wait for it.
+
+    What has failed is tried again by the next one.
+    """
+    with locked(common / f"{what}.lock"):
+        if not (common / what).exists():
+            act()
+            (common / what).touch()
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory, common: Path) -> Lab:
+    def bring_up() -> None:
+        environment = {**os.environ, "CLUSTER": os.environ.get("CLUSTER", "native")}
+        command = [sys.executable, "-m", "deploy", "up", "--operator"]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=3000)
+
+    once(common, "cluster", bring_up)
     cluster, _ = choose_cluster(read_settings())
     log = Log(tmp_path_factory.mktemp("e2e") / "kubectl.log")
     return Lab(cluster, Kubectl(cluster, log), Storage(cluster), log)
+
+
+@pytest.fixture(autouse=True)
+def turn(request: pytest.FixtureRequest, common: Path) -> Iterator[None]:
+    """Nobody measures how fast the operator is while another process kills it."""
+    kills = request.node.get_closest_marker("kills_operator")
+    needs = request.node.get_closest_marker("needs_operator")
+    if not kills and not needs:
+        yield
+        return
+    with (common / "operator.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if kills else fcntl.LOCK_SH)
+        yield
 
 
 @pytest.fixture
@@ -56,7 +108,7 @@ def namespace(lab: Lab) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def submitted_example(lab: Lab, request: pytest.FixtureRequest) -> tuple[str, str]:
+def submitted_example(lab: Lab, common: Path, request: pytest.FixtureRequest) -> tuple[str, str]:
     """Apply the example before all tests: it trains for minutes, in which they mostly wait.
 
     Not where no test asks for it: it takes one of two cores.
@@ -66,17 +118,25 @@ def submitted_example(lab: Lab, request: pytest.FixtureRequest) -> tuple[str, st
     wanted = (getattr(item, "fixturenames", ()) for item in request.session.items)
     if not any("example" in names for names in wanted):
         return DEMO_NAMESPACE, name
-    lab.kubectl.run("delete", "ftj", name, "-n", DEMO_NAMESPACE, "--ignore-not-found", "--wait")
-    lab.kubectl.run("apply", "-f", str(file))
+
+    def submit() -> None:
+        lab.kubectl.run("delete", "ftj", name, "-n", DEMO_NAMESPACE, "--ignore-not-found", "--wait")
+        lab.kubectl.run("apply", "-f", str(file))
+
+    once(common, "example", submit)
     return DEMO_NAMESPACE, name
 
 
 @pytest.fixture(scope="session")
-def missing_image(lab: Lab) -> tuple[str, str]:
+def missing_image(lab: Lab, common: Path) -> tuple[str, str]:
     """Submit a job whose image does not exist, early: giving up on a pull takes two minutes."""
     where = "e2e-no-image", "image"
-    lab.kubectl.run("delete", "namespace", where[0], "--ignore-not-found", "--wait")
-    lab.make_namespace(where[0])
-    image = {"image": "localhost:5000/no-such-image:1"}
-    lab.submit(*where, compute=image, runPolicy={"backoffLimit": 0})
+
+    def submit() -> None:
+        lab.kubectl.run("delete", "namespace", where[0], "--ignore-not-found", "--wait")
+        lab.make_namespace(where[0])
+        image = {"image": "localhost:5000/no-such-image:1"}
+        lab.submit(*where, compute=image, runPolicy={"backoffLimit": 0})
+
+    once(common, "missing-image", submit)
     return where

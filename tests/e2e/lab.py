@@ -20,6 +20,8 @@ from tunesmith_api.meta import Condition
 from tunesmith_api.report import TrainingReport
 
 Manifest = dict[str, Any]
+Say = Callable[[str], None]
+"""Puts a line below the results of the whole run."""
 OPERATOR_PODS = f"app.kubernetes.io/instance={RELEASE}"
 
 T = TypeVar("T")

@@ -112,6 +112,7 @@ def test_suspending_frees_the_pods_and_resuming_goes_on_exactly(
     assert weights(report) == weights(undisturbed)
 
 
+@pytest.mark.kills_operator
 def test_an_operator_that_is_killed_in_every_stage_changes_nothing(
     lab: Lab, namespace: str, undisturbed: TrainingReport
 ) -> None:

@@ -13,11 +13,11 @@ import pytest
 from deploy.load import Answer, by_revision, failures
 from deploy.native.buildah import PROMETHEUS, Buildah
 from deploy.standin.fleet import ensure_engine
-from tests.e2e.lab import Lab, Manifest, until
+from tests.e2e.lab import Lab, Manifest, Say, until
 from tests.e2e.rollouts import Deployments
 from tunesmith_api.deploymentstatus import ModelDeploymentStatus, RollbackReason
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.needs_operator, pytest.mark.timeout(600)]
 
 NAMESPACE = "e2e-rollouts"
 NAME = "chat"
@@ -129,6 +129,7 @@ def test_a_bad_canary_is_rolled_back_and_stable_fails_nobody(
     reasons: set[RollbackReason],
     most_bad: int,
     seconds: int,
+    say: Say,
 ) -> None:
     with fleet.load(stable) as load:
         status = offer(fleet, misbehaviour, rules)
@@ -137,8 +138,8 @@ def test_a_bad_canary_is_rolled_back_and_stable_fails_nobody(
         after = load.since(told)
     rollback, answers = status.last_rollback, list(load.answers)
     assert rollback is not None
-    print(
-        f"\n{misbehaviour}: {rollback.reason} {rollback.metric}, detected after"
+    say(
+        f"{misbehaviour}: {rollback.reason} {rollback.metric}, detected after"
         f" {rollback.detected_after_seconds} s, restored after"
         f" {rollback.restored_after_milliseconds} ms; {len(answers)} sent,"
         f" {len(failures(answers))} failed, {rollback.requests_served_by_rejected} served by the"
@@ -179,8 +180,9 @@ def test_a_rejected_canary_is_not_tried_again_and_a_good_one_is_promoted(
     assert by_revision(answers[-20:]) == {status.stable.name: 20}
 
 
+@pytest.mark.kills_operator
 def test_an_operator_that_is_killed_all_the_time_changes_nothing(
-    fleet: Deployments, lab: Lab, stable: str
+    fleet: Deployments, lab: Lab, stable: str, say: Say
 ) -> None:
     before = fleet.status(stable)
 
@@ -205,12 +207,12 @@ def test_an_operator_that_is_killed_all_the_time_changes_nothing(
     assert failures(of_stable(fleet, answers)) == []
     rollback = fleet.status(stable).last_rollback
     assert rollback is not None
-    print(f"\noperator killed: {rollback.model_dump_json(by_alias=True)}")
+    say(f"operator killed: {rollback.model_dump_json(by_alias=True)}")
     assert failures(answers[-20:]) == []
 
 
 def test_a_router_pod_that_ends_loses_nothing_and_one_that_is_killed_next_to_nothing(
-    fleet: Deployments, lab: Lab, stable: str
+    fleet: Deployments, lab: Lab, stable: str, say: Say
 ) -> None:
     selector = f"tunesmith.dev/deployment={stable},app.kubernetes.io/component=router"
     pods = [pod["metadata"]["name"] for pod in lab.kubectl.list_all("pods", NAMESPACE, selector)]
@@ -224,7 +226,7 @@ def test_a_router_pod_that_ends_loses_nothing_and_one_that_is_killed_next_to_not
         lab.kubectl.run("delete", "pod", pods[1], "-n", NAMESPACE, "--grace-period=0", "--force")
         time.sleep(5)
     bad = [answer.sent - killed for answer in failures(list(load.answers))]
-    print(f"\nrouter killed: {len(bad)} of {len(load.answers)} failed, seconds after: {bad}")
+    say(f"router killed: {len(bad)} of {len(load.answers)} failed, seconds after: {bad}")
     # Besides what it was answering: what is sent to it until the node knows that it is gone.
     assert all(-1 < sent < 3 for sent in bad)
     assert len(bad) <= 20, "a second of its half of the load"
@@ -340,7 +342,9 @@ def serving_pods(lab: Lab, name: str) -> dict[str, int]:
     }
 
 
-def test_a_canary_adapter_comes_and_goes_on_the_same_pods(adapters: Deployments, lab: Lab) -> None:
+def test_a_canary_adapter_comes_and_goes_on_the_same_pods(
+    adapters: Deployments, lab: Lab, say: Say
+) -> None:
     name, engine = "adapters", {"type": "VLLM", "env": [{"name": "BAD_RANK", "value": "8"}]}
     spec = {"delivery": "Adapter", "engine": engine, "replicas": 2}
     adapters.apply(name, **spec)
@@ -357,8 +361,8 @@ def test_a_canary_adapter_comes_and_goes_on_the_same_pods(adapters: Deployments,
     status, answers = adapters.status(name), list(load.answers)
     rollback = status.last_rollback
     assert rollback is not None
-    print(
-        f"\nadapter: {rollback.reason}, detected after {rollback.detected_after_seconds} s,"
+    say(
+        f"adapter: {rollback.reason}, detected after {rollback.detected_after_seconds} s,"
         f" restored after {rollback.restored_after_milliseconds} ms; {len(answers)} sent,"
         f" {len(failures(answers))} failed, {by_revision(answers)}"
     )

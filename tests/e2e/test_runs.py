@@ -118,6 +118,7 @@ def test_deletion_in_a_stage_leaves_nothing(lab: Lab, namespace: str, stage: str
     until(lambda: not lab.children(namespace, "doomed") or None, 90, "the children to go")
 
 
+@pytest.mark.kills_operator
 def test_deletion_needs_no_operator(lab: Lab, namespace: str) -> None:
     lab.submit(namespace, "alone", hyperparameters=SLOW)
     lab.wait_for_stage(namespace, "alone", "Train")
