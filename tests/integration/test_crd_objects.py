@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -27,11 +28,14 @@ def test_defaults_are_filled_in_all_the_way_down(control_plane: ControlPlane) ->
 
 
 @pytest.fixture(scope="module")
-def kept(control_plane: ControlPlane) -> ControlPlane:
+def kept(control_plane: ControlPlane) -> Iterator[ControlPlane]:
     """Keep a job and a version, to try changes on."""
     for manifest in (JOB, VERSION):
         control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
-    return control_plane
+    yield control_plane
+    # Other tests try whether they may create the same ones.
+    for manifest in (JOB, VERSION):
+        control_plane.kubectl("delete", "-f", "-", stdin=json.dumps(manifest))
 
 
 MUTABLE = [

@@ -23,7 +23,7 @@ from tests.trainer.gguf_models import (
     split,
     words_of,
 )
-from tests.trainer.test_templates import GEMMA, LLAMA3, MISTRAL, QWEN3, QWEN25, SMOLLM2, dataset
+from tests.trainer.test_templates import FAMILIES, dataset, real
 from tunesmith_trainer.data import encoding
 from tunesmith_trainer.data.chat_templates import CHATML, PLAIN
 from tunesmith_trainer.data.encoding import Encoder
@@ -35,7 +35,7 @@ TEKKEN_WORDS = (
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-TEMPLATES = (LLAMA3, QWEN25, QWEN3, SMOLLM2, GEMMA, MISTRAL, CHATML, PLAIN)
+TEMPLATES = (*(real(family.name) for family in FAMILIES), CHATML, PLAIN)
 # What tokenizers treat in ways of their own: white space of all kinds, contractions, digits, marks,
 # characters of several bytes, texts of special tokens, whole and broken.
 PIECES = (

@@ -6,7 +6,7 @@ told, and it never rises without a Pass, but for the first exposure of a canary 
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from tunesmith_api.analysis import Verdict
 from tunesmith_api.deploymentstatus import (
@@ -32,6 +32,8 @@ from tunesmith_operator.planning.rollback import reject
 from tunesmith_operator.planning.serving import SeenRevision, ServingObservation
 from tunesmith_operator.planning.serving_draft import ServingDraft
 from tunesmith_operator.planning.traffic import choose_traffic
+
+_A_MOMENT = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +157,20 @@ def _come_back(draft: ServingDraft, seen: ServingObservation) -> None:
     if not seen.was_away:
         return
     draft.update_rollout(
-        unready_time=draft.now if rollout.unready_time else None,
-        data_time=draft.now if rollout.data_time else None,
+        unready_time=_begun_anew(rollout.unready_time, draft.now),
+        data_time=_begun_anew(rollout.data_time, draft.now),
         metrics=begin_step(rollout.metrics),
         verdict=Verdict.NO_DATA,
     )
+
+
+def _begun_anew(since: datetime | None, now: datetime) -> datetime | None:
+    """Give ``now`` for a clock that ran while nobody looked.
+
+    One that began a moment ago stays: a pass that is repeated because the answer to its write was
+    lost must want the same, or it would write, and lose, another status each time.
+    """
+    return now if since is not None and now - since > _A_MOMENT else since
 
 
 def _note_readiness(draft: ServingDraft, seen: ServingObservation) -> None:
