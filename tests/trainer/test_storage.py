@@ -336,6 +336,25 @@ def test_a_refusal_in_the_middle_of_a_run_is_waited_for(
     assert bucket.get("two") == b"2"
 
 
+def test_a_listing_that_was_allowed_before_is_waited_for_and_another_is_not(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_identity(monkeypatch, STRANGER_KEYS)
+    storage = Storage.open(bucket.connection, "output", patience=timedelta(seconds=20))
+    allow_everything(bucket)
+    storage.put_bytes(bucket.uri("checkpoints/step-1/weights"), b"1")
+    assert len(storage.list(bucket.uri("checkpoints/"))) == 1
+    refuse_everything(bucket)
+    began = time.monotonic()
+    with pytest.raises(UserError):
+        storage.list(bucket.uri("elsewhere/"))
+    assert time.monotonic() - began < 5
+    back = threading.Timer(1.0, allow_everything, [bucket])
+    back.start()
+    assert len(storage.list(bucket.uri("checkpoints/step-1/"))) == 1
+    back.join()
+
+
 def test_a_refusal_that_stays_is_named_in_the_end(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

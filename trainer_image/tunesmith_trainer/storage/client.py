@@ -40,6 +40,8 @@ class Storage:
         self._patience = patience
         # Who has written once is taken to be allowed to: a later refusal is waited for.
         self._has_written = False
+        # The same of listing; what lies below a prefix that was listed included.
+        self._may_list: set[str] = set()
         self._transfers = Transfers(client, patience)
 
     @classmethod
@@ -88,7 +90,9 @@ class Storage:
                     )
             return found
 
-        found = self._patience.run(self._at(uri), pages, trusted=trusted)
+        known = any(uri.startswith(prefix) for prefix in self._may_list)
+        found = self._patience.run(self._at(uri), pages, trusted=trusted or known)
+        self._may_list.add(uri)
         return sorted(found, key=lambda info: info.key)
 
     def list(self, uri: str) -> list[ObjectInfo]:
