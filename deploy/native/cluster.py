@@ -170,16 +170,13 @@ class Native:
         sock = self.state / "ctr" / "containerd.sock"
         ctr = ["ctr", "--address", sock, "version"]
         self._wait("containerd", lambda: sock.exists() and log.succeeds(ctr), log)
-        self._start(
-            programs["kubelet"],
-            [
-                f"--config={node.write_kubelet(self.state)}",
-                f"--kubeconfig={self.state}/kubelet.kubeconfig",
-                f"--root-dir={self.state}/kubelet",
-                f"--hostname-override={node.NODE_NAME}",
-                f"--node-ip={node.NODE_IP}",
-            ],
-        )
+        kubelet = [
+            f"--config={node.write_kubelet(self.state)}",
+            f"--kubeconfig={self.state}/kubelet.kubeconfig",
+            f"--root-dir={self.state}/kubelet",
+            f"--hostname-override={node.NODE_NAME}",
+            f"--node-ip={node.NODE_IP}",
+        ]
         self._start(programs["kube-proxy"], node.proxy_flags(self.settings.kubeconfig, host))
         ready = [
             "get",
@@ -187,7 +184,14 @@ class Native:
             node.NODE_NAME,
             "-o=jsonpath={.status.conditions[?(@.type=='Ready')].status}",
         ]
-        self._wait("the node", lambda: self.kubectl(log, ready, check=False) == "True", log)
+
+        def node_is_ready() -> bool:
+            # containerd answers a moment before its part for the kubelet does, and that ends a
+            # kubelet which asks too early.
+            self._start(programs["kubelet"], kubelet)
+            return self.kubectl(log, ready, check=False) == "True"
+
+        self._wait("the node", node_is_ready, log)
 
     def kubectl(self, log: Log, arguments: list[str], stdin: str = "", check: bool = True) -> str:
         """Run kubectl as administrator; with ``check`` off a failure gives an empty answer."""
