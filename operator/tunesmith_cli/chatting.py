@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, Protocol, Self
 
 import orjson
 
-from tunesmith_api.dataset import Checks, Dataset, Training
+from tunesmith_api.dataset import Checks
 from tunesmith_api.templating import Prompt
+from tunesmith_cli.in_process import any_data
 from tunesmith_cli.jobfile import near_by
 from tunesmith_cli.mistakes import Refused
 from tunesmith_cli.modelfiles import Modelfile, read_modelfile
@@ -159,10 +160,6 @@ def _settled(settings: Settings, told: Modelfile | None) -> tuple[int, float]:
     return tokens, temperature
 
 
-def _any_data() -> Dataset:
-    return Dataset(train=Training(uri=f"{_FILE}/-"))
-
-
 def _around(
     found: Found, told: Modelfile | None, system: str, examples: Path | None, work: Path
 ) -> tuple[Any, list[dict[str, Any]]]:
@@ -195,7 +192,7 @@ def read_examples(file: Path, work: Path) -> list[dict[str, Any]]:
     def no_storage() -> Storage:
         raise Refused(f"{file} is not a file of this machine")
 
-    data = _any_data()
+    data = any_data()
     if not file.exists():
         raise Refused(f"{file} does not exist{near_by(file)}")
     uri = f"{_FILE}{file.absolute().resolve()}"

@@ -103,7 +103,7 @@ def load(model: Path, adapter: Path | None) -> InProcess:
     loaded.config.use_cache = True
     # The adapter's tokenizer has the chat template that it was trained with.
     has_own = adapter is not None and (adapter / "tokenizer_config.json").is_file()
-    tokenizer = load_tokenizer(adapter if has_own and adapter else model, _any_data())
+    tokenizer = load_tokenizer(adapter if has_own and adapter else model, any_data())
     return InProcess(tokenizer, loaded)
 
 
@@ -119,7 +119,7 @@ def load_gguf(file: Path, base: Path) -> InProcess:
     from tunesmith_trainer.data.templates import load_tokenizer
     from tunesmith_trainer.gguf.reading import read_gguf
 
-    tokenizer = load_tokenizer(base, _any_data())
+    tokenizer = load_tokenizer(base, any_data())
     template = GGUFReader(file).get_field("tokenizer.chat_template")
     if template is not None:
         tokenizer.chat_template = template.contents()
@@ -140,5 +140,6 @@ def _hush() -> None:
     of_transformers.disable_progress_bar()
 
 
-def _any_data() -> Dataset:
+def any_data() -> Dataset:
+    """Give a data set whose defaults are asked for, and whose rows nobody reads."""
     return Dataset(train=Training(uri="file:///-"))

@@ -5,7 +5,6 @@ API server, kubelet, pods, S3. Tests mostly wait, so two processes run them, fil
 cluster: what is made for all of them is made by the process that comes first.
 """
 
-import fcntl
 import os
 import subprocess
 import sys
@@ -94,8 +93,7 @@ def turn(request: pytest.FixtureRequest, common: Path) -> Iterator[None]:
     if not kills and not needs:
         yield
         return
-    with (common / "operator.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX if kills else fcntl.LOCK_SH)
+    with locked(common / "operator.lock", shared=kills is None):
         yield
 
 

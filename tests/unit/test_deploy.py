@@ -258,6 +258,21 @@ def test_the_second_to_want_a_lock_says_so_and_waits(
     assert "waiting" in capsys.readouterr().out
 
 
+def test_those_who_share_a_lock_keep_out_who_wants_it_alone(tmp_path: Path) -> None:
+    path, entered = tmp_path / "lock", threading.Event()
+
+    def alone() -> None:
+        with locked(path):
+            entered.set()
+
+    with locked(path, shared=True), locked(path, shared=True):
+        thread = threading.Thread(target=alone)
+        thread.start()
+        assert not entered.wait(0.2)
+    assert entered.wait(5)
+    thread.join()
+
+
 def test_an_old_clusters_files_go_aside_at_once_and_for_good_later(tmp_path: Path) -> None:
     state, log = tmp_path / "cache" / "native", Log(tmp_path / "log")
     state.parent.mkdir()

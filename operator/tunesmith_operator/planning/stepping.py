@@ -33,7 +33,8 @@ from tunesmith_operator.planning.serving import SeenRevision, ServingObservation
 from tunesmith_operator.planning.serving_draft import ServingDraft
 from tunesmith_operator.planning.traffic import choose_traffic
 
-_A_MOMENT = timedelta(seconds=10)
+NO_ABSENCE = timedelta(seconds=10)
+"""A burst of objects makes a pass so late; that is no absence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +171,7 @@ def _begun_anew(since: datetime | None, now: datetime) -> datetime | None:
     One that began a moment ago stays: a pass that is repeated because the answer to its write was
     lost must want the same, or it would write, and lose, another status each time.
     """
-    return now if since is not None and now - since > _A_MOMENT else since
+    return now if since is not None and now - since > NO_ABSENCE else since
 
 
 def _note_readiness(draft: ServingDraft, seen: ServingObservation) -> None:

@@ -6,12 +6,10 @@ where scheduler and kubelets do nothing either. Decides nothing. Called by ``mod
 """
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from tunesmith_operator.kube.known import Key
-
-# A burst of objects makes a pass some seconds late; that is no absence.
-LATE = timedelta(seconds=10)
+from tunesmith_operator.planning.stepping import NO_ABSENCE
 
 
 @dataclass(slots=True)
@@ -23,7 +21,7 @@ class Looks:
     def was_away(self, key: Key, now: datetime) -> bool:
         """Whether this look comes long after it was promised, or is the first."""
         promised = self._promised.get(key)
-        return promised is None or now > promised + LATE
+        return promised is None or now > promised + NO_ABSENCE
 
     def promise(self, key: Key, time: datetime) -> None:
         """Take note of a pass whose status was written."""
