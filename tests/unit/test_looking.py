@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tunesmith_operator.kube.known import Key
-from tunesmith_operator.reconcile.looking import LATE, Looks
+from tunesmith_operator.planning.stepping import NO_ABSENCE
+from tunesmith_operator.reconcile.looking import Looks
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 KEY = Key("ModelDeployment", "team", "chat")
@@ -24,8 +25,8 @@ def test_a_process_that_has_just_begun_was_away() -> None:
     ("late", "was_away"),
     [
         pytest.param(timedelta(seconds=-29), False, id="before it was promised"),
-        pytest.param(LATE, False, id="as late as a burst makes it"),
-        pytest.param(LATE + timedelta(seconds=1), True, id="later than that"),
+        pytest.param(NO_ABSENCE, False, id="as late as a burst makes it"),
+        pytest.param(NO_ABSENCE + timedelta(seconds=1), True, id="later than that"),
     ],
 )
 def test_only_a_look_long_after_its_time_comes_from_an_absence(
