@@ -122,7 +122,7 @@ def test_sigterm_loses_nothing(
 def test_a_lost_pod_costs_the_steps_since_the_last_checkpoint(make_trial: MakeTrial) -> None:
     disturbed = make_trial(name="cut")
     with pytest.raises(PodLost):
-        disturbed.go(at_step=7, act=lose_pod)
+        disturbed.go(at_step=7, act=disturbed.lose_pod_with_saved(4))
     assert disturbed.go().resumed_from_step == 4
     assert End.of(disturbed) == undisturbed(make_trial)
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.trainer.conftest import Bucket
 from tests.trainer.event_reading import CHECK_VALUE, crc32c, scalars
-from tests.trainer.trials import PodLost, Trial, lose_pod
+from tests.trainer.trials import PodLost, Trial
 from tunesmith_api.result import UserErrorReason
 from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.outcome import Interrupted, UserError
@@ -67,7 +67,7 @@ def test_tensorboard_itself_reads_the_file(tmp_path: Path) -> None:
 
 def test_no_point_is_twice_in_the_file_after_a_lost_pod_and_a_sigterm(trial: Trial) -> None:
     with pytest.raises(PodLost):
-        trial.go(at_step=7, act=lose_pod)
+        trial.go(at_step=7, act=trial.lose_pod_with_saved(4))
     assert max(step for step, _, _ in uploaded(trial)) == 4, "as the checkpoint has it"
     with pytest.raises(Interrupted):
         trial.go(at_step=9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -172,6 +173,21 @@ class Trial:
         work = self.work(self.attempts)
         work.mkdir()
         return fine_tune(run, work, progress, stop)
+
+    def lose_pod_with_saved(self, step: int) -> Callable[[], None]:
+        """Return an act that ends the attempt once the checkpoint of `step` is whole in S3.
+
+        Its upload goes on beside training, and on a busy machine reaches past the next steps.
+        """
+
+        def act() -> None:
+            until = time.monotonic() + 30
+            while (ref := self.progress.snapshot().checkpoint) is None or ref.step < step:
+                assert time.monotonic() < until, f"no checkpoint of step {step}"
+                time.sleep(0.01)
+            raise PodLost
+
+        return act
 
     def curve(self) -> list[str]:
         """Give the exact lines of the newest attempt's curve."""
