@@ -132,6 +132,32 @@ async def test_a_bad_adapter_leaves_the_pods_as_they_were(
     assert cluster.network.lost == 0
 
 
+async def test_an_adapter_with_tokens_of_its_own_is_refused_before_any_pod_hears_of_it(
+    control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
+) -> None:
+    await begin(kube, namespace)
+    extended = version(namespace, "c")
+    extended["spec"]["artifacts"][0]["addedTokens"] = 2
+    await kube.create(extended)
+    async with operator(control_plane, namespace):
+        first = await until_stable(kube, namespace, 1)
+        told = sum(len(pod.told) for pod in cluster.network.hosts.values())
+        await change(kube, namespace, source=adapter("c"))
+
+        def is_refused(status: Object) -> bool:
+            stalled = next(c for c in status["conditions"] if c["type"] == "Stalled")
+            return (stalled["status"], stalled["reason"]) == ("True", "AdapterAddsTokens")
+
+        refused = await until_status(kube, namespace, is_refused, "the adapter to be refused")
+        status = refused["status"]
+        assert status["stable"]["name"] == first["status"]["stable"]["name"]
+        assert "canary" not in status
+        assert sum(len(pod.told) for pod in cluster.network.hosts.values()) == told
+        await change(kube, namespace, source=adapter("b"))
+        await until_stable(kube, namespace, 2)
+    assert cluster.network.lost == 0
+
+
 async def test_a_new_pod_is_told_all_before_it_serves(
     control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
 ) -> None:

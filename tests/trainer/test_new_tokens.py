@@ -380,6 +380,8 @@ def test_a_run_teaches_new_tokens_and_all_forms_have_them(
     trial = make_trial(sections={"method": method} | output, hyperparameters=settings)
     result = trial.go()
     assert result.outcome is Outcome.SUCCEEDED
+    added = {form: 3 if form == "Adapter" else 0 for form in forms}
+    assert {a.name: a.added_tokens for a in result.artifacts} == added
     report = trial.report()
     assert [(t.text, t.id, t.special) for t in report.new_tokens] == [
         ("<|note|>", 260, True),

@@ -334,6 +334,36 @@ def test_an_adapter_must_say_what_it_was_trained_for() -> None:
     assert got.reason is DeploymentReason.BASE_MODEL_UNKNOWN
 
 
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        pytest.param(["Merged", "GGUF"], "Set spec.delivery Merged: the", id="merged as well"),
+        pytest.param(["GGUF"], "Merged and spec.engine.type LlamaCpp", id="only for llama.cpp"),
+        pytest.param([], "Merged or GGUF in output.artifacts", id="nothing else"),
+    ],
+)
+def test_an_adapter_with_tokens_of_its_own_is_not_served_on_shared_pods(
+    others: list[str], words: str
+) -> None:
+    def files(form: str, **more: Any) -> dict[str, Any]:
+        known = {"uri": f"s3://models/{form}/", "digest": DIGEST, "sizeBytes": 1}
+        return {"format": form, **known, **more}
+
+    made = [files("Adapter", addedTokens=3), *(files(form) for form in others)]
+    extended = version("5", [], artifacts=made, baseModel={"uri": "hf://org/base"})
+    asked = {"source": {"modelVersion": "m-v5"}, "delivery": "Adapter", **VLLM}
+    got = resolve(ModelDeploymentSpec.model_validate(asked), [extended])
+    assert isinstance(got, SourceObjection)
+    assert got.reason is DeploymentReason.ADAPTER_ADDS_TOKENS
+    assert "ModelVersion m-v5 brings 3 tokens" in got.message
+    assert words in got.message
+    if "Merged" in others:
+        merged = ModelDeploymentSpec.model_validate(asked | {"delivery": "Merged"})
+        whole = resolve(merged, [extended])
+        assert isinstance(whole, RevisionTemplate)
+        assert whole.model.uri == "s3://models/Merged/"
+
+
 def role(number: int) -> RevisionStatus:
     return RevisionStatus(revision=number, name=f"r{number}", digest=DIGEST)
 
