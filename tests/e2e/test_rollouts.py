@@ -86,11 +86,12 @@ def of_stable(fleet: Deployments, answers: list[Answer]) -> list[Answer]:
         ),
         pytest.param(
             {"ERROR_PERCENT": "50"},
-            {},
+            # Two failed samples, before the first interval is over.
+            {"analysis": {"intervalSeconds": 30, "confirmSeconds": 1}},
             {RollbackReason.ANALYSIS_FAILED},
             120,
             25,
-            id="every other answer is an error",
+            id="every other answer is an error, which is confirmed early",
         ),
         pytest.param(
             {"DELAY_SECONDS": "2"}, {}, {RollbackReason.ANALYSIS_FAILED}, 0, 25, id="it is slow"

@@ -3,11 +3,14 @@
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
 
-from deploy.native.apiserver import ControlPlane
+from deploy.native.apiserver import ControlPlane, free_ports
+from deploy.shell import StepError
 from tests.integration.operators import Recorder, client_of, make_namespace, operator, until
 from tests.integration.rollouts import (
     ANALYSIS,
@@ -26,7 +29,7 @@ from tests.integration.rollouts import (
     until_status,
     weights,
 )
-from tests.integration.serving import ServingCluster, serving_cluster
+from tests.integration.serving import Behaviour, ServingCluster, serving_cluster
 from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.kube.client import KubeClient
@@ -248,6 +251,73 @@ async def test_what_a_quota_refuses_is_a_condition_and_stable_goes_on(
     assert cluster.network.lost == 0
 
 
+@asynccontextmanager
+async def broken_webhook(
+    plane: ControlPlane, kube: KubeClient, namespace: str
+) -> AsyncIterator[None]:
+    """Have the API server ask a webhook, which nobody answers, about autoscalers."""
+    (port,) = free_ports(1)
+    rule = {"apiGroups": ["autoscaling"], "apiVersions": ["*"], "operations": ["*"]}
+    webhook = {
+        "name": "guard.example.com",
+        "clientConfig": {"url": f"https://127.0.0.1:{port}/"},
+        "rules": [rule | {"resources": ["horizontalpodautoscalers"]}],
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+        "sideEffects": "None",
+        "timeoutSeconds": 1,
+        "admissionReviewVersions": ["v1"],
+    }
+    configuration = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": namespace},
+        "webhooks": [webhook],
+    }
+    plane.kubectl("create", "-f", "-", stdin=json.dumps(configuration))
+    trial = json.dumps(autoscaler(namespace))
+
+    async def is_in_force() -> bool:
+        try:
+            plane.kubectl("create", "-f", "-", "--dry-run=server", stdin=trial)
+        except StepError as error:
+            return "failed calling webhook" in str(error)
+        return False
+
+    try:
+        await until(is_in_force, what="the webhook")
+        yield
+    finally:
+        plane.kubectl("delete", "validatingwebhookconfiguration", namespace)
+
+
+async def test_a_webhook_that_fails_is_told_of_and_holds_up_neither_analysis_nor_rollback(
+    control_plane: ControlPlane,
+    namespace: str,
+    kube: KubeClient,
+    cluster: ServingCluster,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(refusals, "_RETRY", timedelta(seconds=1))
+    cluster.behaviour[namespace, 2] = Behaviour(error_share=0.8)
+    await kube.create(deployment(namespace))
+    async with operator(control_plane, namespace):
+        await until_stable(kube, namespace, 1)
+        async with broken_webhook(control_plane, kube, namespace):
+            scaling = {"maxReplicas": 3, "targetCpuPercent": 70}
+            await change(kube, namespace, source=source("b"), autoscaling=scaling)
+            (event,) = await until_events(kube, namespace, "ChildRefused")
+            assert "failed calling webhook" in event["message"]
+            assert "Mend or remove the admission webhook" in event["message"]
+            back = await until_rolled_back(kube, namespace)
+        assert back["status"]["lastRollback"]["reason"] == "AnalysisFailed"
+
+        async def is_made() -> Object | None:
+            return await kube.get("HorizontalPodAutoscaler", namespace, "demo")
+
+        await until(is_made, 60, "the autoscaler, once the webhook is gone")
+    assert cluster.network.lost == 0
+
+
 async def test_somebody_elses_autoscaler_stands_in_nobodys_way(
     control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
 ) -> None:
@@ -293,6 +363,31 @@ async def test_objects_by_the_side_follow_the_spec_and_are_put_right(
             return "app" not in selector and right.items() <= selector.items()
 
         await until(is_right, 12, "the Service to be put right")
+
+
+async def test_a_service_of_a_revision_that_somebody_deleted_comes_back(
+    control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
+) -> None:
+    """A Gateway sends requests to it; nobody watches it, so the next look finds it missing."""
+    await kube.create(deployment(namespace))
+    async with operator(control_plane, namespace, resync_seconds=5):
+        before = await until_stable(kube, namespace, 1)
+        name = before["status"]["stable"]["name"]
+        first = await kube.get("Service", namespace, name)
+        assert first is not None
+        told = weights(cluster.network)
+        await kube.delete("Service", namespace, name, uid=first["metadata"]["uid"])
+
+        async def is_back() -> Object | None:
+            return await kube.get("Service", namespace, name)
+
+        second = await until(is_back, 60, "the Service to be made again")
+        assert second["metadata"]["ownerReferences"] == first["metadata"]["ownerReferences"]
+        assert second["spec"]["selector"] == first["spec"]["selector"]
+        assert weights(cluster.network) == told
+        after = await until_stable(kube, namespace, 1)
+    assert after["status"]["stable"] == before["status"]["stable"]
+    assert cluster.network.lost == 0
 
 
 async def test_a_router_that_somebody_deleted_comes_back(

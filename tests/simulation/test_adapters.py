@@ -1,6 +1,7 @@
 """Adapters on shared pods in the toy cluster: a story for each fault, and random ones."""
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from tunesmith_api.conditions import DeploymentCondition, DeploymentReason
 from tunesmith_api.deploymentstatus import RollbackReason, RollbackStatus
 from tunesmith_api.modelversion import BaseModelRef, ModelVersion
 from tunesmith_operator.planning.conditions import find, is_true
+from tunesmith_operator.planning.serving import ServingObservation
+from tunesmith_operator.planning.serving_actions import EnsureRevision, ServingAction
 
 # `make simulate` plays many more than a test run has time for.
 WORLDS_PER_BLOCK = max(1, int(os.environ.get("TUNESMITH_WORLDS", "10")) // 5)
@@ -222,6 +225,31 @@ def test_an_adapter_with_tokens_of_its_own_never_comes_near_the_pods() -> None:
     assert world.status.stable is not None
     assert world.status.stable.version == "m-v3"
     assert not is_true(world.status.conditions, DeploymentCondition.STALLED)
+
+
+class WithoutQuota(AdapterWorld):
+    """The cluster makes no object of version 2."""
+
+    refused: str | None = None
+
+    def act(self, action: ServingAction) -> None:
+        if isinstance(action, EnsureRevision) and action.number == 2:
+            self.refused = "exceeded quota"
+        else:
+            super().act(action)
+
+    def observe(self) -> ServingObservation:
+        return replace(super().observe(), refused=self.refused)
+
+
+def test_what_the_cluster_refuses_is_not_asked_for_ten_times_a_second() -> None:
+    world = settle(WithoutQuota(1))
+    world.offer(2)
+    until(world, lambda w: w.status.canary is not None, 5)
+    before = world.passes
+    for _ in range(10):
+        world.turn()
+    assert world.passes - before <= 20
 
 
 class NamelessBase(AdapterWorld):
