@@ -110,6 +110,20 @@ async def test_an_agent_that_starts_again_goes_on(pod: Pod) -> None:
         assert sum(c.requests for c in report.counts) == total
 
 
+async def test_a_disk_that_takes_nothing_holds_up_no_rollback(pod: Pod) -> None:
+    async with backends("a", "b") as (a, b):
+        of = {"r1": [a], "r2": [b]}
+        await pod.told(state("r1", "r2", 50, of=of))
+        # Where the draft of the file would be.
+        draft = pod.settings.memory_file.with_suffix(".tmp")
+        draft.mkdir()
+        report = await pod.told(state("r1", of=of))
+        draft.rmdir()
+        assert report.split is not None
+        assert (report.split.main, report.split.canary) == ("r1", None)
+        assert set(await pod.ask_many(20)) == {(200, "a")}
+
+
 async def is_ready(pod: Pod) -> bool:
     return (await pod.get("/readyz"))[0] == 200
 

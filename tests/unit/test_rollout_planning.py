@@ -1,13 +1,19 @@
 """The arithmetic and the verdicts of a roll-out, row by row."""
 
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from tunesmith_api.analysis import Analysis, AnalysisMetric, Verdict
 from tunesmith_api.conditions import DeploymentReason
-from tunesmith_api.deploymentstatus import MetricStatus, ModelDeploymentStatus, RevisionStatus
+from tunesmith_api.deploymentstatus import (
+    MetricStatus,
+    ModelDeploymentStatus,
+    RevisionStatus,
+    RollbackReason,
+)
 from tunesmith_api.modeldeployment import ModelDeployment, ModelDeploymentSpec
 from tunesmith_api.modelversion import ModelVersion
 from tunesmith_api.revision import RevisionTemplate
@@ -20,6 +26,7 @@ from tunesmith_operator.planning.capacity import (
     carried_weight,
     stable_keeps,
 )
+from tunesmith_operator.planning.rejection import reason_to_reject
 from tunesmith_operator.planning.revisions import plan_digest, revision_digest
 from tunesmith_operator.planning.serving import (
     MetricSample,
@@ -419,3 +426,32 @@ def test_each_row_says_where_the_traffic_ends(
         router=SeenRouter(now),
     )
     assert choose_traffic(seen, status, 0) == then
+
+
+@pytest.mark.parametrize(
+    ("ended", "is_rejected"),
+    [
+        pytest.param(timedelta(seconds=-1), False, id="a second before it"),
+        pytest.param(timedelta(0), True, id="in the same second, as far as Kubernetes says"),
+        pytest.param(timedelta(seconds=2), True, id="after it"),
+    ],
+)
+def test_an_engine_that_ends_right_after_a_canary_on_its_pods_had_traffic_is_the_canarys(
+    ended: timedelta, is_rejected: bool
+) -> None:
+    exposed = NOW + timedelta(milliseconds=400)
+    shared = [
+        replace(revision(n, 4), host="base", last_restart=NOW + ended, restarts=1) for n in (1, 2)
+    ]
+    state = rollout(25, exposedTime=exposed)
+    deployment = {
+        "metadata": {"name": "d"},
+        "spec": {"source": {"modelVersion": "m"}},
+        "status": {"stable": role(1), "canary": role(2), **state},
+    }
+    seen = ServingObservation(ModelDeployment.model_validate(deployment), revisions=tuple(shared))
+    canary = seen.deployment.status.rollout
+    assert canary is not None
+    why = reason_to_reject(seen, canary, shared[1], NOW + timedelta(seconds=3))
+    assert (why is not None) is is_rejected
+    assert why is None or why.reason is RollbackReason.CRASH_LOOPING

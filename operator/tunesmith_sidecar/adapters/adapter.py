@@ -110,6 +110,8 @@ class Adapter:
         self._work.cancel()
         # Not awaited itself: whoever stops waiting for us must not be taken for its end.
         await asyncio.wait([self._work])
+        if not self._work.cancelled() and (error := self._work.exception()) is not None:
+            log.error("nobody looked after an adapter", name=self.wanted.revision, exc_info=error)
 
     async def close(self) -> None:
         """Close its port and write its log, at the end of the pod, also if it was leaving."""
