@@ -28,7 +28,9 @@ class Rating(NamedTuple):
 def rating_of(value: Any) -> Rating | None:
     """Give the rating in a line of a conversation log; None where there is none."""
     feedback = value.get("feedback") if isinstance(value, dict) else None
-    word = feedback.get("rating") if isinstance(feedback, dict) else None
+    if not isinstance(feedback, dict):
+        return None
+    word = feedback.get("rating")
     if not isinstance(word, str) or not word:
         return None
     # Lines of older sidecars only have the time of the line.
