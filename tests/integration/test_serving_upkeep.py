@@ -376,10 +376,12 @@ async def test_a_service_of_a_revision_that_somebody_deleted_comes_back(
         first = await kube.get("Service", namespace, name)
         assert first is not None
         told = weights(cluster.network)
-        await kube.delete("Service", namespace, name, uid=first["metadata"]["uid"])
+        uid = first["metadata"]["uid"]
+        await kube.delete("Service", namespace, name, uid=uid, propagation="Background")
 
         async def is_back() -> Object | None:
-            return await kube.get("Service", namespace, name)
+            found = await kube.get("Service", namespace, name)
+            return found if found and found["metadata"]["uid"] != uid else None
 
         second = await until(is_back, 60, "the Service to be made again")
         assert second["metadata"]["ownerReferences"] == first["metadata"]["ownerReferences"]
