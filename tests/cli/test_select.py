@@ -60,7 +60,8 @@ def write_logs(folder: Path, count: int = 24) -> Path:
         path.write_bytes(b"".join(lines) + (lines[0] if day else b'{"messages": 1}\n'))
     late = folder / "feedback/support-7f9c/2026-11-21/100000-aa-1.jsonl"
     late.parent.mkdir(parents=True)
-    late.write_bytes(build_feedback("req-3", "s-3", bad, "support-7f9c", "2026-11-21"))
+    said = bad._replace(time="2026-11-21T10:00:00.000+00:00")
+    late.write_bytes(build_feedback("req-3", "s-3", said, "support-7f9c"))
     return folder
 
 

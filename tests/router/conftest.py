@@ -84,7 +84,8 @@ class Pod:
         command = ["haproxy", "-W", "-db", "-f", str(self.settings.folder / "haproxy.cfg")]
         with (self.settings.folder / "haproxy.log").open("ab") as log:
             self.haproxy = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: ASYNC220
-        await eventually(self.settings.admin_socket.exists)
+        # Another program is started, on a machine that may be busy.
+        await eventually(self.settings.admin_socket.exists, 30)
 
     def kill_haproxy(self) -> None:
         assert self.haproxy is not None
