@@ -11,6 +11,7 @@ from aiohttp import web
 
 from tests.metrics.conftest import CANARY, Begin, Scholar, Serve, answer, measured, pod
 from tests.sidecar.conftest import CHAT, TOKEN, Serving, chat, eventually
+from tunesmith_operator.metrics import scraping
 from tunesmith_operator.metrics.answers import PodAnswers
 from tunesmith_operator.planning.serving import RevisionCounts
 
@@ -85,8 +86,10 @@ async def test_pods_that_come_and_go_stay_counted_and_the_worst_pod_speaks(
 
 
 async def test_a_pod_that_hangs_holds_up_no_pass(
-    begin: Begin, serve: Serve, answers: PodAnswers
+    begin: Begin, serve: Serve, answers: PodAnswers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # It is not given up and asked again before the test is over.
+    monkeypatch.setattr(scraping, "_SECONDS", 300)
     released = asyncio.Event()
     asked = 0
 
