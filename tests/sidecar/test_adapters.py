@@ -32,7 +32,7 @@ from tunesmith_api.adapters import (
 from tunesmith_sidecar.adapters.fitting import misfit
 
 # Each test starts two or three programs, on machines that do more than that.
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ROOT / "deploy/standin/engine/engine.py"
@@ -97,7 +97,7 @@ class Pod:
             report = AdaptersReport.model_validate_json(await answer.read())
         return {held.revision: (held.phase, held.message) for held in report.held}
 
-    async def until(self, holds: Callable[[dict[str, Any]], bool], seconds: float = 60) -> None:
+    async def until(self, holds: Callable[[dict[str, Any]], bool], seconds: float = 200) -> None:
         said: dict[str, Any] = {}
         for _ in range(int(seconds / 0.1)):
             with suppress(aiohttp.ClientError):
@@ -178,11 +178,7 @@ async def pod(
     url, port, engine, process = running
     async with aiohttp.ClientSession() as session:
         made = Pod(url, bucket, session, port, engine, options, process)
-        for _ in range(400):
-            with suppress(aiohttp.ClientError):
-                await made.report()
-                break
-            await asyncio.sleep(0.1)
+        await made.until(lambda _: True)
         yield made
         made.kill_engine()
 
