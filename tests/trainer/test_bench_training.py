@@ -35,7 +35,6 @@ def go(runs: list[Run]) -> list[Run]:
     return runs
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("device", "precision", "checkpointing"),
     [
@@ -59,7 +58,6 @@ def test_this_trainer_says_what_its_steps_took(
 
 
 @needs_trl
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("device", ["cpu", on_gpus("cuda")])
 def test_both_trainers_have_the_same_losses_on_the_same_rows(task: Options, device: str) -> None:
     options = replace(task, device=device)
@@ -69,7 +67,6 @@ def test_both_trainers_have_the_same_losses_on_the_same_rows(task: Options, devi
 
 
 @needs_trl
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("device", ["cpu", on_gpus("cuda")])
 def test_what_is_run_on_a_gpu_gives_a_table_and_verdicts(task: Options, device: str) -> None:
     runs = go(runs_on_gpu(replace(task, device=device, rows=8), has_liger=False))
