@@ -88,7 +88,7 @@ class StageHere:
     are started, stopped and listened to is that of `test_run`.
     """
 
-    def __init__(self, run: TrainingRun, folder: Path) -> None:
+    def __init__(self, run: TrainingRun, folder: Path, _lock: int | None = None) -> None:
         name = f"attempt-{run.attempt}-{run.stage}"
         self._scratch = folder / "scratch" / name
         self.log = folder / "logs" / f"{name}.log"

@@ -23,6 +23,8 @@ LLAMA_SERVER = os.environ.get("LLAMA_SERVER") or shutil.which("llama-server")
 needs_server = pytest.mark.skipif(not LLAMA_SERVER, reason="no llama-server, LLAMA_SERVER not set")
 ASKED = ("--prompt", "say a", "--max-tokens", "8")
 
+pytestmark = pytest.mark.timeout(600)
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:

@@ -18,6 +18,8 @@ from tunesmith_trainer.tiny import write_tiny
 COMMIT = "a" * 40
 ASKED = ("--prompt", "What is 3 and one?", "--max-tokens", "6")
 
+pytestmark = pytest.mark.timeout(600)
+
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:

@@ -25,6 +25,8 @@ from tunesmith_cli import mirror
 __all__ = ["s3_server"]
 ASKED = ("--prompt", "say a", "--max-tokens", "8")
 
+pytestmark = pytest.mark.timeout(600)
+
 
 class Stored(NamedTuple):
     """A run whose results are in S3."""

@@ -20,6 +20,8 @@ from tunesmith_cli.local import Places, build_run, plan
 from tunesmith_cli.stages import StageProcess
 from tunesmith_cli.terminal import out
 
+pytestmark = pytest.mark.timeout(600)
+
 
 def test_a_run_ends_with_results_and_a_verdict(finished: FinishedRun) -> None:
     told = finished.told

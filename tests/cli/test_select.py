@@ -31,6 +31,8 @@ __all__ = ["s3_server"]
 MODEL = ("--model", "builtin://tiny")
 WORDS = ("printer", "invoice", "password", "parcel", "garden", "train", "window", "kettle")
 
+pytestmark = pytest.mark.timeout(600)
+
 
 def logged(number: int, answer: str, feedback: Feedback | None = None) -> bytes:
     """Give a line as the sidecar writes it."""

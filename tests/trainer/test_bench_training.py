@@ -15,6 +15,7 @@ from benchmarks.training_task import Options
 from tests.trainer.gpus import on_gpus
 from tunesmith_trainer.tiny import write_tiny
 
+pytestmark = pytest.mark.timeout(600)
 needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="needs TRL")
 
 

@@ -19,6 +19,8 @@ from tunesmith_trainer.outcome import UserError
 pytest.importorskip("lm_eval")
 import lm_eval.models.huggingface  # noqa: F401
 
+pytestmark = pytest.mark.timeout(600)
+
 CHOICE = {
     "task": "repeat_choice",
     "dataset_path": "json",

@@ -49,6 +49,8 @@ ADDED = {"addTokens": ["<order>", "Zürich"], "addSpecialTokens": ["<|note|>"]}
 FIRST = 260
 """The tiny model's tokens are those below."""
 
+pytestmark = pytest.mark.timeout(600)
+
 
 def dataset(**given: Any) -> Dataset:
     return Dataset.model_validate({"train": {"uri": "s3://any/x.jsonl"}} | given)

@@ -31,6 +31,8 @@ ROOT = Path(__file__).parents[2]
 LORA = {"method": {"lora": {"rank": 4, "alpha": 8, "dropout": "0"}}}
 INTERRUPTED = 75
 
+pytestmark = pytest.mark.timeout(600)
+
 
 @pytest.fixture
 def make_trial(bucket: Any, make_run: Any, tmp_path: Path) -> Callable[..., Trial]:

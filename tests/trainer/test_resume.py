@@ -29,6 +29,8 @@ FULL = {"method": {"full": {}}, "output": {"uri": "s3://any/", "artifacts": ["Me
 QLORA = {"method": {"qlora": {"rank": 4, "alpha": 8, "dropout": "0.1"}}}
 DORA = {"method": {"lora": {"rank": 4, "alpha": 8, "variant": "DoRA"}}}
 
+pytestmark = pytest.mark.timeout(600)
+
 
 @pytest.fixture
 def make_trial(bucket: Bucket, make_run: Any, tmp_path: Path) -> MakeTrial:

@@ -24,6 +24,8 @@ SUITES = {
     ]
 }
 
+pytestmark = pytest.mark.timeout(600)
+
 
 @pytest.fixture
 def make_trial(bucket: Any, make_run: Any, tmp_path: Path) -> Callable[..., Trial]:
