@@ -19,6 +19,8 @@ from tunesmith_trainer.stopping import StopSignal
 
 MIB = 1 << 20
 
+pytestmark = pytest.mark.timeout(600)
+
 
 def test_six_times_the_data_needs_hardly_more_memory(tmp_path: Path) -> None:
     few, many = tmp_path / "few.jsonl", tmp_path / "many.jsonl"
