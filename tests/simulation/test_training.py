@@ -1,6 +1,7 @@
 """The real ``decide`` in a toy cluster: golden stories and thousands of random ones."""
 
 import os
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -279,6 +280,61 @@ def test_a_child_that_is_refused_is_tried_again_without_an_event_each_time() -> 
     assert is_true(world.job.status.conditions, ConditionType.ACCEPTED)
 
 
+def said_of(world: World, kind: ConditionType) -> tuple[str, str]:
+    assert world.job is not None
+    found = find(world.job.status.conditions, kind)
+    return (found.status, found.reason) if found else ("", "")
+
+
+def test_what_preparation_gave_is_kept_while_training_is_refused() -> None:
+    world = World(seed=21)
+    while not world.created:
+        world.turn()
+    world.faults = Faults(child_refused=1.0)
+    while said_of(world, ConditionType.ACCEPTED)[1] != "ChildRefused":
+        world.turn()
+    assert world.job is not None
+    assert said_of(world, ConditionType.DATA_READY)[0] == "True"
+    assert reasons(world) == [AttemptReason.SUCCEEDED]
+    status = world.job.status
+    world.attempts.clear()  # somebody tidies up; whoever has the result needs the Job no more
+    for _ in range(20):
+        world.turn()
+    assert world.job.status == status, "each try says the same"
+    assert [e.reason for e in world.events] == ["DataReady", "ChildRefused"]
+    world.faults = Faults()
+    while "demo-train-2" not in world.attempts:
+        world.turn()
+    assert said_of(world, ConditionType.ACCEPTED) == ("True", "ValidSpec")
+    play(world)
+    assert world.created == ["demo-prepare-1", "demo-train-2"]
+
+
+def test_what_was_trained_is_kept_while_the_version_is_refused() -> None:
+    world = World(seed=22, faults=Faults(version_refused=1.0))
+    while said_of(world, ConditionType.ACCEPTED)[1] != "ChildRefused":
+        world.turn()
+    assert said_of(world, ConditionType.TRAINED)[0] == "True"
+    world.attempts.clear()
+    for _ in range(20):
+        world.turn()
+    world.faults = Faults()
+    play(world)
+    assert world.created == ["demo-prepare-1", "demo-train-2"]
+    assert said_of(world, ConditionType.COMPLETE)[0] == "True"
+    assert said_of(world, ConditionType.ACCEPTED) == ("True", "ValidSpec")
+
+
+def test_the_time_limit_tells_of_what_was_refused() -> None:
+    spec = {**SPEC, "runPolicy": {"activeDeadlineSeconds": 60}}
+    world = play(World(seed=21, spec=spec, faults=Faults(child_refused=1.0)))
+    assert failed_because(world) == "DeadlineExceeded"
+    assert world.job is not None
+    said = find(world.job.status.conditions, ConditionType.FAILED)
+    assert said is not None
+    assert "create Job: forbidden" in said.message
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_a_job_that_is_deleted_at_any_time_makes_nothing_more_and_leaves_nothing(seed: int) -> None:
     world = World(seed=seed, spec=OFFERED if seed % 2 else ON_GPUS, faults=ROUGH)
@@ -352,6 +408,57 @@ def test_the_deadline_fails_the_job_at_once_and_stops_what_runs() -> None:
     said = find(world.job.status.conditions, ConditionType.FAILED)
     assert said is not None
     assert "runPolicy.activeDeadlineSeconds (30 s); raise it" in said.message
+
+
+def test_what_was_trained_in_time_counts_though_nobody_looked() -> None:
+    spec = {**SPEC, "runPolicy": {"activeDeadlineSeconds": 300}}
+    world = World(seed=11, spec=spec)
+    while "demo-train-2" not in world.attempts:
+        world.turn()
+    while world.attempts["demo-train-2"].is_alive:  # the operator is away
+        world.now += timedelta(seconds=5)
+        world.advance(world.attempts["demo-train-2"], 5)
+    world.now += timedelta(hours=1)
+    play(world)
+    assert said_of(world, ConditionType.COMPLETE)[0] == "True"
+    assert len(world.versions) == 1
+
+
+def test_the_time_limit_does_not_undo_a_version() -> None:
+    spec = {**SPEC, "runPolicy": {"activeDeadlineSeconds": 300}}
+    world = World(seed=11, spec=spec)
+    while not world.versions:
+        world.turn()
+    assert not world.is_over()
+    world.now += timedelta(hours=1)
+    play(world)
+    assert said_of(world, ConditionType.COMPLETE)[0] == "True"
+
+
+def test_a_suspended_job_that_runs_out_of_time_is_not_suspended_any_more() -> None:
+    spec = {**SPEC, "suspend": True, "runPolicy": {"activeDeadlineSeconds": 30}}
+    world = play(World(seed=11, spec=spec))
+    assert said_of(world, ConditionType.SUSPENDED) == ("False", "DeadlineExceeded")
+    assert said_of(world, ConditionType.DATA_READY) == ("False", "DeadlineExceeded")
+
+
+def test_a_job_that_is_suspended_by_others_is_told_of_and_waited_for() -> None:
+    world = World(seed=23)
+    while "demo-train-2" not in world.attempts:
+        world.turn()
+    attempt = world.attempts["demo-train-2"]
+    running = attempt.job
+    attempt.job = replace(running, is_suspended=True, pods=())  # Kueue, or kubectl patch
+    for _ in range(3):
+        world.now += timedelta(seconds=5)
+        world.wake()
+    assert said_of(world, ConditionType.TRAINED) == ("False", "WaitingForQuota")
+    assert said_of(world, ConditionType.QUOTA_RESERVED) == ("False", "WaitingForQuota")
+    assert world.job is not None
+    assert world.job.status.stage is DisplayStage.PENDING
+    attempt.job = running
+    play(world)
+    assert said_of(world, ConditionType.QUOTA_RESERVED)[0] == "True"
 
 
 def test_prepared_data_that_got_lost_is_made_again() -> None:
@@ -487,6 +594,7 @@ ROUGH = Faults(
     pod_refused=0.1,
     child_refused=0.05,
     child_invalid=0.003,
+    version_refused=0.3,
 )
 
 

@@ -1,6 +1,5 @@
 """Manifests of an attempt: GPUs, nodes, credentials, security."""
 
-import json
 import re
 from typing import Any
 
@@ -234,15 +233,6 @@ def test_only_training_queues_for_quota() -> None:
     assert train["spec"]["suspend"] is True
     assert QUEUE_LABEL not in prepare["metadata"]["labels"]
     assert "suspend" not in prepare["spec"]
-
-
-def test_the_largest_run_fits_an_annotation() -> None:
-    suites = [{"name": f"s{i}", "samples": {"prompts": ["x" * 1024] * 10}} for i in range(7)] + [
-        {"name": "heldout", "heldOut": {}}
-    ]
-    job = make_job(evaluation={"suites": suites})
-    notes = built(job)["spec"]["template"]["metadata"]["annotations"]
-    assert len(json.dumps(notes)) < 256 * 1024
 
 
 def test_preparation_is_told_which_gpus_training_will_get() -> None:

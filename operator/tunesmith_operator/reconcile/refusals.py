@@ -11,7 +11,14 @@ from datetime import timedelta
 
 from tunesmith_api.conditions import DeploymentReason
 from tunesmith_api.modeldeployment import ModelDeployment
-from tunesmith_operator.kube.errors import Gone, Invalid, KubeError, NotOurs, Refused
+from tunesmith_operator.kube.errors import (
+    Gone,
+    Invalid,
+    KubeError,
+    NotOurs,
+    Refused,
+    WebhookRefused,
+)
 from tunesmith_operator.kube.known import Key
 from tunesmith_operator.planning.actions import Emit
 from tunesmith_operator.reconcile.emitting import emit
@@ -69,6 +76,8 @@ def advice(error: KubeError, kind: str) -> str:
             return "Install the kind that it is of, or change the spec so that it is not needed"
         case Invalid():
             return "Change what it names in the spec"
+        case WebhookRefused():
+            return "Do what the webhook asks for; where it does not answer, mend or remove it"
         case _:
             return (
                 "Change the quota, the admission policy or the operator's rights that it names, or"
