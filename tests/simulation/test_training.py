@@ -12,6 +12,7 @@ from tests.simulation.world import World
 from tunesmith_api.attempts import AttemptReason
 from tunesmith_api.conditions import ConditionType
 from tunesmith_api.jobstatus import DisplayStage
+from tunesmith_api.result import Outcome
 from tunesmith_operator.planning.conditions import find, is_true
 from tunesmith_operator.planning.observed import SeenArtifact, SeenVersion
 
@@ -83,6 +84,16 @@ def test_a_job_expires_only_after_its_end_was_written() -> None:
     assert len(world.versions) == 1, "the version outlives the job"
 
 
+def test_a_job_that_may_expire_at_once_ends_first() -> None:
+    world = World(seed=1, spec={**SPEC, "runPolicy": {"ttlSecondsAfterFinished": 0}})
+    play(world)
+    assert [e.reason for e in world.events][-1] == "Complete"
+    for _ in range(3):
+        world.turn()
+    assert world.job is None
+    assert len(world.versions) == 1
+
+
 ON_GPUS = {**SPEC, "compute": {"gpusPerNode": 2}}
 
 
@@ -149,6 +160,7 @@ def test_twenty_evictions_are_survived_and_use_up_no_failure_budget() -> None:
     world = World(seed=3, faults=Faults(evict=1.0))
     while len(world.created) < 21:
         world.turn()
+        assert len(world.attempts) <= 3, "Jobs of attempts that ended long ago are not kept"
     world.faults = Faults()
     play(world)
     assert world.job is not None
@@ -180,6 +192,23 @@ def test_out_of_memory_halves_the_batch_once_and_then_fails() -> None:
     assert len(runs) == 2
     second = world.attempts["demo-train-3"].run.hyperparameters
     assert (second.per_device_batch_size, second.gradient_accumulation_steps) == (4, 2)
+
+
+def test_out_of_memory_in_preparation_has_no_batch_to_halve() -> None:
+    world = play(World(seed=6, faults=Faults(out_of_memory=1.0)))
+    assert failed_because(world) == "OutOfMemory"
+    assert world.created == ["demo-prepare-1"]
+
+
+def test_a_batch_of_one_row_is_not_halved() -> None:
+    spec = {**SPEC, "hyperparameters": {"perDeviceBatchSize": 1}}
+    world = World(seed=6, spec=spec)
+    while "demo-train-2" not in world.attempts:
+        world.turn()
+    world.faults = Faults(out_of_memory=1.0)
+    play(world)
+    assert failed_because(world) == "OutOfMemory"
+    assert world.created == ["demo-prepare-1", "demo-train-2"]
 
 
 def test_a_missing_image_is_given_up_on() -> None:
@@ -387,6 +416,41 @@ def test_suspending_stops_the_pods_and_resuming_goes_on_from_the_checkpoint() ->
 OFFERED = {**SPEC, "deployTo": {"name": "demo"}}
 
 
+def test_training_that_was_done_before_it_could_be_stopped_counts() -> None:
+    world = World(seed=9)
+    while "demo-train-2" not in world.attempts:
+        world.turn()
+    attempt = world.attempts["demo-train-2"]
+    world.set_suspend(True)
+    while "StopAttempt demo-train-2" not in world.transcript:
+        world.reconcile()
+    attempt.step, attempt.terminating_for = STEPS, -1
+    world.report = world.result(attempt, Outcome.SUCCEEDED, "Trained")
+    world.finish(attempt, world.report, 0)
+    play(world)
+    assert reasons(world) == [AttemptReason.SUCCEEDED] * 2
+    assert said_of(world, ConditionType.COMPLETE)[0] == "True"
+
+
+def test_a_version_that_somebody_makes_meanwhile_ends_the_job() -> None:
+    wanted = {**SPEC["output"], "modelVersion": {"version": "5"}}
+    world = World(seed=22, spec={**SPEC, "output": wanted}, faults=Faults(version_refused=1.0))
+    while said_of(world, ConditionType.ACCEPTED)[1] != "ChildRefused":
+        world.turn()
+    world.versions.append(SeenVersion("demo-v5", "demo", "5", "another"))
+    for _ in range(20):
+        world.turn()
+    assert failed_because(world) == "VersionExists"
+
+
+def test_what_is_wrong_with_a_spec_is_an_event_once() -> None:
+    world = World(seed=1, spec={**SPEC, "compute": {"gpusPerNode": 1, "gpuType": "B9000"}})
+    for _ in range(3):
+        world.reconcile()
+    assert [e.reason for e in world.events] == ["UnknownGpuType"]
+    assert not world.created
+
+
 @pytest.mark.parametrize("spec", [SPEC, OFFERED], ids=["for nobody", "for a deployment"])
 def test_a_worse_model_gets_no_version(spec: dict[str, Any]) -> None:
     world = World(seed=10, spec=spec, faults=Faults(worse_than_base=1.0))
@@ -404,6 +468,7 @@ def test_the_deadline_fails_the_job_at_once_and_stops_what_runs() -> None:
     world = play(World(seed=11, spec=spec, faults=Faults(hang=1.0)))
     assert failed_because(world) == "DeadlineExceeded"
     assert not world.attempts_alive()
+    assert world.transcript.count("StopAttempt demo-prepare-1") == 1, "once is enough"
     assert world.job is not None
     said = find(world.job.status.conditions, ConditionType.FAILED)
     assert said is not None
