@@ -5,7 +5,17 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from tunesmith_api.meta import OptionalName, Quantity, Rule, Seconds, ShortText, Spec, cel, section
+from tunesmith_api.meta import (
+    SUBDOMAIN,
+    OptionalName,
+    Quantity,
+    Rule,
+    Seconds,
+    ShortText,
+    Spec,
+    cel,
+    section,
+)
 from tunesmith_api.sharding import Sharding
 
 
@@ -16,14 +26,47 @@ class OnOutOfMemory(StrEnum):
     FAIL = "Fail"
 
 
+# Kubernetes would refuse the pods for them, but only when the data has been prepared.
+_LABEL_PART = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_LABEL_KEY = rf"({SUBDOMAIN}/)?{_LABEL_PART}"
+_TOLERATION_RULES = (
+    Rule(
+        "size(self.key) > 0 || self.operator == 'Exists'",
+        "a toleration without key stands for all taints: set operator Exists, or the key",
+    ),
+    Rule(
+        "self.operator != 'Exists' || size(self.value) == 0",
+        "operator Exists looks at no value: leave value out, or set operator Equal",
+    ),
+    Rule(
+        "!has(self.tolerationSeconds) || self.effect == 'NoExecute'",
+        "tolerationSeconds needs effect NoExecute",
+    ),
+)
+_SELECTOR_RULE = Rule(
+    # In a string of CEL each backslash is two.
+    "self.all(k, k.matches('^{}$'))".format(_LABEL_KEY.replace("\\", "\\\\")),
+    "keys must be names of labels, such as disktype or example.org/disktype",
+)
+_RESOURCES_RULE = Rule(
+    "self.all(k, k in ['cpu', 'memory', 'ephemeral-storage'] || k.startsWith('hugepages-')"
+    " || k.contains('/'))",
+    "names must be cpu, memory, ephemeral-storage, hugepages-SIZE or DOMAIN/NAME",
+)
+
+LabelValue = Annotated[str, Field(max_length=63, pattern=rf"^({_LABEL_PART})?$")]
+
+
 class Toleration(Spec):
     """A toleration of the training pods."""
 
-    key: ShortText = ""
+    model_config = ConfigDict(json_schema_extra=cel(*_TOLERATION_RULES))
+
+    key: Annotated[str, Field(max_length=317, pattern=rf"^({_LABEL_KEY})?$")] = ""
     """Taint key; empty with operator Exists stands for all."""
     operator: Literal["Exists", "Equal"] = "Equal"
     """How key and value are compared."""
-    value: ShortText = ""
+    value: LabelValue = ""
     """Taint value."""
     effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
     """Taint effect; empty stands for all."""
@@ -31,8 +74,12 @@ class Toleration(Spec):
     """How long a NoExecute taint is tolerated."""
 
 
-ResourceList = Annotated[dict[ShortText, Quantity], Field(max_length=16)]
-SelectorMap = Annotated[dict[ShortText, Annotated[str, Field(max_length=63)]], Field(max_length=16)]
+ResourceList = Annotated[
+    dict[ShortText, Quantity], Field(max_length=16, json_schema_extra=cel(_RESOURCES_RULE))
+]
+SelectorMap = Annotated[
+    dict[ShortText, LabelValue], Field(max_length=16, json_schema_extra=cel(_SELECTOR_RULE))
+]
 
 
 class Resources(Spec):

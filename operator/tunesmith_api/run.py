@@ -126,6 +126,10 @@ class TrainingRun(Spec):
     """Those of evaluation.baselines that exist, besides Base."""
     output: Output
 
+    def encode(self) -> str:
+        """Give the run as its pods get it, in an annotation."""
+        return self.model_dump_json(by_alias=True, exclude_none=True)
+
 
 def sections_of(spec: FineTuneJobSpec) -> dict[str, Any]:
     """Give the sections of a job that its TrainingRun has unchanged, by name.

@@ -10,6 +10,7 @@ from deploy.native.apiserver import ControlPlane
 from deploy.shell import StepError
 from tests.integration.conftest import CRDS
 from tests.integration.operators import (
+    Recorder,
     client_of,
     condition,
     fake_cluster,
@@ -129,6 +130,78 @@ async def test_a_name_that_is_taken_is_told_with_advice(
         words = "belongs to somebody else"
         message = await until_said(kube, namespace, "Accepted", "ChildRefused", words)
     assert "Delete or rename that object, or give the FineTuneJob another name" in message
+
+
+def guard(namespace: str) -> Object:
+    """A webhook for Jobs that nobody serves."""
+    only = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+    rule = {"apiGroups": ["batch"], "apiVersions": ["v1"], "resources": ["jobs"]}
+    hook = {
+        "name": "guard.example.org",
+        "admissionReviewVersions": ["v1"],
+        "sideEffects": "None",
+        "clientConfig": {"url": "https://127.0.0.1:1/"},
+        "namespaceSelector": only,
+        "rules": [{**rule, "operations": ["CREATE"]}],
+    }
+    return {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": namespace},
+        "webhooks": [hook],
+    }
+
+
+async def test_a_webhook_that_is_away_is_told_and_waited_for(
+    control_plane: ControlPlane, namespace: str, kube: KubeClient
+) -> None:
+    control_plane.kubectl("create", "-f", "-", stdin=json.dumps(guard(namespace)))
+    trial = ["create", "job", "trial", "-n", namespace, "--image=i", "--dry-run=server"]
+
+    async def is_in_force() -> bool:
+        try:
+            control_plane.kubectl(*trial)
+        except StepError as error:
+            return "guard.example.org" in str(error)
+        return False
+
+    gone = ["delete", "--ignore-not-found", f"validatingwebhookconfiguration/{namespace}"]
+    try:
+        await until(is_in_force, what="the webhook")
+        async with fake_cluster(kube, namespace), operator(control_plane, namespace):
+            await kube.create(job(namespace))
+            words = 'failed calling webhook "guard.example.org"'
+            message = await until_said(kube, namespace, "Accepted", "ChildRefused", words)
+            assert "where it does not answer, mend or remove it" in message
+            control_plane.kubectl(*gone)
+            ended = await until_ended(kube, namespace)
+    finally:
+        control_plane.kubectl(*gone)
+    assert condition(ended, "Complete") == "True"
+
+
+async def test_a_version_whose_name_another_model_has_is_told_and_not_hammered(
+    control_plane: ControlPlane, namespace: str, kube: KubeClient
+) -> None:
+    artifact = {"format": "Merged", "uri": "s3://bucket/m/", "digest": f"sha256:{'0' * 64}"}
+    await kube.create(
+        {
+            "apiVersion": "tunesmith.dev/v1alpha1",
+            "kind": "ModelVersion",
+            "metadata": {"namespace": namespace, "name": "demo-v1"},
+            "spec": {"model": "other", "version": "9", "artifacts": [artifact | {"sizeBytes": 1}]},
+        }
+    )
+    recorder = Recorder()
+    async with fake_cluster(kube, namespace), operator(control_plane, namespace, [recorder]):
+        await kube.create(job(namespace))
+        words = "exists and is version 9 of model other"
+        await until_said(kube, namespace, "Accepted", "ChildRefused", words)
+        assert recorder.writes.count("create ModelVersion") == 1
+        control_plane.kubectl("delete", "modelversion", "demo-v1", "-n", namespace)
+        ended = await until_ended(kube, namespace)
+    assert condition(ended, "Complete") == "True"
+    assert await kube.get("ModelVersion", namespace, "demo-v1") is not None
 
 
 async def test_a_pod_that_is_refused_is_told_in_the_api_servers_words(

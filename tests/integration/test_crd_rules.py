@@ -301,6 +301,24 @@ ACCEPTED = [
     pytest.param("spec.output.modelVersion", {"version": "1" * 32}, id="the longest version"),
     pytest.param("spec.output.modelVersion", {"model": "m" * 50}, id="the longest model"),
     pytest.param("spec.compute.image", "r/" + "x" * 438, id="the longest image"),
+    pytest.param(
+        "spec.compute.nodeSelector",
+        {"disktype": "ssd", "node.example.org/Zone_1": "A.b-c", "empty": ""},
+        id="labels of nodes",
+    ),
+    pytest.param(
+        "spec.compute.tolerations",
+        [
+            {"operator": "Exists"},
+            {"key": "example.org/gpu", "value": "a", "effect": "NoExecute", "tolerationSeconds": 0},
+        ],
+        id="tolerations of all and of one",
+    ),
+    pytest.param(
+        "spec.compute.resources.limits",
+        {"cpu": "1", "hugepages-2Mi": "2Mi", "example.org/fpga": "1"},
+        id="resources of all kinds",
+    ),
 ]
 
 REFUSED = [
@@ -732,6 +750,30 @@ REFUSED = [
         {f"k{i}": "v" for i in range(17)},
         "nodeSelector",
         id="huge map",
+    ),
+    pytest.param(
+        "spec.compute.nodeSelector", {"a b": "v"}, "names of labels", id="no label's name"
+    ),
+    pytest.param("spec.compute.nodeSelector", {"a": "v w"}, "nodeSelector", id="no label's value"),
+    pytest.param(
+        "spec.compute.resources.limits", {"memry": "1Gi"}, "names must be cpu", id="a typing error"
+    ),
+    *(
+        pytest.param("spec.compute.tolerations", [toleration], words, id=f"a toleration {what}")
+        for what, toleration, words in (
+            ("of nothing", {"value": "x"}, "set operator Exists"),
+            (
+                "with a value too many",
+                {"key": "a", "operator": "Exists", "value": "x"},
+                "leave value out",
+            ),
+            (
+                "for a while of what never ends",
+                {"key": "a", "operator": "Exists", "effect": "NoSchedule", "tolerationSeconds": 5},
+                "needs effect NoExecute",
+            ),
+            ("of what is no taint", {"key": "a b", "operator": "Exists"}, "tolerations"),
+        )
     ),
     pytest.param("spec.checkpoint.keepLast", 1, "keepLast", id="only one checkpoint"),
     pytest.param("spec.evaluation", {"gates": []}, "allowUngated", id="no gate and not said so"),

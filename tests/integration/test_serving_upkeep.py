@@ -337,7 +337,7 @@ async def test_a_webhook_that_fails_is_told_of_and_holds_up_neither_analysis_nor
             await change(kube, namespace, source=source("b"), autoscaling=scaling)
             (event,) = await until_events(kube, namespace, "ChildRefused")
             assert "failed calling webhook" in event["message"]
-            assert "Mend or remove the admission webhook" in event["message"]
+            assert "where it does not answer, mend or remove it" in event["message"]
             back = await until_rolled_back(kube, namespace)
         assert back["status"]["lastRollback"]["reason"] == "AnalysisFailed"
 

@@ -1,6 +1,7 @@
 """The real ``decide`` in a toy cluster: golden stories and thousands of random ones."""
 
 import os
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests.simulation.world import World
 from tunesmith_api.attempts import AttemptReason
 from tunesmith_api.conditions import ConditionType
 from tunesmith_api.jobstatus import DisplayStage
+from tunesmith_api.result import Outcome
 from tunesmith_operator.planning.conditions import find, is_true
 from tunesmith_operator.planning.observed import SeenArtifact, SeenVersion
 
@@ -82,6 +84,16 @@ def test_a_job_expires_only_after_its_end_was_written() -> None:
     assert len(world.versions) == 1, "the version outlives the job"
 
 
+def test_a_job_that_may_expire_at_once_ends_first() -> None:
+    world = World(seed=1, spec={**SPEC, "runPolicy": {"ttlSecondsAfterFinished": 0}})
+    play(world)
+    assert [e.reason for e in world.events][-1] == "Complete"
+    for _ in range(3):
+        world.turn()
+    assert world.job is None
+    assert len(world.versions) == 1
+
+
 ON_GPUS = {**SPEC, "compute": {"gpusPerNode": 2}}
 
 
@@ -148,6 +160,7 @@ def test_twenty_evictions_are_survived_and_use_up_no_failure_budget() -> None:
     world = World(seed=3, faults=Faults(evict=1.0))
     while len(world.created) < 21:
         world.turn()
+        assert len(world.attempts) <= 3, "Jobs of attempts that ended long ago are not kept"
     world.faults = Faults()
     play(world)
     assert world.job is not None
@@ -179,6 +192,23 @@ def test_out_of_memory_halves_the_batch_once_and_then_fails() -> None:
     assert len(runs) == 2
     second = world.attempts["demo-train-3"].run.hyperparameters
     assert (second.per_device_batch_size, second.gradient_accumulation_steps) == (4, 2)
+
+
+def test_out_of_memory_in_preparation_has_no_batch_to_halve() -> None:
+    world = play(World(seed=6, faults=Faults(out_of_memory=1.0)))
+    assert failed_because(world) == "OutOfMemory"
+    assert world.created == ["demo-prepare-1"]
+
+
+def test_a_batch_of_one_row_is_not_halved() -> None:
+    spec = {**SPEC, "hyperparameters": {"perDeviceBatchSize": 1}}
+    world = World(seed=6, spec=spec)
+    while "demo-train-2" not in world.attempts:
+        world.turn()
+    world.faults = Faults(out_of_memory=1.0)
+    play(world)
+    assert failed_because(world) == "OutOfMemory"
+    assert world.created == ["demo-prepare-1", "demo-train-2"]
 
 
 def test_a_missing_image_is_given_up_on() -> None:
@@ -279,6 +309,61 @@ def test_a_child_that_is_refused_is_tried_again_without_an_event_each_time() -> 
     assert is_true(world.job.status.conditions, ConditionType.ACCEPTED)
 
 
+def said_of(world: World, kind: ConditionType) -> tuple[str, str]:
+    assert world.job is not None
+    found = find(world.job.status.conditions, kind)
+    return (found.status, found.reason) if found else ("", "")
+
+
+def test_what_preparation_gave_is_kept_while_training_is_refused() -> None:
+    world = World(seed=21)
+    while not world.created:
+        world.turn()
+    world.faults = Faults(child_refused=1.0)
+    while said_of(world, ConditionType.ACCEPTED)[1] != "ChildRefused":
+        world.turn()
+    assert world.job is not None
+    assert said_of(world, ConditionType.DATA_READY)[0] == "True"
+    assert reasons(world) == [AttemptReason.SUCCEEDED]
+    status = world.job.status
+    world.attempts.clear()  # somebody tidies up; whoever has the result needs the Job no more
+    for _ in range(20):
+        world.turn()
+    assert world.job.status == status, "each try says the same"
+    assert [e.reason for e in world.events] == ["DataReady", "ChildRefused"]
+    world.faults = Faults()
+    while "demo-train-2" not in world.attempts:
+        world.turn()
+    assert said_of(world, ConditionType.ACCEPTED) == ("True", "ValidSpec")
+    play(world)
+    assert world.created == ["demo-prepare-1", "demo-train-2"]
+
+
+def test_what_was_trained_is_kept_while_the_version_is_refused() -> None:
+    world = World(seed=22, faults=Faults(version_refused=1.0))
+    while said_of(world, ConditionType.ACCEPTED)[1] != "ChildRefused":
+        world.turn()
+    assert said_of(world, ConditionType.TRAINED)[0] == "True"
+    world.attempts.clear()
+    for _ in range(20):
+        world.turn()
+    world.faults = Faults()
+    play(world)
+    assert world.created == ["demo-prepare-1", "demo-train-2"]
+    assert said_of(world, ConditionType.COMPLETE)[0] == "True"
+    assert said_of(world, ConditionType.ACCEPTED) == ("True", "ValidSpec")
+
+
+def test_the_time_limit_tells_of_what_was_refused() -> None:
+    spec = {**SPEC, "runPolicy": {"activeDeadlineSeconds": 60}}
+    world = play(World(seed=21, spec=spec, faults=Faults(child_refused=1.0)))
+    assert failed_because(world) == "DeadlineExceeded"
+    assert world.job is not None
+    said = find(world.job.status.conditions, ConditionType.FAILED)
+    assert said is not None
+    assert "create Job: forbidden" in said.message
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_a_job_that_is_deleted_at_any_time_makes_nothing_more_and_leaves_nothing(seed: int) -> None:
     world = World(seed=seed, spec=OFFERED if seed % 2 else ON_GPUS, faults=ROUGH)
@@ -331,6 +416,41 @@ def test_suspending_stops_the_pods_and_resuming_goes_on_from_the_checkpoint() ->
 OFFERED = {**SPEC, "deployTo": {"name": "demo"}}
 
 
+def test_training_that_was_done_before_it_could_be_stopped_counts() -> None:
+    world = World(seed=9)
+    while "demo-train-2" not in world.attempts:
+        world.turn()
+    attempt = world.attempts["demo-train-2"]
+    world.set_suspend(True)
+    while "StopAttempt demo-train-2" not in world.transcript:
+        world.reconcile()
+    attempt.step, attempt.terminating_for = STEPS, -1
+    world.report = world.result(attempt, Outcome.SUCCEEDED, "Trained")
+    world.finish(attempt, world.report, 0)
+    play(world)
+    assert reasons(world) == [AttemptReason.SUCCEEDED] * 2
+    assert said_of(world, ConditionType.COMPLETE)[0] == "True"
+
+
+def test_a_version_that_somebody_makes_meanwhile_ends_the_job() -> None:
+    wanted = {**SPEC["output"], "modelVersion": {"version": "5"}}
+    world = World(seed=22, spec={**SPEC, "output": wanted}, faults=Faults(version_refused=1.0))
+    while said_of(world, ConditionType.ACCEPTED)[1] != "ChildRefused":
+        world.turn()
+    world.versions.append(SeenVersion("demo-v5", "demo", "5", "another"))
+    for _ in range(20):
+        world.turn()
+    assert failed_because(world) == "VersionExists"
+
+
+def test_what_is_wrong_with_a_spec_is_an_event_once() -> None:
+    world = World(seed=1, spec={**SPEC, "compute": {"gpusPerNode": 1, "gpuType": "B9000"}})
+    for _ in range(3):
+        world.reconcile()
+    assert [e.reason for e in world.events] == ["UnknownGpuType"]
+    assert not world.created
+
+
 @pytest.mark.parametrize("spec", [SPEC, OFFERED], ids=["for nobody", "for a deployment"])
 def test_a_worse_model_gets_no_version(spec: dict[str, Any]) -> None:
     world = World(seed=10, spec=spec, faults=Faults(worse_than_base=1.0))
@@ -348,10 +468,62 @@ def test_the_deadline_fails_the_job_at_once_and_stops_what_runs() -> None:
     world = play(World(seed=11, spec=spec, faults=Faults(hang=1.0)))
     assert failed_because(world) == "DeadlineExceeded"
     assert not world.attempts_alive()
+    assert world.transcript.count("StopAttempt demo-prepare-1") == 1, "once is enough"
     assert world.job is not None
     said = find(world.job.status.conditions, ConditionType.FAILED)
     assert said is not None
     assert "runPolicy.activeDeadlineSeconds (30 s); raise it" in said.message
+
+
+def test_what_was_trained_in_time_counts_though_nobody_looked() -> None:
+    spec = {**SPEC, "runPolicy": {"activeDeadlineSeconds": 300}}
+    world = World(seed=11, spec=spec)
+    while "demo-train-2" not in world.attempts:
+        world.turn()
+    while world.attempts["demo-train-2"].is_alive:  # the operator is away
+        world.now += timedelta(seconds=5)
+        world.advance(world.attempts["demo-train-2"], 5)
+    world.now += timedelta(hours=1)
+    play(world)
+    assert said_of(world, ConditionType.COMPLETE)[0] == "True"
+    assert len(world.versions) == 1
+
+
+def test_the_time_limit_does_not_undo_a_version() -> None:
+    spec = {**SPEC, "runPolicy": {"activeDeadlineSeconds": 300}}
+    world = World(seed=11, spec=spec)
+    while not world.versions:
+        world.turn()
+    assert not world.is_over()
+    world.now += timedelta(hours=1)
+    play(world)
+    assert said_of(world, ConditionType.COMPLETE)[0] == "True"
+
+
+def test_a_suspended_job_that_runs_out_of_time_is_not_suspended_any_more() -> None:
+    spec = {**SPEC, "suspend": True, "runPolicy": {"activeDeadlineSeconds": 30}}
+    world = play(World(seed=11, spec=spec))
+    assert said_of(world, ConditionType.SUSPENDED) == ("False", "DeadlineExceeded")
+    assert said_of(world, ConditionType.DATA_READY) == ("False", "DeadlineExceeded")
+
+
+def test_a_job_that_is_suspended_by_others_is_told_of_and_waited_for() -> None:
+    world = World(seed=23)
+    while "demo-train-2" not in world.attempts:
+        world.turn()
+    attempt = world.attempts["demo-train-2"]
+    running = attempt.job
+    attempt.job = replace(running, is_suspended=True, pods=())  # Kueue, or kubectl patch
+    for _ in range(3):
+        world.now += timedelta(seconds=5)
+        world.wake()
+    assert said_of(world, ConditionType.TRAINED) == ("False", "WaitingForQuota")
+    assert said_of(world, ConditionType.QUOTA_RESERVED) == ("False", "WaitingForQuota")
+    assert world.job is not None
+    assert world.job.status.stage is DisplayStage.PENDING
+    attempt.job = running
+    play(world)
+    assert said_of(world, ConditionType.QUOTA_RESERVED)[0] == "True"
 
 
 def test_prepared_data_that_got_lost_is_made_again() -> None:
@@ -487,6 +659,7 @@ ROUGH = Faults(
     pod_refused=0.1,
     child_refused=0.05,
     child_invalid=0.003,
+    version_refused=0.3,
 )
 
 

@@ -55,6 +55,7 @@ class Faults:
     pod_refused: float = 0.0
     child_refused: float = 0.0
     child_invalid: float = 0.0
+    version_refused: float = 0.0
 
 
 DEPLOYMENTS = (

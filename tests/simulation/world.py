@@ -102,7 +102,7 @@ class World(TrainingCluster):
             decision = invalid_child(seen, decision, str(error), self.now)
             self.act_all(decision)
         except Refused as error:
-            decision = refused(seen, str(error), self.now)
+            decision = refused(seen, decision, str(error), self.now)
             decision = replace(decision, look_again=timedelta(seconds=10))
             self.act_all(decision)
         return decision
@@ -179,6 +179,8 @@ class World(TrainingCluster):
         assert not self.is_being_deleted(), "a job that is being deleted made a version"
         if any(v.name == name for v in self.versions):
             return
+        if self.chance(self.faults.version_refused):
+            raise Refused("create ModelVersion: exceeded quota", 403)
         assert not any(v.job_uid == uid for v in self.versions), "two versions of one job"
         follows = self.deployment.model == spec.model and self.wants_offer()
         channel = spec.offered_to.channel if spec.offered_to else ""

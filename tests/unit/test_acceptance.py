@@ -8,8 +8,16 @@ from tests.unit.jobs import CONFIG, make_job
 from tunesmith_operator.planning.acceptance import objection
 from tunesmith_operator.planning.observed import Observation, SeenVersion
 
+PRODUCT = "nvidia.com/gpu.product"
+GATES = [{"metric": "s0/exact", "relation": "AtLeast", "value": "0.5"}]
 TAKEN = SeenVersion("support-v3", "support", "3", "another")
 OURS = SeenVersion("support-v3", "support", "3", "12345678-aaaa")
+
+
+def asking(letter: str) -> list[dict[str, Any]]:
+    """Give as many questions as a job can have, of 1,000 letters."""
+    items = [{"prompt": letter * 1000}] * 16
+    return [{"name": f"s{number}", "prompts": {"items": items}} for number in range(8)]
 
 
 @pytest.mark.parametrize(
@@ -36,6 +44,38 @@ OURS = SeenVersion("support-v3", "support", "3", "12345678-aaaa")
             (OURS,),
             "",
             id="a version that this job made",
+        ),
+        pytest.param(
+            {"compute": {"resources": {"limits": {"nvidia.com/gpu": "1"}}}},
+            (),
+            "compute.gpusPerNode in its place",
+            id="GPUs that no rank would be started for",
+        ),
+        *(
+            pytest.param(
+                {"compute": {"gpuType": kind, "nodeSelector": {PRODUCT: value, "disk": "ssd"}}},
+                (),
+                words,
+                id=f"a label of {value} for {kind}",
+            )
+            for kind, value, words in (
+                ("A100", "NVIDIA-L4", "which no GPU of type A100 has"),
+                ("L4", "A100-80", "which no GPU of type L4 has"),
+                ("A100", "A100-80", ""),
+                ("L4", "NVIDIA-L4", ""),
+            )
+        ),
+        pytest.param(
+            {"evaluation": {"suites": asking("x"), "gates": GATES}},
+            (),
+            "",
+            id="many questions that pods can be given",
+        ),
+        pytest.param(
+            {"evaluation": {"suites": asking("ü"), "gates": GATES}},
+            (),
+            "in a file",
+            id="as many of letters that take two bytes",
         ),
     ],
 )

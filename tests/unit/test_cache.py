@@ -1,5 +1,7 @@
 """The cache: what events and lists tell, grouped by owner, phantoms removed."""
 
+import pytest
+
 from tests.unit.bodies import job, own, pod
 from tunesmith_operator.kube.cache import Cache
 from tunesmith_operator.kube.known import Key
@@ -84,6 +86,45 @@ def test_a_pod_whose_job_is_gone_is_a_stray_until_it_is_gone_too() -> None:
     assert [p.name for p in cache.stray_pods_of("u-a")] == ["a-train-1-0-x"]
     cache.deleted("Pod", pod(version=11))
     assert cache.stray_pods_of("u-a") == ()
+
+
+def test_a_pod_of_a_job_that_was_taken_from_its_owner_is_a_stray() -> None:
+    cache = full()
+    assert cache.saw("Job", job(version=10, meta={"ownerReferences": None})) == KEY
+    assert cache.jobs_of("u-a") == ()
+    assert [p.name for p in cache.stray_pods_of("u-a")] == ["a-train-1-0-x"]
+
+
+def test_a_pod_that_outlives_its_job_as_an_orphan_is_a_stray() -> None:
+    cache = full()
+    labels = {"tunesmith.dev/job-uid": "u-a", "batch.kubernetes.io/controller-uid": "j-1"}
+    cache.saw("Pod", pod(version=10, meta={"labels": labels, "ownerReferences": None}))
+    cache.deleted("Job", job(version=11))
+    assert [p.name for p in cache.stray_pods_of("u-a")] == ["a-train-1-0-x"]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pytest.param({}, id="without labels"),
+        pytest.param({"tunesmith.dev/job-uid": "u-a"}, id="without stage and attempt"),
+        pytest.param(
+            {
+                "tunesmith.dev/job-uid": "u-b",
+                "tunesmith.dev/stage": "train",
+                "tunesmith.dev/attempt": "1",
+            },
+            id="with another owner's",
+        ),
+    ],
+)
+def test_a_job_whose_labels_were_taken_off_is_not_believed_to_be_as_it_was(
+    labels: dict[str, str],
+) -> None:
+    cache = full()
+    cache.saw("Job", job(version=10, meta={"labels": labels}))
+    assert cache.jobs_of("u-a") == ()
+    assert [p.name for p in cache.stray_pods_of("u-a")] == ["a-train-1-0-x"]
 
 
 def test_a_late_answer_does_not_bring_a_deleted_object_back() -> None:

@@ -125,3 +125,11 @@ def test_the_cause(seen: SeenJob, reason: AttemptReason) -> None:
     ending = why_ended(seen)
     assert ending.reason is reason
     assert ending.message
+
+
+def test_a_rank_that_was_done_does_not_hide_why_another_was_not() -> None:
+    done = pod(exit_code=0, termination_message=succeeded())
+    ending = why_ended(job(done, pod(exit_code=1)))
+    assert ending.reason is AttemptReason.INFRASTRUCTURE
+    assert "ended with exit code 1" in ending.message
+    assert "its Job has failed" in why_ended(job(done)).message

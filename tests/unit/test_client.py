@@ -16,6 +16,7 @@ from tunesmith_operator.kube.errors import (
     NotOurs,
     Refused,
     Unavailable,
+    WebhookRefused,
 )
 from tunesmith_operator.kube.kinds import KINDS, Object
 from tunesmith_operator.kube.transport import Request, Response, chain
@@ -109,6 +110,28 @@ async def test_what_a_policy_refuses_with_422_is_not_invalid() -> None:
         with pytest.raises(Refused) as caught:
             await client(Server(answer)).create(JOB)
         assert not isinstance(caught.value, Invalid)
+
+
+@pytest.mark.parametrize("code", [400, 404, 409, 422, 500, 503])
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param('admission webhook "guard.example.org" denied the request: no', id="denied"),
+        pytest.param(
+            'Internal error occurred: failed calling webhook "guard.example.org": refused',
+            id="away",
+        ),
+    ],
+)
+async def test_what_a_webhook_says_is_told_whatever_the_code(code: int, said: str) -> None:
+    answer = Response(code, orjson.dumps({"message": said, "reason": "Conflict"}))
+    with pytest.raises(WebhookRefused, match=r"guard\.example\.org"):
+        await client(Server(answer)).create(JOB)
+
+
+async def test_a_webhook_that_answers_again_is_forgotten() -> None:
+    away = Response(500, orjson.dumps({"message": 'failed calling webhook "g": refused'}))
+    assert await client(Server(away, away, ok())).create(JOB) == JOB
 
 
 async def test_waits_grow_with_jitter_and_the_servers_wish_counts_up_to_a_limit() -> None:

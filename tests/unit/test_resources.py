@@ -1,6 +1,5 @@
 """Manifests of an attempt: GPUs, nodes, credentials, security."""
 
-import json
 import re
 from typing import Any
 
@@ -10,6 +9,7 @@ from tests.unit.jobs import CONFIG, make_job
 from tunesmith_api.attempts import StageName
 from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.run import PVC_PATH, PlannedGpus, TrainingRun
+from tunesmith_operator.config import KueueConfig
 from tunesmith_operator.planning.runs import build_run
 from tunesmith_operator.resources.attempt import QUEUE_LABEL, build_job, build_service
 from tunesmith_operator.resources.pod import RUN_ANNOTATION
@@ -236,13 +236,20 @@ def test_only_training_queues_for_quota() -> None:
     assert "suspend" not in prepare["spec"]
 
 
-def test_the_largest_run_fits_an_annotation() -> None:
-    suites = [{"name": f"s{i}", "samples": {"prompts": ["x" * 1024] * 10}} for i in range(7)] + [
-        {"name": "heldout", "heldOut": {}}
-    ]
-    job = make_job(evaluation={"suites": suites})
-    notes = built(job)["spec"]["template"]["metadata"]["annotations"]
-    assert len(json.dumps(notes)) < 256 * 1024
+def test_a_queue_without_kueue_holds_nothing_up() -> None:
+    config = CONFIG.model_copy(update={"kueue": KueueConfig()})
+    job = make_job(labels={QUEUE_LABEL: "gpus"})
+    manifest = build_job(job, "j", build_run(job, StageName.TRAIN, 2, config), config)
+    assert "suspend" not in manifest["spec"]
+
+
+@pytest.mark.parametrize("chart", [True, False])
+@pytest.mark.parametrize("own", [True, False, None])
+def test_the_jobs_path_style_wins_also_when_it_is_false(chart: bool, own: bool | None) -> None:
+    s3 = CONFIG.s3.model_copy(update={"path_style": chart})
+    job = make_job(s3={"region": "eu"} if own is None else {"pathStyle": own})
+    run = build_run(job, StageName.TRAIN, 2, CONFIG.model_copy(update={"s3": s3}))
+    assert run.s3.path_style is (chart if own is None else own)
 
 
 def test_preparation_is_told_which_gpus_training_will_get() -> None:

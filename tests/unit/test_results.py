@@ -3,13 +3,15 @@
 from datetime import UTC, datetime, timedelta
 
 from tests.unit.jobs import CONFIG, make_job
-from tunesmith_api.attempts import ActiveAttempt, StageName
+from tunesmith_api.attempts import ActiveAttempt, AttemptReason, StageName
 from tunesmith_api.conditions import ConditionType, Reason
 from tunesmith_api.jobstatus import FineTuneJobStatus, ProgressStatus
 from tunesmith_api.meta import ConditionStatus
 from tunesmith_api.result import Outcome, TrainerResult, TrainingSummary
+from tunesmith_operator.planning.causes import Ending
 from tunesmith_operator.planning.conditions import condition, find
 from tunesmith_operator.planning.draft import JobDraft
+from tunesmith_operator.planning.endings import record
 from tunesmith_operator.planning.observed import Observation
 from tunesmith_operator.planning.results import trained
 from tunesmith_operator.planning.training import decide
@@ -60,3 +62,14 @@ def test_a_deadline_that_went_by_in_waiting_says_what_was_waited_for() -> None:
     assert failed.reason == Reason.DEADLINE_EXCEEDED
     assert "activeDeadlineSeconds (60 s)" in failed.message
     assert failed.message.endswith(words)
+
+
+def test_an_attempt_whose_pods_are_gone_has_used_the_gpus_of_all_its_nodes() -> None:
+    active = ActiveAttempt(
+        number=2, stage=StageName.TRAIN, job_name="j", start_time=NOW, running_time=NOW
+    )
+    later = NOW + timedelta(seconds=10)
+    draft = JobDraft(status=FineTuneJobStatus(active=active), generation=1, now=later)
+    job = make_job(compute={"nodes": 3, "gpusPerNode": 2})
+    record(draft, job, active, Ending(AttemptReason.EVICTED, "gone"), None)
+    assert draft.status.usage.gpu_seconds == "60"

@@ -9,6 +9,7 @@ from tunesmith_operator.kube.errors import (
     Invalid,
     KubeError,
     Refused,
+    WebhookRefused,
 )
 from tunesmith_operator.kube.kinds import Object
 from tunesmith_operator.kube.transport import Request, Response
@@ -39,9 +40,17 @@ def _names_a_field(answer: Response) -> bool:
     return any(cause.get("field") for cause in causes)
 
 
+def is_from_webhook(answer: Response) -> bool:
+    """Whether an admission webhook is the reason, which may deny with any code."""
+    said = message_of(answer)
+    return 'admission webhook "' in said or 'failed calling webhook "' in said
+
+
 def error_of(request: Request, answer: Response) -> KubeError:
     """Give the error that a refusal is."""
     message = f"{request.verb} {request.kind}: {message_of(answer)}"
+    if is_from_webhook(answer):
+        return WebhookRefused(message, answer.status)
     match answer.status:
         case 404 | 410:
             return Gone(message, answer.status)

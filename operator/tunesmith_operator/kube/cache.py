@@ -65,9 +65,13 @@ class Cache:
         )
 
     def stray_pods_of(self, owner_uid: str) -> tuple[SeenPod, ...]:
-        """Return pods of the owner that some Job made, not gone, whose Job is gone."""
+        """Return pods of the owner that some Job made, not gone, whose Job is gone or disowned."""
         children = self._of(owner_uid)
-        jobs = {child.uid for child in children if isinstance(child.seen, SeenJob)}
+        jobs = {
+            child.uid
+            for child in children
+            if isinstance(child.seen, SeenJob) and child.seen.owner_uid == owner_uid
+        }
         return tuple(
             child.seen
             for child in children
@@ -161,8 +165,11 @@ class Cache:
         if known is not None and not is_newer(meta, known.resource_version):
             return None
         child = read_child(kind, body)
+        if known is not None and (child is None or child.owner_uid != known.owner_uid):
+            # Somebody took our labels off it, or gave it another owner's.
+            self._drop_with_pods(known)
         if child is None:
-            return None
+            return self._owner_key(known.owner_uid) if known is not None else None
         self._children[child.uid] = child
         self._by_owner.setdefault(child.owner_uid, set()).add(child.uid)
         if known is not None and without_version(known.seen) == without_version(child.seen):
@@ -183,11 +190,7 @@ class Cache:
         if isinstance(child.seen, SeenPod) and child.seen.job_uid in self._children:
             self._children[uid] = replace(child, seen=replace(child.seen, is_gone=True))
             return owner
-        self._drop(child)
-        if isinstance(child.seen, SeenJob):
-            for other in self._of(child.owner_uid):
-                if is_gone(other) and _job_of(other) == uid:
-                    self._drop(other)
+        self._drop_with_pods(child)
         return owner
 
     def _forget_own(self, own: Own) -> Key:
@@ -200,6 +203,14 @@ class Cache:
             if is_gone(child):
                 self._drop(child)
         return own.key
+
+    def _drop_with_pods(self, child: Child) -> None:
+        """Drop a child, and the pods that are kept only for as long as it is there."""
+        self._drop(child)
+        if isinstance(child.seen, SeenJob):
+            for other in self._of(child.owner_uid):
+                if is_gone(other) and _job_of(other) == child.uid:
+                    self._drop(other)
 
     def _drop(self, child: Child) -> None:
         self._children.pop(child.uid, None)

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
-from tunesmith_operator.kube.answering import error_of, loads, message_of
+from tunesmith_operator.kube.answering import error_of, is_from_webhook, loads, message_of
 from tunesmith_operator.kube.errors import AlreadyExists, Conflict, NotOurs, Unavailable
 from tunesmith_operator.kube.kinds import KINDS, Object
 from tunesmith_operator.kube.transport import NETWORK_ERRORS, Request, Response, Send
@@ -256,5 +256,7 @@ class KubeClient:
                 trouble = message_of(answer)
             if delay is not None:
                 await self._retries.wait(delay, answer.retry_after if answer else None)
+        if answer is not None and is_from_webhook(answer):
+            raise error_of(request, answer)
         code = answer.status if answer else 0
         raise Unavailable(f"{request.method} {request.path}: {trouble}", code)

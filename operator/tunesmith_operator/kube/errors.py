@@ -35,6 +35,10 @@ class Refused(KubeError):
     """The object is invalid, or the operator may not do this: a repeat ends the same way."""
 
 
+class WebhookRefused(Refused):
+    """An admission webhook says no, or does not answer: the API server takes nothing without it."""
+
+
 class Invalid(Refused):
     """The object breaks a rule of its kind: it must be another one to be taken.
 

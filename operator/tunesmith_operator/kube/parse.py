@@ -22,6 +22,7 @@ from tunesmith_operator.planning.observed import (
 )
 from tunesmith_operator.planning.sources import servable_formats
 
+_MADE_BY = "batch.kubernetes.io/controller-uid"
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -83,7 +84,8 @@ def parse_pod(body: Object) -> SeenPod:
     return SeenPod(
         name=meta["name"],
         uid=meta["uid"],
-        job_uid=controller_uid(meta, "Job"),
+        # Its own Job's label stays on a pod that `kubectl delete --cascade=orphan` has left alone.
+        job_uid=controller_uid(meta, "Job") or (meta.get("labels") or {}).get(_MADE_BY, ""),
         phase=status.get("phase", "Pending"),
         index=int(index) if index.isdecimal() else 0,
         ip=status.get("podIP", ""),

@@ -73,3 +73,6 @@ class Decision:
     actions: tuple[Action, ...] = ()
     look_again: timedelta | None = field(default=None)
     """None: only when something changes."""
+    before_start: FineTuneJobStatus | None = field(default=None)
+    """The status without the attempt that is started now: what stays true if that is refused. None
+    where none is started."""

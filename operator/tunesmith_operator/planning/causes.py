@@ -76,7 +76,14 @@ def why_ended(job: SeenJob) -> Ending:
         # A pod leaves a result or a status behind; nothing at all is left only by a lost node
         # or by somebody who deleted it.
         return Ending(AttemptReason.EVICTED, "its pods are gone without a trace")
-    return min(endings, key=lambda e: _RANKING.index(e.reason))
+    return min(endings, key=_tells_less)
+
+
+def _tells_less(ending: Ending) -> tuple[int, bool]:
+    """Order endings; of two alike, that of a pod which had done its work says nothing."""
+    result = ending.result
+    was_done = result is not None and result.outcome is Outcome.SUCCEEDED
+    return _RANKING.index(ending.reason), was_done
 
 
 def _is_success(result: TrainerResult) -> bool:
@@ -89,9 +96,9 @@ def _is_success(result: TrainerResult) -> bool:
 def _why_pod_ended(pod: SeenPod, job: SeenJob) -> Ending:
     result = parse_result(pod, job)
     if result is not None:
-        return Ending(
-            _OUTCOMES[result.outcome], result.message, result.reason, pod.exit_code, result
-        )
+        is_in_vain = result.outcome is Outcome.SUCCEEDED
+        told = f"pod {pod.name} was done, but its Job has failed" if is_in_vain else result.message
+        return Ending(_OUTCOMES[result.outcome], told, result.reason, pod.exit_code, result)
     if pod.disruption or pod.status_reason in _NODE_REASONS:
         why = pod.disruption or pod.status_reason
         return Ending(

@@ -55,6 +55,9 @@ class Draft(Generic[StatusT, ActionT]):
 class JobDraft(Draft[FineTuneJobStatus, Action]):
     """Collects what one pass over a FineTuneJob decides."""
 
+    before_start: FineTuneJobStatus | None = None
+    """The status as it was before an attempt was started in it."""
+
     def say(
         self,
         kind: ConditionType,
@@ -87,4 +90,4 @@ class JobDraft(Draft[FineTuneJobStatus, Action]):
                 for c in self.status.conditions
             ),
         )
-        return Decision(self.status, tuple(self.actions), self.look_again)
+        return Decision(self.status, tuple(self.actions), self.look_again, self.before_start)

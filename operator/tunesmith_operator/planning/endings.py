@@ -54,7 +54,7 @@ def _disruptions(job: FineTuneJob, counters: Counters) -> _Budget:
         spent,
         counters.model_copy(update={"disruptions": spent}),
         job.spec.run_policy.disruption_limit,
-        "were disrupted",
+        "Attempts that were disrupted",
         "runPolicy.disruptionLimit",
         Reason.DISRUPTION_LIMIT_EXCEEDED,
     )
@@ -66,7 +66,7 @@ def _failures(job: FineTuneJob, counters: Counters) -> _Budget:
         spent,
         counters.model_copy(update={"failures": spent}),
         job.spec.run_policy.backoff_limit,
-        "have failed",
+        "Attempts that have failed",
         "runPolicy.backoffLimit",
         Reason.BACKOFF_LIMIT_EXCEEDED,
     )
@@ -164,8 +164,7 @@ def _spend(draft: JobDraft, active: ActiveAttempt, ending: Ending, budget: _Budg
     """Count the attempt against a budget: another one follows, or the job ends."""
     draft.update(counters=budget.counters)
     if budget.spent > budget.limit:
-        spent = f"{budget.spent} attempts {budget.what}"
-        message = f"{spent} ({budget.setting} {budget.limit}). Last: "
+        message = f"{budget.what}: {budget.spent} ({budget.setting} {budget.limit}). Last: "
         fail(draft, budget.reason, message + ending.message, active.stage)
         return
     _retry(draft, active, ending)
@@ -196,6 +195,8 @@ def fail(draft: JobDraft, reason: str, message: str, stage: StageName | None) ->
     """End the job without a version."""
     if stage is not None:
         draft.no(condition_of(stage), reason, message)
+    if draft.holds(ConditionType.SUSPENDED):
+        draft.no(ConditionType.SUSPENDED, reason, "The job has ended")
     draft.yes(ConditionType.FAILED, reason, message)
     draft.update(
         stage=DisplayStage.FAILED,
@@ -226,6 +227,12 @@ def wind_up(draft: JobDraft, seen: Observation) -> None:
         draft.look_again_in(left)
     else:
         draft.act(DeleteSelf(seen.job.metadata.uid))
+
+
+def stage_to_run(draft: JobDraft) -> StageName:
+    """The stage that comes next; meaningless once training is done."""
+    ready = draft.holds(ConditionType.DATA_READY)
+    return StageName.TRAIN if ready else StageName.PREPARE
 
 
 def condition_of(stage: StageName) -> ConditionType:

@@ -52,21 +52,27 @@ def lacks_pods(attempt: SeenJob, now: datetime) -> bool:
 
 def standing(seen: Observation, attempt: SeenJob, now: datetime) -> Standing:
     """Say what a live attempt does or waits for."""
+    if attempt.is_suspended:
+        return Standing(
+            Reason.WAITING_FOR_QUOTA,
+            f"Job {attempt.name} is suspended: Kueue has not admitted it yet, or, where there is no"
+            " Kueue, somebody has set its spec.suspend",
+        )
     if lacks_pods(attempt, now):
         is_full = _QUOTA_IS_FULL in seen.pods_refused
         reason = Reason.WAITING_FOR_QUOTA if is_full else Reason.CONTAINER_NOT_STARTING
-        return Standing(reason, _why_unmade(seen, attempt, now))
+        return Standing(reason, _why_unmade(seen, attempt))
     return _standing_of_pods(attempt, seen.job)
 
 
-def _why_unmade(seen: Observation, attempt: SeenJob, now: datetime) -> str:
+def _why_unmade(seen: Observation, attempt: SeenJob) -> str:
     missing = attempt.parallelism - len(attempt.pods)
     told = f"{missing} of {attempt.parallelism} pod(s) of Job {attempt.name} cannot be made: "
     if not seen.pods_refused:
-        since = short(now - (attempt.started or now))
+        # Not for how long: a condition that counts seconds is written every time.
         return (
-            f"{told}none for {since}, and no Event says why. kubectl describe job {attempt.name}"
-            " may tell of a quota, a policy, a priority class or a service account"
+            f"{told}no Event says why. kubectl describe job {attempt.name} may tell of a quota, a"
+            " policy, a priority class or a service account"
         )
     advice = (
         "They are made as soon as others give up enough of it, or it is raised"
@@ -140,7 +146,7 @@ def _unmade(seen: Observation, attempt: SeenJob, now: datetime) -> Stop | None:
         return None
     if attempt.started is None or now - attempt.started < _START_PATIENCE:
         return None
-    return Stop(AttemptReason.INFRASTRUCTURE, _why_unmade(seen, attempt, now))
+    return Stop(AttemptReason.INFRASTRUCTURE, _why_unmade(seen, attempt))
 
 
 def _stalled(seen: Observation, attempt: SeenJob) -> Stop | None:

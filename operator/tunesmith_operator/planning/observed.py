@@ -23,7 +23,7 @@ class SeenPod:
     name: str
     uid: str
     job_uid: str
-    """uid of the batch Job that owns it; empty if none does."""
+    """uid of the batch Job that owns or has made it; empty if there is none."""
     phase: str = "Pending"
     """Pending, Running, Succeeded, Failed or Unknown."""
     index: int = 0
@@ -140,7 +140,7 @@ class Observation:
     attempts: tuple[SeenJob, ...] = ()
     """Jobs whose controller is this FineTuneJob, by uid."""
     stray_pods: tuple[SeenPod, ...] = ()
-    """Pods of this FineTuneJob, not gone, whose Job does not exist any more."""
+    """Pods of this FineTuneJob, not gone, whose Job is gone or is not its own any more."""
     versions: tuple[SeenVersion, ...] = ()
     """All versions of the model this job makes a version of."""
     target: SeenTarget | None = None

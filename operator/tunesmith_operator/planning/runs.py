@@ -10,6 +10,7 @@ from tunesmith_api.run import (
     S3Connection,
     TrainingRun,
     World,
+    sections_of,
 )
 from tunesmith_api.sharding import Sharding
 from tunesmith_api.training import Hyperparameters, S3Options
@@ -27,8 +28,8 @@ def build_run(
     baselines: tuple[BaselineModel, ...] = (),
 ) -> TrainingRun:
     """Give the run of an attempt; `baselines` are the earlier versions it measures."""
-    spec = job.spec
     meta = job.metadata
+    settings = _halved(job.spec.hyperparameters, job.status.counters.batch_halvings)
     return TrainingRun(
         job=JobRef(namespace=meta.namespace, name=meta.name, uid=meta.uid),
         stage=stage,
@@ -38,16 +39,8 @@ def build_run(
         s3=_connection(job, config),
         world=_world(job, stage),
         planned_gpus=_planned_gpus(job, stage, config),
-        model=spec.model,
-        objective=spec.objective,
-        dpo=spec.dpo,
-        method=spec.method,
-        dataset=spec.dataset,
-        hyperparameters=_halved(spec.hyperparameters, job.status.counters.batch_halvings),
-        checkpoint=spec.checkpoint,
-        evaluation=spec.evaluation,
         baselines=baselines,
-        output=spec.output,
+        **sections_of(job.spec) | {"hyperparameters": settings},
     )
 
 

@@ -25,6 +25,7 @@ from tunesmith_operator.planning.endings import (
     condition_of,
     follow_up,
     record,
+    stage_to_run,
     wind_up,
 )
 from tunesmith_operator.planning.monitoring import display_stage
@@ -65,7 +66,8 @@ def _accept(draft: JobDraft, seen: Observation, config: Config) -> bool:
     """Look at the spec as long as nothing runs; the inputs of a run never change."""
     if draft.status.active is not None:
         return True
-    wrong = objection(seen, config)
+    # Of what is trained the results count, whatever would be said of a new run by now.
+    wrong = None if draft.holds(ConditionType.TRAINED) else objection(seen, config)
     if wrong is not None:
         before = find(draft.status.conditions, ConditionType.ACCEPTED)
         if before is None or before.reason != wrong.reason:
@@ -88,18 +90,24 @@ def _advance(draft: JobDraft, seen: Observation, config: Config) -> None:
         # Whatever happens to it next, its number must never be given again: write it down first.
         draft.look_again_in(timedelta())
         return
-    if _is_overdue(draft, seen):
-        return
     active = draft.status.active
     if active is not None:
         attempt = next((a for a in seen.attempts if a.name == active.job_name), None)
         if attempt is not None:
             note_image(draft, attempt)
-        if attempt is not None and not attempt.is_finished:
+        # What has ended counts, also where nobody looked before the time was over.
+        has_ended = attempt is not None and attempt.is_finished
+        if not has_ended and _is_overdue(draft, seen):
+            return
+        if attempt is not None and not has_ended:
             watch(draft, seen, attempt, active)
             return
         _close(draft, seen, attempt, active)
-    if not _is_finished(draft):
+    if _is_finished(draft):
+        return
+    if draft.holds(ConditionType.TRAINED):
+        finish(draft, seen, seen.job)
+    elif not _is_overdue(draft, seen):
         _next(draft, seen, config)
 
 
@@ -131,18 +139,23 @@ def _is_overdue(draft: JobDraft, seen: Observation) -> bool:
     if left > timedelta():
         draft.look_again_in(left)
         return False
-    end_by_time(draft, seen, Reason.DEADLINE_EXCEEDED, _why_late(draft, limit))
+    end_by_time(draft, seen, Reason.DEADLINE_EXCEEDED, _why_late(draft, seen, limit))
     return True
 
 
-def _why_late(draft: JobDraft, limit: int) -> str:
-    """Name the limit, and what the pods were waiting for if that is where the time went."""
+def _why_late(draft: JobDraft, seen: Observation, limit: int) -> str:
+    """Name the limit, and what the job was waiting for if that is where the time went."""
     told = (
         f"The job took longer than runPolicy.activeDeadlineSeconds ({limit} s); raise it in a new"
         " job, or give that more compute"
     )
     active = draft.status.active
-    said = find(draft.status.conditions, condition_of(active.stage)) if active else None
+    # This very pass has accepted the spec anew; what the last one was refused is in what was seen.
+    said = (
+        find(draft.status.conditions, condition_of(active.stage))
+        if active
+        else find(seen.job.status.conditions, ConditionType.ACCEPTED)
+    )
     return f"{told}. {said.message}" if said and said.reason in HINDRANCES else told
 
 
@@ -153,7 +166,10 @@ def _close(
     if attempt is not None:
         ending = why_ended(attempt)
     else:
-        ending = Ending(AttemptReason.EVICTED, f"Job {active.job_name} was deleted")
+        ending = Ending(
+            AttemptReason.EVICTED,
+            f"Job {active.job_name} was deleted, or does not belong to the FineTuneJob any more",
+        )
     asked = active.stop_reason
     if asked is not None and ending.reason is not AttemptReason.SUCCEEDED:
         ending = replace(ending, reason=asked, message=active.stop_message)
@@ -168,16 +184,13 @@ def _close(
 
 
 def _next(draft: JobDraft, seen: Observation, config: Config) -> None:
-    """Nothing runs. Finish, hold, wait, or start the next attempt."""
-    if draft.holds(ConditionType.TRAINED):
-        finish(draft, seen, seen.job)
-        return
+    """Nothing runs and there is more to do. Hold, wait, or start the next attempt."""
     if _is_held(draft, seen):
         return
     lingering = [p.name for p in _pods_alive(seen)]
     if lingering:
         # Two pods of one rank would write over each other's work: the old one must be gone first.
-        stage = _stage_to_run(draft)
+        stage = stage_to_run(draft)
         draft.no(
             condition_of(stage),
             Reason.STOPPING,
@@ -208,7 +221,7 @@ def _is_held(draft: JobDraft, seen: Observation) -> bool:
             Reason.SUSPENDED_BY_USER,
             f"spec.suspend is true: no pods run{where}",
         )
-        stage = condition_of(_stage_to_run(draft))
+        stage = condition_of(stage_to_run(draft))
         draft.no(stage, Reason.SUSPENDED_BY_USER, "Not running: spec.suspend is true")
         draft.update(stage=DisplayStage.SUSPENDED)
         return True
@@ -218,13 +231,11 @@ def _is_held(draft: JobDraft, seen: Observation) -> bool:
     return False
 
 
-def _stage_to_run(draft: JobDraft) -> StageName:
-    ready = draft.holds(ConditionType.DATA_READY)
-    return StageName.TRAIN if ready else StageName.PREPARE
-
-
 def _start(draft: JobDraft, seen: Observation, config: Config) -> None:
-    stage = _stage_to_run(draft)
+    draft.before_start = draft.status
+    # Where the last try was refused and this one is not, the refusal is over.
+    draft.yes(ConditionType.ACCEPTED, Reason.VALID_SPEC, "The spec can be run")
+    stage = stage_to_run(draft)
     number = draft.status.counters.attempts + 1
     name = attempt_name(seen.job, stage, number)
     # build_run reads the counters, which this very pass may have changed.

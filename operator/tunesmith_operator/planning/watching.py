@@ -6,14 +6,20 @@ Called by ``training`` for the one attempt that is alive.
 import re
 from datetime import timedelta
 
-from tunesmith_api.attempts import ActiveAttempt, AttemptReason
+from tunesmith_api.attempts import ActiveAttempt, AttemptReason, StageName
 from tunesmith_api.conditions import ConditionType, Reason
 from tunesmith_api.jobstatus import DisplayStage
 from tunesmith_operator.planning.actions import StopAttempt
 from tunesmith_operator.planning.causes import Ending
 from tunesmith_operator.planning.conditions import find
 from tunesmith_operator.planning.draft import JobDraft
-from tunesmith_operator.planning.endings import condition_of, fail, record, wind_up
+from tunesmith_operator.planning.endings import (
+    condition_of,
+    fail,
+    record,
+    stage_to_run,
+    wind_up,
+)
 from tunesmith_operator.planning.monitoring import (
     checkpoint_status,
     current_progress,
@@ -31,8 +37,9 @@ HINDRANCES = (
     Reason.IMAGE_PULL_FAILING,
     Reason.CONTAINER_NOT_STARTING,
     Reason.WAITING_FOR_QUOTA,
+    Reason.CHILD_REFUSED,
 )
-"""What a live attempt may wait for; said as an Event once, and named when time runs out."""
+"""What a job may wait for; said as an Event once, and named when time runs out."""
 _LATE_STAGES = {DisplayStage.EVALUATE, DisplayStage.EXPORT}
 
 
@@ -65,7 +72,7 @@ def end_by_time(draft: JobDraft, seen: Observation, reason: Reason, message: str
     if active is not None:
         attempt = next((a for a in seen.attempts if a.name == active.job_name), None)
         record(draft, seen.job, active, Ending(AttemptReason.DEADLINE_EXCEEDED, message), attempt)
-    fail(draft, reason, message, active.stage if active else None)
+    fail(draft, reason, message, active.stage if active else stage_to_run(draft))
     wind_up(draft, seen)
 
 
@@ -138,17 +145,15 @@ def _note_standing(draft: JobDraft, seen: Observation, attempt: SeenJob) -> None
         draft.update(stage=DisplayStage.PENDING)
         if before is None or before.reason != now_is.reason:
             draft.emit("Warning", now_is.reason, now_is.message)
-    _note_quota(draft, attempt)
+    _note_quota(draft, attempt, now_is.message)
     # Pods announce changes by themselves; what they wait for, and their progress, must be asked.
     draft.look_again_in(timedelta(seconds=5))
 
 
-def _note_quota(draft: JobDraft, attempt: SeenJob) -> None:
+def _note_quota(draft: JobDraft, attempt: SeenJob, why: str) -> None:
+    if attempt.stage is not StageName.TRAIN:
+        return  # preparation goes through no queue
     if attempt.is_suspended:
-        draft.no(
-            ConditionType.QUOTA_RESERVED,
-            Reason.WAITING_FOR_QUOTA,
-            "Kueue has not admitted the training pods yet",
-        )
+        draft.no(ConditionType.QUOTA_RESERVED, Reason.WAITING_FOR_QUOTA, why)
     elif find(draft.status.conditions, ConditionType.QUOTA_RESERVED) is not None:
         draft.yes(ConditionType.QUOTA_RESERVED, Reason.ADMITTED, "Kueue has admitted the pods")

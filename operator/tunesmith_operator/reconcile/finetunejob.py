@@ -18,7 +18,7 @@ from tunesmith_api.labels import LABEL_JOB_UID
 from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_api.result import PROGRESS_PORT, TrainerProgress
 from tunesmith_operator.kube.errors import AlreadyExists, Invalid, NotOurs, Refused
-from tunesmith_operator.kube.parse import newest_message, parse_target
+from tunesmith_operator.kube.parse import newest_message, parse_target, parse_version
 from tunesmith_operator.planning.acceptance import invalid_child, refused
 from tunesmith_operator.planning.actions import (
     Action,
@@ -86,7 +86,7 @@ class FineTuneJobReconciler:
             await act(world, job, decision)
         except (NotOurs, Refused) as error:
             why = f"{error}. {advice(error, FineTuneJob.KIND)}"
-            decision = replace(refused(seen, why, world.now()), look_again=_BLOCKED_RETRY)
+            decision = replace(refused(seen, decision, why, world.now()), look_again=_BLOCKED_RETRY)
             await act(world, job, decision)
         await self.write_status(world, job, decision)
         note_attempts(job.status, decision.status)
@@ -232,5 +232,11 @@ async def _make_version(world: World, job: FineTuneJob, action: MakeVersion) -> 
         # as soon as the cache knows the object.
         namespace = job.metadata.namespace
         body = await world.kube.get("ModelVersion", namespace, action.name)
-        if body is not None:
-            world.cache.saw("ModelVersion", body)
+        if body is None:
+            return
+        world.cache.saw("ModelVersion", body)
+        taken, wanted = parse_version(body), action.spec
+        if (taken.model, taken.version) != (wanted.model, wanted.version):
+            # No number moves on because of it, so the same name would be tried for ever.
+            what = f"version {taken.version} of model {taken.model}"
+            raise NotOurs(f"ModelVersion {namespace}/{action.name} exists and is {what}") from None

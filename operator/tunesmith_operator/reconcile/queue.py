@@ -18,7 +18,13 @@ from typing import Protocol
 import structlog
 
 from tunesmith_operator import telemetry
-from tunesmith_operator.kube.errors import Conflict, Gone, LostLeadershipError, Unavailable
+from tunesmith_operator.kube.errors import (
+    Conflict,
+    Gone,
+    LostLeadershipError,
+    Unavailable,
+    WebhookRefused,
+)
 from tunesmith_operator.kube.known import Key
 
 log = structlog.get_logger(__name__)
@@ -200,7 +206,7 @@ class WorkQueue:
         except LostLeadershipError:
             log.info("stopped before a write: not the leader any more")
             return "fenced", None
-        except (Conflict, Gone, Unavailable) as error:
+        except (Conflict, Gone, Unavailable, WebhookRefused) as error:
             wait = self._back_off(key)
             # The object changed meanwhile, or is gone: the next pass sees it as it is.
             log.warning("the API server did not do it", error=str(error), again_seconds=wait)

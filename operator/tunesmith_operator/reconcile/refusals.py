@@ -17,16 +17,13 @@ from tunesmith_operator.kube.errors import (
     KubeError,
     NotOurs,
     Refused,
-    Unavailable,
+    WebhookRefused,
 )
 from tunesmith_operator.kube.known import Key
 from tunesmith_operator.planning.actions import Emit
 from tunesmith_operator.reconcile.emitting import emit
 from tunesmith_operator.reconcile.world import World
 
-_WEBHOOK_FAILED = 500
-"""What the API server answers where it cannot ask an admission webhook: for as long as that is so,
-and only for what that webhook is asked about."""
 _RETRY = timedelta(seconds=10)
 _SAY = timedelta(milliseconds=200)
 
@@ -59,9 +56,7 @@ class Refusals:
         """
         try:
             return await work
-        except (NotOurs, Refused, Gone, Unavailable) as error:
-            if isinstance(error, Unavailable) and error.code != _WEBHOOK_FAILED:
-                raise
+        except (NotOurs, Refused, Gone) as error:
             message = f"{error}. {advice(error, ModelDeployment.KIND)}"
             self._now.setdefault(key, []).append(message)
             refused = Emit("Warning", DeploymentReason.CHILD_REFUSED, message)
@@ -89,11 +84,8 @@ def advice(error: KubeError, kind: str) -> str:
             return "Install the kind that it is of, or change the spec so that it is not needed"
         case Invalid():
             return "Change what it names in the spec"
-        case Unavailable():
-            return (
-                "Mend or remove the admission webhook that it names; where it names none, the API"
-                " server itself fails"
-            )
+        case WebhookRefused():
+            return "Do what the webhook asks for; where it does not answer, mend or remove it"
         case _:
             return (
                 "Change the quota, the admission policy or the operator's rights that it names, or"

@@ -37,7 +37,7 @@ def build_pod_template(
         "metadata": {
             "labels": labels,
             "annotations": {
-                RUN_ANNOTATION: run.model_dump_json(by_alias=True, exclude_none=True),
+                RUN_ANNOTATION: run.encode(),
             },
         },
         "spec": _pod_spec(job, name, run, config),

@@ -1,0 +1,95 @@
+"""What pods and trainer of a live attempt say: when it is stopped, and where it is."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.unit.jobs import CONFIG, make_job
+from tunesmith_api.attempts import ActiveAttempt, AttemptReason, StageName
+from tunesmith_api.conditions import ConditionType, Reason
+from tunesmith_api.jobstatus import DisplayStage, FineTuneJobStatus, Resolved
+from tunesmith_api.result import Phase, TrainerProgress
+from tunesmith_operator.planning.draft import JobDraft
+from tunesmith_operator.planning.monitoring import current_progress, display_stage, reason_to_stop
+from tunesmith_operator.planning.observed import Observation, SeenJob, SeenPod
+from tunesmith_operator.planning.training import decide
+from tunesmith_operator.planning.watching import note_image
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+JOB = make_job(compute={"gpusPerNode": 0})
+
+
+def attempt(**facts: Any) -> SeenJob:
+    pod = SeenPod(name="p", uid="p", job_uid="j", created=NOW, **facts)
+    return SeenJob("j", "j", "1", "o", StageName.TRAIN, 2, NOW, started=NOW, pods=(pod,))
+
+
+def progress(**facts: Any) -> TrainerProgress:
+    said = {"stage": "train", "attempt": 2, "phase": Phase.TRAINING, "phase_start_time": NOW}
+    return TrainerProgress.model_validate(said | {"total_steps": 100} | facts)
+
+
+@pytest.mark.parametrize(
+    ("waits", "seconds", "reason"),
+    [
+        pytest.param("ErrImagePull", 5, None, id="a pull that failed may do better"),
+        pytest.param("ErrImagePull", 121, AttemptReason.IMAGE_PULL, id="but not for ever"),
+        pytest.param("InvalidImageName", 5, AttemptReason.IMAGE_PULL, id="a name never does"),
+        pytest.param("CreateContainerError", 121, AttemptReason.INFRASTRUCTURE, id="no container"),
+        pytest.param("ContainerCreating", 999, None, id="all is well"),
+    ],
+)
+def test_a_pod_that_does_not_start_is_given_up_on(
+    waits: str, seconds: int, reason: AttemptReason | None
+) -> None:
+    seen = Observation(job=JOB)
+    stop = reason_to_stop(seen, attempt(waiting_reason=waits), NOW + timedelta(seconds=seconds))
+    assert (stop.reason if stop else None) == reason
+    gone = attempt(waiting_reason=waits, is_gone=True)
+    assert reason_to_stop(seen, gone, NOW + timedelta(seconds=seconds)) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "stage"),
+    [
+        pytest.param({"phase": Phase.EVALUATING, "step": 50}, "Train", id="a look in between"),
+        pytest.param({"phase": Phase.EVALUATING, "step": 100}, "Evaluate", id="all steps are done"),
+        pytest.param({"phase": Phase.UPLOADING, "step": 100}, "Export", id="the upload"),
+    ],
+)
+def test_the_stage_that_is_shown(said: dict[str, Any], stage: str) -> None:
+    assert display_stage(StageName.TRAIN, progress(**said)) == stage
+
+
+@pytest.mark.parametrize("other", [{"attempt": 1}, {"stage": "prepare"}])
+def test_an_answer_of_another_attempt_is_none(other: dict[str, Any]) -> None:
+    seen = Observation(job=JOB, progress=progress(**other))
+    assert current_progress(seen, attempt()) is None
+
+
+def test_a_trainer_that_falls_silent_at_its_end_is_still_there() -> None:
+    active = ActiveAttempt(number=2, stage=StageName.TRAIN, job_name="j", start_time=NOW)
+    status = FineTuneJobStatus(start_time=NOW, active=active, stage=DisplayStage.EXPORT)
+    job = JOB.model_copy(update={"status": status})
+    running = attempt(phase="Running", started=NOW)
+    decision = decide(Observation(job=job, attempts=(running,)), CONFIG, NOW)
+    assert decision.status.stage is DisplayStage.EXPORT
+
+
+def test_preparation_that_somebody_suspends_waits_in_no_queue() -> None:
+    active = ActiveAttempt(number=2, stage=StageName.PREPARE, job_name="j", start_time=NOW)
+    status = FineTuneJobStatus(start_time=NOW, active=active)
+    held = replace(attempt(), stage=StageName.PREPARE, is_suspended=True, pods=())
+    seen = Observation(job=JOB.model_copy(update={"status": status}), attempts=(held,))
+    said = {c.type: c.reason for c in decide(seen, CONFIG, NOW).status.conditions}
+    assert said == {ConditionType.DATA_READY: Reason.WAITING_FOR_QUOTA}
+
+
+def test_a_digest_that_the_job_names_stays_where_a_pod_knows_none() -> None:
+    image = f"trainer:1@sha256:{'1' * 64}"
+    resolved = Resolved(trainer_image=image)
+    draft = JobDraft(status=FineTuneJobStatus(resolved=resolved), generation=1, now=NOW)
+    note_image(draft, replace(attempt(image_id=f"sha256:{'2' * 64}"), image=image))
+    assert draft.status.resolved.trainer_image == image
