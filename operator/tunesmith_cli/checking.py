@@ -91,9 +91,10 @@ def read_asked(place: str, wishes: Wishes) -> Asked:
 
 def _run(job: FineTuneJob) -> TrainingRun:
     spec = job.spec
-    checks = spec.dataset.checks.model_copy(
-        update={"fail_on_malformed": "1", "min_rows": 1, "too_long": TooLong.DROP}
-    )
+    lenient: dict[str, object] = {"fail_on_malformed": "1", "min_rows": 1}
+    if spec.dataset.checks.too_long is TooLong.FAIL:
+        lenient["too_long"] = TooLong.DROP
+    checks = spec.dataset.checks.model_copy(update=lenient)
     # What a generator would write costs too much to be only looked at.
     dataset = spec.dataset.model_copy(update={"checks": checks, "synthetic": None})
     return TrainingRun(
@@ -190,7 +191,7 @@ def _show_tokens(asked: Asked, gathered: Any, directory: Path, rows: int) -> Non
     workers = spare_processes()
     objective = asked.objective or Objective.SFT
     maker = RowTokenizer(
-        *(tokenizer, limit, TooLong.DROP, gathered.reading, prompting),
+        *(tokenizer, limit, run.dataset.checks.too_long, gathered.reading, prompting),
         objective=objective,
         workers=workers,
     )

@@ -129,6 +129,12 @@ PREFERENCE = {"messages": HI[:1], "chosen": "Hello", "rejected": "What?"}
             {**PREFERENCE, "messages": [*HI, HI[0]]},
             id="preference whose prompt is the first of several questions",
         ),
+        pytest.param(
+            {"messages": [HI[0], {**HI[1], "weight": None, "tool_calls": None}]},
+            "Messages",
+            HI,
+            id="messages with empty fields, as Parquet has them",
+        ),
         pytest.param({"text": "Hi\n"}, "Text", {"text": "Hi\n"}, id="plain text"),
         pytest.param(
             {"text": "\n12:30 User: Hi\nBot: Hello"}, "ChatLog", HI, id="a chat in a field of text"
@@ -242,6 +248,35 @@ def test_columns_have_other_names() -> None:
             {"prompt": HI[::-1], "chosen": "y", "rejected": "z"},
             "the first message is the assistant's",
             id="a preference that begins with an answer",
+        ),
+        pytest.param(
+            "Messages",
+            {"messages": [HI[0], {**HI[1], "weight": "0"}]},
+            "weight of message 2 is a text ('0'); known are 1 (learn the answer) and 0",
+            id="a weight that would have been learned all the same",
+        ),
+        pytest.param(
+            "Messages",
+            {"messages": [HI[0], {**HI[1], "weight": 0.5}]},
+            "weight of message 2 is a number (0.5); known are 1",
+            id="half a weight",
+        ),
+        pytest.param(
+            "Messages",
+            {"messages": [HI[0], {**HI[1], "tool_calls": [{"id": "1", "type": "function"}]}]},
+            "message 2 has tool_calls (a list ([{'id': '1', 'type': 'function'}])), and calls of",
+            id="a call of a tool beside the answer",
+        ),
+        pytest.param(
+            "Messages",
+            {
+                "messages": [
+                    HI[0],
+                    {"role": "assistant", "content": None, "function_call": {"n": 1}},
+                ]
+            },
+            "message 2 has function_call",
+            id="a call of a function in the place of the answer",
         ),
         pytest.param("ChatLog", {"text": "nobody speaks"}, "names nobody", id="no speaker"),
         pytest.param("EmailThread", {"text": "no headers"}, "without From", id="no mail"),

@@ -182,8 +182,8 @@ def check_targets(model: nn.Module, names: tuple[str, ...]) -> None:
     if missing:
         raise UserError(
             UserErrorReason.INVALID_RUN,
-            f"method.targetModules names {_listed(missing)}, which the model does not have. Its "
-            f"layers are {_listed(linear_layers(model))}; all-linear stands for all of them.",
+            f"targetModules names {_listed(missing)}, which the model does not have. Its layers "
+            f"are {_listed(linear_layers(model))}; all-linear stands for all of them.",
         )
 
 

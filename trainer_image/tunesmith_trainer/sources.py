@@ -151,7 +151,7 @@ def _from_folder(uri: str, path: Path) -> FetchedModel:
     if not path.is_dir():
         raise UserError(
             UserErrorReason.MODEL_NOT_FOUND,
-            f"{uri} is not a folder. Correct spec.model.uri (pvc://CLAIM/PATH).",
+            f"{uri} is not a folder. spec.model.uri must name the one with the model's files.",
         )
     files = {item.name: item.stat() for item in path.iterdir() if item.is_file()}
     check_files(files, uri)

@@ -14,6 +14,7 @@ from tunesmith_api.dataset import Dataset
 from tunesmith_api.result import UserErrorReason
 from tunesmith_api.templating import Template
 from tunesmith_trainer.data.chat_templates import PLAIN, TEXTS
+from tunesmith_trainer.data.dating import dated
 from tunesmith_trainer.data.formats import Message
 from tunesmith_trainer.data.newtokens import NewTokens, extend
 from tunesmith_trainer.data.prompting import template_errors
@@ -251,7 +252,10 @@ class Renderer:
 
     def _apply(self, conversations: Sequence[list[Message]], prompt: bool) -> list[str]:
         return self._tokenizer.apply_chat_template(
-            list(conversations), tokenize=False, add_generation_prompt=prompt
+            list(conversations),
+            tokenize=False,
+            add_generation_prompt=prompt,
+            **dated(self._tokenizer),
         )
 
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from tunesmith_api.result import UserErrorReason
 from tunesmith_api.run import TrainingRun
 from tunesmith_api.suites import Questions, Suite
+from tunesmith_trainer.data.dating import dated
 from tunesmith_trainer.data.prepared import Split
 from tunesmith_trainer.data.prompting import Prompting
 from tunesmith_trainer.outcome import UserError, shorten
@@ -157,7 +158,11 @@ class _Asking(NamedTuple):
         turns = [{"role": turn["role"], "content": turn["content"]} for turn in around]
         return tuple(
             self.tokenizer.apply_chat_template(
-                turns, add_generation_prompt=True, tokenize=True, return_dict=False
+                turns,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
+                **dated(self.tokenizer),
             )
         )
 
