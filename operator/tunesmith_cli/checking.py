@@ -210,8 +210,9 @@ def _show_tokens(asked: Asked, gathered: Any, directory: Path, rows: int) -> Non
     if saved := added.saved(split.tokens):
         out.print(f"Without the added tokens there would be about {saved} tokens more.")
     if maker.counts.too_long or maker.counts.unsupervised:
+        is_cut = run.dataset.checks.too_long is TooLong.TRUNCATE
         out.print(
-            f"left out: {maker.counts.too_long} rows too long,"
+            f"{'cut or ' * is_cut}left out: {maker.counts.too_long} rows too long,"
             f" {maker.counts.unsupervised} with nothing to learn",
             style="yellow",
         )
@@ -236,10 +237,12 @@ def _show_lengths(lengths: Any) -> None:
 
 def _show_row(tokenizer: Any, name: str, tokens: Any, supervised: Any) -> None:
     """Print a row with what is learned in brackets, and green where there are colours."""
+    from tunesmith_trainer.outcome import harmless
+
     text = Text(f"{name}: ")
     edges = [0, *(np.flatnonzero(np.diff(supervised)) + 1).tolist(), len(tokens)]
     for start, end in pairwise(edges):
-        part = tokenizer.decode(tokens[start:end])
+        part = harmless(tokenizer.decode(tokens[start:end]))
         if supervised[start]:
             text.append(f"⟦{part}⟧", style="bold green")
         else:
@@ -249,11 +252,13 @@ def _show_row(tokenizer: Any, name: str, tokens: Any, supervised: Any) -> None:
 
 
 def _show_turns(gathered: Any, rows: int, objective: Objective | None) -> None:
+    from tunesmith_trainer.outcome import harmless
+
     for number, row in enumerate(gathered.sides.train[:rows], 1):
         text = Text(f"row {number}: ")
         for name, said, is_learned in _turns(orjson.loads(row.content)):
             is_green = is_learned or objective is Objective.PRETRAIN
-            text.append(f"{name}: {said}\n", style="bold green" if is_green else "dim")
+            text.append(f"{name}: {harmless(said)}\n", style="bold green" if is_green else "dim")
         text.truncate(_MOST_TEXT, overflow="ellipsis")
         out.print(text)
 

@@ -68,6 +68,32 @@ def load_questions(
     return asked
 
 
+def check_lengths(run: TrainingRun, asked: Asked, context: int | None) -> None:
+    """Raise UserError InvalidRun for what a model of that context cannot be asked.
+
+    Many models answer all the same, with noise; those with positions of their own fail, after all
+    the training.
+    """
+    if context is None:
+        return
+    for name, questions in asked.items():
+        for number, question in enumerate(questions, 1):
+            if len(question.tokens) >= context:
+                raise UserError(
+                    UserErrorReason.INVALID_RUN,
+                    f"Suite {name}: question {number} has {len(question.tokens)} tokens with all"
+                    f" that is put around it, and the model reads at most {context}, its answer"
+                    f" included: {shorten(question.prompt, 80)!r}. Shorten it, or leave it out.",
+                )
+    for suite in run.evaluation.suites:
+        if suite.speed and suite.speed.prompt_tokens + suite.speed.new_tokens > context:
+            raise UserError(
+                UserErrorReason.INVALID_RUN,
+                f"Suite {suite.name}: promptTokens and newTokens are more than the model's"
+                f" {context} tokens together. Lower them.",
+            )
+
+
 def _of_suite(
     run: TrainingRun,
     suite: Suite,
