@@ -18,10 +18,11 @@ from rich.text import Text
 
 from tunesmith_api import API_VERSION
 from tunesmith_api.attempts import StageName
-from tunesmith_api.dataset import DataFormat, TooLong
+from tunesmith_api.dataset import DataFormat, Split, TooLong
 from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.objectives import Objective
 from tunesmith_api.report import DroppedSample
+from tunesmith_api.result import UserErrorReason
 from tunesmith_api.run import JobRef, TrainingRun, sections_of
 from tunesmith_cli.jobfile import JOB_FILES, as_uri, load_job, near_by
 from tunesmith_cli.local import connection
@@ -109,19 +110,40 @@ def _run(job: FineTuneJob) -> TrainingRun:
 
 def check_data(asked: Asked, rows: int) -> None:
     """Print what preparation would do, and the first ``rows`` rows. Raises TrainerError."""
+    from tunesmith_trainer.outcome import UserError
+
     with TemporaryDirectory(prefix="tunesmith-check-") as folder:
-        gathered = _gather(asked, Path(folder) / "data")
-        if asked.objective is None:
-            is_for_dpo = gathered.format == DataFormat.PREFERENCE
-            asked = asked._replace(objective=Objective.DPO if is_for_dpo else Objective.SFT)
-        _show_counts(gathered)
-        if asked.is_synthetic_left_out:
-            out.print("The rows that dataset.synthetic would add are not among them.")
-        if asked.has_model:
-            _show_tokens(asked, gathered, Path(folder), rows)
-        else:
-            _show_turns(gathered, rows, asked.objective)
-            out.print("With --model, tokens are counted and rows shown as the model sees them.")
+        try:
+            _show(asked, _gather(asked, Path(folder) / "data"), Path(folder), rows)
+        except UserError as error:
+            if error.reason == UserErrorReason.DATASET_TOO_SMALL:
+                # What there is can be looked at all the same.
+                whole = _unsplit(asked)
+                _show(whole, _gather(whole, Path(folder) / "whole"), Path(folder), rows)
+            raise
+
+
+def _unsplit(asked: Asked) -> Asked:
+    """Ask for the same with no rows held out of those to train on."""
+    dataset = asked.run.dataset
+    sides = {name: getattr(dataset, name) for name in ("validation", "test")}
+    none = {name: Split(percent="0") for name, side in sides.items() if side.uri is None}
+    run = asked.run.model_copy(update={"dataset": dataset.model_copy(update=none)})
+    return asked._replace(run=run)
+
+
+def _show(asked: Asked, gathered: Any, folder: Path, rows: int) -> None:
+    if asked.objective is None:
+        is_for_dpo = gathered.format == DataFormat.PREFERENCE
+        asked = asked._replace(objective=Objective.DPO if is_for_dpo else Objective.SFT)
+    _show_counts(gathered)
+    if asked.is_synthetic_left_out:
+        out.print("The rows that dataset.synthetic would add are not among them.")
+    if asked.has_model:
+        _show_tokens(asked, gathered, folder, rows)
+    else:
+        _show_turns(gathered, rows, asked.objective)
+        out.print("With --model, tokens are counted and rows shown as the model sees them.")
 
 
 def _gather(asked: Asked, directory: Path) -> Any:

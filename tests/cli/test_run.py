@@ -211,6 +211,16 @@ def test_rows_that_a_job_cuts_are_shown_cut(tmp_path: Path) -> None:
     assert "cut or left out: 1 rows too long, 0 with nothing to learn" in told.stdout
 
 
+def test_data_that_is_too_little_for_a_job_is_shown_all_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "a", "response": "b"}\n{"prompt": "c"}\n')
+    told = ask("data", "check", file)
+    assert told.returncode == ExitCode.USER_ERROR
+    assert "line 2: no field response" in told.stdout
+    assert "row 1: user: a" in told.stdout
+    assert "DatasetTooSmall: 1 distinct group" in told.stderr
+
+
 @pytest.mark.parametrize("model", [(), ("--model", "builtin://tiny")], ids=["turns", "tokens"])
 def test_data_cannot_command_the_terminal(tmp_path: Path, model: tuple[str, ...]) -> None:
     rows: list[dict[str, object]] = [

@@ -437,12 +437,6 @@ def test_a_bomb_of_parquet_is_refused(encoded: bool, tmp_path: Path) -> None:
             "a.csv", b"prompt,response\nHi,\xff\n", "a.csv line 2: not UTF-8", id="Latin-1"
         ),
         pytest.param(
-            "a.csv",
-            'prompt,response\n"Hi,Hello\n',
-            'a.csv line 2: not CSV (unexpected end of data): "Hi,Hello.',
-            id="an open quote",
-        ),
-        pytest.param(
             "a.jsonl",
             TURN + "\n" + jsonl({"user": "long " * 99, "bot": 3}),
             "a.jsonl line 2: bot is a number (3), not text: ",
@@ -454,10 +448,6 @@ def test_a_bomb_of_parquet_is_refused(encoded: bool, tmp_path: Path) -> None:
             "a.mbox line 6: a mail without From: Subject: Re: Hi Ho",
             id="a mail without a sender",
         ),
-        pytest.param(
-            "a.json", f"[{TURN},\n{TURN},\n{TURN[:-3]}", "a.json line 3: not JSON", id="half a list"
-        ),
-        pytest.param("a.json", f"[{TURN},\n{TURN}", "cut off", id="a list without end"),
         pytest.param("a.txt", "User: Hi\nBot: H\xe4".encode("latin1"), "not UTF-8", id="text"),
     ],
 )
@@ -471,6 +461,53 @@ def test_a_bad_row_is_named_and_may_be_left_out(
     assert message in caught.value.message
     rows, reading, _ = read(path, share="1")
     assert (reading.malformed, reading.rows) == (1, len(rows) + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        pytest.param(
+            "a.csv",
+            'prompt,response\nHi,Hello\nHi,"Hello\nHi,Ann\nHi,Bob\n',
+            'a.csv line 3: not CSV (a quote is not closed): Hi,"Hello.',
+            id="an open quote",
+        ),
+        pytest.param(
+            "a.json",
+            f"[{TURN},\n{TURN},\n{{'user': 1}},\n{TURN}]",
+            "a.json line 3: not JSON",
+            id="an item of a list that is no JSON",
+        ),
+        pytest.param(
+            "a.json", f"[{TURN},\n{TURN},\n{TURN[:-3]}", "a.json line 3: not JSON", id="half a list"
+        ),
+        pytest.param("a.json", f"[{TURN},\n{TURN}", "cut off", id="a list without end"),
+    ],
+)
+def test_rows_that_nobody_can_count_are_never_left_out(
+    name: str, content: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    for share in ("0", "1"):
+        with pytest.raises(UserError) as caught:
+            read(path, share=share)
+        assert message in caught.value.message
+    assert "All that follows in the file would be lost" in caught.value.message
+
+
+def test_an_object_over_several_lines_is_told_what_rows_are(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"messages": HI}, indent=1))
+    with pytest.raises(UserError, match=r"a.json line 1: .*; give each row a line of its own"):
+        read(path)
+
+
+def test_tabs_part_the_columns_of_a_tsv_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("prompt\tresponse\nHi, Ann\tHello\n")
+    rows, _, _ = read(path)
+    assert [orjson.loads(row.content) for row in rows] == [pair("Hi, Ann", "Hello")]
 
 
 OVERLONG = "x" * (40 << 20)

@@ -185,7 +185,7 @@ def test_an_answer_ends_where_the_model_does(tmp_path: Path, ranks: Ranks) -> No
     ("suite", "words"),
     [
         pytest.param(
-            {"samples": {"prompts": ["why", "so " * 999]}},
+            {"samples": {"prompts": ["why", "so " * 333]}},
             ["question 2 has", "reads at most 512", "'so so"],
             id="a question",
         ),
@@ -241,6 +241,12 @@ def test_questions_of_a_file(bucket: Bucket, make_run: Any, tiny: Any) -> None:
     found = questions_of(make_run, {"prompts": {"uri": uri, "maxRows": 3}}, tiny)
     assert [(q.prompt, q.expected) for q in found] == [("p0", "a0"), ("p4", "a4"), ("p9", "a9")]
     assert tiny[1].decode(found[0].tokens).count("p0") == 1
+
+
+def test_a_file_without_questions_is_named(bucket: Bucket, make_run: Any, tiny: Any) -> None:
+    uri = bucket.put("q.jsonl", "\n\n")
+    with pytest.raises(UserError, match=r"q\.jsonl has no lines"):
+        questions_of(make_run, {"prompts": {"uri": uri}}, tiny)
 
 
 def test_questions_are_asked_as_rows_were_taught(make_run: Any, tiny: Any) -> None:

@@ -112,6 +112,12 @@ def _of_suite(
         found = tuple(
             spread(_of_rows(test, asking.tokenizer, run.objective.sides), source.max_rows)
         )
+    if not found and source.uri is not None:
+        raise UserError(
+            UserErrorReason.INVALID_RUN,
+            f'Suite {suite.name}: {source.uri} has no lines. Give it lines {{"prompt": ...,'
+            ' "answer": ...}.',
+        )
     if not found:
         raise UserError(
             UserErrorReason.INVALID_RUN,
