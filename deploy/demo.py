@@ -65,7 +65,7 @@ def surroundings(cluster: Cluster, settings: Settings) -> list[Step]:
         Step(
             "operator",
             lambda log: release.install_operator(cluster, log),
-            ("CRDs", "operator image", "S3 server"),
+            ("CRDs", "operator image"),
         ),
         Step(
             "trainer image on the node",

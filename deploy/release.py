@@ -24,18 +24,17 @@ def install_crds(cluster: Cluster, log: Log) -> None:
     carry Helm's marks of ownership, so that the chart's copy takes them over instead of failing.
     """
     kubectl = Kubectl(cluster, log)
-    files = sorted((REPOSITORY / "crds").glob("*.yaml"))
+    files = [arg for file in _crds() for arg in ("-f", file)]
     if not files:
         raise StepError("crds/ is empty", "run: make generate")
-    for file in files:
-        kubectl.run("apply", "--server-side", "--force-conflicts", "-f", str(file))
-        kubectl.run("label", "--overwrite", "-f", str(file), "app.kubernetes.io/managed-by=Helm")
-        marks = (
-            f"meta.helm.sh/release-name={RELEASE}",
-            f"meta.helm.sh/release-namespace={NAMESPACE}",
-        )
-        kubectl.run("annotate", "--overwrite", "-f", str(file), *marks)
-        kubectl.run("wait", "--for=condition=Established", "-f", str(file), "--timeout=30s")
+    kubectl.run("apply", "--server-side", "--force-conflicts", *files)
+    kubectl.run("label", "--overwrite", *files, "app.kubernetes.io/managed-by=Helm")
+    marks = (
+        f"meta.helm.sh/release-name={RELEASE}",
+        f"meta.helm.sh/release-namespace={NAMESPACE}",
+    )
+    kubectl.run("annotate", "--overwrite", *files, *marks)
+    kubectl.run("wait", "--for=condition=Established", *files, "--timeout=30s")
 
 
 def install_operator(cluster: Cluster, log: Log) -> None:
@@ -85,8 +84,12 @@ def uninstall(cluster: Cluster, log: Log) -> None:
     kubectl.run("delete", "namespace", "tunesmith-demo", *gone)
     kubectl.helm("uninstall", RELEASE, "-n", NAMESPACE, "--ignore-not-found", "--wait")
     kubectl.run("delete", "namespace", NAMESPACE, "s3", *gone)
-    for file in sorted((REPOSITORY / "crds").glob("*.yaml")):
-        kubectl.run("delete", "-f", str(file), *gone)
+    for file in _crds():
+        kubectl.run("delete", "-f", file, *gone)
+
+
+def _crds() -> list[str]:
+    return [str(file) for file in sorted((REPOSITORY / "crds").glob("*.yaml"))]
 
 
 def _image(full_name: str) -> dict[str, str]:

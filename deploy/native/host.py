@@ -23,7 +23,7 @@ PACKAGES = {
     "containerd": "containerd",
     "runc": "runc",
     "buildah": "buildah",
-    "debootstrap": "debootstrap",
+    "mmdebstrap": "mmdebstrap",
     "iptables": "iptables",
     "ip": "iproute2",
     "conntrack": "conntrack",
