@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import signal
 import socket
 import ssl
@@ -21,7 +22,8 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from http.client import HTTPSConnection
 from pathlib import Path
 from types import TracebackType
 
@@ -29,8 +31,10 @@ from deploy.native.binaries import ensure_binaries
 from deploy.native.pki import Authority
 from deploy.shell import StepError
 
-READY_TIMEOUT_SECONDS = 60
-CRDS_TIMEOUT_SECONDS = 30
+READY_TIMEOUT_SECONDS = 180
+CRDS_TIMEOUT_SECONDS = 120
+PORTS = range(14_000, 20_000)
+"""Below what the kernel gives to connections, and below Kubernetes' node ports."""
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
 AGGREGATOR = "front-proxy"
 """Name of the certificate with which the API server calls others, which have its authority."""
@@ -40,6 +44,8 @@ CONTROLLERS = (
     "serviceaccount-controller,root-ca-certificate-publisher-controller"
 )
 _PR_SET_PDEATHSIG = 1
+# Not that of a process: those who have set the same seed would draw the same.
+_CHANCE = random.SystemRandom()
 # Loaded here, because a child must not import anything between fork and exec.
 _LIBC = ctypes.CDLL(None)
 
@@ -95,10 +101,14 @@ class ControlPlane:
             raise StepError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
 
+    def connect(self) -> HTTPSConnection:
+        """Give a connection to the API server, as the administrator."""
+        return HTTPSConnection("127.0.0.1", self.port, context=admin_context(self._pki))
+
     def install_crds(self, *paths: Path) -> None:
         """Apply the CRDs in ``paths`` and wait until the API server serves their kinds.
 
-        Raises ``StepError`` when that takes longer than half a minute.
+        Raises ``StepError`` when that takes longer than two minutes.
         """
         files = [argument for path in paths for argument in ("-f", str(path))]
         self.kubectl("apply", "--server-side", *files)
@@ -198,30 +208,41 @@ def controller_manager_flags(pki: Authority, kubeconfig: Path) -> list[str]:
     ]
 
 
-def is_ready(url: str, pki: Authority) -> bool:
-    """Say whether the API server at ``url`` answers ``/readyz`` to the administrator."""
+def admin_context(pki: Authority) -> ssl.SSLContext:
+    """Give what a connection needs to be the administrator's."""
     context = ssl.create_default_context(cafile=str(pki.certificate))
     context.load_cert_chain(pki.cert("admin"), pki.key("admin"))
+    return context
+
+
+def is_ready(url: str, pki: Authority) -> bool:
+    """Say whether the API server at ``url`` answers ``/readyz`` to the administrator."""
     # The host's proxy settings are not for an address on this machine.
     opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=admin_context(pki))
     )
     try:
-        with opener.open(f"{url}/readyz", timeout=2) as answer:
+        with opener.open(f"{url}/readyz", timeout=5) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that were free a moment ago, all different."""
+    """Return ports that were free a moment ago, all different.
+
+    A program that is started takes its port seconds later. So it is none of those that the kernel
+    gives to every outgoing connection, and is drawn: another process would have to draw the same.
+    """
     with ExitStack() as held:
-        ports = []
-        for _ in range(count):
-            listener = held.enter_context(socket.socket())
-            listener.bind(("127.0.0.1", 0))
-            ports.append(int(listener.getsockname()[1]))
-        return ports
+        ports: list[int] = []
+        for port in _CHANCE.sample(PORTS, len(PORTS)):
+            if len(ports) == count:
+                return ports
+            with suppress(OSError):
+                held.enter_context(socket.socket()).bind(("", port))
+                ports.append(port)
+    raise StepError(f"no {count} ports of {PORTS.start} to {PORTS.stop - 1} are free")
 
 
 def start_program(command: Sequence[object], log: Path) -> subprocess.Popen[bytes]:

@@ -75,6 +75,7 @@ class DeploymentReason(StrEnum):
     VERSION_NOT_FOUND = "VersionNotFound"
     ARTIFACT_NOT_FOUND = "ArtifactNotFound"
     BASE_MODEL_UNKNOWN = "BaseModelUnknown"
+    ADAPTER_ADDS_TOKENS = "AdapterAddsTokens"
     UNSERVABLE = "Unservable"
     INVALID_SPEC = "InvalidSpec"
     CHILD_REFUSED = "ChildRefused"

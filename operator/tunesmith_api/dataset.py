@@ -221,7 +221,8 @@ class Dataset(Spec):
     """Who is who in a ChatLog."""
     feedback: FeedbackFilter = FeedbackFilter.ANY
     """Which rows of a ModelDeployment's conversation log are taken: Any, Positive for those rated
-    good, NotNegative for those not rated bad. Other rows are counted as filtered."""
+    good, NotNegative for those not rated bad, by the last rating. Other rows are counted as
+    filtered."""
     template: Template = Template.CHAT_TEMPLATE
     """How a conversation becomes text: the model's own chat template, ChatML, Alpaca, Instruction,
     Plain (User: and Assistant:), or Custom. A model without one gets Plain. The template is saved

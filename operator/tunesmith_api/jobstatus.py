@@ -90,6 +90,8 @@ class ArtifactStatus(Status):
     """sha256 of its manifest, which holds the sha256 of every file."""
     size_bytes: Annotated[int, Field(ge=0)]
     """Size of all its files."""
+    added_tokens: Annotated[int, Field(ge=0)] = 0
+    """Of the adapter: the tokens that it brings and its base model lacks."""
 
 
 class Architecture(Status):

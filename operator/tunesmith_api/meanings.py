@@ -106,6 +106,8 @@ DEPLOYMENT_REASON_MEANINGS: dict[DeploymentReason, str] = {
     "admission policy, or an object of the same name that is not Tunesmith's. It is tried again.",
     DeploymentReason.BASE_MODEL_UNKNOWN: "The ModelVersion does not say which base model its "
     "adapter was trained for.",
+    DeploymentReason.ADAPTER_ADDS_TOKENS: "The adapter brings tokens that its base model lacks, "
+    "which running pods cannot take on; the message says what to serve instead.",
     DeploymentReason.NOT_ROLLED_BACK: "The wanted revision was not rejected.",
     DeploymentReason.NOT_STALLED: "Nothing stands in the way.",
 }

@@ -38,6 +38,9 @@ class Artifact(Spec):
     """sha256 of manifest.json, which holds the sha256 of every file."""
     size_bytes: Annotated[int, Field(ge=0)]
     """Size of all files."""
+    added_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """Of an Adapter: the tokens of dataset.addTokens and addSpecialTokens, which its base model
+    lacks. With any it cannot be served by delivery Adapter. Complete models have them in place."""
 
 
 class BaseModelRef(Spec):

@@ -26,10 +26,12 @@ class ConversationLog(Spec):
     """Where conversations are written down, to train on."""
 
     uri: S3Uri
-    """s3://BUCKET/PREFIX/; a FineTuneJob takes PREFIX/conversations/ as its dataset. Addresses of
-    mail and network, numbers of phones, cards and accounts are masked before they are written;
-    names are not. Reached as spec.s3 or the chart say, whose keys must be allowed to write there. A
-    bucket that is full or missing, or keys that are, never hurt serving: what cannot be written
-    waits in bounded memory and is then dropped and counted."""
+    """s3://BUCKET/PREFIX/; a FineTuneJob takes it as its dataset. Conversations are in
+    PREFIX/conversations/, what was said of them later, also to other pods, in PREFIX/feedback/.
+    Addresses of mail and network, numbers of phones, cards and accounts are masked before they are
+    written; names are not. Reached as spec.s3 or the chart say, whose keys must be allowed to write
+    there. A bucket that is full or missing, or keys that are, never hurt serving: what cannot be
+    written waits in bounded memory and is then dropped and counted."""
     flush_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
-    """Seconds after which what was said is written; earlier when it is much."""
+    """Seconds after which what was said is written; earlier when it is much. As much is lost of a
+    pod that is killed; one that is stopped writes it first."""

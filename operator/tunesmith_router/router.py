@@ -175,7 +175,9 @@ class Router:
         try:
             self._write_down(state, placement)
         except OSError as error:
-            raise HAProxyError(f"the state cannot be written down: {error}") from error
+            # A full disk must not keep requests on a bad canary. An agent that starts again without
+            # this state is told it by the operator, who sees that it does another.
+            log.error("the state cannot be written down", error=str(error))
         self._applied = None
         self._state, self._placement = state, placement
         self._tallies.follow(set(placement.marks.values()))

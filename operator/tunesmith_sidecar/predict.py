@@ -104,6 +104,7 @@ class FeedbackRequest(_Message):
     request_id: Identifier
     """The header x-request-id of the answer, or metadata.requestId of a prediction."""
     rating: Literal["good", "bad", "neutral"] = "neutral"
+    """The last one counts; a comment or correction without one takes none back."""
     comment: Annotated[str, Field(max_length=10_000)] = ""
     correction: Annotated[str, Field(max_length=100_000)] = ""
     """What the answer should have been."""
@@ -113,7 +114,7 @@ class FeedbackResponse(_Message):
     """What became of it."""
 
     stored: bool
-    """Whether it goes to the conversation log; it is counted in any case."""
+    """Whether it goes to the conversation log, within seconds; it is counted in any case."""
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -165,7 +166,8 @@ class Predictions:
         except Refused as error:
             return error_answer(400, str(error), "invalid_body")
         exchange.metrics.rated(given.rating)
-        feedback = Feedback(given.rating, given.comment, given.correction)
+        rating = given.rating if "rating" in given.model_fields_set else ""
+        feedback = Feedback(rating, given.comment, given.correction)
         log = self._conversations if exchange.is_logged else None
         stored = log is not None and log.add_feedback(given.request_id, exchange.session, feedback)
         return json_answer(FeedbackResponse(stored=stored).model_dump(by_alias=True), 202)

@@ -7,6 +7,7 @@ written. Called by ``main``.
 
 import asyncio
 import signal
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from aiohttp import web
@@ -35,18 +36,19 @@ async def serve(settings: Settings) -> None:
             await pod.open(stack)
             await ending.wait()
             pod.start_draining()
-            await _drain(settings, gate, pod.sites())
+            await _drain(settings, gate, pod.sites)
         else:
             site = await open_model(stack, settings, engine, gate, metrics)
             await ending.wait()
             gate.start_draining()
-            await _drain(settings, gate, [site])
+            await _drain(settings, gate, lambda: [site])
 
 
-async def _drain(settings: Settings, gate: Gate, sites: list[web.TCPSite]) -> None:
+async def _drain(settings: Settings, gate: Gate, sites: Callable[[], list[web.TCPSite]]) -> None:
     log.info("draining", in_flight=gate.in_flight)
     await asyncio.sleep(settings.pre_stop_seconds)
-    for site in sites:
+    # Only now: adapters come and go meanwhile, and a port can be closed but once.
+    for site in sites():
         await site.stop()
     try:
         async with asyncio.timeout(settings.drain_timeout_seconds):

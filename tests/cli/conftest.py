@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -15,17 +15,22 @@ from typing import Any
 
 import pytest
 import structlog
+from accelerate.state import AcceleratorState
 
+from tunesmith_api.result import TrainerResult
+from tunesmith_api.run import TrainingRun
+from tunesmith_cli import running
 from tunesmith_cli.main import main
 from tunesmith_cli.terminal import err, out
+from tunesmith_trainer.__main__ import main as do_stage
 
 # As wide as in the environment of the processes below.
 out.width = err.width = 200
 ROOT = Path(__file__).parents[2]
 _OURS = {
-    # Each stage is a process of its own: what it imports is compiled once, not in each of them.
+    # Each stage is a process of its own: our code is compiled once, not in each of them. Libraries
+    # were when they were installed.
     "PYTHONDONTWRITEBYTECODE": "",
-    "PYTHONPYCACHEPREFIX": str(Path(tempfile.gettempdir()) / "tunesmith-tests-pycache"),
     "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'trainer_image'}",
     "OMP_NUM_THREADS": "1",
     "COLUMNS": "200",
@@ -53,7 +58,7 @@ def tell(
         input=said,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=500,
         check=False,
     )
 
@@ -74,6 +79,52 @@ def ask(*arguments: str | Path, said: str = "") -> subprocess.CompletedProcess[s
         sys.argv, sys.stdin = streams
         structlog.configure(**configured)
     raise AssertionError("main ends with an exit code")
+
+
+class StageHere:
+    """A stage in the place of a :class:`StageProcess`: the same program, but in this process.
+
+    Libraries are loaded here already. For tests whose subject is what a run leaves; how processes
+    are started, stopped and listened to is that of `test_run`.
+    """
+
+    def __init__(self, run: TrainingRun, folder: Path, _lock: int | None = None) -> None:
+        name = f"attempt-{run.attempt}-{run.stage}"
+        self._scratch = folder / "scratch" / name
+        self.log = folder / "logs" / f"{name}.log"
+        for path in (self._scratch, self.log.parent):
+            path.mkdir(parents=True, exist_ok=True)
+        (self._scratch / "run.json").write_text(run.model_dump_json(by_alias=True))
+
+    def wait(self, _seconds: float) -> bool:
+        # It allows one kind of run a process.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        files = {"run": "run.json", "work": "work", "result": "result.json"}
+        given = [text for key, name in files.items() for text in (f"--{key}", self._scratch / name)]
+        configured = structlog.get_config()
+        try:
+            with self.log.open("w") as log, redirect_stdout(log), redirect_stderr(log):
+                do_stage([*map(str, given), "--host", "127.0.0.1", "--port", "0"])
+        finally:
+            structlog.configure(**configured)
+            structlog.contextvars.clear_contextvars()
+        return True
+
+    def finish(self) -> TrainerResult:
+        result = TrainerResult.model_validate_json((self._scratch / "result.json").read_bytes())
+        shutil.rmtree(self._scratch.parent)
+        return result
+
+    def kill(self) -> None:
+        """Do nothing: it has ended."""
+
+
+def run_here(file: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Do `tunesmith run` with all of its stages in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setattr(running, "StageProcess", StageHere)
+        return ask("run", file, *arguments)
 
 
 def job(**spec: Any) -> dict[str, Any]:

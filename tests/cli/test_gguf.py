@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import COMMAND, ENVIRONMENT, FinishedRun, ask, tell, write_job
+from tests.cli.conftest import COMMAND, ENVIRONMENT, FinishedRun, ask, run_here, write_job
 from tunesmith_api.result import ExitCode
 from tunesmith_cli.mistakes import Refused
 from tunesmith_cli.modelfiles import read_modelfile
@@ -23,7 +23,7 @@ LLAMA_SERVER = os.environ.get("LLAMA_SERVER") or shutil.which("llama-server")
 needs_server = pytest.mark.skipif(not LLAMA_SERVER, reason="no llama-server, LLAMA_SERVER not set")
 ASKED = ("--prompt", "say a", "--max-tokens", "8")
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     data = {"train": {"uri": "rows.jsonl"}, "prompt": prompt}
     folder = tmp_path_factory.mktemp("gguf")
     file = write_job(folder, output=output, dataset=data)
-    return FinishedRun(file, tell("run", file))
+    return FinishedRun(file, run_here(file))
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_the_server_ends_with_the_conversation(alone: Path, ending: signal.Signa
         servers = children(process.pid)
         assert servers
         process.send_signal(ending)
-        assert process.wait(30) == 128 + ending
+        assert process.wait(200) == 128 + ending
         process.stdin.close()
     assert not any(Path(f"/proc/{pid}").exists() for pid in servers)
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
-from tests.cli.conftest import tell, write_job
+from tests.cli.conftest import ask, run_here, tell, write_job
 from tests.trainer.conftest import jsonl, pairs
 from tests.trainer.hub_server import Hub, Repository
 from tunesmith_api.result import ExitCode
@@ -17,12 +18,16 @@ from tunesmith_trainer.tiny import write_tiny
 COMMIT = "a" * 40
 ASKED = ("--prompt", "What is 3 and one?", "--max-tokens", "6")
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     server = Hub()
+    # For what is done in this process: read from HF_ENDPOINT when the client is imported.
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace("https://huggingface.co", server.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     write_tiny(tmp_path / "made")
     files = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
     server.repositories["acme/tiny"] = Repository(files=files, commits=["0" * 40, COMMIT])
@@ -33,7 +38,9 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     server.server_close()
 
 
-def test_a_run_takes_model_and_rows_from_the_hub(hub: Hub, tmp_path: Path) -> None:
+def test_a_run_takes_model_and_rows_from_the_hub(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     environment = {
         "HF_ENDPOINT": hub.url,
         "HF_TOKEN": "hf_reader",
@@ -46,7 +53,8 @@ def test_a_run_takes_model_and_rows_from_the_hub(hub: Hub, tmp_path: Path) -> No
         dataset={"train": {"uri": "hf://datasets/acme/rows"}},
         output={"uri": "out/", "artifacts": ["Adapter"]},
     )
-    told = tell("run", file, **environment)
+    monkeypatch.setenv("HF_TOKEN", "hf_reader")
+    told = run_here(file)
     assert told.returncode == 0, told.stderr
     (folder,) = (tmp_path / "out").iterdir()
     report = json.loads((folder / "report.json").read_text())
@@ -58,7 +66,8 @@ def test_a_run_takes_model_and_rows_from_the_hub(hub: Hub, tmp_path: Path) -> No
     assert first.returncode == 0, first.stderr
     assert "model.safetensors" in hub.given
     hub.given.clear()
-    again = tell("chat", folder, *ASKED, **environment)
+    monkeypatch.setenv("XDG_CACHE_HOME", environment["XDG_CACHE_HOME"])
+    again = ask("chat", folder, *ASKED)
     assert (again.returncode, again.stdout, hub.given) == (0, first.stdout, [])
 
 

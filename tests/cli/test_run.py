@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import COMMAND, ENVIRONMENT, FinishedRun, ask, tell, write_job
+from tests.cli.conftest import COMMAND, ENVIRONMENT, FinishedRun, ask, run_here, tell, write_job
 from tunesmith_api.attempts import StageName
 from tunesmith_api.result import ExitCode, Outcome
 from tunesmith_cli.devices import Devices
@@ -20,7 +20,7 @@ from tunesmith_cli.locking import alone_in
 from tunesmith_cli.stages import StageProcess
 from tunesmith_cli.terminal import out
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 def test_a_run_ends_with_results_and_a_verdict(finished: FinishedRun) -> None:
@@ -42,7 +42,7 @@ def test_the_same_file_again_finds_what_is_finished_and_judges_by_its_gates(
 ) -> None:
     report = (finished.folder / "report.json").read_bytes()
     gate = '[{metric: heldout/loss, relation: AtMost, value: "0.001"}]'
-    again = ask("run", finished.file, "--set", f"evaluation.gates={gate}")
+    again = run_here(finished.file, "--set", f"evaluation.gates={gate}")
     assert again.returncode == 1
     assert "An earlier attempt had finished all of it." in again.stdout
     assert "is not at most 0.001" in again.stdout
@@ -66,6 +66,7 @@ def test_one_run_at_a_time_and_what_is_stopped_goes_on_from_its_checkpoint(tmp_p
     with subprocess.Popen(
         command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
+<<<<<<< HEAD
         assert process.stdout is not None
         for line in process.stdout:
             if "train: training" in line:
@@ -76,18 +77,38 @@ def test_one_run_at_a_time_and_what_is_stopped_goes_on_from_its_checkpoint(tmp_p
     assert second.returncode == ExitCode.USER_ERROR
     assert f"Another `tunesmith run` of the same job is at work in {tmp_path}/out" in second.stderr
     # The first one is none the worse for it.
+=======
+        try:
+            assert process.stdout is not None
+            assert any("train: training" in line for line in process.stdout)
+            until = time.monotonic() + 300
+            while not any(map(has_trained, (tmp_path / "out").glob("*/logs/*-train.log"))):
+                assert process.poll() is None and time.monotonic() < until
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=300)
+        finally:
+            process.kill()
+>>>>>>> main
     assert process.returncode == ExitCode.CHECKPOINTED, said
-    assert "Run the same command again to go on." in said
+    assert re.search(r"Stopped at step [1-9]\d*\. Run the same command again to go on\.", said), (
+        said
+    )
     (folder,) = (tmp_path / "out").iterdir()
     assert list((folder / "checkpoints").rglob("manifest.json"))
 
 
+<<<<<<< HEAD
 def test_what_a_killed_run_has_left_is_no_obstacle(tmp_path: Path) -> None:
     left = tmp_path / "run" / "scratch" / "attempt-1-prepare"
     left.mkdir(parents=True)
     (left / "run.json").write_text("{}")
     with alone_in(tmp_path / "run"):
         assert not left.parent.exists()
+=======
+def has_trained(log: Path) -> bool:
+    return '"event": "step"' in log.read_text()
+>>>>>>> main
 
 
 def test_a_stage_ends_when_the_command_line_is_gone(tmp_path: Path) -> None:
@@ -97,7 +118,7 @@ def test_a_stage_ends_when_the_command_line_is_gone(tmp_path: Path) -> None:
     stage = StageProcess(run, tmp_path / "work")
     # What the system does with our end of it when we are killed.
     stage.release()
-    assert stage.wait(120)
+    assert stage.wait(300)
     assert stage.finish().outcome is Outcome.CHECKPOINTED
 
 
@@ -256,7 +277,7 @@ def test_what_new_tokens_save_is_shown(tmp_path: Path) -> None:
 
 def test_a_run_with_new_tokens_and_its_adapter_answer_alike(tmp_path: Path) -> None:
     file = write_job(tmp_path, dataset=NEW_TOKENS)
-    told = tell("run", file)
+    told = run_here(file)
     assert told.returncode == 0, told.stderr
     (folder,) = (tmp_path / "out").iterdir()
     asked = ("--prompt", "say b", "--max-tokens", "8")

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.cli.conftest import FinishedRun, ask, write_job
+from tests.cli.conftest import FinishedRun, ask, run_here, write_job
 from tests.trainer.conftest import (
     ROOT_KEYS,
     STRANGER_KEYS,
@@ -31,7 +31,7 @@ __all__ = ["s3_server"]
 MODEL = ("--model", "builtin://tiny")
 WORDS = ("printer", "invoice", "password", "parcel", "garden", "train", "window", "kettle")
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 def logged(number: int, answer: str, feedback: Feedback | None = None) -> bytes:
@@ -60,7 +60,8 @@ def write_logs(folder: Path, count: int = 24) -> Path:
         path.write_bytes(b"".join(lines) + (lines[0] if day else b'{"messages": 1}\n'))
     late = folder / "feedback/support-7f9c/2026-11-21/100000-aa-1.jsonl"
     late.parent.mkdir(parents=True)
-    late.write_bytes(build_feedback("req-3", "s-3", bad, "support-7f9c", "2026-11-21"))
+    said = bad._replace(time="2026-11-21T10:00:00.000+00:00")
+    late.write_bytes(build_feedback("req-3", "s-3", said, "support-7f9c"))
     return folder
 
 
@@ -68,7 +69,10 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_rows_of_a_folder_of_logs_are_picked(finished: FinishedRun, tmp_path: Path) -> None:
+def test_rows_of_a_folder_of_logs_are_picked(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    file = write_job(tmp_path / "run")
+    finished = FinishedRun(file, run_here(file))
     logs, target = write_logs(tmp_path / "logs"), tmp_path / "worth.jsonl"
     told = ask("data", "select", logs, "--model", finished.folder, "--count", "6", "--out", target)
     assert told.returncode == 0, told.stderr

@@ -70,7 +70,7 @@ def fickle_s3(kubectl: Kubectl, name: str) -> Iterator[FickleS3]:
         kubectl.run("create", "-f", "-", stdin=json.dumps(body))
     try:
         kubectl.run(
-            "wait", "--for=condition=Ready", f"pod/{name}", "-n", NAMESPACE, "--timeout=60s"
+            "wait", "--for=condition=Ready", f"pod/{name}", "-n", NAMESPACE, "--timeout=200s"
         )
         yield FickleS3(kubectl, name)
     finally:

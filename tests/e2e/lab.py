@@ -7,17 +7,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
 from deploy.cluster import Cluster
 from deploy.kubectl import Kubectl
 from deploy.release import NAMESPACE as OPERATOR_NAMESPACE
 from deploy.release import RELEASE
-from deploy.shell import Log
+from deploy.shell import Log, StepError
 from deploy.standin.fleet import make_namespace, merged
 from deploy.storage import BUCKET, Storage
 from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.jobstatus import FineTuneJobStatus
 from tunesmith_api.meta import Condition
 from tunesmith_api.report import TrainingReport
+from tunesmith_api.result import PROGRESS_PORT, TrainerProgress
 
 Manifest = dict[str, Any]
 Say = Callable[[str], None]
@@ -95,6 +98,28 @@ class Lab:
 
         return until(reached, seconds, f"{name} to get to step {step}")
 
+    def meet_at_step(self, namespace: str, name: str, step: int, seconds: int = 400) -> int:
+        """Wait likewise, but ask the trainer itself: the status is seconds behind.
+
+        A run of seconds could be over by then.
+        """
+
+        def reached() -> int | None:
+            progress = self._trainer(namespace, name) or self.status(namespace, name).progress
+            return progress.step if progress and progress.step >= step else None
+
+        return until(reached, seconds, f"{name} to get to step {step}")
+
+    def _trainer(self, namespace: str, name: str) -> TrainerProgress | None:
+        for pod in self.pods(namespace, name, "train"):
+            where = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}"
+            try:
+                said = self.kubectl.proxy_get(f"{where}:{PROGRESS_PORT}/proxy/progress")
+                return TrainerProgress.model_validate_json(said)
+            except (StepError, ValidationError):
+                continue  # it starts or ends just now
+        return None
+
     def wait_for_stage(self, namespace: str, name: str, stage: str, seconds: int = 400) -> None:
         until(
             lambda: self.status(namespace, name).stage == stage or None,
@@ -135,12 +160,12 @@ class Lab:
         """Stop the operator for as long as the block lasts."""
         deployment = ("-n", OPERATOR_NAMESPACE, f"deployment/{RELEASE}")
         self.kubectl.run("scale", "--replicas=0", *deployment)
-        until(lambda: not self._operator_pods() or None, 60, "the operator to stop")
+        until(lambda: not self._operator_pods() or None, 200, "the operator to stop")
         try:
             yield
         finally:
             self.kubectl.run("scale", "--replicas=1", *deployment)
-            self.kubectl.wait_for_rollout(RELEASE, OPERATOR_NAMESPACE, 60)
+            self.kubectl.wait_for_rollout(RELEASE, OPERATOR_NAMESPACE, 200)
 
     def _operator_pods(self) -> list[Manifest]:
         return self.kubectl.list_all("pods", OPERATOR_NAMESPACE, OPERATOR_PODS)

@@ -21,16 +21,23 @@ pytestmark = [pytest.mark.e2e, pytest.mark.needs_operator, pytest.mark.timeout(6
 
 NAMESPACE = "e2e-rollouts"
 NAME = "chat"
+RANKS = (4, 8)
+"""Of the adapters that are trained."""
 QUALITY = {"name": "quality", "goldenPrompts": {"configMapRef": {"name": "golden"}}, "min": "0.9"}
 
 
 @pytest.fixture(scope="module")
 def source(lab: Lab) -> Iterator[Manifest]:
-    """Train a tiny model and give its ModelVersion's artifacts by their formats."""
+    """Train a tiny model, and adapters for other tests; give its artifacts by their formats."""
     lab.kubectl.run("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
     lab.make_namespace(NAMESPACE)
     lab.submit(NAMESPACE, "tiny", output={"artifacts": ["Merged", "GGUF"]})
-    lab.wait_for(NAMESPACE, "tiny", "Complete")
+    # Beside it, and not when stable is being watched.
+    for rank in RANKS:
+        method = {"lora": {"rank": rank}}
+        lab.submit(NAMESPACE, f"lora-{rank}", method=method, output={"artifacts": ["Adapter"]})
+    for name in ("tiny", *(f"lora-{rank}" for rank in RANKS)):
+        lab.wait_for(NAMESPACE, name, "Complete")
     version = lab.kubectl.get("modelversion", "tiny-v1", NAMESPACE)
     assert version is not None
     files = {a["format"]: a for a in version["spec"]["artifacts"]}
@@ -61,7 +68,7 @@ def offer(
     """Offer a canary and wait until it is rolled back and the answers are all stable's again."""
     before = fleet.status(NAME).last_revision
     fleet.apply(NAME, {"ANSWER": "good", **misbehaviour}, rollout=rules)
-    until(lambda: fleet.status(NAME).last_revision > before or None, 30, "the roll-out", 0.1)
+    until(lambda: fleet.status(NAME).last_revision > before or None, 90, "the roll-out", 0.1)
     fleet.wait_for_phase(NAME, "RolledBack", seconds=180)
     time.sleep(1)
     return fleet.status(NAME)
@@ -86,11 +93,12 @@ def of_stable(fleet: Deployments, answers: list[Answer]) -> list[Answer]:
         ),
         pytest.param(
             {"ERROR_PERCENT": "50"},
-            {},
+            # Two failed samples, before the first interval is over.
+            {"analysis": {"intervalSeconds": 30, "confirmSeconds": 1}},
             {RollbackReason.ANALYSIS_FAILED},
             120,
             25,
-            id="every other answer is an error",
+            id="every other answer is an error, which is confirmed early",
         ),
         pytest.param(
             {"DELAY_SECONDS": "2"}, {}, {RollbackReason.ANALYSIS_FAILED}, 0, 25, id="it is slow"
@@ -197,7 +205,7 @@ def test_an_operator_that_is_killed_all_the_time_changes_nothing(
             lab.kill_operator()
         fleet.wait_until_stable(stable, before.last_revision + 1, seconds=240)
         fleet.apply(stable, {"ERROR_PERCENT": "60"})
-        until(canary_has_traffic, 90, "the bad canary to have traffic", 0.1)
+        until(canary_has_traffic, 200, "the bad canary to have traffic", 0.1)
         for _ in range(2):
             lab.kill_operator()
             time.sleep(6)
@@ -221,7 +229,7 @@ def test_a_router_pod_that_ends_loses_nothing_and_one_that_is_killed_next_to_not
         lab.kubectl.run("delete", "pod", pods[0], "-n", NAMESPACE)
         time.sleep(5)
         assert failures(list(load.answers)) == [], "an orderly end loses nothing"
-        lab.kubectl.wait_for_rollout(f"{stable}-router", NAMESPACE, 60)
+        lab.kubectl.wait_for_rollout(f"{stable}-router", NAMESPACE, 200)
         killed = time.monotonic()
         lab.kubectl.run("delete", "pod", pods[1], "-n", NAMESPACE, "--grace-period=0", "--force")
         time.sleep(5)
@@ -237,7 +245,7 @@ def test_a_trained_model_is_served_by_llama_cpp(
 ) -> None:
     engine = {"type": "LlamaCpp", "image": "", "env": []}
     fleet.apply("real", source=source["GGUF"], engine=engine)
-    fleet.wait_until_stable("real", 1, seconds=180)
+    fleet.wait_until_stable("real", 1, seconds=300)
     with fleet.load("real", rate=5) as load:
         time.sleep(3)
     assert failures(list(load.answers)) == []
@@ -246,7 +254,7 @@ def test_a_trained_model_is_served_by_llama_cpp(
     kinds = "deployments,pods,services,configmaps,poddisruptionbudgets"
     until(
         lambda: not lab.kubectl.list_all(kinds, NAMESPACE, selector) or None,
-        90,
+        300,
         "all of it to go",
     )
 
@@ -259,7 +267,7 @@ def prometheus(lab: Lab, fleet: Deployments) -> str:
     builder.ensure_root(PROMETHEUS, lab.log)
     text = (Path(__file__).parent / "prometheus.yaml").read_text()
     lab.kubectl.apply(text, NAMESPACE=NAMESPACE, IMAGE=builder.full_name(PROMETHEUS))
-    lab.kubectl.wait_for_rollout("prometheus", NAMESPACE, 120)
+    lab.kubectl.wait_for_rollout("prometheus", NAMESPACE, 300)
     return f"http://prometheus.{NAMESPACE}.svc.cluster.local:9090"
 
 
@@ -280,10 +288,10 @@ def test_prometheus_judges_a_canary(fleet: Deployments, stable: str, prometheus:
         fleet.apply(stable, {"ANSWER": "p", "ERROR_PERCENT": "60"}, rollout=rules)
         until(
             lambda: fleet.status(stable).last_revision > before.last_revision or None,
-            30,
+            90,
             "the roll-out",
         )
-        fleet.wait_for_phase(stable, "RolledBack", seconds=120)
+        fleet.wait_for_phase(stable, "RolledBack", seconds=240)
     rollback = fleet.status(stable).last_rollback
     assert rollback is not None
     assert (rollback.reason, rollback.metric) == (RollbackReason.ANALYSIS_FAILED, "errors")
@@ -313,15 +321,11 @@ def test_vllm_is_started_and_drained_as_it_documents(fleet: Deployments, lab: La
 
 @pytest.fixture(scope="module")
 def adapters(lab: Lab, fleet: Deployments) -> Deployments:
-    """Train adapters of two ranks and give deployments of them, as ModelVersions rank-4 and rank-8.
+    """Give deployments of the adapters, as ModelVersions rank-4 and rank-8.
 
     The base model that they name is one that serving pods could load; the stand-in needs none.
     """
-    for rank in (4, 8):
-        method = {"lora": {"rank": rank}}
-        lab.submit(NAMESPACE, f"lora-{rank}", method=method, output={"artifacts": ["Adapter"]})
-    for rank in (4, 8):
-        lab.wait_for(NAMESPACE, f"lora-{rank}", "Complete")
+    for rank in RANKS:
         trained = lab.kubectl.get("modelversion", f"lora-{rank}-v1", NAMESPACE)
         assert trained is not None
         files = next(a for a in trained["spec"]["artifacts"] if a["format"] == "Adapter")
@@ -353,8 +357,8 @@ def test_a_canary_adapter_comes_and_goes_on_the_same_pods(
     assert len(before) == 2
     with adapters.load(name) as load:
         adapters.apply(name, **spec, source={"modelVersion": "rank-8"})
-        until(lambda: adapters.status(name).last_revision == 2 or None, 30, "the roll-out", 0.1)
-        adapters.wait_for_phase(name, "RolledBack", seconds=120)
+        until(lambda: adapters.status(name).last_revision == 2 or None, 90, "the roll-out", 0.1)
+        adapters.wait_for_phase(name, "RolledBack", seconds=240)
         told = time.monotonic()
         time.sleep(2)
         after = load.since(told)
@@ -401,10 +405,10 @@ def test_a_model_that_is_not_what_was_asked_for_is_refused(
         fleet.apply(stable, {"ANSWER": "wrong files"}, source=wrong)
         until(
             lambda: fleet.status(stable).last_revision > before.last_revision or None,
-            30,
+            90,
             "the roll-out",
         )
-        fleet.wait_for_phase(stable, "RolledBack", seconds=120)
+        fleet.wait_for_phase(stable, "RolledBack", seconds=240)
     rollback = fleet.status(stable).last_rollback
     assert rollback is not None
     assert rollback.reason is RollbackReason.MODEL_REFUSED

@@ -1,15 +1,19 @@
 """ModelDeployments for integration tests, what is waited for, and what is compared at the end."""
 
+import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.integration.operators import until, without_times
+from tests.integration.operators import Recorder, until, without_times
 from tests.integration.serving import Network
+from tunesmith_api.router import ROUTER_STATE_PATH, RouterState
 from tunesmith_operator.assembly import Operator
 from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.kinds import KINDS, Object
-from tunesmith_operator.kube.transport import Request
+from tunesmith_operator.kube.transport import Interceptor, Request, Response
+from tunesmith_operator.planning.routing import RouterAnswer
+from tunesmith_operator.planning.serving import ServingPod
 
 KIND = "ModelDeployment"
 # As fast as the API allows: a sample a second.
@@ -73,7 +77,7 @@ async def until_status(
     namespace: str,
     holds: Callable[[Object], Any],
     what: str,
-    seconds: float = 90,
+    seconds: float = 240,
 ) -> Object:
     """Wait until the deployment's status is such and return the deployment."""
 
@@ -191,10 +195,10 @@ async def until_events(kube: KubeClient, namespace: str, reason: str) -> list[Ob
     return found
 
 
-async def passes(running: Operator, number: int) -> None:
+async def passes(running: Operator, number: int, kind: str = KIND) -> None:
     """Have an operator look at everything that often."""
     for _ in range(number):
-        for own in running.cache.all_own(KIND):
+        for own in running.cache.all_own(kind):
             running.queue.add(own.key)
         await running._resync()
 
@@ -202,6 +206,46 @@ async def passes(running: Operator, number: int) -> None:
             return running.queue.is_idle
 
         await until(is_idle, what="the passes to end")
+
+
+async def until_quiet(running: Operator, recorder: Recorder, kind: str = KIND) -> None:
+    """Have an operator look at everything until that makes it write nothing, twice in a row.
+
+    Fails if it always writes.
+    """
+    quiet = 0
+
+    async def is_quiet() -> bool:
+        nonlocal quiet
+        recorder.writes.clear()
+        await passes(running, 1, kind)
+        # Time for the events of what it has written, and for pods that change by it.
+        await asyncio.sleep(0.4)
+        quiet = 0 if recorder.writes else quiet + 1
+        return quiet == 2
+
+    await until(is_quiet, what="an operator without anything to write")
+
+
+class Tells:
+    """Lets an interceptor see what is told to routers as it sees the other writes."""
+
+    def __init__(self, running: Operator, interceptor: Interceptor) -> None:
+        self._tell = running.routers.tell
+        self._interceptor = interceptor
+        running.routers.tell = self  # type: ignore[method-assign, assignment]
+
+    async def __call__(
+        self, uid: str, pods: Sequence[ServingPod], state: RouterState
+    ) -> list[RouterAnswer]:
+        answers: list[RouterAnswer] = []
+
+        async def send(_: Request) -> Response:
+            answers.extend(await self._tell(uid, pods, state))
+            return Response(200)
+
+        await self._interceptor(Request("tell", "Router", "PUT", ROUTER_STATE_PATH), send)
+        return answers
 
 
 async def until_told(network: Network, puts: int) -> None:

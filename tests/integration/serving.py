@@ -9,7 +9,7 @@ routers take states as the real agent does. Clients are played too, so what is m
 import asyncio
 import contextlib
 import itertools
-import random
+import os
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ from tunesmith_api.router import (
     RouterState,
 )
 from tunesmith_operator.kube.client import KubeClient
-from tunesmith_operator.kube.errors import AlreadyExists, Gone
+from tunesmith_operator.kube.errors import AlreadyExists, Gone, Unavailable
 from tunesmith_operator.kube.kinds import Object
 from tunesmith_sidecar.metrics import Failure, Metrics, Route
 
@@ -39,8 +39,9 @@ ENGINE_PORT = 8000
 TURN_SECONDS = 0.15
 REQUESTS_PER_TURN = 10
 _SELECTOR = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
-# Processes of tests run side by side on this machine.
-_addresses = itertools.count(random.randrange(10**6))
+# Processes of tests run side by side on this machine: those that are started together have
+# addresses of their own, 4,000 each.
+_addresses = itertools.count(os.getpid() % 3125 * 4000)
 
 
 def _new_address(first: int) -> str:
@@ -279,11 +280,16 @@ class ServingCluster:
         self._addresses: dict[str, str] = {}
         self._said: dict[str, Object] = {}
         self._numbers = itertools.count()
+        self._lock = asyncio.Lock()
+        """Held by who changes pods: a turn must not bring back what a test has just ended."""
 
     async def run(self) -> None:
         while True:
             for namespace in sorted(self.namespaces):
-                await self._turn(namespace)
+                # As every controller does: what fails is tried again.
+                with contextlib.suppress(Unavailable, Gone):
+                    async with self._lock:
+                        await self._turn(namespace)
             self.network.serve(REQUESTS_PER_TURN)
             await asyncio.sleep(TURN_SECONDS)
 
@@ -292,16 +298,23 @@ class ServingCluster:
 
     async def lose_pods(self, namespace: str, number: int) -> None:
         """Take all pods of a revision, or of the router (0), away; others come."""
-        for pod in await self._kube.list("Pod", namespace, _SELECTOR):
-            if _number(pod) == number:
-                await self._delete(pod)
+        async with self._lock:
+            for pod in await self._kube.list("Pod", namespace, _SELECTOR):
+                if _number(pod) == number:
+                    await self._delete(pod)
+
+    async def lose_pod(self, pod: Object) -> None:
+        """Take one pod away; another comes."""
+        async with self._lock:
+            await self._delete(pod)
 
     async def evict(self, pod: Object) -> None:
         """End a pod as a node does that is short of memory: it stays, as Failed."""
         meta = pod["metadata"]
-        await self.network.close(self._addresses.pop(meta["uid"], ""))
-        status = {"phase": "Failed", "reason": "Evicted", "conditions": []}
-        await patch_status(self._kube, "Pod", meta["namespace"], meta["name"], status)
+        async with self._lock:
+            await self.network.close(self._addresses.pop(meta["uid"], ""))
+            status = {"phase": "Failed", "reason": "Evicted", "conditions": []}
+            await patch_status(self._kube, "Pod", meta["namespace"], meta["name"], status)
 
     async def _turn(self, namespace: str) -> None:
         """Do what a Deployment controller and a kubelet would do next."""

@@ -16,7 +16,7 @@ from tests.integration.serving import Behaviour, ServingCluster
 from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.kinds import KINDS, Object
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 def version(namespace: str, letter: str) -> Object:
@@ -129,6 +129,32 @@ async def test_a_bad_adapter_leaves_the_pods_as_they_were(
         assert await pods_of(kube, namespace) == before
     assert back["status"]["lastRollback"]["reason"] == reason
     assert weights(cluster.network)[-1] == (stable, "", 0)
+    assert cluster.network.lost == 0
+
+
+async def test_an_adapter_with_tokens_of_its_own_is_refused_before_any_pod_hears_of_it(
+    control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
+) -> None:
+    await begin(kube, namespace)
+    extended = version(namespace, "c")
+    extended["spec"]["artifacts"][0]["addedTokens"] = 2
+    await kube.create(extended)
+    async with operator(control_plane, namespace):
+        first = await until_stable(kube, namespace, 1)
+        told = sum(len(pod.told) for pod in cluster.network.hosts.values())
+        await change(kube, namespace, source=adapter("c"))
+
+        def is_refused(status: Object) -> bool:
+            stalled = next(c for c in status["conditions"] if c["type"] == "Stalled")
+            return (stalled["status"], stalled["reason"]) == ("True", "AdapterAddsTokens")
+
+        refused = await until_status(kube, namespace, is_refused, "the adapter to be refused")
+        status = refused["status"]
+        assert status["stable"]["name"] == first["status"]["stable"]["name"]
+        assert "canary" not in status
+        assert sum(len(pod.told) for pod in cluster.network.hosts.values()) == told
+        await change(kube, namespace, source=adapter("b"))
+        await until_stable(kube, namespace, 2)
     assert cluster.network.lost == 0
 
 

@@ -22,9 +22,10 @@ from tests.integration.operators import (
 from tests.integration.rollouts import until_events
 from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.kinds import Object
+from tunesmith_operator.planning import monitoring
 from tunesmith_operator.reconcile import finetunejob
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 def said(body: Object | None, kind: str) -> tuple[str, str, str]:
@@ -38,7 +39,7 @@ async def until_said(kube: KubeClient, namespace: str, kind: str, reason: str, w
         _, why, message = said(await kube.get("FineTuneJob", namespace, "demo"), kind)
         return message if why == reason and words in message else ""
 
-    found: str = await until(look, 60, f"{kind} with {reason}")
+    found: str = await until(look, what=f"{kind} with {reason}")
     return found
 
 
@@ -130,8 +131,11 @@ async def test_a_name_that_is_taken_is_told_with_advice(
     assert "Delete or rename that object, or give the FineTuneJob another name" in message
 
 
-async def test_a_pod_that_is_refused_is_told_in_the_api_servers_words(tmp_path: Path) -> None:
+async def test_a_pod_that_is_refused_is_told_in_the_api_servers_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the real Job controller, which says it in an Event of the Job only."""
+    monkeypatch.setattr(monitoring, "_POD_PATIENCE", timedelta(seconds=2))
     with ControlPlane(tmp_path, controllers=True) as plane:
         plane.install_crds(CRDS)
         namespace = make_namespace(plane)

@@ -46,7 +46,7 @@ from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.kinds import Object
 from tunesmith_operator.planning import waking
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 ROUTING = {"router": "GatewayAPI", "gateway": {"parentRefs": [PARENT]}}
 QUESTION = question("What is 2 and 2?")

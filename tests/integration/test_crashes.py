@@ -22,10 +22,11 @@ from tests.integration.operators import (
     run_until_killed,
     until_ended,
 )
+from tests.integration.rollouts import passes, until_quiet
 from tunesmith_operator.kube.kinds import Object
 from tunesmith_operator.kube.transport import Interceptor, Request, Response, Send
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 Reference = tuple[Object, list[str]]
 
@@ -141,11 +142,8 @@ async def test_nothing_is_written_when_all_is_quiet(control_plane: ControlPlane)
         await kube.create(job(namespace))
         async with operator(control_plane, namespace, [recorder]) as running:
             await until_ended(kube, namespace)
-            await asyncio.sleep(1)
+            await until_quiet(running, recorder, "FineTuneJob")
             recorder.writes.clear()
-            for _ in range(3):
-                for own in running.cache.all_own("FineTuneJob"):
-                    running.queue.add(own.key)
-                await running._resync()
-                await asyncio.sleep(1)
+            await passes(running, 3, "FineTuneJob")
+            await asyncio.sleep(1)
     assert recorder.writes == []

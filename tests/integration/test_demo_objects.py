@@ -3,7 +3,6 @@ of a roll-out, with statuses that this test writes in the operator's place."""
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from deploy.load import Load, question
 from deploy.native.apiserver import ControlPlane
 from deploy.native.binaries import ensure_binaries
 from deploy.rollout import follow
+from deploy.rollout_status import DeploymentStatus
 from deploy.serving import Served
 from deploy.shell import Log, StepError
 from deploy.spoiled import spoiled_version
@@ -47,9 +47,32 @@ def kubectl(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactor
     return made
 
 
+class Watched(Served):
+    """Lets the test know when the demo has looked, so that it misses nothing."""
+
+    def __init__(self, kubectl: Kubectl) -> None:
+        super().__init__(kubectl)
+        self._looks = 0
+        self._looked = threading.Condition()
+
+    def status(self) -> DeploymentStatus:
+        seen = super().status()
+        with self._looked:
+            self._looks += 1
+            self._looked.notify_all()
+        return seen
+
+    def wait_for_a_look(self) -> None:
+        """Wait until a look is over that has begun after now."""
+        with self._looked:
+            # The next to end may have begun before.
+            enough = self._looks + 2
+            assert self._looked.wait_for(lambda: self._looks >= enough, 120)
+
+
 @pytest.fixture
-def served(kubectl: Kubectl) -> Iterator[Served]:
-    one = Served(kubectl)
+def served(kubectl: Kubectl) -> Iterator[Watched]:
+    one = Watched(kubectl)
     one.follow_channel()
     yield one
     kubectl.run("delete", "mdep", serving.NAME, "-n", DEMO_NAMESPACE)
@@ -100,10 +123,10 @@ def test_a_version_is_offered_to_the_same_deployment(kubectl: Kubectl, served: S
 
 
 def test_a_deployment_that_comes_up_is_waited_for(
-    kubectl: Kubectl, served: Served, capsys: pytest.CaptureFixture[str]
+    kubectl: Kubectl, served: Watched, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def operate() -> None:
-        time.sleep(1.2)
+        served.wait_for_a_look()
         write(
             kubectl,
             phase="Stable",
@@ -131,7 +154,7 @@ def test_a_deployment_that_never_will_says_why(
 
 
 def test_a_rollout_is_followed_to_its_end(
-    kubectl: Kubectl, served: Served, capsys: pytest.CaptureFixture[str]
+    kubectl: Kubectl, served: Watched, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metric = {"name": "quality", "value": "0.0", "verdict": "Fail", "failures": 1}
     rollout = {"digest": DIGEST, "plan": DIGEST, "startTime": TIME, "metrics": [metric]}
@@ -139,10 +162,10 @@ def test_a_rollout_is_followed_to_its_end(
     rollback |= {"reason": "AnalysisFailed", "restoredAfterMilliseconds": 40}
 
     def operate() -> None:
-        time.sleep(0.7)
+        served.wait_for_a_look()
         stable, canary = revision(1, 75), revision(2, 25)
         write(kubectl, phase="Analysing", stable=stable, canary=canary, rollout=rollout)
-        time.sleep(1.5)
+        served.wait_for_a_look()
         gone = {"canary": None, "rollout": None, "stable": revision(1, 100)}
         write(kubectl, phase="RolledBack", lastRollback=rollback, **gone)
 

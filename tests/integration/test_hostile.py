@@ -33,7 +33,7 @@ from tunesmith_operator import telemetry
 from tunesmith_operator.kube.errors import Refused
 from tunesmith_operator.kube.kinds import Object
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 _FAILED = re.compile(
     r'^tunesmith_(?:reconciles_total\{kind="\w+",result="error"|handler_errors_total\{.*)\} (\S+)$',

@@ -7,8 +7,9 @@ import pytest
 
 from deploy.native.apiserver import ControlPlane
 from deploy.shell import StepError
+from tests.integration.calls import try_to_create
 from tests.integration.test_crd_objects import columns, said, tell
-from tests.integration.test_crd_rules import changed, create
+from tests.integration.test_crd_rules import changed
 
 pytestmark = pytest.mark.integration
 
@@ -365,7 +366,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("path", "value"), ACCEPTED)
 def test_the_api_server_takes(control_plane: ControlPlane, path: str, value: object) -> None:
-    assert "created" in create(control_plane, changed(MDEP, path, value))
+    try_to_create(control_plane, changed(MDEP, path, value))
 
 
 @pytest.mark.parametrize(("path", "value", "words"), REFUSED)
@@ -373,7 +374,7 @@ def test_the_api_server_refuses(
     control_plane: ControlPlane, path: str, value: object, words: str
 ) -> None:
     with pytest.raises(StepError) as refused:
-        create(control_plane, changed(MDEP, path, value))
+        try_to_create(control_plane, changed(MDEP, path, value))
     assert words in str(refused.value)
 
 
@@ -381,25 +382,25 @@ def test_contradictions_between_sections_are_refused(control_plane: ControlPlane
     adapter = changed(MDEP, "spec", EVERYTHING)
     files = changed(adapter, "spec.source", {"uri": "s3://acme/a/", "digest": DIGEST})
     with pytest.raises(StepError, match="needs a ModelVersion"):
-        create(control_plane, files)
+        try_to_create(control_plane, files)
     single = changed(changed(adapter, "spec.replicas", 1), "spec.autoscaling", None)
     with pytest.raises(StepError, match=r"NoSurge needs replicas of at least 2"):
-        create(control_plane, single)
+        try_to_create(control_plane, single)
     lone = changed(adapter, "spec.autoscaling.minReplicas", 1)
     with pytest.raises(StepError, match=r"autoscaling\.minReplicas of at least 2"):
-        create(control_plane, lone)
+        try_to_create(control_plane, lone)
     copied = changed(adapter, STEPS, [{"weight": 0, "mirrorPercent": 5}])
     with pytest.raises(StepError, match="a Gateway does not mark its copies"):
-        create(control_plane, copied)
-    assert "created" in create(control_plane, changed(copied, "spec.routing", {}))
-    assert "created" in create(control_plane, changed(copied, "spec.conversationLog", None))
+        try_to_create(control_plane, copied)
+    try_to_create(control_plane, changed(copied, "spec.routing", {}))
+    try_to_create(control_plane, changed(copied, "spec.conversationLog", None))
     scaled = changed(
         changed(changed(MDEP, "spec.replicas", 2), "spec.rollout.capacity", {"mode": "NoSurge"}),
         "spec.autoscaling",
         {"maxReplicas": 4, "targetCpuPercent": 80},
     )
     with pytest.raises(StepError, match=r"autoscaling\.minReplicas of at least 2"):
-        create(control_plane, scaled)
+        try_to_create(control_plane, scaled)
 
 
 def test_defaults_are_filled_in_all_the_way_down(control_plane: ControlPlane) -> None:

@@ -26,7 +26,7 @@ from tunesmith_operator.kube.errors import Unavailable
 from tunesmith_operator.kube.kinds import KINDS, Object
 from tunesmith_operator.kube.transport import Request, Response, Send
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 DEPLOY_TO = {"deployTo": {"name": "chat"}}
 FOLLOWING = {"model": "demo", "channel": "stable"}

@@ -20,8 +20,10 @@ from deploy.native.apiserver import ControlPlane, free_ports
 from deploy.shell import StepError
 from tests.integration.operators import job, make_namespace
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
+LONG_SECONDS = 240
+"""Nobody waits until a Lease of this length runs out."""
 ROOT = Path(__file__).parents[2]
 WRITE = re.compile(
     r'tunesmith_api_requests_total\{code="2\d\d",kind="(?!Lease)\w+",verb="(?:create|apply|delete)"\}'
@@ -42,7 +44,7 @@ class Process:
     def get(self, path: str) -> str:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(f"http://127.0.0.1:{self.port}{path}", timeout=2) as answer:
+            with opener.open(f"http://127.0.0.1:{self.port}{path}", timeout=20) as answer:
                 return str(answer.read().decode())
         except OSError:
             return ""
@@ -53,28 +55,31 @@ class Process:
 
     @property
     def writes(self) -> float:
-        return sum(float(value) for value in WRITE.findall(self.get("/metrics")))
+        page = self.get("/metrics")
+        assert page, "it does not answer"
+        return sum(float(value) for value in WRITE.findall(page))
 
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.popen.pid, number)
 
 
-def wait_for(condition, seconds: float, what: str) -> float:
+def wait_for(condition, what: str, seconds: float = 120) -> None:
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < seconds, f"{what} did not happen in {seconds} s"
         time.sleep(0.1)
-    return time.monotonic() - began
 
 
 @contextlib.contextmanager
-def start(plane: ControlPlane, namespace: str, folder: Path, name: str) -> Iterator[Process]:
+def start(
+    plane: ControlPlane, namespace: str, folder: Path, name: str, lease_seconds: int = 8
+) -> Iterator[Process]:
     (port,) = free_ports(1)
     config = folder / f"{name}.json"
     election = {
         "namespace": namespace,
-        "leaseDurationSeconds": 8,
-        "renewDeadlineSeconds": 6,
+        "leaseDurationSeconds": lease_seconds,
+        "renewDeadlineSeconds": lease_seconds - 2,
         "retryPeriodSeconds": 0.5,
     }
     settings = {
@@ -118,22 +123,22 @@ def test_a_paused_leader_is_followed_and_writes_nothing_when_it_goes_on(
         start(control_plane, namespace, tmp_path, "a") as a,
         start(control_plane, namespace, tmp_path, "b") as b,
     ):
-        wait_for(lambda: a.leads or b.leads, 60, "the election")
+        wait_for(lambda: a.leads or b.leads, "the election")
         leader, other = (a, b) if a.leads else (b, a)
-        wait_for(lambda: other.get("/readyz") == "ok", 60, "the other one's start")
+        wait_for(lambda: other.get("/readyz") == "ok", "the other one's start")
         apply(control_plane, namespace, "first")
-        wait_for(lambda: has_child(control_plane, namespace, "first"), 20, "the first child")
-        wait_for(lambda: leader.writes >= 2, 20, "the first status")
+        wait_for(lambda: has_child(control_plane, namespace, "first"), "the first child")
+        wait_for(lambda: leader.writes >= 2, "the first status")
         assert other.writes == 0
 
         leader.signal(signal.SIGSTOP)
         apply(control_plane, namespace, "second")
-        wait_for(lambda: has_child(control_plane, namespace, "second"), 20, "the take-over")
+        wait_for(lambda: has_child(control_plane, namespace, "second"), "the take-over")
         leader.signal(signal.SIGCONT)
-        wait_for(lambda: leader.get("/readyz") == "ok", 20, "the old leader's going on")
+        wait_for(lambda: leader.get("/readyz") == "ok", "the old leader's going on")
         before = leader.writes
         apply(control_plane, namespace, "third")
-        wait_for(lambda: has_child(control_plane, namespace, "third"), 20, "the third child")
+        wait_for(lambda: has_child(control_plane, namespace, "third"), "the third child")
         time.sleep(1)
         assert leader.writes == before, "the old leader wrote"
         assert not leader.leads
@@ -141,7 +146,7 @@ def test_a_paused_leader_is_followed_and_writes_nothing_when_it_goes_on(
         assert leader.get("/livez") == "ok"
 
         stages = 'tunesmith_finetunejobs{stage="Prepare"} 3.0'
-        wait_for(lambda: stages in other.get("/metrics"), 10, "the number of jobs by stage")
+        wait_for(lambda: stages in other.get("/metrics"), "the number of jobs by stage")
         ages = dict(WATCH_AGE.findall(other.get("/metrics")))
         assert ages.keys() >= {"finetunejobs", "modeldeployments", "jobs", "pods"}
         assert min(map(float, ages.values())) >= 0
@@ -152,15 +157,14 @@ def test_a_clean_end_is_quick_and_hands_over_at_once(
     control_plane: ControlPlane, tmp_path: Path
 ) -> None:
     namespace = make_namespace(control_plane)
-    with start(control_plane, namespace, tmp_path, "a") as a:
-        wait_for(lambda: a.leads, 60, "the election")
-        with start(control_plane, namespace, tmp_path, "b") as b:
-            wait_for(lambda: b.get("/readyz") == "ok", 60, "the other one's start")
-            began = time.monotonic()
+    with start(control_plane, namespace, tmp_path, "a", LONG_SECONDS) as a:
+        wait_for(lambda: a.leads, "the election")
+        with start(control_plane, namespace, tmp_path, "b", LONG_SECONDS) as b:
+            wait_for(lambda: b.get("/readyz") == "ok", "the other one's start")
             a.signal(signal.SIGTERM)
-            assert a.popen.wait(10) == 0
-            assert time.monotonic() - began < 10
-            wait_for(lambda: b.leads, 5, "the take-over of a released Lease")
+            # Kubernetes gives a pod so long.
+            assert a.popen.wait(30) == 0
+            wait_for(lambda: b.leads, "the take-over of a released Lease", LONG_SECONDS / 2)
     for line in a.log.read_text().splitlines():
         assert json.loads(line)["level"] in ("info", "warning"), line
 
@@ -228,12 +232,12 @@ def test_log_lines_name_their_object(control_plane: ControlPlane, tmp_path: Path
         webhook_that_is_away(control_plane, namespace),
         start(control_plane, namespace, tmp_path, "a") as a,
     ):
-        wait_for(lambda: a.leads, 60, "the election")
-        wait_for(is_away, 20, "the webhook")
+        wait_for(lambda: a.leads, "the election")
+        wait_for(is_away, "the webhook")
         apply(control_plane, namespace, "demo")
-        wait_for(lambda: bool(lines_of_the_queue(a.log)), 30, "a line of the queue")
+        wait_for(lambda: bool(lines_of_the_queue(a.log)), "a line of the queue")
         a.signal(signal.SIGTERM)
-        a.popen.wait(10)
+        a.popen.wait(60)
     lines = lines_of_the_queue(a.log)
     assert {(e["level"], e["kind"], e["name"]) for e in lines} == {
         ("warning", "FineTuneJob", "demo")

@@ -6,14 +6,13 @@ Of three lives: a first revision alone, then a canary that takes over, or one th
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 import pytest
 
 from deploy.native.apiserver import ControlPlane
 from tests.integration.operators import (
-    QUICK_ELECTION,
     Errors,
     Killer,
     LosesAnswers,
@@ -24,6 +23,7 @@ from tests.integration.operators import (
 )
 from tests.integration.rollouts import (
     ROLLOUT,
+    Tells,
     change,
     deployment,
     end_state,
@@ -35,19 +35,21 @@ from tests.integration.rollouts import (
     until_stable,
 )
 from tests.integration.serving import Behaviour, ServingCluster, serving_cluster
-from tunesmith_api.router import ROUTER_STATE_PATH, RouterState
 from tunesmith_operator.assembly import Operator
+from tunesmith_operator.config import LeaderElection
 from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.kinds import Object
 from tunesmith_operator.kube.transport import Interceptor, Request, Response, Send
-from tunesmith_operator.planning.routing import RouterAnswer
-from tunesmith_operator.planning.serving import ServingPod
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 QUICK = ROLLOUT | {"steps": [{"weight": 30, "holdSeconds": 0}]}
 SERVING = {"router": {"replicas": 1}}
 SIDE_BY_SIDE = 6
+# Runs out while a test waits, but not in a moment in which the machine does something else.
+ELECTION = LeaderElection(
+    lease_duration_seconds=6, renew_deadline_seconds=4.5, retry_period_seconds=0.4
+)
 LIVES = ("first", "good", "bad")
 
 
@@ -72,27 +74,6 @@ async def live(kube: KubeClient, namespace: str) -> Object:
         await until_rolled_back(kube, namespace)
     await until_pods(kube, namespace, 1)
     return await end_state(kube, namespace)
-
-
-class Tells:
-    """Lets a killer see what is told to routers as it sees the other writes."""
-
-    def __init__(self, running: Operator, interceptor: Interceptor) -> None:
-        self._tell = running.routers.tell
-        self._interceptor = interceptor
-        running.routers.tell = self  # type: ignore[method-assign, assignment]
-
-    async def __call__(
-        self, uid: str, pods: Sequence[ServingPod], state: RouterState
-    ) -> list[RouterAnswer]:
-        answers: list[RouterAnswer] = []
-
-        async def send(_: Request) -> Response:
-            answers.extend(await self._tell(uid, pods, state))
-            return Response(200)
-
-        await self._interceptor(Request("tell", "Router", "PUT", ROUTER_STATE_PATH), send)
-        return answers
 
 
 @contextlib.asynccontextmanager
@@ -251,7 +232,7 @@ class CutOff:
 async def test_an_operator_that_leads_no_more_tells_no_router(control_plane: ControlPlane) -> None:
     """It stands between the grant, which is written, and the router, which is to be told."""
     name, cut = "followed", CutOff()
-    how = {"election": QUICK_ELECTION, "serving": SERVING}
+    how = {"election": ELECTION, "serving": SERVING}
     async with (
         played(control_plane) as (kube, cluster),
         prepared(kube, cluster, name),
@@ -262,7 +243,7 @@ async def test_an_operator_that_leads_no_more_tells_no_router(control_plane: Con
         cut.is_armed = True
         async with operator(control_plane, name, **how):
             await change(kube, name, source=source("b"))
-            await cut.granted.wait()
+            await asyncio.wait_for(cut.granted.wait(), 240)
             before = len(cluster.network.puts)
             await until_stable(kube, name, 2)
             cut.goes_on.set()

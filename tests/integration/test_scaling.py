@@ -23,7 +23,7 @@ from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.kinds import KINDS, Object
 from tunesmith_operator.kube.transport import Request
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 WEIGHT = 50
 

@@ -31,7 +31,7 @@ from tests.integration.serving import ServingCluster
 from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.kinds import KINDS, Object
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 SCHEMA = "/spec/versions/0/schema/openAPIV3Schema/properties"
 COLOUR = {"op": "add", "path": f"{SCHEMA}/spec/properties/colour", "value": {"type": "string"}}

@@ -18,7 +18,7 @@ from tests.integration.serving import serving_cluster
 from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.kinds import KINDS, Object
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 def version(namespace: str, number: int) -> Object:

@@ -6,13 +6,13 @@ import asyncio
 import json
 import random
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from deploy.native.apiserver import free_ports
 from tests.metrics.conftest import CANARY, NOW, STABLE, Begin, analysis, answer, measured, pod
 from tests.sidecar.conftest import Serving
 from tunesmith_api.analysis import BuiltinMetric
@@ -23,7 +23,7 @@ from tunesmith_sidecar.usage import Usage
 
 PROGRAM = shutil.which("prometheus")
 needs_prometheus = pytest.mark.skipif(PROGRAM is None, reason="no program prometheus on the PATH")
-INTERVAL = 8
+INTERVAL = 60
 
 
 class Server:
@@ -32,9 +32,8 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.process: asyncio.subprocess.Process | None = None
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        (port,) = free_ports(1)
+        self.address = f"127.0.0.1:{port}"
 
     async def start(self, *targets: Serving) -> str:
         assert PROGRAM
@@ -56,7 +55,7 @@ class Server:
     async def wait_for(self, query: str) -> None:
         """Wait until a query has a result."""
         url = f"http://{self.address}/api/v1/query"
-        async with aiohttp.ClientSession() as session, asyncio.timeout(20):
+        async with aiohttp.ClientSession() as session, asyncio.timeout(200):
             while True:
                 try:
                     async with session.get(url, params={"query": query}) as reply:

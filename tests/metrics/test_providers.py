@@ -29,13 +29,14 @@ from tunesmith_operator.planning.serving import MetricSample
 COMPARED = {"comparedWith": "Stable", "maxRegressionPercent": 20}
 
 
-def by_prometheus(url: str, *metrics: dict[str, Any], **more: Any) -> Analysis:
-    provider = {"type": "Prometheus", "prometheus": {"url": url, "timeoutSeconds": 1}}
+def by_prometheus(url: str, *metrics: dict[str, Any], seconds: int = 30, **more: Any) -> Analysis:
+    provider = {"type": "Prometheus", "prometheus": {"url": url, "timeoutSeconds": seconds}}
     return analysis(*(metrics or ({"query": "up"},)), provider=provider, **more)
 
 
-def by_webhook(url: str, *metrics: dict[str, Any], **more: Any) -> Analysis:
-    provider = {"type": "Webhook", "webhook": {"url": url + "/mine", "timeoutSeconds": 1}}
+def by_webhook(url: str, *metrics: dict[str, Any], seconds: int = 30, **more: Any) -> Analysis:
+    webhook = {"url": url + "/mine", "timeoutSeconds": seconds}
+    provider = {"type": "Webhook", "webhook": webhook}
     return analysis(*(metrics or ({"query": "mine"},)), provider=provider, **more)
 
 
@@ -112,11 +113,15 @@ async def test_canary_and_stable_are_asked_for_by_name_at_the_same_time(
     serve: Serve, sampler: Sampler
 ) -> None:
     asked: list[str] = []
+    all_asked = asyncio.Event()
 
     async def say(request: web.Request) -> web.Response:
         assert request.path == "/prefix/api/v1/query"
         asked.append(query := request.query["query"])
-        await asyncio.sleep(0.6)
+        if len(asked) == 17:
+            all_asked.set()
+        # Whoever asks for one after the other waits in vain.
+        await all_asked.wait()
         return web.json_response(vector("2" if STABLE in query else "1"))
 
     query = "a{r=\"{{revision}}\"} + b{r='{{ revision }}'} * 1"
@@ -129,7 +134,7 @@ async def test_canary_and_stable_are_asked_for_by_name_at_the_same_time(
 
 
 @pytest.mark.parametrize(
-    "handler_seconds", [pytest.param(5, id="slow"), pytest.param(None, id="away")]
+    "handler_seconds", [pytest.param(60, id="slow"), pytest.param(None, id="away")]
 )
 async def test_a_provider_that_is_silent_is_an_error(
     serve: Serve, sampler: Sampler, handler_seconds: float | None
@@ -139,7 +144,8 @@ async def test_a_provider_that_is_silent_is_an_error(
         return web.Response()
 
     url = await serve(hang) if handler_seconds else "http://127.0.0.1:9"
-    for wanted in (by_prometheus(url, minRequests=0), by_webhook(url, minRequests=0)):
+    for by in (by_prometheus, by_webhook):
+        wanted = by(url, seconds=1, minRequests=0)
         sample = await take(sampler, wanted, measured())
         assert "no answer within 1 s" in sample.error or "cannot connect" in sample.error
 

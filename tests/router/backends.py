@@ -1,7 +1,8 @@
 """Endpoints of a revision as a router sees them: real HTTP servers that can be made to misbehave.
 
-What a request wants is said in its body's member ``test``: delay (seconds), status, tokens and
-pause (a stream), die (after so many tokens), drop (the connection, without an answer).
+What a request wants is said in its body's member ``test``: delay (seconds), held (until it is
+released), status, tokens and pause (a stream), paced (whose reader asks for each token), endless
+(until it is released), die (after so many tokens), drop (the connection, without an answer).
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ class Backend:
     requests: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
     running: int = 0
     cancelled: int = 0
+    slowness: float = 0.0
+    """Seconds before every answer."""
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+    pace: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     _runner: web.AppRunner | None = None
 
     def build(self) -> web.Application:
@@ -81,7 +86,9 @@ class Backend:
             self.running -= 1
 
     async def _play(self, request: web.Request, test: dict[str, Any]) -> web.StreamResponse:
-        await asyncio.sleep(test.get("delay", 0))
+        await asyncio.sleep(test.get("delay", 0) + self.slowness)
+        if test.get("held"):
+            await self.released.wait()
         if test.get("drop"):
             assert request.transport is not None
             request.transport.abort()
@@ -97,8 +104,12 @@ class Backend:
                 assert request.transport is not None
                 request.transport.abort()
                 return response
+            if test.get("endless") and self.released.is_set():
+                break
             await response.write(f"data: {self.name} {number}\n\n".encode())
             await asyncio.sleep(test.get("pause", 0))
+            if test.get("paced"):
+                await self.pace.acquire()
         await response.write_eof()
         return response
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,12 +14,13 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
 from aiohttp import web
 
+from deploy.native.apiserver import free_ports
 from tests.router.backends import CHAT, Backend
 from tunesmith_api.router import ROUTER_STATE_PATH, RouterReport
 from tunesmith_router.access import Access
@@ -38,13 +38,12 @@ TEND_SECONDS = 0.05
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    (port,) = free_ports(1)
+    return port
 
 
-async def eventually(condition: Callable[[], Any], seconds: float = 4.0) -> None:
-    """Wait until a condition holds."""
+async def eventually(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+    """Wait until a condition holds. It mostly does in a moment, but not on a busy machine."""
     end = time.monotonic() + seconds
     while True:
         held = condition()
@@ -84,13 +83,14 @@ class Pod:
         command = ["haproxy", "-W", "-db", "-f", str(self.settings.folder / "haproxy.cfg")]
         with (self.settings.folder / "haproxy.log").open("ab") as log:
             self.haproxy = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: ASYNC220
-        await eventually(self.settings.admin_socket.exists)
+        # Another program is started, on a machine that may be busy.
+        await eventually(self.settings.admin_socket.exists, 30)
 
     def kill_haproxy(self) -> None:
         assert self.haproxy is not None
         # The worker dies with its master: it watches for that.
         self.haproxy.send_signal(signal.SIGTERM)
-        self.haproxy.wait(5)
+        self.haproxy.wait(60)
 
     async def start_agent(self) -> None:
         at = self.settings
@@ -163,12 +163,20 @@ class Pod:
         return answers
 
 
+class Came(NamedTuple):
+    """An answer to a client."""
+
+    sent: float
+    """When it was asked for, by the clock of ``time.monotonic``."""
+    text: str
+
+
 class Load:
-    """Clients that never stop asking; what came, with its time."""
+    """Clients that never stop asking; what came."""
 
     def __init__(self, pod: Pod, clients: int = 6, **test: Any) -> None:
         self._pod, self._clients, self._test = pod, clients, test
-        self.answers: list[tuple[float, int, str]] = []
+        self.answers: list[Came] = []
         self.problems: list[str] = []
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -180,16 +188,26 @@ class Load:
         self._is_over = True
         await asyncio.gather(*self._tasks)
 
+    async def newer(self, count: int = 20) -> set[str]:
+        """Wait for answers to so many requests that are sent from now on; give what they say."""
+        now = time.monotonic()
+        await eventually(lambda: len(self._since(now)) >= count)
+        return {came.text for came in self._since(now)}
+
+    def _since(self, moment: float) -> list[Came]:
+        return [came for came in self.answers if came.sent > moment]
+
     _is_over = False
 
     async def _ask(self) -> None:
         while not self._is_over:
+            sent = time.monotonic()
             try:
                 status, text = await self._pod.ask(**self._test)
             except aiohttp.ClientError as error:
                 self.problems.append(repr(error))
                 continue
-            self.answers.append((time.monotonic(), status, text))
+            self.answers.append(Came(sent, text))
             if status != 200:
                 self.problems.append(f"{status} {text}")
 
@@ -207,10 +225,10 @@ async def pod() -> AsyncIterator[Pod]:
                 "listen_address": "127.0.0.1",
                 "router_port": free_port(),
                 "check_interval_seconds": 0.1,
-                "endpoint_wait_seconds": 1,
-                "max_mirrors": 8,
-                "connect_timeout_seconds": 1,
-                "server_timeout_seconds": 2,
+                "endpoint_wait_seconds": 3,
+                "max_mirrors": 32,
+                "connect_timeout_seconds": 3,
+                "server_timeout_seconds": 4,
             }
         )
         write_configuration(settings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections import Counter
 
 from tests.router.backends import backends
@@ -32,22 +31,13 @@ async def test_a_new_weight_takes_effect_at_once_and_fails_no_request(pod: Pod) 
         of = {"r1": [a], "r2": [b]}
         await pod.told(state("r1", of=of))
         async with Load(pod, delay=0.005) as load:
-            await asyncio.sleep(0.3)
-            began = time.monotonic()
+            assert await load.newer() == {"a"}
             await pod.told(state("r1", "r2", 100, of=of))
-            took = time.monotonic() - began
-            await asyncio.sleep(0.3)
-            back = time.monotonic()
+            # Not only soon: the next request that is sent.
+            assert await load.newer() == {"b"}
             await pod.told(state("r1", of=of))
-            took_back = time.monotonic() - back
-            await asyncio.sleep(0.3)
+            assert await load.newer() == {"a"}
         assert load.problems == []
-        assert took < 1
-        assert took_back < 1
-        # Requests that were on their way at the change have ended a moment later.
-        after = {text for at, _, text in load.answers if began + took + 0.2 < at < back}
-        assert after == {"b"}
-        assert {text for at, _, text in load.answers if at > back + took_back + 0.2} == {"a"}
 
 
 async def test_a_conversation_stays_with_its_revision(pod: Pod) -> None:

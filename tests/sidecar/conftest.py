@@ -89,8 +89,8 @@ class Serving:
 Start = Callable[..., Awaitable[Serving]]
 
 
-async def eventually(condition: Callable[[], Any], seconds: float = 3.0) -> None:
-    """Wait until a condition holds."""
+async def eventually(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+    """Wait until a condition holds. It mostly does in a moment, but not on a busy machine."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never happened"

@@ -1,8 +1,9 @@
 """A stand-in engine that speaks OpenAI's API over real HTTP, and can be made to misbehave.
 
 How it answers is said in the request itself, in the member ``test``: delay (seconds before the
-answer), status, usage (whether it says so); of a stream tokens (their number), size (of each, in
-bytes), pause (seconds between two), die or fail (after so many). Runs in a test's process or, for
+answer), held (until it is released), status, usage (whether it says so); of a stream tokens (their
+number), size (of each, in bytes), pause (seconds between two), paced (whose reader asks for each
+event), die or fail (after so many). Runs in a test's process or, for
 the benchmark, as ``python -m tests.sidecar.standin PORT``.
 """
 
@@ -29,6 +30,8 @@ class Standin:
     models: tuple[str, ...] = ("tiny",)
     drop_next: int = 0
     """Connections to close without a word at their next request."""
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+    pace: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
 
     def build(self) -> web.Application:
         app = web.Application(client_max_size=1 << 26)
@@ -75,6 +78,8 @@ class Standin:
     async def _answer(self, request: web.Request, asked: dict[str, Any]) -> web.StreamResponse:
         test = asked.get("test", {})
         await asyncio.sleep(test.get("delay", 0))
+        if test.get("held"):
+            await self.released.wait()
         if status := test.get("status"):
             headers = {"X-Engine": "secret", "Retry-After": "9", "Location": "/slots"}
             return web.json_response({"error": {"message": "bad"}}, status=status, headers=headers)
@@ -107,6 +112,8 @@ class Standin:
                 return response
             await response.write(event)
             await asyncio.sleep(test.get("pause", 0))
+            if test.get("paced"):
+                await self.pace.acquire()
         await response.write_eof()
         return response
 

@@ -8,8 +8,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from tunesmith_api.adapters import (
 from tunesmith_sidecar.adapters.fitting import misfit
 
 # Each test starts two or three programs, on machines that do more than that.
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ROOT / "deploy/standin/engine/engine.py"
@@ -73,6 +73,17 @@ class Pod:
             is_required=is_required,
         )
 
+    async def in_flight(self, name: str) -> float:
+        """Give how many requests an adapter has in progress."""
+        async with self.session.get(self.url + "/metrics") as answer:
+            page = await answer.text()
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+            if sample.name == "tunesmith_serving_in_flight" and sample.labels["revision"] == name
+        )
+
     async def tell(self) -> AdaptersReport:
         body = WantedAdapters(adapters=tuple(self.wanted.values())).model_dump_json(by_alias=True)
         async with self.session.put(
@@ -86,7 +97,7 @@ class Pod:
             report = AdaptersReport.model_validate_json(await answer.read())
         return {held.revision: (held.phase, held.message) for held in report.held}
 
-    async def until(self, holds: Callable[[dict[str, Any]], bool], seconds: float = 60) -> None:
+    async def until(self, holds: Callable[[dict[str, Any]], bool], seconds: float = 200) -> None:
         said: dict[str, Any] = {}
         for _ in range(int(seconds / 0.1)):
             with suppress(aiohttp.ClientError):
@@ -167,11 +178,7 @@ async def pod(
     url, port, engine, process = running
     async with aiohttp.ClientSession() as session:
         made = Pod(url, bucket, session, port, engine, options, process)
-        for _ in range(400):
-            with suppress(aiohttp.ClientError):
-                await made.report()
-                break
-            await asyncio.sleep(0.1)
+        await made.until(lambda _: True)
         yield made
         made.kill_engine()
 
@@ -350,6 +357,122 @@ async def test_sigterm_lets_every_adapter_answer_to_the_end(pod: Pod) -> None:
         rest = await answer.read()
     assert rest.endswith(b"data: [DONE]\n\n")
     assert await asyncio.to_thread(pod.sidecar.wait, 10) == 0
+
+
+async def eventually(holds: Callable[[], Awaitable[object]]) -> None:
+    for _ in range(600):
+        if await holds():
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("it never happened")
+
+
+@asynccontextmanager
+async def asking(pod: Pod, name: str) -> AsyncIterator[Callable[[], Awaitable[int]]]:
+    """Have a question in progress for as long as wanted; gives what ends it, and says its code."""
+    go_on, port = asyncio.Event(), pod.wanted[name].port
+
+    async def body() -> AsyncIterator[bytes]:
+        text = json.dumps(QUESTION).encode()
+        yield text[:5]
+        await go_on.wait()
+        yield text[5:]
+
+    async def ask() -> int:
+        url = f"http://127.0.0.1:{port}{CHAT}"
+        headers = {"Content-Type": "application/json"}
+        async with pod.session.post(url, data=body(), headers=headers) as answer:
+            await answer.read()
+            return answer.status
+
+    async def end() -> int:
+        go_on.set()
+        return await task
+
+    task = asyncio.create_task(ask())
+    try:
+        await eventually(lambda: pod.in_flight(name))
+        yield end
+    finally:
+        task.cancel()
+
+
+async def test_an_adapter_that_is_wanted_again_while_it_leaves_is_not_said_to_be_there(
+    pod: Pod,
+) -> None:
+    """Its port is about to close: nobody may be sent there before it was loaded anew."""
+    pod.want("chat-a", 8)
+    pod.want("chat-b", 4)
+    await pod.tell()
+    await pod.until_loaded("chat-a", "chat-b")
+    async with asking(pod, "chat-b") as end:
+        again = pod.wanted.pop("chat-b")
+        await pod.tell()
+        # It begins to leave a moment after it was told.
+        await pod.until(lambda said: said["chat-b"] == (AdapterPhase.LOADING, "it is leaving"))
+        pod.wanted["chat-b"] = again
+        said = await pod.tell()
+        phases = {adapter.revision: adapter.phase for adapter in said.held}
+        assert phases == {"chat-a": AdapterPhase.LOADED, "chat-b": AdapterPhase.LOADING}
+        assert await pod.readiness() == (503, "adapter chat-b: it is leaving")
+        assert await end() == 200
+    await pod.until_loaded("chat-a", "chat-b")
+    assert await pod.readiness() == (200, "ok")
+    assert (await pod.ask("chat-b"))[0] == 200
+
+
+async def until_draining(pod: Pod) -> None:
+    """Wait until SIGTERM was taken: nothing is ready any more, or no port is open."""
+
+    async def is_draining() -> bool:
+        try:
+            return (await pod.readiness())[1] == "draining"
+        except aiohttp.ClientError:
+            return True
+
+    await eventually(is_draining)
+
+
+@pytest.mark.parametrize("pre_stop_seconds", [0, 4], ids=["leaves after that", "leaves meanwhile"])
+async def test_sigterm_while_an_adapter_leaves_loses_neither_requests_nor_its_log(
+    bucket: Bucket, tmp_path: Path, pre_stop_seconds: int
+) -> None:
+    port = free_port()
+    engine = start_engine(port, ["--enable-lora", "--served-model-name=chat-base"])
+    s3 = {"endpoint": bucket.server.endpoint, "region": REGION, "path_style": "true"}
+    given = {
+        "revision": "chat-base-1",
+        "engine_url": f"http://127.0.0.1:{port}",
+        "served_model": "chat",
+        "adapters_folder": tmp_path / "adapters",
+        "adapters_token_digest": digest_of(TOKEN.encode()),
+        "log_uri": bucket.uri("log/"),
+        "pre_stop_seconds": pre_stop_seconds,
+        **{f"{what}_{name}": value for what in ("adapters", "log") for name, value in s3.items()},
+    }
+    try:
+        async with aiohttp.ClientSession() as session:
+            with sidecar(tmp_path / "log", **given) as (url, process):
+                pod = Pod(url, bucket, session, port, engine, [], process)
+                pod.want("chat-a", 8)
+                pod.want("chat-b", 4)
+                await pod.until(lambda _: True)
+                await pod.tell()
+                await pod.until_loaded("chat-a", "chat-b")
+                assert (await pod.ask("chat-b"))[0] == 200
+                async with asking(pod, "chat-b") as end:
+                    del pod.wanted["chat-b"]
+                    await pod.tell()
+                    process.terminate()
+                    await until_draining(pod)
+                    assert await end() == 200
+                assert await asyncio.to_thread(process.wait, 30) == 0
+    finally:
+        engine.kill()
+        engine.wait()
+        print((tmp_path / "log").read_text())
+    keys = bucket.keys("log/conversations/chat-b/")
+    assert sum(len(bucket.get(key).splitlines()) for key in keys) == 2
 
 
 async def test_only_the_operator_says_what_is_served(pod: Pod) -> None:

@@ -14,7 +14,7 @@ from tunesmith_api.adapters import AdapterPhase
 from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.sources import fetch_tokenizer
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 WEIGHTS = "models/m/model.safetensors"
 

@@ -46,13 +46,13 @@ def sidecar(log: Path, **given: object) -> Iterator[tuple[str, subprocess.Popen[
 
 
 async def until_ready(session: aiohttp.ClientSession, url: str) -> None:
-    for _ in range(400):
-        with suppress(aiohttp.ClientError):
-            async with session.get(url + "/readyz") as answer:
-                if answer.status == 200:
-                    return
-        await asyncio.sleep(0.025)
-    raise TimeoutError("never ready")
+    async with asyncio.timeout(120):
+        while True:
+            with suppress(aiohttp.ClientError):
+                async with session.get(url + "/readyz") as answer:
+                    if answer.status == 200:
+                        return
+            await asyncio.sleep(0.05)
 
 
 class Load:
@@ -96,27 +96,27 @@ async def test_sigterm_under_load_loses_no_request(tmp_path: Path, bucket: Bucke
     s3 = {"log_uri": bucket.uri("logs/"), "log_endpoint": bucket.server.endpoint}
     s3 |= {"log_region": REGION, "log_path_style": True}
     async with listening(engine.build()) as upstream, aiohttp.ClientSession() as session:
-        given = {"engine_url": upstream, "pre_stop_seconds": 0.5, "drain_timeout_seconds": 10}
+        # In a cluster routers have five seconds to notice.
+        given = {"engine_url": upstream, "pre_stop_seconds": 1.5, "drain_timeout_seconds": 60}
         with sidecar(log, **given, **s3) as (url, process):
             await until_ready(session, url)
             load = Load(session, url)
-            bodies = [chat(delay=0.02), chat(stream=True, tokens=8, pause=0.15)]
+            bodies = [chat(delay=0.02), chat(stream=True, tokens=8, pause=0.3)]
             clients = [asyncio.create_task(load.client(bodies[n % 2])) for n in range(16)]
             router = asyncio.create_task(load.router())
             hook = asyncio.create_task(running_when_drained(session, url, engine))
-            await asyncio.sleep(1)
+            await eventually(lambda: load.whole > 30 and engine.running >= 8)
             process.send_signal(signal.SIGTERM)
             began = time.monotonic()
             await asyncio.gather(router, *clients)
             # The engine is told to end only now: nobody needs it any more.
             assert await hook == 0
-            assert await asyncio.to_thread(process.wait, 10) == 0
+            assert await asyncio.to_thread(process.wait, 60) == 0
             took = time.monotonic() - began
     assert load.problems == []
     assert load.whole == load.sent
-    assert load.sent > 30
-    # Streams of 1.2 s were in progress, longer than the pre-stop time, and still came whole.
-    assert 0.5 < took < 15
+    # Streams of 2.4 s were in progress, longer than the pre-stop time, and still came whole.
+    assert took > 1.5
     assert load.closes > 0
     assert engine.cancelled == 0
     rows = [line for key in bucket.keys("logs/") for line in bucket.get(key).splitlines()]
@@ -132,10 +132,10 @@ async def test_what_never_ends_is_cut_off_at_the_limit(tmp_path: Path) -> None:
         given = {"engine_url": upstream, "pre_stop_seconds": 0, "drain_timeout_seconds": 0.3}
         with sidecar(tmp_path / "log", **given) as (url, process):
             await until_ready(session, url)
-            asking = asyncio.create_task(session.post(url + CHAT, json=chat(delay=20)))
+            asking = asyncio.create_task(session.post(url + CHAT, json=chat(held=True)))
             await eventually(lambda: engine.running == 1)
             process.send_signal(signal.SIGTERM)
-            assert await asyncio.to_thread(process.wait, 8) == 0
+            assert await asyncio.to_thread(process.wait, 60) == 0
             await eventually(lambda: engine.cancelled == 1)
             with suppress(aiohttp.ClientError):
                 await asking

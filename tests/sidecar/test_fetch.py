@@ -93,7 +93,7 @@ class Pod:
     def run(self, uri: str, digest: str, **more: str) -> Done:
         (self.folder / "message").unlink(missing_ok=True)
         process = self.start(uri, digest, **more)
-        _, log = process.communicate(timeout=40)
+        _, log = process.communicate(timeout=200)
         message = self.folder / "message"
         return Done(process.returncode, message.read_text() if message.exists() else "", log)
 
@@ -265,7 +265,7 @@ def test_an_s3_that_comes_back_is_waited_for(
     process = pod.start(bucket.uri("m/"), digest, patience_seconds="30")
     wait_until_it_tries_again(process)
     own_server.start()
-    _, log = process.communicate(timeout=40)
+    _, log = process.communicate(timeout=200)
     assert process.returncode == 0, log
     assert pod.files() == FILES
 
@@ -290,7 +290,7 @@ def test_sigterm_ends_it_at_once(pod: Pod) -> None:
     )
     wait_until_it_tries_again(process)
     process.terminate()
-    _, log = process.communicate(timeout=5)
+    _, log = process.communicate(timeout=30)
     assert process.returncode == 143, log
 
 

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from aiohttp import web
 
 from tests.sidecar.conftest import CHAT, Serving, Start, chat, eventually, listening
 from tests.sidecar.standin import events
 from tests.trainer.conftest import REGION, STRANGER_KEYS, Bucket, S3Server, new_bucket, use_identity
 from tunesmith_api.dataset import DataFormat, Dataset, Training
+from tunesmith_sidecar.conversations import log as log_module
 from tunesmith_sidecar.conversations.bucket import Bucket as LogBucket
 from tunesmith_sidecar.conversations.lines import Exchanged, build_conversation
 from tunesmith_sidecar.s3 import CredentialsError
@@ -32,12 +34,14 @@ class Shelf:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.is_refusing = False
+        self.refused = threading.Event()
         self.go_on = threading.Event()
         self.go_on.set()
 
     def put(self, key: str, data: bytes) -> None:
-        self.go_on.wait(5)
+        self.go_on.wait(100)
         if self.is_refusing:
+            self.refused.set()
             raise PermissionError("403")
         self.objects[key] = data
 
@@ -87,7 +91,9 @@ async def test_a_trainer_reads_what_was_logged(start: Start, bucket: Bucket) -> 
     ]
     assert first["response"]["completionTokens"] == 5
     assert second["messages"][1]["content"] == " tök0 tök1"
-    assert second["feedback"] == {"rating": "good", "comment": "", "correction": "Ask [EMAIL]"}
+    said = {"rating": "good", "comment": "", "correction": "Ask [EMAIL]"}
+    assert second["feedback"] == said | {"time": second["feedback"]["time"]}
+    assert second["feedback"]["time"] >= second["time"]
     assert [message["role"] for message in third["messages"]] == ["system", "user", "assistant"]
     reader = Reader(DataFormat.AUTO, Dataset(train=Training(uri="s3://acme/log/")))
     parsed = [reader.parse(row) for row in rows]
@@ -157,16 +163,19 @@ async def test_memory_is_bounded_and_what_is_dropped_is_counted(start: Start) ->
 
 
 async def test_it_is_written_by_size_and_by_time(start: Start) -> None:
-    shelf = Shelf()
-    serving = await start(shelf, log_flush_bytes=3000, log_flush_seconds=0.4)
-    assert serving.conversations is not None
-    writing = asyncio.create_task(serving.conversations.run())
-    await ask(serving, chat("x" * 4000))
-    await eventually(lambda: len(shelf.lines()) == 1, 0.3)
-    await ask(serving, chat("small"))
-    assert len(shelf.lines()) == 1
-    await eventually(lambda: len(shelf.lines()) == 2)
-    writing.cancel()
+    by_size, by_time = Shelf(), Shelf()
+    large = await start(by_size, log_flush_bytes=3000, log_flush_seconds=300)
+    small = await start(by_time, log_flush_bytes=3000, log_flush_seconds=0.4)
+    logs = [serving.conversations for serving in (large, small)]
+    writing = [asyncio.create_task(log.run()) for log in logs if log is not None]
+    await ask(large, chat("x" * 4000))
+    await eventually(lambda: len(by_size.lines()) == 1)
+    await ask(large, chat("small"))
+    await ask(small, chat("small"))
+    await eventually(lambda: len(by_time.lines()) == 1)
+    assert len(by_size.lines()) == 1
+    for task in writing:
+        task.cancel()
 
 
 async def test_a_store_that_hangs_makes_nobody_wait(start: Start) -> None:
@@ -177,7 +186,7 @@ async def test_a_store_that_hangs_makes_nobody_wait(start: Start) -> None:
     writing = asyncio.create_task(flushed(serving))
     await asyncio.sleep(0.05)
     for _ in range(5):
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(50):
             assert (await serving.post(CHAT, chat()))[0] == 200
     shelf.go_on.set()
     assert await writing
@@ -198,6 +207,71 @@ async def test_late_feedback_is_a_line_apart_from_what_is_trained_on(start: Star
     (line,) = shelf.lines("feedback")
     assert (line["id"], line["session"], line["revision"]) == ("call-1", "s-1", "7")
     assert line["feedback"]["comment"] == "to [EMAIL]"
+
+
+async def test_nothing_that_was_said_is_lost_while_its_conversation_waits(start: Start) -> None:
+    shelf = Shelf()
+    serving = await start(shelf)
+    await ask(serving, chat(), x_request_id="call-1")
+    for said in ({"rating": "good"}, {"comment": "Thanks."}, {"rating": "bad"}):
+        _, stored, _ = await serving.post("/api/v1/feedback", {"requestId": "call-1", **said})
+        assert stored == {"stored": True}
+    assert await flushed(serving)
+    (line,) = shelf.lines()
+    assert line["feedback"]["rating"] == "bad"
+    late = [(one["id"], one["feedback"]) for one in shelf.lines("feedback")]
+    assert [(name, said["rating"], said["comment"]) for name, said in late] == [
+        ("call-1", "good", ""),
+        ("call-1", "", "Thanks."),
+    ]
+    times = [*(said["time"] for _, said in late), line["feedback"]["time"]]
+    assert times == sorted(times)
+
+
+async def test_what_was_said_of_what_cannot_be_trained_on_is_written_all_the_same(
+    start: Start,
+) -> None:
+    shelf = Shelf()
+    serving = await start(shelf)
+    tool = [{"role": "tool", "content": "x"}, *chat()["messages"]]
+    await ask(serving, chat() | {"messages": tool}, x_request_id="call-1")
+    feedback = {"requestId": "call-1", "rating": "bad", "comment": "It never called back."}
+    assert (await serving.post("/api/v1/feedback", feedback))[1] == {"stored": True}
+    assert await flushed(serving)
+    assert shelf.lines() == []
+    (line,) = shelf.lines("feedback")
+    assert (line["id"], line["feedback"]["comment"]) == ("call-1", "It never called back.")
+
+
+async def test_a_store_that_fails_for_a_moment_at_the_end_loses_nothing(start: Start) -> None:
+    shelf = Shelf()
+    shelf.is_refusing = True
+    serving = await start(shelf)
+    assert serving.conversations is not None
+    await ask(serving, chat(), x_request_id="call-1")
+    await serving.post("/api/v1/feedback", {"requestId": "another", "rating": "good"})
+    closing = asyncio.create_task(serving.conversations.close())
+    assert await asyncio.to_thread(shelf.refused.wait, 5)
+    shelf.is_refusing = False
+    await closing
+    assert [line["id"] for line in shelf.lines()] == ["call-1"]
+    assert [line["id"] for line in shelf.lines("feedback")] == ["another"]
+
+
+async def test_a_store_that_refuses_to_the_end_is_told_of(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_module, "_LAST_FLUSH_SECONDS", 0.3)
+    shelf = Shelf()
+    shelf.is_refusing = True
+    serving = await start(shelf)
+    assert serving.conversations is not None
+    await ask(serving, chat())
+    await serving.post("/api/v1/feedback", {"requestId": "another", "rating": "good"})
+    with structlog.testing.capture_logs() as said:
+        await serving.conversations.close()
+    lost = [entry for entry in said if "is lost" in entry["event"]]
+    assert [entry["entries"] for entry in lost] == [2]
 
 
 async def test_what_is_too_long_is_served_but_not_logged(start: Start) -> None:

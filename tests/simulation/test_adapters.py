@@ -1,6 +1,7 @@
 """Adapters on shared pods in the toy cluster: a story for each fault, and random ones."""
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,8 +9,12 @@ import pytest
 from tests.simulation.adapter_world import OTHER_BASE, AdapterWorld
 from tests.simulation.rollout_parts import Model
 from tests.simulation.rollouts import at_weight, play, settle, until
+from tunesmith_api.conditions import DeploymentCondition, DeploymentReason
 from tunesmith_api.deploymentstatus import RollbackReason, RollbackStatus
 from tunesmith_api.modelversion import BaseModelRef, ModelVersion
+from tunesmith_operator.planning.conditions import find, is_true
+from tunesmith_operator.planning.serving import ServingObservation
+from tunesmith_operator.planning.serving_actions import EnsureRevision, ServingAction
 
 # `make simulate` plays many more than a test run has time for.
 WORLDS_PER_BLOCK = max(1, int(os.environ.get("TUNESMITH_WORLDS", "10")) // 5)
@@ -185,6 +190,66 @@ def test_random_worlds_keep_every_promise_and_settle(block: int) -> None:
         until(world, lambda w: w.status.previous is None, 80)
         until(world, lambda w: len(w.hosts) == 1, 20)
         assert world.one_pass().actions == ()
+
+
+class Extended(AdapterWorld):
+    """Version 2's adapter brings tokens that the base model does not have."""
+
+    @property
+    def versions(self) -> tuple[ModelVersion, ...]:
+        return tuple(_with_tokens(v) if v.spec.version == "2" else v for v in super().versions)
+
+
+def _with_tokens(version: ModelVersion) -> ModelVersion:
+    (adapter,) = version.spec.artifacts
+    artifacts = (adapter.model_copy(update={"added_tokens": 1}),)
+    spec = version.spec.model_copy(update={"artifacts": artifacts})
+    return version.model_copy(update={"spec": spec})
+
+
+def test_an_adapter_with_tokens_of_its_own_never_comes_near_the_pods() -> None:
+    world = settle(Extended(1))
+    before = list(world.transcript)
+    world.offer(2)
+    for _ in range(30):
+        world.turn()
+    said = find(world.status.conditions, DeploymentCondition.STALLED)
+    assert said is not None
+    assert (said.status, said.reason) == ("True", DeploymentReason.ADAPTER_ADDS_TOKENS)
+    assert is_true(world.status.conditions, DeploymentCondition.READY)
+    assert world.transcript == [*before, "spec asks for version 2"]
+    assert world.status.canary is None
+    assert untouched(world)
+    world.offer(3)
+    settle(world)
+    assert world.status.stable is not None
+    assert world.status.stable.version == "m-v3"
+    assert not is_true(world.status.conditions, DeploymentCondition.STALLED)
+
+
+class WithoutQuota(AdapterWorld):
+    """The cluster makes no object of version 2."""
+
+    refused: str | None = None
+
+    def act(self, action: ServingAction) -> None:
+        if isinstance(action, EnsureRevision) and action.number == 2:
+            self.refused = "exceeded quota"
+        else:
+            super().act(action)
+
+    def observe(self) -> ServingObservation:
+        return replace(super().observe(), refused=self.refused)
+
+
+def test_what_the_cluster_refuses_is_not_asked_for_ten_times_a_second() -> None:
+    world = settle(WithoutQuota(1))
+    world.offer(2)
+    until(world, lambda w: w.status.canary is not None, 5)
+    before = world.passes
+    for _ in range(10):
+        world.turn()
+    assert world.passes - before <= 20
 
 
 class NamelessBase(AdapterWorld):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -26,8 +27,8 @@ from tunesmith_api.deploymentstatus import (
     RollbackReason,
 )
 from tunesmith_operator.planning.conditions import is_true
-from tunesmith_operator.planning.serving import Traffic
-from tunesmith_operator.planning.serving_actions import ServingAction
+from tunesmith_operator.planning.serving import ServingObservation, Traffic
+from tunesmith_operator.planning.serving_actions import ServingAction, SetTraffic
 
 
 def test_a_good_new_revision_can_take_over_from_a_broken_stable() -> None:
@@ -39,6 +40,31 @@ def test_a_good_new_revision_can_take_over_from_a_broken_stable() -> None:
     assert world.status.stable is not None
     assert world.status.stable.revision == 2
     assert world.status.stable.weight == 100
+
+
+class Unwilling(RolloutWorld):
+    """The routers give no canary a share, and say why."""
+
+    def act(self, action: ServingAction) -> None:
+        if not (isinstance(action, SetTraffic) and action.traffic.weight):
+            super().act(action)
+
+    def observe(self) -> ServingObservation:
+        seen = super().observe()
+        if seen.router is None:
+            return seen
+        return replace(seen, router=replace(seen.router, trouble="router pod r: HTTP 503"))
+
+
+def test_a_router_that_does_not_do_it_is_not_asked_ten_times_a_second() -> None:
+    world = settle(Unwilling(1))
+    world.offer(2)
+    until(world, lambda w: w.status.rollout is not None and w.rollout.weight > 0)
+    before = world.passes
+    for _ in range(10):
+        world.turn()
+    assert world.status.rollout is not None
+    assert world.passes - before <= 30
 
 
 def test_a_rejected_canary_serves_on_while_nothing_else_can() -> None:

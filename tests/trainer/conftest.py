@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -21,19 +20,14 @@ import pytest
 from botocore.config import Config
 
 from deploy.native.binaries import ensure_binaries
+from tests.ports import free_port
 from tunesmith_api.run import S3Connection, TrainingRun
 from tunesmith_process.logs import configure_logs
 
 ROOT_KEYS = ("testkey", "testsecret")
 STRANGER_KEYS = ("stranger", "strangersecret")
 REGION = "us-east-1"
-
-
-def free_port() -> int:
-    """Give a port that nobody listens on just now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+_STARTING_SECONDS = 100
 
 
 @dataclass
@@ -62,9 +56,10 @@ class S3Server:
                 stderr=log,
                 env={"GOMAXPROCS": "2", "PATH": os.environ["PATH"]},
             )
-        for _ in range(200):
+        until = time.monotonic() + _STARTING_SECONDS
+        while time.monotonic() < until and self.process.poll() is None:
             try:
-                httpx.get(self.endpoint, timeout=1)
+                httpx.get(self.endpoint, timeout=10)
                 return
             except httpx.HTTPError:
                 time.sleep(0.02)

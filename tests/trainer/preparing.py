@@ -56,7 +56,7 @@ def peak_of(rows: Path, folder: Path) -> int:
     command = [sys.executable, "-m", "tests.trainer.preparing", str(rows), str(folder)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        command, env=environment, check=True, capture_output=True, text=True, timeout=120
+        command, env=environment, check=True, capture_output=True, text=True, timeout=250
     )
     return int(done.stdout.splitlines()[-1])
 
@@ -66,7 +66,7 @@ def anonymous_peak_of(rows: Path, folder: Path) -> int:
     command = [sys.executable, "-m", "tests.trainer.preparing", str(rows), str(folder), "gather"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    peak, deadline = 0, time.monotonic() + 100
+    peak, deadline = 0, time.monotonic() + 250
     try:
         while process.poll() is None and time.monotonic() < deadline:
             status = Path(f"/proc/{process.pid}/status").read_text()

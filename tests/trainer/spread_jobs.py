@@ -27,10 +27,16 @@ def make() -> Callable[[float], tuple[float, int]]:
     return do
 
 
+def make_after_the_test() -> Callable[[float], tuple[float, int]]:
+    """Take longer to be up than anybody waits; whoever asked ends this process."""
+    time.sleep(600)
+    return do
+
+
 class Started(Spread[Any, Any]):
     """One that begins when its workers are up, so that they have their part of few jobs too."""
 
     def __enter__(self) -> Self:
         for worker in self._workers:
-            worker._made.result(timeout=60)
+            worker._made.result(timeout=200)
         return self

@@ -41,7 +41,6 @@ TOKENS = list(range(5, 105))
 BATCH = Batch(torch.tensor([TOKENS]), torch.arange(100), torch.zeros(100, dtype=torch.long), 100)
 
 
-@pytest.mark.timeout(240)
 def test_one_run_gives_all_forms(
     bucket: Bucket, make_run: Callable[..., TrainingRun], tmp_path: Path
 ) -> None:
@@ -99,7 +98,7 @@ def check_package(folder: Path, merged: Any, tokenizer: Any) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=250,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     asked = [{"role": "user", "content": "What can you do for me?"}]

@@ -15,6 +15,7 @@ from benchmarks.training_task import Options
 from tests.trainer.gpus import on_gpus
 from tunesmith_trainer.tiny import write_tiny
 
+pytestmark = pytest.mark.timeout(600)
 needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="needs TRL")
 
 
@@ -35,7 +36,6 @@ def go(runs: list[Run]) -> list[Run]:
     return runs
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("device", "precision", "checkpointing"),
     [
@@ -59,7 +59,6 @@ def test_this_trainer_says_what_its_steps_took(
 
 
 @needs_trl
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("device", ["cpu", on_gpus("cuda")])
 def test_both_trainers_have_the_same_losses_on_the_same_rows(task: Options, device: str) -> None:
     options = replace(task, device=device)
@@ -69,7 +68,6 @@ def test_both_trainers_have_the_same_losses_on_the_same_rows(task: Options, devi
 
 
 @needs_trl
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("device", ["cpu", on_gpus("cuda")])
 def test_what_is_run_on_a_gpu_gives_a_table_and_verdicts(task: Options, device: str) -> None:
     runs = go(runs_on_gpu(replace(task, device=device, rows=8), has_liger=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import Any
 
@@ -100,9 +101,11 @@ def test_html_becomes_text(text: str, after: str) -> None:
 @pytest.mark.parametrize(
     "text", ["<script>" * 20_000, "<!--" * 20_000, "<p " * 20_000, "&a" * 20_000, " \t" * 20_000]
 )
-@pytest.mark.timeout(5)
 def test_repairs_take_linear_time(text: str) -> None:
+    # Of this process: how busy the machine is does not count.
+    began = time.process_time()
     repair.evenly_spaced(repair.without_html(text))
+    assert time.process_time() - began < 5
 
 
 def test_wrong_decoding_is_undone_and_quotes_stay() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import refusing_port
 from tests.trainer.openai_endpoint import Endpoint, Reply
 from tunesmith_trainer.completions import (
     Completions,
@@ -36,7 +36,7 @@ def ask(
 ) -> str:
     """Ask once, without the pauses, which are kept in ``pauses``."""
     sleep = ([] if pauses is None else pauses).append
-    with Completions(url, key=key, timeout_seconds=5, tries=TRIES, sleep=sleep) as found:
+    with Completions(url, key=key, timeout_seconds=60, tries=TRIES, sleep=sleep) as found:
         return found.ask(BODY, read)
 
 
@@ -104,11 +104,8 @@ def test_an_answer_without_text_is_empty() -> None:
 
 
 def test_nobody_listens() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     pauses: list[float] = []
-    with pytest.raises(Unavailable, match="cannot be reached"):
+    with refusing_port() as port, pytest.raises(Unavailable, match="cannot be reached"):
         ask(f"http://127.0.0.1:{port}/v1", pauses=pauses)
     assert len(pauses) == TRIES - 1
 
@@ -163,7 +160,7 @@ def test_the_end_of_the_pod_ends_the_pauses() -> None:
     stop.request()
     with (
         Endpoint(repeat(503)) as endpoint,
-        Completions(endpoint.url, timeout_seconds=5, tries=99, sleep=stop.sleep) as completions,
+        Completions(endpoint.url, timeout_seconds=60, tries=99, sleep=stop.sleep) as completions,
         pytest.raises(Interrupted),
     ):
         completions.ask(BODY, str)

@@ -18,7 +18,8 @@ import httpx
 import pytest
 from botocore.exceptions import ReadTimeoutError
 
-from tests.trainer.conftest import Bucket, free_port, jsonl, pairs
+from tests.ports import refusing_port
+from tests.trainer.conftest import Bucket, jsonl, pairs
 from tunesmith_api.attempts import StageName
 from tunesmith_api.jobstatus import ArtifactStatus
 from tunesmith_api.measurements import BaselineValue, Measurement
@@ -204,18 +205,18 @@ def test_progress_is_served_to_the_operator_and_to_prometheus() -> None:
             7, epoch="0.7", metrics={"loss": 1.23456789, "tokens_per_second": 99}, eta_seconds=12.6
         )
         url = f"http://127.0.0.1:{server.port}"
-        seen = TrainerProgress.model_validate_json(httpx.get(f"{url}/progress").content)
+        seen = TrainerProgress.model_validate_json(httpx.get(f"{url}/progress", timeout=60).content)
         assert (seen.phase, seen.step, seen.total_steps) == (Phase.TRAINING, 7, 100)
         assert (seen.epoch, seen.eta_seconds) == ("0.7", 13)
         assert {m.name: m.value for m in seen.metrics} == {
             "loss": "1.23457",
             "tokens_per_second": "99",
         }
-        page = httpx.get(f"{url}/metrics").text
+        page = httpx.get(f"{url}/metrics", timeout=60).text
         assert "tunesmith_trainer_step 7.0" in page
         assert "tunesmith_trainer_loss 1.23457" in page
         assert 'tunesmith_trainer_phase_seconds{phase="Training"}' in page
-        assert httpx.get(f"{url}/secrets").status_code == 404
+        assert httpx.get(f"{url}/secrets", timeout=60).status_code == 404
     finally:
         server.close()
 
@@ -224,8 +225,11 @@ def test_only_real_advance_is_progress() -> None:
     progress = Progress(StageName.PREPARE, 1)
     time.sleep(0.05)
     assert progress.snapshot().seconds_since_progress >= 0.05
+    before = time.monotonic()
     progress.touch(10)
-    assert progress.snapshot().seconds_since_progress < 0.05
+    since = progress.snapshot().seconds_since_progress
+    # Rounded to thousandths.
+    assert since <= time.monotonic() - before + 0.001
 
 
 def test_progress_may_be_changed_from_many_threads() -> None:
@@ -249,8 +253,8 @@ def test_a_sleep_ends_with_the_signal() -> None:
     threading.Timer(0.1, stop.request).start()
     began = time.monotonic()
     with pytest.raises(Interrupted):
-        stop.sleep(30)
-    assert time.monotonic() - began < 5
+        stop.sleep(200)
+    assert time.monotonic() - began < 100
 
 
 @pytest.fixture
@@ -330,24 +334,25 @@ def test_sigterm_to_the_real_process_ends_it_with_a_result(
     make_run: MakeRun, bucket: Bucket, tmp_path: Path
 ) -> None:
     # Nobody listens there, so the trainer waits for S3 when the signal comes.
-    away = bucket.connection.model_copy(update={"endpoint": f"http://127.0.0.1:{free_port()}"})
-    run = make_run(s3=away.model_dump(by_alias=True))
-    (tmp_path / "run.json").write_text(run.model_dump_json(by_alias=True))
-    process = subprocess.Popen(
-        [
-            *[sys.executable, "-m", "tunesmith_trainer", "--port", "0"],
-            *["--run", str(tmp_path / "run.json"), "--work", str(tmp_path)],
-            *["--result", str(tmp_path / "end")],
-        ],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": "operator:trainer_image", "PYTHONUNBUFFERED": "1"},
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if b"trying again" in line:
-            break
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=20)
+    with refusing_port() as port:
+        away = bucket.connection.model_copy(update={"endpoint": f"http://127.0.0.1:{port}"})
+        run = make_run(s3=away.model_dump(by_alias=True))
+        (tmp_path / "run.json").write_text(run.model_dump_json(by_alias=True))
+        process = subprocess.Popen(
+            [
+                *[sys.executable, "-m", "tunesmith_trainer", "--port", "0"],
+                *["--run", str(tmp_path / "run.json"), "--work", str(tmp_path)],
+                *["--result", str(tmp_path / "end")],
+            ],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": "operator:trainer_image", "PYTHONUNBUFFERED": "1"},
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            if b"trying again" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=200)
     assert process.returncode == ExitCode.CHECKPOINTED
     result = TrainerResult.model_validate_json((tmp_path / "end").read_bytes())
     assert result.outcome is Outcome.CHECKPOINTED

@@ -19,9 +19,9 @@ from tunesmith_trainer.stopping import StopSignal
 
 MIB = 1 << 20
 
+pytestmark = pytest.mark.timeout(600)
 
-# Two processes, each of which loads the tokenizer library.
-@pytest.mark.timeout(180)
+
 def test_six_times_the_data_needs_hardly_more_memory(tmp_path: Path) -> None:
     few, many = tmp_path / "few.jsonl", tmp_path / "many.jsonl"
     # Both fill a batch, so the room to work in is the same; and 2,000 characters are much beside
@@ -32,8 +32,6 @@ def test_six_times_the_data_needs_hardly_more_memory(tmp_path: Path) -> None:
     assert growth < 3 * MIB
 
 
-# Two processes again, that read 210,000 rows.
-@pytest.mark.timeout(300)
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc says how much memory is anonymous")
 def test_twice_the_rows_need_no_more_memory(tmp_path: Path) -> None:
     few, many = tmp_path / "few.jsonl", tmp_path / "many.jsonl"

@@ -43,7 +43,6 @@ sentencepiece.SentencePieceTrainer.train(
 """
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.skipif(not CONVERTER, reason="CONVERTER_PYTHON is not set")
 @pytest.mark.parametrize("quantization", ["F16", "BF16", "Q8_0"])
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from tunesmith_trainer.outcome import UserError
 pytest.importorskip("lm_eval")
 import lm_eval.models.huggingface  # noqa: F401
 
+pytestmark = pytest.mark.timeout(600)
+
 CHOICE = {
     "task": "repeat_choice",
     "dataset_path": "json",
@@ -78,7 +80,6 @@ def values(trial: Trial) -> dict[str, tuple[str, str]]:
     return {m.metric: (m.value, m.base_value) for m in trial.report().measurements}
 
 
-@pytest.mark.timeout(300)
 def test_tasks_of_ones_own_are_measured(bucket: Bucket, make_trial: Callable[..., Trial]) -> None:
     uri = put_tasks(bucket, CHOICE, GENERATED)
     trial = make_trial(suites(uri, "repeat_choice", "repeat_said"), hyperparameters={"epochs": "8"})
@@ -93,7 +94,6 @@ def test_tasks_of_ones_own_are_measured(bucket: Bucket, make_trial: Callable[...
     assert report.task_files["h"].startswith("sha256:")
 
 
-@pytest.mark.timeout(300)
 def test_the_harness_leaves_chance_and_tokenizer_alone(
     bucket: Bucket, make_trial: Callable[..., Trial]
 ) -> None:
@@ -112,7 +112,6 @@ def test_the_harness_leaves_chance_and_tokenizer_alone(
     assert one == other
 
 
-@pytest.mark.timeout(400)
 def test_a_model_in_parts_is_measured_as_a_whole_one(
     bucket: Bucket, make_trial: Callable[..., Trial]
 ) -> None:
@@ -134,7 +133,6 @@ def test_a_model_in_parts_is_measured_as_a_whole_one(
         assert "SecurityError" in notes[0]
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("task", "asked", "words"),
     [

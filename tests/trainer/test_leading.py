@@ -12,7 +12,7 @@ import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from tests.trainer.conftest import free_port
+from tests.ports import free_port
 from tunesmith_api.sharding import Sharding
 from tunesmith_trainer.distributed import Ranks
 from tunesmith_trainer.leading import lead
@@ -75,7 +75,7 @@ def go(sharding: str, work: Any, stopped: int = -1) -> list[tuple[Any, list[Any]
     try:
         told = []
         for receive, _ in pipes:
-            assert receive.poll(40), "a rank waits for ever"
+            assert receive.poll(200), "a rank waits for ever"
             told.append(receive.recv())
     finally:
         for process in ranks:

@@ -18,7 +18,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.trainer.conftest import free_port
+from tests.ports import free_port
 from tests.trainer.gguf_models import (
     DIGITS,
     GEMMA3_POSITIONS,
@@ -53,8 +53,8 @@ def serve(tmp_path: Path) -> Iterator[Callable[[Path], httpx.Client]]:
                     [str(LLAMA_SERVER), "--model", str(path), *options], stdout=log, stderr=log
                 )
             )
-        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
-        for _ in range(300):
+        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=200)
+        for _ in range(2000):
             try:
                 if client.get("/health").status_code == 200:
                     return client
@@ -66,7 +66,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[[Path], httpx.Client]]:
     yield start
     for process in started:
         process.terminate()
-        process.wait(20)
+        process.wait(200)
 
 
 TEXTS = [

@@ -141,7 +141,6 @@ SAYABLE = [
 ]
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(("template", "takes_system", "stops"), SAYABLE)
 def test_ollama_asks_as_the_model_was_trained(
     go_program: Path, template: str, takes_system: bool, stops: tuple[str, ...]

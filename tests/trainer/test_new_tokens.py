@@ -49,6 +49,8 @@ ADDED = {"addTokens": ["<order>", "Zürich"], "addSpecialTokens": ["<|note|>"]}
 FIRST = 260
 """The tiny model's tokens are those below."""
 
+pytestmark = pytest.mark.timeout(600)
+
 
 def dataset(**given: Any) -> Dataset:
     return Dataset.model_validate({"train": {"uri": "s3://any/x.jsonl"}} | given)
@@ -380,6 +382,8 @@ def test_a_run_teaches_new_tokens_and_all_forms_have_them(
     trial = make_trial(sections={"method": method} | output, hyperparameters=settings)
     result = trial.go()
     assert result.outcome is Outcome.SUCCEEDED
+    added = {form: 3 if form == "Adapter" else 0 for form in forms}
+    assert {a.name: a.added_tokens for a in result.artifacts} == added
     report = trial.report()
     assert [(t.text, t.id, t.special) for t in report.new_tokens] == [
         ("<|note|>", 260, True),
@@ -467,7 +471,7 @@ def test_a_run_that_is_killed_and_stopped_ends_with_the_same_weights(
         target=cut.go, kwargs={"at_step": 6, "act": be_killed}
     )
     child.start()
-    child.join(60)
+    child.join(200)
     assert child.exitcode == -signal.SIGKILL
     cut.attempts += 1
     with pytest.raises(Interrupted):
@@ -522,7 +526,6 @@ def test_preferences_and_noise_go_with_new_tokens(make_trial: MakeTrial) -> None
     assert trial.losses()[-1] < 0.5 * trial.losses()[0]
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("method", [{"lora": {"rank": 4}}, {"full": {}}], ids=["LoRA", "full"])
 def test_parts_learn_new_tokens_as_whole_copies_do(
     make_trial: MakeTrial, method: dict[str, Any]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import re
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tunesmith_api.datastatus import DataStatus, DroppedRows, MaskedPieces, RowCounts
 from tunesmith_api.measurements import BaselineValue, Measurement
@@ -211,6 +214,24 @@ def test_the_curve_is_a_picture() -> None:
     data = as_png(charts_of(report().curve))
     assert data.startswith(b"\x89PNG")
     assert len(data) < 300_000
+
+
+@pytest.mark.parametrize("largest", [2.4e-5, 2.4e-4, 9_876_543])
+def test_no_number_of_a_chart_is_cut_off(largest: float) -> None:
+    steps = 1_000_000
+    points = [
+        LossPoint(
+            step=step,
+            loss=repr(-largest * step / steps),
+            learning_rate=repr(largest * step / steps),
+            gradient_norm=repr(largest + largest / 1e4 * step / steps),
+            tokens=step,
+        )
+        for step in (1, steps // 2, steps)
+    ]
+    pixels = np.asarray(Image.open(io.BytesIO(as_png(charts_of(points)))).convert("L"))
+    for edge in (pixels[:, :3], pixels[:, -3:], pixels[:3], pixels[-3:]):
+        assert (edge == 255).all()
 
 
 def test_the_curve_keeps_validation_when_it_is_shortened() -> None:

@@ -384,7 +384,7 @@ def test_the_rewards_are_served(make_trial: MakeTrial) -> None:
     trial.go()
     shown = {metric.name for metric in trial.progress.snapshot().metrics}
     server = ProgressServer(trial.progress, 0, "127.0.0.1")
-    page = httpx.get(f"http://127.0.0.1:{server.port}/metrics").text
+    page = httpx.get(f"http://127.0.0.1:{server.port}/metrics", timeout=60).text
     server.close()
     for name in ("reward_chosen", "reward_rejected", "reward_accuracy", "reward_margin"):
         assert name in shown

@@ -180,6 +180,59 @@ def test_a_conversation_log_gives_what_was_liked_also_later(
     ]
 
 
+def rated(name: str, rating: str | None, time: str) -> dict[str, Any]:
+    """A line of what was said of a conversation; without a rating only a comment."""
+    feedback = {"rating": rating or "", "comment": "Hm.", "correction": "", "time": time}
+    return {"id": name, "revision": "6", "time": time, "feedback": feedback}
+
+
+def test_what_was_said_last_counts_wherever_it_was_written(
+    bucket: Bucket, make_run: MakeRun, tmp_path: Path
+) -> None:
+    """Ratings come to any pod of any revision; the job names the folder of conversations alone."""
+
+    def logged(name: str, rating: str | None) -> dict[str, Any]:
+        messages = [
+            {"role": "user", "content": f"Q {name}"},
+            {"role": "assistant", "content": f"A {name}"},
+        ]
+        line = rated(name, rating, "2026-01-31T10:00:00.000+00:00")
+        return line | {"messages": messages, "feedback": line["feedback"] if rating else None}
+
+    first, last = "2026-01-31T09:00:00.000+00:00", "2026-01-31T11:00:00.000+00:00"
+    lines = [logged("1", "good"), logged("2", "bad"), logged("3", None), logged("4", "good")]
+    bucket.put("log/conversations/6/2026-01-31/a.jsonl", jsonl(*lines))
+    # Of the names of files that of what was said last is the first.
+    said_last = [rated("2", "good", last), rated("3", "bad", last), rated("4", None, last)]
+    bucket.put("log/feedback/10/2026-01-31/110000-a-1.jsonl", jsonl(*said_last))
+    said_first = [rated("1", "bad", first), rated("2", "neutral", first), rated("3", "good", first)]
+    bucket.put("log/feedback/6/2026-01-31/090000-b-1.jsonl", jsonl(*said_first))
+    kept = {}
+    for uri in ("log/", "log/conversations/", "log/conversations/6/2026-01-31/a.jsonl"):
+        dataset = {"train": {"uri": bucket.uri(uri)}, "feedback": "Positive"}
+        run = make_run(
+            dataset={**dataset, "test": {"percent": "0"}},
+            runUri=bucket.uri(f"runs/{len(kept)}/"),
+        )
+        result = do(run, tmp_path / str(len(kept)))
+        assert result.data is not None
+        dropped = fetched(run, bucket, tmp_path / f"back-{len(kept)}").meta.dropped
+        kept[uri] = (result.data.rows.train, [d.text for d in dropped])
+    assert set(map(str, kept.values())) == {str((3, ["rated bad ¶ Q 3 ¶ A 3"]))}
+
+
+def test_a_log_that_nobody_has_rated_late_needs_no_folder_for_it(
+    bucket: Bucket, make_run: MakeRun, tmp_path: Path
+) -> None:
+    messages = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    line = {"id": "1", "revision": "6", "messages": messages, "feedback": None}
+    bucket.put("log/conversations/6/a.jsonl", jsonl(line))
+    dataset = {"train": {"uri": bucket.uri("log/conversations/")}, "feedback": "NotNegative"}
+    result = do(make_run(dataset={**dataset, "test": {"percent": "0"}}), tmp_path)
+    assert result.data is not None
+    assert result.data.rows.train == 1
+
+
 def test_the_same_inputs_give_the_same_digest_and_another_seed_another_split(
     bucket: Bucket, make_run: MakeRun, tmp_path: Path
 ) -> None:

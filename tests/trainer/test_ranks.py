@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from accelerate.state import AcceleratorState
 
-from tests.trainer.conftest import ROOT_KEYS, free_port
+from tests.ports import free_port
+from tests.trainer.conftest import ROOT_KEYS
 from tests.trainer.gpus import on_gpus
 from tests.trainer.trials import Trial, Watcher, echo_pairs, echo_rows
 from tunesmith_api.result import Outcome, TrainerResult
@@ -29,6 +30,8 @@ from tunesmith_trainer.stopping import StopSignal
 ROOT = Path(__file__).parents[2]
 LORA = {"method": {"lora": {"rank": 4, "alpha": 8, "dropout": "0"}}}
 INTERRUPTED = 75
+
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
@@ -65,7 +68,7 @@ def go_as_two(trial: Trial, attempt: int, stop_at: int = -1) -> list[int]:
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(100)
+        process.join(250)
         process.kill()
     trial.attempts = attempt
     return [process.exitcode or 0 for process in ranks]
@@ -76,7 +79,6 @@ TWO_CPUS = pytest.param({"nodes": 2}, id="CPU")
 TWO_GPUS = on_gpus({"gpusPerNode": 2}, count=2)
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("world", [TWO_CPUS, TWO_GPUS])
 @pytest.mark.parametrize(
     ("objective", "make_rows"), [("SFT", echo_rows), ("DPO", echo_pairs)], ids=["SFT", "DPO"]
@@ -119,7 +121,6 @@ def test_two_ranks_do_what_one_does_and_stop_together(
         )
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("world", [TWO_CPUS, TWO_GPUS])
 def test_the_launcher_passes_sigterm_on_and_waits(
     make_trial: Callable[..., Trial], tmp_path: Path, world: dict[str, int]

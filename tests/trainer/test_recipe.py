@@ -286,7 +286,6 @@ def test_ranks_that_the_launcher_forgot_are_missed(make_trial: MakeTrial) -> Non
     assert error.value.reason == "RanksMissing"
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("method", "optimizer", "artifact"),
     [
@@ -320,7 +319,6 @@ def test_a_gpu_in_bf16_learns_what_a_cpu_learns_in_fp32(
     assert float(loss.value) < float(loss.base_value) - 0.3
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("optimizer", [on_gpus(n, id=n) for n in ("AdamW", "AdamW8bit")])
 def test_a_gpu_goes_on_from_a_checkpoint(make_trial: MakeTrial, optimizer: str) -> None:
     """Not bit for bit, as on a CPU: some of a GPU's sums are added up in another order each time.

@@ -29,6 +29,8 @@ FULL = {"method": {"full": {}}, "output": {"uri": "s3://any/", "artifacts": ["Me
 QLORA = {"method": {"qlora": {"rank": 4, "alpha": 8, "dropout": "0.1"}}}
 DORA = {"method": {"lora": {"rank": 4, "alpha": 8, "variant": "DoRA"}}}
 
+pytestmark = pytest.mark.timeout(600)
+
 
 @pytest.fixture
 def make_trial(bucket: Bucket, make_run: Any, tmp_path: Path) -> MakeTrial:
@@ -72,7 +74,7 @@ def undisturbed(make_trial: MakeTrial, **settings: Any) -> End:
 @pytest.mark.parametrize(
     ("settings", "stops"),
     [
-        pytest.param({}, [random.randrange(1, 12)], id="at a random step, with dropout"),
+        pytest.param({}, [2], id="before the first checkpoint that is due, with dropout"),
         pytest.param({}, [9], id="in epoch 2"),
         pytest.param({}, [7, 9, 10], id="three times in one epoch"),
         pytest.param({}, [12], id="after the last step"),
@@ -140,7 +142,7 @@ def test_sigkill_loses_nothing_but_time(
             target=disturbed.go, kwargs={"at_step": step, "act": be_killed}
         )
         child.start()
-        child.join(60)
+        child.join(200)
         assert child.exitcode == -signal.SIGKILL
         disturbed.attempts += 1
     assert disturbed.go().resumed_from_step in {4, 8, 12}
@@ -185,7 +187,6 @@ def test_an_upload_that_was_cut_off_is_no_checkpoint(make_trial: MakeTrial, shar
     assert End.of(trial) == undisturbed(make_trial)
 
 
-@pytest.mark.timeout(300)
 def test_twenty_disruptions_at_random_steps_change_nothing(make_trial: MakeTrial) -> None:
     chance = random.Random(20)
     longer = {"hyperparameters": {"epochs": "5"}}

@@ -45,7 +45,9 @@ def digests_of(numbers: list[int], few_upper_bits: bool) -> list[bytes]:
 LISTS = st.lists(st.integers(0, 30), max_size=200)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(numbers=LISTS, few=st.booleans())
 @pytest.mark.usefixtures("small_pieces")
 def test_equal_keys_are_numbered_as_they_come(numbers: list[int], few: bool) -> None:
@@ -56,7 +58,9 @@ def test_equal_keys_are_numbered_as_they_come(numbers: list[int], few: bool) -> 
     assert firsts.tolist() == [digests.index(digest) for digest in distinct]
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(numbers=LISTS, few=st.booleans())
 @pytest.mark.usefixtures("small_pieces")
 def test_rows_are_in_the_order_of_their_keys(numbers: list[int], few: bool) -> None:

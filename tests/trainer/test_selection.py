@@ -64,8 +64,6 @@ def test_each_different_row_is_drawn_once_and_by_the_seed() -> None:
     assert drawn != [one.line for one in draw(rows, 10, 2, SCRATCH)]
 
 
-# The import of transformers alone may take half a minute.
-@pytest.mark.timeout(180)
 def test_a_model_is_less_sure_of_noise(tmp_path: Path) -> None:
     write_tiny(tmp_path)
     data = Dataset(train=Training(uri="file:///-"))

@@ -24,6 +24,8 @@ SUITES = {
     ]
 }
 
+pytestmark = pytest.mark.timeout(600)
+
 
 @pytest.fixture
 def make_trial(bucket: Any, make_run: Any, tmp_path: Path) -> Callable[..., Trial]:
@@ -40,7 +42,6 @@ def make_trial(bucket: Any, make_run: Any, tmp_path: Path) -> Callable[..., Tria
     return make
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("world", [TWO_CPUS, TWO_GPUS])
 @pytest.mark.parametrize(
     ("sections", "make_rows"),
@@ -82,7 +83,6 @@ def test_parts_learn_what_whole_copies_learn(
     assert all((mine[name] - theirs[name]).abs().max() < 1e-3 for name in mine)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("method", [LORA, FULL], ids=["LoRA", "all weights"])
 def test_parts_are_gathered_in_16_bits(
     make_trial: Callable[..., Trial], method: dict[str, Any]
@@ -99,7 +99,6 @@ def test_parts_are_gathered_in_16_bits(
     assert {w.dtype for w in weights(parts, "Merged").values()} == {torch.float32}
 
 
-@pytest.mark.timeout(400)
 def test_parts_go_on_from_a_checkpoint_as_parts_and_as_a_whole(
     make_trial: Callable[..., Trial],
 ) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainer.spread_jobs import Started, do, make
+from tests.trainer.spread_jobs import Started, do, make, make_after_the_test
 from tunesmith_trainer import cpus
 from tunesmith_trainer.data.spreading import Spread, spare_processes
 from tunesmith_trainer.outcome import Infrastructure, OutOfMemory
@@ -22,7 +22,8 @@ from tunesmith_trainer.outcome import Infrastructure, OutOfMemory
 
 def test_results_come_in_the_order_of_jobs_from_all_processes() -> None:
     rng = random.Random(3)
-    jobs = [rng.random() / 50 for _ in range(60)]
+    # The first ones are long: all processes have one before the workers ask for more.
+    jobs = [0.3] * 5 + [rng.random() / 50 for _ in range(60)]
     with Started(do, make, 2) as spread:
         results = list(spread.map(jobs))
     assert [job for job, _ in results] == jobs
@@ -31,7 +32,7 @@ def test_results_come_in_the_order_of_jobs_from_all_processes() -> None:
 
 
 def test_jobs_are_done_here_until_a_worker_is_up() -> None:
-    with Spread(do, make, 1) as spread:
+    with Spread(do, make_after_the_test, 1) as spread:
         assert list(spread.map([0.0] * 5)) == [(0.0, os.getpid())] * 5
 
 
@@ -71,7 +72,6 @@ def test_what_asking_for_jobs_raises_comes_after_the_results_before_it() -> None
             next(results)
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("job", "kind", "words"),
     [(-2, OutOfMemory, "memory ran out"), (-3, Infrastructure, "exit code 3")],
@@ -93,7 +93,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.timeout(120)
 def test_workers_end_with_whoever_asks_them(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
@@ -110,7 +109,7 @@ def test_workers_end_with_whoever_asks_them(tmp_path: Path) -> None:
         processes = set(map(int, parent.stdout.readline().split())) - {parent.pid}
         parent.kill()
     assert len(processes) == 2
-    end = time.monotonic() + 30
+    end = time.monotonic() + 200
     while any(map(is_running, processes)):
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -336,7 +336,7 @@ GOOD = '{"relevance": 4, "quality": 2}'
 
 
 def rated(url: str, replies: list[str]) -> tuple[dict[str, float], str]:
-    judge = Judge(url=url, model="j", criteria=("relevance", "quality"), timeout_seconds=5)
+    judge = Judge(url=url, model="j", criteria=("relevance", "quality"), timeout_seconds=60)
     questions = [Question((1,), f'What is "{n}"?', "") for n in range(len(replies))]
     found = judging.rate("j", 0, judge, questions, replies, stop=StopSignal(), touch=lambda: None)
     return {one.metric: one.value() for one in found.observed}, found.note

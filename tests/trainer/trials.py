@@ -181,7 +181,7 @@ class Trial:
         """
 
         def act() -> None:
-            until = time.monotonic() + 30
+            until = time.monotonic() + 200
             while (ref := self.progress.snapshot().checkpoint) is None or ref.step < step:
                 assert time.monotonic() < until, f"no checkpoint of step {step}"
                 time.sleep(0.01)

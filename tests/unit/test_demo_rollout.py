@@ -3,6 +3,7 @@
 import json
 import math
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -390,7 +391,7 @@ def url() -> Iterator[str]:
 def test_load_remembers_what_each_revision_said_last(url: str) -> None:
     with Load(url, 200, lambda number: question(f"question {number}")) as load:
         while len(load.answers) < 3:
-            pass
+            time.sleep(0.01)
     assert all(one.is_good and one.revision == "chat-a" for one in load.answers)
     assert serving.text_of(load.newest("chat-a")).startswith("You said question ")
     assert load.newest("chat-b") == b""

@@ -271,7 +271,7 @@ def run_ollama(tmp_path: Path, create_fails: bool = False, **more: str) -> tuple
     program.write_text(
         f"""#!/bin/sh
 case "$1" in
-  serve) trap 'exit 3' TERM; touch {home}/up; for _ in 1 2 3 4 5 6 7 8 9 10; do
+  serve) trap 'exit 3' TERM; touch {home}/up; for _ in $(seq 500); do
     sleep 0.2; grep -q "create support" {notes} 2>/dev/null && sleep 0.3 && exit 0; done;;
   list) test -e {home}/up;;
   create) echo "$1 $2" "$(tr '\\n' ';' <"$4")" >>{notes}; exit {int(create_fails)};;
@@ -281,7 +281,7 @@ esac
     )
     program.chmod(0o755)
     env = variables(part) | {"HOME": str(home), "PATH": f"{tmp_path}:/usr/bin:/bin"} | more
-    done = subprocess.run(part["command"], env=env, timeout=20, check=False)
+    done = subprocess.run(part["command"], env=env, timeout=200, check=False)
     return done.returncode, notes.read_text().splitlines()
 
 

@@ -28,6 +28,7 @@ FIXED = SeenTarget(exists=True)
 STABLE = SeenTarget(True, "support", "stable")
 NEXT = SeenTarget(True, "support", "next")
 OTHER = SeenTarget(True, "sales", "stable")
+SHARED = SeenTarget(True, "support", "stable", "VLLM", ("Adapter",))
 LLAMA = SeenTarget(True, "support", "stable", "LlamaCpp", ("GGUF",))
 
 
@@ -43,6 +44,20 @@ def trained(tags: list[str] | None = None, **spec: Any) -> FineTuneJob:
     merged = ArtifactStatus(name="Merged", uri="s3://acme/m/", digest=DIGEST, size_bytes=1)
     status = FineTuneJobStatus(conditions=conditions, start_time=NOW, artifacts=(merged,))
     return job.model_copy(update={"status": status})
+
+
+def with_adapter(job: FineTuneJob, added_tokens: int) -> FineTuneJob:
+    """Give the job with an adapter among its results."""
+    adapter = ArtifactStatus(
+        name="Adapter",
+        uri="s3://acme/a/",
+        digest=DIGEST,
+        size_bytes=1,
+        added_tokens=added_tokens,
+    )
+    status = job.status
+    made = status.model_copy(update={"artifacts": (adapter, *status.artifacts)})
+    return job.model_copy(update={"status": made})
 
 
 def made_by(decision: Decision) -> ModelVersionSpec:
@@ -145,6 +160,25 @@ def test_what_is_said_is_what_the_version_was_made_with(
     assert complete.status == "True"
     told = {(a.type, a.reason) for a in decision.actions if isinstance(a, Emit)}
     assert (("Normal", "Offered") if status == "True" else ("Warning", reason)) in told
+
+
+@pytest.mark.parametrize("added", [0, 2])
+def test_an_adapter_with_tokens_of_its_own_is_not_offered_to_pods_that_share_a_base_model(
+    added: int,
+) -> None:
+    job = with_adapter(trained(deployTo=DEPLOY_TO), added)
+    made = made_by(decide(Observation(job, target=SHARED), CONFIG, NOW))
+    assert {a.format: a.added_tokens for a in made.artifacts} == {"Adapter": added, "Merged": 0}
+    assert made.tags == (() if added else ("stable",))
+    seen = Observation(job, versions=(read_back(job, made),), target=SHARED)
+    said = find(decide(seen, CONFIG, NOW).status.conditions, ConditionType.OFFERED)
+    assert said is not None
+    if not added:
+        assert said.status == "True"
+        return
+    assert (said.status, said.reason) == ("False", "ArtifactMissing")
+    assert "brings 2 tokens" in said.message
+    assert "Give the deployment delivery Merged" in said.message
 
 
 def test_a_job_without_deploy_to_says_nothing_of_offers() -> None:

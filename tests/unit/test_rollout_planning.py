@@ -1,13 +1,19 @@
 """The arithmetic and the verdicts of a roll-out, row by row."""
 
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from tunesmith_api.analysis import Analysis, AnalysisMetric, Verdict
 from tunesmith_api.conditions import DeploymentReason
-from tunesmith_api.deploymentstatus import MetricStatus, ModelDeploymentStatus, RevisionStatus
+from tunesmith_api.deploymentstatus import (
+    MetricStatus,
+    ModelDeploymentStatus,
+    RevisionStatus,
+    RollbackReason,
+)
 from tunesmith_api.modeldeployment import ModelDeployment, ModelDeploymentSpec
 from tunesmith_api.modelversion import ModelVersion
 from tunesmith_api.revision import RevisionTemplate
@@ -20,6 +26,7 @@ from tunesmith_operator.planning.capacity import (
     carried_weight,
     stable_keeps,
 )
+from tunesmith_operator.planning.rejection import reason_to_reject
 from tunesmith_operator.planning.revisions import plan_digest, revision_digest
 from tunesmith_operator.planning.serving import (
     MetricSample,
@@ -334,6 +341,36 @@ def test_an_adapter_must_say_what_it_was_trained_for() -> None:
     assert got.reason is DeploymentReason.BASE_MODEL_UNKNOWN
 
 
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        pytest.param(["Merged", "GGUF"], "Set spec.delivery Merged: the", id="merged as well"),
+        pytest.param(["GGUF"], "Merged and spec.engine.type LlamaCpp", id="only for llama.cpp"),
+        pytest.param([], "Merged or GGUF in output.artifacts", id="nothing else"),
+    ],
+)
+def test_an_adapter_with_tokens_of_its_own_is_not_served_on_shared_pods(
+    others: list[str], words: str
+) -> None:
+    def files(form: str, **more: Any) -> dict[str, Any]:
+        known = {"uri": f"s3://models/{form}/", "digest": DIGEST, "sizeBytes": 1}
+        return {"format": form, **known, **more}
+
+    made = [files("Adapter", addedTokens=3), *(files(form) for form in others)]
+    extended = version("5", [], artifacts=made, baseModel={"uri": "hf://org/base"})
+    asked = {"source": {"modelVersion": "m-v5"}, "delivery": "Adapter", **VLLM}
+    got = resolve(ModelDeploymentSpec.model_validate(asked), [extended])
+    assert isinstance(got, SourceObjection)
+    assert got.reason is DeploymentReason.ADAPTER_ADDS_TOKENS
+    assert "ModelVersion m-v5 brings 3 tokens" in got.message
+    assert words in got.message
+    if "Merged" in others:
+        merged = ModelDeploymentSpec.model_validate(asked | {"delivery": "Merged"})
+        whole = resolve(merged, [extended])
+        assert isinstance(whole, RevisionTemplate)
+        assert whole.model.uri == "s3://models/Merged/"
+
+
 def role(number: int) -> RevisionStatus:
     return RevisionStatus(revision=number, name=f"r{number}", digest=DIGEST)
 
@@ -389,3 +426,32 @@ def test_each_row_says_where_the_traffic_ends(
         router=SeenRouter(now),
     )
     assert choose_traffic(seen, status, 0) == then
+
+
+@pytest.mark.parametrize(
+    ("ended", "is_rejected"),
+    [
+        pytest.param(timedelta(seconds=-1), False, id="a second before it"),
+        pytest.param(timedelta(0), True, id="in the same second, as far as Kubernetes says"),
+        pytest.param(timedelta(seconds=2), True, id="after it"),
+    ],
+)
+def test_an_engine_that_ends_right_after_a_canary_on_its_pods_had_traffic_is_the_canarys(
+    ended: timedelta, is_rejected: bool
+) -> None:
+    exposed = NOW + timedelta(milliseconds=400)
+    shared = [
+        replace(revision(n, 4), host="base", last_restart=NOW + ended, restarts=1) for n in (1, 2)
+    ]
+    state = rollout(25, exposedTime=exposed)
+    deployment = {
+        "metadata": {"name": "d"},
+        "spec": {"source": {"modelVersion": "m"}},
+        "status": {"stable": role(1), "canary": role(2), **state},
+    }
+    seen = ServingObservation(ModelDeployment.model_validate(deployment), revisions=tuple(shared))
+    canary = seen.deployment.status.rollout
+    assert canary is not None
+    why = reason_to_reject(seen, canary, shared[1], NOW + timedelta(seconds=3))
+    assert (why is not None) is is_rejected
+    assert why is None or why.reason is RollbackReason.CRASH_LOOPING

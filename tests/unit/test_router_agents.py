@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -19,6 +19,8 @@ from tunesmith_operator.routing.patience import Patience
 
 SPLIT = RouterSplit(main="r1")
 STATE = RouterState(split=SPLIT)
+PATIENCE = 1.0
+"""Seconds for which a pod is waited for; who does not wait is much quicker."""
 
 
 class Agent:
@@ -62,10 +64,16 @@ async def running(*addresses: str) -> AsyncIterator[tuple[RouterAgents, list[Age
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agents, "ASK_SECONDS", 0.2)
-    monkeypatch.setattr(agents, "TELL_SECONDS", 0.2)
+    monkeypatch.setattr(agents, "ASK_SECONDS", PATIENCE)
+    monkeypatch.setattr(agents, "TELL_SECONDS", PATIENCE)
     monkeypatch.setattr(agents, "_SILENT_SECONDS", (0.05, 0.1))
-    monkeypatch.setattr(agents, "_UNWILLING_SECONDS", (0.1, 0.4))
+    monkeypatch.setattr(agents, "_UNWILLING_SECONDS", (PATIENCE, PATIENCE))
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(60):
+        while not await holds():  # noqa: ASYNC110 - a pod says when
+            await asyncio.sleep(0.05)
 
 
 async def timed(answers: object) -> tuple[list[RouterAnswer], float]:
@@ -79,26 +87,24 @@ async def test_a_pod_that_hangs_is_waited_for_once() -> None:
         pods = [good.pod, bad.pod]
         bad.hangs = {"GET"}
         _, took = await timed(calls.ask("u", pods))
-        assert 0.2 <= took < 0.4
+        assert took >= PATIENCE
         for _ in range(5):
             answers, took = await timed(calls.ask("u", pods))
-            assert took < 0.15
+            assert took < PATIENCE
             assert answers[0].report is not None
             seen = read_answers(answers)
             assert seen is not None
             assert not seen.is_settled
-            assert seen.trouble == "router pod 127.0.0.12: no answer within 0.2 s"
+            assert seen.trouble == "router pod 127.0.0.12: no answer within 1 s"
             await asyncio.sleep(0.05)
         assert len(bad.asked) <= 3, "one call at a time, with pauses"
         bad.hangs = set()
-        await asyncio.sleep(0.4)
-        await calls.ask("u", pods)  # sees that the pause is over
-        await asyncio.sleep(0.05)
-        answers, _ = await timed(calls.ask("u", pods))
-        seen = read_answers(answers)
-        assert seen is not None
-        assert seen.is_settled
-        assert seen.trouble == ""
+
+        async def are_settled() -> bool:
+            seen = read_answers(await calls.ask("u", pods))
+            return seen is not None and seen.is_settled and seen.trouble == ""
+
+        await until(are_settled)
 
 
 async def test_a_state_that_is_not_taken_is_told_again_after_a_pause_another_one_at_once() -> None:
@@ -107,17 +113,19 @@ async def test_a_state_that_is_not_taken_is_told_again_after_a_pause_another_one
         bad.hangs = {"PUT"}
         answers, took = await timed(calls.tell("u", pods, STATE))
         assert [bool(a.report) for a in answers] == [True, False]
-        assert took < 0.4
+        assert took >= PATIENCE
         answers, took = await timed(calls.tell("u", pods, STATE))
-        assert answers[1].trouble == "no answer within 0.2 s"
-        assert took < 0.15
+        assert answers[1].trouble == "no answer within 1 s"
+        assert took < PATIENCE
         bad.hangs = set()
         other = STATE.model_copy(update={"sticky_header": "x"})
         answers = await calls.tell("u", pods, other)
         assert all(a.report for a in answers), "a rollback does not wait"
-        await asyncio.sleep(0.15)
-        answers = await calls.tell("u", pods, STATE)
-        assert all(a.report for a in answers)
+
+        async def is_told() -> bool:
+            return all(a.report for a in await calls.tell("u", pods, STATE))
+
+        await until(is_told)
 
 
 @pytest.mark.parametrize(("is_ready", "lines"), [(True, 1), (False, 0)])

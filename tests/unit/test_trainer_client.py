@@ -44,7 +44,7 @@ async def flood(request: web.Request) -> web.StreamResponse:
 
 
 async def hang(_: web.Request) -> web.Response:
-    await asyncio.sleep(10)
+    await asyncio.sleep(60)
     return web.Response()
 
 
@@ -60,7 +60,7 @@ async def hang(_: web.Request) -> web.Response:
     ],
 )
 async def test_poll(handler, result, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "SECONDS", 0.3)
+    monkeypatch.setattr(trainer, "SECONDS", 0.3 if handler is hang else 60)
     app = web.Application()
     app.router.add_get("/progress", handler)
     app.router.add_get("/elsewhere", answer_well)

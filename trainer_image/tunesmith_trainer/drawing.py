@@ -23,6 +23,8 @@ _VARIABLES = {"#010203": "--ink", "#040506": "--first", "#070809": "--second", "
 _INK, _FIRST, _SECOND, _LINE = _VARIABLES
 _PRINTED = {_INK: "#1c2733", _FIRST: "#1d5fa8", _SECOND: "#b0460e", _LINE: "#c9d1da"}
 _INCHES = (4.6, 2.7)
+_LEFT, _RIGHT, _TOP, _BOTTOM = 0.75, 0.15, 0.46, 0.5
+"""Inches around a chart, where its numbers, of at most nine characters, and its names are."""
 
 
 class Line(NamedTuple):
@@ -102,8 +104,18 @@ def _figure(count: int) -> "Figure":
     mpl.rcParams["svg.fonttype"] = "none"
     mpl.rcParams["svg.hashsalt"] = "tunesmith"
     # A figure of its own, not pyplot's: that keeps every figure and looks for a display.
-    figure = Figure(figsize=(_INCHES[0], _INCHES[1] * count), layout="constrained")
+    (width, height), all_heights = _INCHES, _INCHES[1] * count
+    figure = Figure(figsize=(width, all_heights))
     figure.subplots(count, 1)
+    # Said here, not found out by a layout engine: that draws all of it three times, which takes
+    # longer than to train a tiny model.
+    figure.subplots_adjust(
+        left=_LEFT / width,
+        right=1 - _RIGHT / width,
+        bottom=_BOTTOM / all_heights,
+        top=1 - _TOP / all_heights,
+        hspace=(_TOP + _BOTTOM) / (height - _TOP - _BOTTOM),
+    )
     return figure
 
 

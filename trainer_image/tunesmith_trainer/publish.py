@@ -105,6 +105,8 @@ def upload(
         uri=committed.uri,
         digest=committed.digest,
         size_bytes=committed.size_bytes,
+        # Complete models have rows for them; an adapter's have to be put into its base model.
+        added_tokens=len(draft.new_tokens) if name is ArtifactName.ADAPTER else 0,
     )
 
 

@@ -86,6 +86,11 @@ class Work:
         self._count = 0
         self._changed = threading.Condition()
 
+    @property
+    def count(self) -> int:
+        """How many they are."""
+        return self._count
+
     @contextmanager
     def one_more(self) -> Iterator[None]:
         """Count a request for as long as the block lasts."""
@@ -162,7 +167,10 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        """List the models, once they are loaded."""
+        """List the models, once they are loaded, or say how many requests are in progress."""
+        if self.path == "/load":
+            self._send(200, {"server_load": self.server.work.count})
+            return
         cards = [{"id": name, "object": "model"} for name in self.server.loras.names()]
         self._send(200 if is_loaded() else 503, {"object": "list", "data": cards})
 

@@ -20,6 +20,9 @@ from tunesmith_operator.kube.watches import INACTIVITY_SECONDS, SERVER_TIMEOUT_S
 
 log = structlog.get_logger(__name__)
 
+REQUEST_SECONDS = 30.0
+"""For a list before a watch, of which there may be many pages' worth in one."""
+
 Login = Callable[[], Any]
 
 # Kind -> group, version and plural, as kopf wants them.
@@ -96,7 +99,7 @@ def build_settings() -> kopf.OperatorSettings:
     settings.watching.inactivity_timeout = INACTIVITY_SECONDS
     settings.watching.reconnect_backoff = 0.5
     settings.watching.chunk_size = 500
-    settings.networking.request_timeout = 30
+    settings.networking.request_timeout = REQUEST_SECONDS
     settings.networking.connect_timeout = 5
     settings.networking.error_backoffs = (0.5, 1, 2, 5, 10)
     settings.queueing.idle_timeout = 1.0

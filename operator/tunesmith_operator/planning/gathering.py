@@ -89,7 +89,9 @@ def gather_revisions(
         if host:
             made.append(_on_host(seen, hosts.get(host), pods, objects))
         else:
-            made.append(_on_own_pods(seen, by_owner.get(record.uid), pods))
+            has_service = record.uid in objects.services
+            workload = by_owner.get(record.uid)
+            made.append(_on_own_pods(seen, workload, pods, has_service=has_service))
     return tuple(_without_shared_restarts(made))
 
 
@@ -146,12 +148,16 @@ def _seen(record: SeenRecord, host: str, pods: Sequence[ServingPod]) -> SeenRevi
 
 
 def _on_own_pods(
-    revision: SeenRevision, workload: SeenWorkload | None, pods: Sequence[ServingPod]
+    revision: SeenRevision,
+    workload: SeenWorkload | None,
+    pods: Sequence[ServingPod],
+    *,
+    has_service: bool,
 ) -> SeenRevision:
     """Add what the pods say that serve this revision alone."""
     return replace(
         revision,
-        has_workload=workload is not None,
+        has_workload=workload is not None and has_service,
         replicas=workload.replicas if workload else 0,
         restarts=sum(pod.restarts for pod in pods),
         waiting=_waiting(pods) or (workload.failure if workload else ""),

@@ -47,7 +47,15 @@ def make_offer(seen: Observation) -> Offer | None:
 def _lacks(job: FineTuneJob, target: SeenTarget) -> bool:
     """Whether the version has nothing that the deployment's engine could serve."""
     made = {artifact.name for artifact in job.status.artifacts}
+    if _added_tokens(job, target):
+        return True
     return bool(target.formats) and not made & set(target.formats)
+
+
+def _added_tokens(job: FineTuneJob, target: SeenTarget) -> int:
+    """Give how many tokens the job's adapter brings, where an adapter is what would be served."""
+    served = (a for a in job.status.artifacts if a.name in target.formats)
+    return next((a.added_tokens for a in served), 0)
 
 
 def tags_of(job: FineTuneJob, offer: Offer | None) -> tuple[str, ...]:
@@ -99,6 +107,14 @@ def _objection(name: str, job: FineTuneJob, target: SeenTarget, version: SeenVer
             f"ModelDeployment {name} follows model {target.model}, and ModelVersion"
             f" {version.name} is of model {model}. {serve}; for the next jobs set"
             f" output.modelVersion.model {target.model}, or source.model {model} there",
+        )
+    if added := _added_tokens(job, target):
+        return Objection(
+            Reason.ARTIFACT_MISSING,
+            f"ModelDeployment {name} has delivery Adapter, and the adapter of ModelVersion"
+            f" {version.name} brings {added} tokens (dataset.addTokens, addSpecialTokens) that its"
+            " base model lacks, which running pods cannot take on. Give the deployment delivery"
+            " Merged, with Merged in output.artifacts of the next jobs, or train without them",
         )
     if _lacks(job, target):
         formats = " or ".join(target.formats)

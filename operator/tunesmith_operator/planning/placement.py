@@ -8,6 +8,7 @@ scaled away or deleted: what has to go is first seen without traffic.
 from datetime import timedelta
 
 from tunesmith_api.deploymentstatus import RevisionStatus
+from tunesmith_api.engine import RouterType
 from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.planning.capacity import Sizing, canary_asks, canary_needs, stable_keeps
 from tunesmith_operator.planning.hosting import host_of, place_adapters
@@ -117,7 +118,7 @@ def _ensure(
     if template is not None:
         host = host_of(seen.deployment.metadata.name, template)
         draft.act(EnsureRevision(role.name, role.revision, role.digest, template, replicas, host))
-        if host:
+        if (host or there is not None) and not seen.refused:
             # Its pods may be there already, so nothing that is watched changes.
             draft.look_again_in(_RECORDED)
 
@@ -127,13 +128,19 @@ def _route(draft: ServingDraft, seen: ServingObservation, chosen: Traffic | None
         # It goes on with what it has; what it should have is told when it is back.
         draft.look_again_in(_ROUTER_SILENT)
         return
+    # What could not be done is tried again after a while, not ten times a second.
+    is_stuck = seen.router.refusal or seen.router.trouble or _is_route_refused(draft, seen)
     if chosen is not None and chosen != seen.router.traffic:
         draft.act(SetTraffic(chosen))
         # The router's own change wakes nobody.
-        draft.look_again_in(_ROUTER_ANSWERS)
+        draft.look_again_in(_ROUTER_SILENT if is_stuck else _ROUTER_ANSWERS)
     elif not seen.router.is_settled:
-        is_stuck = seen.router.refusal or seen.router.trouble
         draft.look_again_in(_ROUTER_SILENT if is_stuck else _ROUTER_SETTLES)
+
+
+def _is_route_refused(draft: ServingDraft, seen: ServingObservation) -> bool:
+    """Whether it may be the HTTPRoute that the cluster refuses."""
+    return draft.spec.routing.router is RouterType.GATEWAY_API and bool(seen.refused)
 
 
 def _retire(draft: ServingDraft, seen: ServingObservation, chosen: Traffic | None) -> None:

@@ -17,6 +17,8 @@ from tunesmith_operator.planning.serving import SeenRevision, ServingObservation
 
 # One eviction is nobody's fault; pods that are lost again and again are somebody's.
 _INTERRUPTIONS = 3
+# Kubernetes cuts times off to whole seconds: an end may be up to that much later than it says.
+_SECOND = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def _by_shared_pods(
     if canary is None or not seen.shares_host(status.canary, status.stable):
         return None
     since, last = rollout.exposed_time, canary.last_restart
-    if not spec.fail_fast.restarts or since is None or last is None or last < since:
+    if not spec.fail_fast.restarts or since is None or last is None or last + _SECOND <= since:
         return None
     return Rejection(
         RollbackReason.CRASH_LOOPING,

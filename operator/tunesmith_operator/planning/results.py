@@ -165,7 +165,13 @@ def _version_spec(draft: JobDraft, seen: Observation, model: str, version: str) 
         model=model,
         version=version,
         artifacts=tuple(
-            Artifact(format=a.name, uri=a.uri, digest=a.digest, size_bytes=a.size_bytes)
+            Artifact(
+                format=a.name,
+                uri=a.uri,
+                digest=a.digest,
+                size_bytes=a.size_bytes,
+                added_tokens=a.added_tokens,
+            )
             for a in status.artifacts
         ),
         base_model=BaseModelRef(uri=job.spec.model.uri, revision=status.resolved.model_revision),

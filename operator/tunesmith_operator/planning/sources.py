@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from tunesmith_api.conditions import DeploymentReason
 from tunesmith_api.engine import EngineType
 from tunesmith_api.modeldeployment import Delivery, ModelDeploymentSpec
-from tunesmith_api.modelversion import ModelVersion
+from tunesmith_api.modelversion import Artifact, ModelVersion
 from tunesmith_api.revision import ModelFiles, RevisionTemplate
 
 _FORMATS = {
@@ -65,11 +65,35 @@ def resolve(
             f"ModelVersion {version.metadata.name} has no baseModel, so its adapter fits none."
             " Use delivery Merged or a version that names it",
         )
+    if spec.delivery is Delivery.ADAPTER and files.added_tokens:
+        return SourceObjection(DeploymentReason.ADAPTER_ADDS_TOKENS, _adds_tokens(version, files))
     template = _template(spec, ModelFiles(uri=files.uri, digest=files.digest))
     update: dict[str, object] = {"version": version.metadata.name}
     if spec.delivery is Delivery.ADAPTER and base is not None:
         update |= {"base_model_uri": base.uri, "base_model_revision": base.revision}
     return template.model_copy(update=update)
+
+
+def _adds_tokens(version: ModelVersion, adapter: Artifact) -> str:
+    """Say why an adapter with tokens of its own is not served, and what to serve instead."""
+    made = {artifact.format for artifact in version.spec.artifacts}
+    if "Merged" in made:
+        instead = "Set spec.delivery Merged: the version's Merged artifact has them"
+    elif "GGUF" in made:
+        instead = (
+            "Set spec.delivery Merged and spec.engine.type LlamaCpp: the version's GGUF artifact"
+            " has them"
+        )
+    else:
+        instead = (
+            "Train again with Merged or GGUF in output.artifacts and set spec.delivery Merged, or"
+            " train without them"
+        )
+    return (
+        f"The adapter of ModelVersion {version.metadata.name} brings {adapter.added_tokens} tokens"
+        " (dataset.addTokens, addSpecialTokens) that its base model lacks, and pods that share a"
+        f" base model have no embeddings for them. {instead}"
+    )
 
 
 def servable_formats(delivery: Delivery, engine: EngineType) -> tuple[str, ...]:

@@ -148,6 +148,7 @@ class ModelDeploymentReconciler:
         for action in decision.actions:
             if isinstance(action, SetTraffic):
                 traffic = action.traffic
+        self._refusals.begin(key)
         attempt = partial(self._refusals.attempt, world, key, deployment)
         looks = []
         # A route that somebody edited may send to nobody that we know.

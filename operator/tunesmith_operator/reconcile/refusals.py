@@ -11,12 +11,22 @@ from datetime import timedelta
 
 from tunesmith_api.conditions import DeploymentReason
 from tunesmith_api.modeldeployment import ModelDeployment
-from tunesmith_operator.kube.errors import Gone, Invalid, KubeError, NotOurs, Refused
+from tunesmith_operator.kube.errors import (
+    Gone,
+    Invalid,
+    KubeError,
+    NotOurs,
+    Refused,
+    Unavailable,
+)
 from tunesmith_operator.kube.known import Key
 from tunesmith_operator.planning.actions import Emit
 from tunesmith_operator.reconcile.emitting import emit
 from tunesmith_operator.reconcile.world import World
 
+_WEBHOOK_FAILED = 500
+"""What the API server answers where it cannot ask an admission webhook: for as long as that is so,
+and only for what that webhook is asked about."""
 _RETRY = timedelta(seconds=10)
 _SAY = timedelta(milliseconds=200)
 
@@ -27,6 +37,10 @@ class Refusals:
 
     _last: dict[Key, str] = field(default_factory=dict)
     _now: dict[Key, list[str]] = field(default_factory=dict)
+
+    def begin(self, key: Key) -> None:
+        """Begin a pass: what one that broke off was refused is tried again."""
+        self._now.pop(key, None)
 
     def of(self, key: Key) -> str | None:
         """Give what the last pass was refused: empty for nothing, None where none was seen."""
@@ -39,10 +53,15 @@ class Refusals:
         deployment: ModelDeployment,
         work: Awaitable[timedelta | None],
     ) -> timedelta | None:
-        """Do it, and return when to look again; what the cluster refuses is said."""
+        """Do it, and return when to look again; what the cluster refuses is said.
+
+        Raises KubeError for what passes by itself, such as an API server that is away.
+        """
         try:
             return await work
-        except (NotOurs, Refused, Gone) as error:
+        except (NotOurs, Refused, Gone, Unavailable) as error:
+            if isinstance(error, Unavailable) and error.code != _WEBHOOK_FAILED:
+                raise
             message = f"{error}. {advice(error, ModelDeployment.KIND)}"
             self._now.setdefault(key, []).append(message)
             refused = Emit("Warning", DeploymentReason.CHILD_REFUSED, message)
@@ -58,6 +77,7 @@ class Refusals:
     def forget(self, key: Key) -> None:
         """Forget a deployment that is gone."""
         self._last.pop(key, None)
+        self._now.pop(key, None)
 
 
 def advice(error: KubeError, kind: str) -> str:
@@ -69,6 +89,11 @@ def advice(error: KubeError, kind: str) -> str:
             return "Install the kind that it is of, or change the spec so that it is not needed"
         case Invalid():
             return "Change what it names in the spec"
+        case Unavailable():
+            return (
+                "Mend or remove the admission webhook that it names; where it names none, the API"
+                " server itself fails"
+            )
         case _:
             return (
                 "Change the quota, the admission policy or the operator's rights that it names, or"

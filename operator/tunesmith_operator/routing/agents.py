@@ -13,6 +13,7 @@ from tunesmith_api.router import AGENT_PORT, ROUTER_STATE_PATH, RouterReport, Ro
 from tunesmith_operator.fetching import Unanswered
 from tunesmith_operator.planning.routing import RouterAnswer
 from tunesmith_operator.planning.serving import ServingPod
+from tunesmith_operator.routing.asking import Asking
 from tunesmith_operator.routing.calls import Call, call_pod, open_pod_session
 from tunesmith_operator.routing.patience import Patience
 from tunesmith_operator.routing.tokens import router_token
@@ -38,10 +39,8 @@ class RouterAgents:
         self._key = key
         self._fence = fence
         self._port = port
-        self._silent = Patience(time.monotonic, *_SILENT_SECONDS)
+        self._asking: Asking[RouterReport] = Asking(*_SILENT_SECONDS)
         self._unwilling = Patience(time.monotonic, *_UNWILLING_SECONDS)
-        self._asking: dict[str, asyncio.Task[RouterAnswer]] = {}
-        """What goes on beside the passes, by the pod's uid: one call at a time to each."""
         self._session = open_pod_session()
 
     def token(self, deployment_uid: str) -> str:
@@ -72,8 +71,7 @@ class RouterAgents:
 
     async def close(self) -> None:
         """Close the session."""
-        for task in self._asking.values():
-            task.cancel()
+        self._asking.close()
         await self._session.close()
 
     async def _all(
@@ -84,21 +82,10 @@ class RouterAgents:
         return list(await asyncio.gather(*(call(pod) for pod in pods if pod.address)))
 
     async def _ask(self, pod: ServingPod, token: str) -> RouterAnswer:
-        if not self._silent.trouble(pod.uid):
-            return await self._ask_now(pod, token)
-        if self._silent.is_due(pod.uid) and pod.uid not in self._asking:
-            task = asyncio.create_task(self._ask_now(pod, token), name=f"ask {pod.name}")
-            self._asking[pod.uid] = task
-            task.add_done_callback(lambda _: self._asking.pop(pod.uid, None))
-        return RouterAnswer(pod, None, self._silent.trouble(pod.uid))
-
-    async def _ask_now(self, pod: ServingPod, token: str) -> RouterAnswer:
         try:
-            report = await self._exchange(pod, token, None)
+            report = await self._asking.ask(pod, lambda: self._exchange(pod, token, None))
         except Unanswered as error:
-            self._silent.failed(pod.uid, str(error))
             return RouterAnswer(pod, None, str(error))
-        self._silent.succeeded(pod.uid)
         return RouterAnswer(pod, report)
 
     async def _tell(self, pod: ServingPod, token: str, body: bytes) -> RouterAnswer:

@@ -1,7 +1,7 @@
 """Who did not answer lately, and when to try again. Bounded; knows no network.
 
-Called by ``agents``. A failure is tried again after a pause that doubles, up to the longest one.
-Losing what is remembered costs one attempt.
+Called by ``agents`` and ``asking``. A failure is tried again after a pause that doubles, up to the
+longest one. Losing what is remembered costs one attempt.
 """
 
 from collections import OrderedDict

@@ -35,6 +35,7 @@ _RETRY_SECONDS = 5.0
 # vLLM answers 400 to a wrong adapter and to an engine in trouble alike.
 _REFUSALS = 3
 _LONGEST = 1024
+_LEAVES = "it is leaving"
 
 
 class Adapter:
@@ -64,20 +65,27 @@ class Adapter:
         self._phase, self._message = AdapterPhase.FETCHING, ""
         self._refusals = 0
         self._stack = AsyncExitStack()
+        self._closing: asyncio.Task[None] | None = None
         self._work = asyncio.create_task(self._run())
 
     @property
     def held(self) -> HeldAdapter:
         """How far it is."""
+        phase, message = self._phase, self._message
+        if self.gate.is_draining:
+            # It may be wanted again meanwhile: then it is loaded anew, and is not there until then.
+            phase, message = AdapterPhase.LOADING, _LEAVES
         return HeldAdapter(
             revision=self.wanted.revision,
             digest=self.wanted.digest,
-            phase=self._phase,
-            message=self._message[:_LONGEST],
+            phase=phase,
+            message=message[:_LONGEST],
         )
 
     def missing(self) -> str:
         """Say why it cannot be served; nothing when it can."""
+        if self.gate.is_draining:
+            return f"adapter {self.wanted.revision}: {_LEAVES}"
         if self._phase is AdapterPhase.LOADED:
             return ""
         return f"adapter {self.wanted.revision}: {self._phase} {self._message}".strip()
@@ -91,7 +99,7 @@ class Adapter:
                 await self.gate.wait_until_idle()
         except TimeoutError:
             log.warning("unloading with requests in progress", revision=self.wanted.revision)
-        await self._stack.aclose()
+        await self._end()
         with suppress(EngineUnavailable, TimeoutError):
             await self._loras.unload(self.wanted.revision)
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
@@ -100,13 +108,22 @@ class Adapter:
     async def stop(self) -> None:
         """Stop looking after it; it is served as before."""
         self._work.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._work
+        # Not awaited itself: whoever stops waiting for us must not be taken for its end.
+        await asyncio.wait([self._work])
+        if not self._work.cancelled() and (error := self._work.exception()) is not None:
+            log.error("nobody looked after an adapter", name=self.wanted.revision, exc_info=error)
 
     async def close(self) -> None:
-        """Close its port and write its log, at the end of the pod."""
+        """Close its port and write its log, at the end of the pod, also if it was leaving."""
         await self.stop()
-        await self._stack.aclose()
+        await self._end()
+
+    async def _end(self) -> None:
+        """Close its port and write its log: once, and to the end, whoever stops waiting for it."""
+        if self._closing is None:
+            self.site = None
+            self._closing = asyncio.create_task(self._stack.aclose())
+        await asyncio.shield(self._closing)
 
     async def _run(self) -> None:
         for step in (self._is_fetched, self._is_open):

@@ -8,7 +8,6 @@ alone. Asked again and again, because an engine that was restarted has lost them
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import orjson
 
@@ -38,8 +37,11 @@ class Loras:
         ):
             if answer.status != 200:
                 raise EngineUnavailable(f"HTTP {answer.status}")
-            listed: Any = orjson.loads(await answer.read())
-        return frozenset(card["id"] for card in listed["data"])
+            body = await answer.read()
+        try:
+            return frozenset(card["id"] for card in orjson.loads(body)["data"])
+        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+            raise EngineUnavailable(f"no list of models: {type(error).__name__}") from error
 
     async def load(self, name: str, path: Path) -> None:
         """Load an adapter. Raises NotLoaded, EngineUnavailable, TimeoutError."""

@@ -7,7 +7,7 @@ adapter's own port says whether that one is. Decides nothing about traffic. Call
 """
 
 import asyncio
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import orjson
@@ -117,8 +117,11 @@ class AdapterPod:
     async def _let_go(self, name: str) -> None:
         try:
             await self._adapters[name].leave()
-        finally:
-            del self._adapters[name], self._leaving[name]
+        except asyncio.CancelledError:
+            return  # the pod is ending and closes it, like all others
+        except Exception as error:
+            log.error("an adapter did not leave in order", name=name, exc_info=error)
+        del self._adapters[name], self._leaving[name]
         if self._wanted is not None:
             self._take(self._wanted)
 
@@ -155,12 +158,15 @@ class AdapterPod:
         return web.Response(body=render_together(parts), headers={"Content-Type": CONTENT_TYPE})
 
     async def _close(self) -> None:
-        for task in list(self._leaving.values()):
+        leaving = list(self._leaving.values())
+        for task in leaving:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-        for adapter in list(self._adapters.values()):
-            await adapter.close()
+        await asyncio.gather(*leaving, return_exceptions=True)
+        # Side by side: each may take seconds to write its log, and the pod has not many.
+        closed = (adapter.close() for adapter in self._adapters.values())
+        for error in await asyncio.gather(*closed, return_exceptions=True):
+            if isinstance(error, Exception):
+                log.error("an adapter was not closed in order", exc_info=error)
 
 
 def _read_kept(path: Path) -> WantedAdapters | None:

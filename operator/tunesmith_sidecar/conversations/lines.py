@@ -34,8 +34,11 @@ class Feedback(NamedTuple):
     """What somebody thought of an answer."""
 
     rating: str
+    """good, bad or neutral; empty where they only said something."""
     comment: str
     correction: str
+    time: str = ""
+    """When it came, in ISO 8601; the log knows."""
 
     @property
     def size(self) -> int:
@@ -67,16 +70,14 @@ def build_conversation(
     )
 
 
-def build_feedback(
-    request_id: str, session: str, feedback: Feedback, revision: str, time: str
-) -> bytes:
-    """Return the line of feedback that came after its conversation was written."""
+def build_feedback(request_id: str, session: str, feedback: Feedback, revision: str) -> bytes:
+    """Return the line of feedback whose conversation stands elsewhere, or nowhere."""
     return _line(
         {
             "id": request_id,
             "session": mask(session),
             "revision": revision,
-            "time": time,
+            "time": feedback.time,
             "feedback": _feedback(feedback),
         }
     )
@@ -102,6 +103,7 @@ def _feedback(feedback: Feedback) -> dict[str, Any]:
         "rating": feedback.rating,
         "comment": mask(feedback.comment),
         "correction": mask(feedback.correction),
+        "time": feedback.time,
     }
 
 

@@ -50,12 +50,15 @@ class _Kept:
 
 @dataclass(slots=True)
 class _Late:
-    """Feedback whose exchange is not here: written already, or served by another pod."""
+    """Feedback that is not within a conversation's line.
+
+    The exchange is not here, because it was written already, another pod served it or it was too
+    long; or somebody has said more of it since.
+    """
 
     request_id: str
     session: str
     feedback: Feedback
-    time: str
 
 
 @dataclass(slots=True)
@@ -67,6 +70,12 @@ class _Batch:
     late: list[_Late]
     objects: dict[str, tuple[bytes, int]] = field(default_factory=dict)
     """Key -> lines and their number."""
+
+    @property
+    def count(self) -> int:
+        """What is not written yet; another thread is writing."""
+        made = sum(count for _, count in list(self.objects.values()))
+        return made + len(self.conversations) + len(self.late)
 
 
 class ConversationLog:
@@ -106,15 +115,17 @@ class ConversationLog:
     def add_feedback(self, request_id: str, session: str, feedback: Feedback) -> bool:
         """Take feedback; False when there is no room for it.
 
-        It joins its conversation while that waits here, else it becomes a line of its own.
+        It joins its conversation while that waits here, else it becomes a line of its own; so does
+        what was said of it before, as a correction must not take the rating away.
         """
         if not self._take(feedback.size):
             return False
+        said: Feedback | None = feedback._replace(time=self._now())
         kept = self._by_id.get(request_id)
         if kept is not None:
-            kept.feedback = feedback
-        else:
-            self._late.append(_Late(request_id, session, feedback, self._now()))
+            kept.feedback, said = said, kept.feedback
+        if said is not None:
+            self._late.append(_Late(request_id, session, said))
         return True
 
     async def run(self) -> None:
@@ -133,14 +144,15 @@ class ConversationLog:
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     async def close(self) -> None:
-        """Write what waits, if that can be done in seconds."""
+        """Write what waits, if that can be done in seconds; say how much is lost."""
         try:
             async with asyncio.timeout(_LAST_FLUSH_SECONDS):
                 # What an earlier flush could not write goes first, then what came since.
-                while (self._batch or self._kept or self._late) and await self.flush():
-                    pass
+                while self._waits:
+                    if not await self.flush():
+                        await asyncio.sleep(_FIRST_PAUSE_SECONDS)
         except TimeoutError:
-            log.warning("the conversation log was not written in time")
+            log.warning("the end of the conversation log is lost", entries=self._waits)
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def flush(self) -> bool:
@@ -161,6 +173,11 @@ class ConversationLog:
         self._waiting_bytes -= batch.size
         self._metrics.log_buffer_bytes.set(self._waiting_bytes)
         return True
+
+    @property
+    def _waits(self) -> int:
+        """How many exchanges, and pieces of feedback of their own, are not written yet."""
+        return len(self._kept) + len(self._late) + (self._batch.count if self._batch else 0)
 
     def _take(self, size: int) -> bool:
         if self._waiting_bytes + size > self._settings.log_buffer_bytes:
@@ -203,16 +220,25 @@ class ConversationLog:
 
     def _make_objects(self, batch: _Batch) -> None:
         revision = self._settings.revision
-        built = [self._build(kept) for kept in batch.conversations]
-        lines = [line for line in built if line is not None]
-        self._metrics.logged(LogResult.UNSUITABLE, len(built) - len(lines))
-        late = [
-            build_feedback(one.request_id, one.session, one.feedback, revision, one.time)
-            for one in batch.late
-        ]
+        lines: list[bytes] = []
+        late = [_build_late(one, revision) for one in batch.late]
+        for kept in batch.conversations:
+            line = self._build(kept)
+            if line is not None:
+                lines.append(line)
+            elif kept.feedback is not None:
+                # Nothing to train on; what somebody took the time to say is read all the same.
+                exchanged = kept.exchanged
+                one = _Late(exchanged.request_id, exchanged.session, kept.feedback)
+                late.append(_build_late(one, revision))
+        self._metrics.logged(LogResult.UNSUITABLE, len(batch.conversations) - len(lines))
         self._number += 1
         name = f"{self._clock():%Y-%m-%d/%H%M%S}-{self._writer}-{self._number}.jsonl"
         for folder, made in (("conversations", lines), ("feedback", late)):
             if made:
                 batch.objects[f"{folder}/{revision}/{name}"] = (b"".join(made), len(made))
         batch.conversations, batch.late = [], []
+
+
+def _build_late(late: _Late, revision: str) -> bytes:
+    return build_feedback(late.request_id, late.session, late.feedback, revision)

@@ -8,20 +8,23 @@ from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
+<<<<<<< HEAD
 import orjson
 
 from tunesmith_api.cleaning import Deduplication
+=======
+>>>>>>> main
 from tunesmith_api.dataset import DataFormat, Dataset, FeedbackFilter, Source
 from tunesmith_api.objectives import Objective
 from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.data.cleaning import Cleaner, text_masker
 from tunesmith_trainer.data.columns import UnreadColumns
-from tunesmith_trainer.data.compression import SourceFile, open_text
-from tunesmith_trainer.data.containers import JSON_SUFFIXES, numbered_lines
+from tunesmith_trainer.data.compression import SourceFile
 from tunesmith_trainer.data.finding import find_files
+from tunesmith_trainer.data.ratings import Rating, feedback_beside, late_ratings
 from tunesmith_trainer.data.reading import Reading, read_rows
 from tunesmith_trainer.data.rowfile import Picked, RowFile
-from tunesmith_trainer.data.rows import Reader, rating_of
+from tunesmith_trainer.data.rows import Reader
 from tunesmith_trainer.data.scratch import Scratch
 from tunesmith_trainer.data.seen import SeenKeys
 from tunesmith_trainer.data.tally import Tally
@@ -80,11 +83,18 @@ class Intake:
         wanted = self._wanted(source)
         directory = self._directory / part
         files = find_files(source.uri, self._storage, directory, self._progress.touch, wanted)
+<<<<<<< HEAD
         reader = Reader(wanted, self._dataset, self._late_ratings(files), self._unread)
         self._weigh(files, Decimal(source.weight))
         # All sources of one side together: what two of them share is the first one's.
         seen = self._seen.setdefault(part.partition("-")[0], SeenKeys(self.scratch))
         cleaner = Cleaner(self._dataset.clean, self.tally, self.scratch, seen)
+=======
+        late = self._late_ratings(source, files, directory)
+        reader = Reader(wanted, self._dataset, late, self._unread)
+        self.weights |= dict.fromkeys((file.uri for file in files), Decimal(source.weight))
+        cleaner = Cleaner(self._dataset.clean, self.tally, self.scratch)
+>>>>>>> main
         read = read_rows(files, reader, self.reading, self._on_row)
         size = sum(file.path.stat().st_size for file in files)
         with full_disk_told(self._directory, lambda: size, f"the rows of {source.uri}, or more"):
@@ -133,30 +143,31 @@ class Intake:
         # Nothing else is of use, and what is asked for is named where it is missing.
         return DataFormat.PREFERENCE
 
-    def _late_ratings(self, files: list[SourceFile]) -> dict[str, str]:
-        """Give what was said about conversations after they had been logged, by their id."""
+    def _late_ratings(
+        self, source: Source, files: list[SourceFile], directory: Path
+    ) -> dict[str, Rating]:
+        """Give what was said about conversations after they had been logged, by their id.
+
+        Also where the source is only the log's folder of conversations.
+        """
         if self._dataset.feedback is FeedbackFilter.ANY:
             return {}
-        late: dict[str, str] = {}
-        for file in files:
-            if "/feedback/" in file.uri and file.suffix in JSON_SUFFIXES:
-                late |= _ratings(file)
-        return late
+        beside = feedback_beside(source.uri)
+        folder = directory.with_name(f"{directory.name}-feedback")
+        found = self._find_feedback(beside, folder) if beside else []
+        return late_ratings([*files, *found])
+
+    def _find_feedback(self, uri: str, directory: Path) -> list[SourceFile]:
+        """Bring the files of a folder that may not be there: nobody may have said anything late."""
+        try:
+            return find_files(uri, self._storage, directory, self._progress.touch)
+        except UserError as error:
+            if error.reason != UserErrorReason.DATASET_NOT_FOUND:
+                raise
+            log.info("nothing was said later", uri=uri)
+            return []
 
     def _on_row(self) -> None:
         if self.reading.rows % _ROWS_BETWEEN_LOOKS == 0:
             self._stop.check()
             self._progress.touch()
-
-
-def _ratings(file: SourceFile) -> dict[str, str]:
-    ratings = {}
-    with open_text(file) as stream:
-        for _, line in numbered_lines(stream):
-            try:
-                value = orjson.loads(line or b"null")
-            except orjson.JSONDecodeError:
-                continue  # Counted as malformed when the file's rows are read.
-            if rating := rating_of(value):
-                ratings[str(value.get("id", ""))] = rating
-    return ratings

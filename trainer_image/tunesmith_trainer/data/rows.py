@@ -16,6 +16,7 @@ from tunesmith_trainer.data.columns import UnreadColumns, renamed
 from tunesmith_trainer.data.containers import parse_json
 from tunesmith_trainer.data.formats import Canonical
 from tunesmith_trainer.data.mail import Unread, conversation, threads
+from tunesmith_trainer.data.ratings import Rating, last_of, rating_of
 from tunesmith_trainer.data.textfiles import format_of
 from tunesmith_trainer.data.values import Malformed, as_object, fields_of, kind_of, text_of
 from tunesmith_trainer.outcome import UserError
@@ -41,10 +42,10 @@ class Reader:
         self,
         wanted: DataFormat,
         dataset: Dataset,
-        late: Mapping[str, str] | None = None,
+        late: Mapping[str, Rating] | None = None,
         unread: UnreadColumns | None = None,
     ) -> None:
-        """``late`` has ratings by the id of their conversation, for those without one inside.
+        """``late`` has ratings that stand elsewhere, by the id of their conversation.
 
         ``unread`` is told which columns rows are read by.
         """
@@ -123,11 +124,12 @@ class Reader:
     def rating(self, value: Any) -> str:
         """Give what was said of a logged conversation: good, bad, neutral, or empty.
 
-        What was said later counts, as it was said with the whole answer in view.
+        What was said last counts.
         """
         identity = value.get("id") if isinstance(value, dict) else None
         late = self._late.get(identity) if isinstance(identity, str) else None
-        return late or rating_of(value)
+        rating = last_of(rating_of(value), late)
+        return rating.word if rating else ""
 
     def _is_wanted(self, value: Any) -> bool:
         if self.is_conversation(value):
@@ -205,10 +207,3 @@ class Reader:
             for format_ in wanted
             if format_ is not DataFormat.CONVERSATIONS or len(wanted) == 1
         )
-
-
-def rating_of(value: Any) -> str:
-    """Give the rating in a line of a conversation log: good, bad, neutral, or empty."""
-    feedback = value.get("feedback") if isinstance(value, dict) else None
-    rating = feedback.get("rating") if isinstance(feedback, dict) else None
-    return rating if isinstance(rating, str) else ""
