@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 import json
-=======
 from datetime import timedelta
->>>>>>> main
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,17 +45,10 @@ def stored(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Sto
         bucket = new_bucket(s3_server, tmp_path_factory.mktemp("keys"))
         folder = tmp_path_factory.mktemp("stored")
         output = {"uri": bucket.uri("results/"), "artifacts": ["Adapter", "Merged", "GGUF"]}
-<<<<<<< HEAD
         data = {"train": {"uri": "rows.jsonl"}, "prompt": {"system": "Be short."}}
         s3 = {"endpoint": s3_server.endpoint}
         file = write_job(folder, output=output, dataset=data, s3=s3)
-        name, secret = ROOT_KEYS
-        keys = {"AWS_ACCESS_KEY_ID": name, "AWS_SECRET_ACCESS_KEY": secret}
-        told = tell("run", file, "--work", folder / "work", **keys)
-=======
-        file = write_job(folder, output=output, s3={"endpoint": s3_server.endpoint})
         told = run_here(file, "--work", folder / "work")
->>>>>>> main
         assert told.returncode == 0, told.stderr
     (report,) = (key for key in bucket.keys("results/") if key.endswith("report.json"))
     return Stored(bucket, file, bucket.uri(report.removesuffix("/report.json")))

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -66,18 +67,6 @@ def test_one_run_at_a_time_and_what_is_stopped_goes_on_from_its_checkpoint(tmp_p
     with subprocess.Popen(
         command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-<<<<<<< HEAD
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "train: training" in line:
-                break
-        second = tell("run", file, *steps)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=120)
-    assert second.returncode == ExitCode.USER_ERROR
-    assert f"Another `tunesmith run` of the same job is at work in {tmp_path}/out" in second.stderr
-    # The first one is none the worse for it.
-=======
         try:
             assert process.stdout is not None
             assert any("train: training" in line for line in process.stdout)
@@ -85,11 +74,14 @@ def test_one_run_at_a_time_and_what_is_stopped_goes_on_from_its_checkpoint(tmp_p
             while not any(map(has_trained, (tmp_path / "out").glob("*/logs/*-train.log"))):
                 assert process.poll() is None and time.monotonic() < until
                 time.sleep(0.05)
+            second = tell("run", file, *steps)
             process.send_signal(signal.SIGINT)
             _, said = process.communicate(timeout=300)
         finally:
             process.kill()
->>>>>>> main
+    assert second.returncode == ExitCode.USER_ERROR
+    assert f"Another `tunesmith run` of the same job is at work in {tmp_path}/out" in second.stderr
+    # The first one is none the worse for it.
     assert process.returncode == ExitCode.CHECKPOINTED, said
     assert re.search(r"Stopped at step [1-9]\d*\. Run the same command again to go on\.", said), (
         said
@@ -98,17 +90,16 @@ def test_one_run_at_a_time_and_what_is_stopped_goes_on_from_its_checkpoint(tmp_p
     assert list((folder / "checkpoints").rglob("manifest.json"))
 
 
-<<<<<<< HEAD
 def test_what_a_killed_run_has_left_is_no_obstacle(tmp_path: Path) -> None:
     left = tmp_path / "run" / "scratch" / "attempt-1-prepare"
     left.mkdir(parents=True)
     (left / "run.json").write_text("{}")
     with alone_in(tmp_path / "run"):
         assert not left.parent.exists()
-=======
+
+
 def has_trained(log: Path) -> bool:
     return '"event": "step"' in log.read_text()
->>>>>>> main
 
 
 def test_a_stage_ends_when_the_command_line_is_gone(tmp_path: Path) -> None:

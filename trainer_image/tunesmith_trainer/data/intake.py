@@ -8,12 +8,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
-<<<<<<< HEAD
-import orjson
-
 from tunesmith_api.cleaning import Deduplication
-=======
->>>>>>> main
 from tunesmith_api.dataset import DataFormat, Dataset, FeedbackFilter, Source
 from tunesmith_api.objectives import Objective
 from tunesmith_api.result import UserErrorReason
@@ -83,18 +78,12 @@ class Intake:
         wanted = self._wanted(source)
         directory = self._directory / part
         files = find_files(source.uri, self._storage, directory, self._progress.touch, wanted)
-<<<<<<< HEAD
-        reader = Reader(wanted, self._dataset, self._late_ratings(files), self._unread)
+        late = self._late_ratings(source, files, directory)
+        reader = Reader(wanted, self._dataset, late, self._unread)
         self._weigh(files, Decimal(source.weight))
         # All sources of one side together: what two of them share is the first one's.
         seen = self._seen.setdefault(part.partition("-")[0], SeenKeys(self.scratch))
         cleaner = Cleaner(self._dataset.clean, self.tally, self.scratch, seen)
-=======
-        late = self._late_ratings(source, files, directory)
-        reader = Reader(wanted, self._dataset, late, self._unread)
-        self.weights |= dict.fromkeys((file.uri for file in files), Decimal(source.weight))
-        cleaner = Cleaner(self._dataset.clean, self.tally, self.scratch)
->>>>>>> main
         read = read_rows(files, reader, self.reading, self._on_row)
         size = sum(file.path.stat().st_size for file in files)
         with full_disk_told(self._directory, lambda: size, f"the rows of {source.uri}, or more"):
