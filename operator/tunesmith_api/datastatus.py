@@ -89,6 +89,9 @@ class DataStatus(Status):
     """What was found in each source of training rows; a generator's rows have format Synthetic."""
     template: ShortText = ""
     """Chat template that is used; Plain where the model has none of its own."""
+    template_date: ShortText = ""
+    """Day that all rows show, YYYY-MM-DD, where the chat template shows the present one; else
+    empty. Serving shows the real one."""
     prompt_version: ShortText = ""
     """Version of dataset.prompt; a digest where it has none, empty without a prompt."""
     rows: RowCounts = Field(default_factory=RowCounts)

@@ -63,6 +63,9 @@ class Lineage(Spec):
     """sha256 over the cleaned, split data."""
     prompt_version: ShortText = ""
     """Version of dataset.prompt that the rows were shown with; empty without one."""
+    template_date: ShortText = ""
+    """Day that the rows showed, YYYY-MM-DD, where the model's chat template shows the present one;
+    else empty."""
     synthetic_rows: Annotated[int, Field(ge=0)] = 0
     """Rows trained on that dataset.synthetic had made up."""
     trainer_image: Annotated[str, Field(max_length=512)] = ""

@@ -17,6 +17,7 @@ from tunesmith_api.meta import Digest, Status
 from tunesmith_api.objectives import Dpo, Objective
 from tunesmith_api.result import TrainingSummary
 from tunesmith_api.run import BaselineModel, JobRef
+from tunesmith_api.templating import Prompt
 from tunesmith_api.training import Hyperparameters, Method, ModelSource
 
 
@@ -101,6 +102,8 @@ class TrainingReport(Status):
     inputs_digest: Digest
     """sha256 over all that decides the training steps: two runs with the same one do the same."""
     data: DataStatus
+    prompt: Prompt | None = None
+    """As given in dataset.prompt, for whoever asks the model. None: in reports that are older."""
     new_tokens: tuple[NewToken, ...] = ()
     """Tokens that were added to the base model's, in the order of their ids."""
     objective: Objective = Objective.SFT

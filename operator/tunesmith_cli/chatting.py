@@ -165,14 +165,7 @@ def _around(
 ) -> tuple[Any, list[dict[str, Any]]]:
     from tunesmith_trainer.data.prompting import Prompting
 
-    run = found.run
-    if run and run.run is None and run.report.data.prompt_version and not system:
-        err.print(
-            "It was taught with a dataset.prompt that is not kept with its results: give it with"
-            " --system.",
-            markup=False,
-        )
-    prompt = run.run.dataset.prompt if run and run.run else Prompt()
+    prompt = (found.run.report.prompt if found.run else None) or Prompt()
     system = system or prompt.system or (told.system if told else "")
     prompt = prompt.model_copy(update={"system": system})
     before = list(told.messages) if told else []

@@ -18,10 +18,11 @@ from rich.text import Text
 
 from tunesmith_api import API_VERSION
 from tunesmith_api.attempts import StageName
-from tunesmith_api.dataset import DataFormat, TooLong
+from tunesmith_api.dataset import DataFormat, Split, TooLong
 from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.objectives import Objective
 from tunesmith_api.report import DroppedSample
+from tunesmith_api.result import UserErrorReason
 from tunesmith_api.run import JobRef, TrainingRun, sections_of
 from tunesmith_cli.jobfile import JOB_FILES, as_uri, load_job, near_by
 from tunesmith_cli.local import connection
@@ -91,9 +92,10 @@ def read_asked(place: str, wishes: Wishes) -> Asked:
 
 def _run(job: FineTuneJob) -> TrainingRun:
     spec = job.spec
-    checks = spec.dataset.checks.model_copy(
-        update={"fail_on_malformed": "1", "min_rows": 1, "too_long": TooLong.DROP}
-    )
+    lenient: dict[str, object] = {"fail_on_malformed": "1", "min_rows": 1}
+    if spec.dataset.checks.too_long is TooLong.FAIL:
+        lenient["too_long"] = TooLong.DROP
+    checks = spec.dataset.checks.model_copy(update=lenient)
     # What a generator would write costs too much to be only looked at.
     dataset = spec.dataset.model_copy(update={"checks": checks, "synthetic": None})
     return TrainingRun(
@@ -108,19 +110,40 @@ def _run(job: FineTuneJob) -> TrainingRun:
 
 def check_data(asked: Asked, rows: int) -> None:
     """Print what preparation would do, and the first ``rows`` rows. Raises TrainerError."""
+    from tunesmith_trainer.outcome import UserError
+
     with TemporaryDirectory(prefix="tunesmith-check-") as folder:
-        gathered = _gather(asked, Path(folder) / "data")
-        if asked.objective is None:
-            is_for_dpo = gathered.format == DataFormat.PREFERENCE
-            asked = asked._replace(objective=Objective.DPO if is_for_dpo else Objective.SFT)
-        _show_counts(gathered)
-        if asked.is_synthetic_left_out:
-            out.print("The rows that dataset.synthetic would add are not among them.")
-        if asked.has_model:
-            _show_tokens(asked, gathered, Path(folder), rows)
-        else:
-            _show_turns(gathered, rows, asked.objective)
-            out.print("With --model, tokens are counted and rows shown as the model sees them.")
+        try:
+            _show(asked, _gather(asked, Path(folder) / "data"), Path(folder), rows)
+        except UserError as error:
+            if error.reason == UserErrorReason.DATASET_TOO_SMALL:
+                # What there is can be looked at all the same.
+                whole = _unsplit(asked)
+                _show(whole, _gather(whole, Path(folder) / "whole"), Path(folder), rows)
+            raise
+
+
+def _unsplit(asked: Asked) -> Asked:
+    """Ask for the same with no rows held out of those to train on."""
+    dataset = asked.run.dataset
+    sides = {name: getattr(dataset, name) for name in ("validation", "test")}
+    none = {name: Split(percent="0") for name, side in sides.items() if side.uri is None}
+    run = asked.run.model_copy(update={"dataset": dataset.model_copy(update=none)})
+    return asked._replace(run=run)
+
+
+def _show(asked: Asked, gathered: Any, folder: Path, rows: int) -> None:
+    if asked.objective is None:
+        is_for_dpo = gathered.format == DataFormat.PREFERENCE
+        asked = asked._replace(objective=Objective.DPO if is_for_dpo else Objective.SFT)
+    _show_counts(gathered)
+    if asked.is_synthetic_left_out:
+        out.print("The rows that dataset.synthetic would add are not among them.")
+    if asked.has_model:
+        _show_tokens(asked, gathered, folder, rows)
+    else:
+        _show_turns(gathered, rows, asked.objective)
+        out.print("With --model, tokens are counted and rows shown as the model sees them.")
 
 
 def _gather(asked: Asked, directory: Path) -> Any:
@@ -190,7 +213,7 @@ def _show_tokens(asked: Asked, gathered: Any, directory: Path, rows: int) -> Non
     workers = spare_processes()
     objective = asked.objective or Objective.SFT
     maker = RowTokenizer(
-        *(tokenizer, limit, TooLong.DROP, gathered.reading, prompting),
+        *(tokenizer, limit, run.dataset.checks.too_long, gathered.reading, prompting),
         objective=objective,
         workers=workers,
     )
@@ -209,8 +232,9 @@ def _show_tokens(asked: Asked, gathered: Any, directory: Path, rows: int) -> Non
     if saved := added.saved(split.tokens):
         out.print(f"Without the added tokens there would be about {saved} tokens more.")
     if maker.counts.too_long or maker.counts.unsupervised:
+        is_cut = run.dataset.checks.too_long is TooLong.TRUNCATE
         out.print(
-            f"left out: {maker.counts.too_long} rows too long,"
+            f"{'cut or ' * is_cut}left out: {maker.counts.too_long} rows too long,"
             f" {maker.counts.unsupervised} with nothing to learn",
             style="yellow",
         )
@@ -235,10 +259,12 @@ def _show_lengths(lengths: Any) -> None:
 
 def _show_row(tokenizer: Any, name: str, tokens: Any, supervised: Any) -> None:
     """Print a row with what is learned in brackets, and green where there are colours."""
+    from tunesmith_trainer.outcome import harmless
+
     text = Text(f"{name}: ")
     edges = [0, *(np.flatnonzero(np.diff(supervised)) + 1).tolist(), len(tokens)]
     for start, end in pairwise(edges):
-        part = tokenizer.decode(tokens[start:end])
+        part = harmless(tokenizer.decode(tokens[start:end]))
         if supervised[start]:
             text.append(f"⟦{part}⟧", style="bold green")
         else:
@@ -248,11 +274,13 @@ def _show_row(tokenizer: Any, name: str, tokens: Any, supervised: Any) -> None:
 
 
 def _show_turns(gathered: Any, rows: int, objective: Objective | None) -> None:
+    from tunesmith_trainer.outcome import harmless
+
     for number, row in enumerate(gathered.sides.train[:rows], 1):
         text = Text(f"row {number}: ")
         for name, said, is_learned in _turns(orjson.loads(row.content)):
             is_green = is_learned or objective is Objective.PRETRAIN
-            text.append(f"{name}: {said}\n", style="bold green" if is_green else "dim")
+            text.append(f"{name}: {harmless(said)}\n", style="bold green" if is_green else "dim")
         text.truncate(_MOST_TEXT, overflow="ellipsis")
         out.print(text)
 

@@ -35,7 +35,7 @@ class InProcess:
         from tunesmith_trainer.suites.answering import StopWhenAsked
 
         encoded = self._encode(messages)
-        self._check_length(encoded["input_ids"].shape[1])
+        room = self._room(encoded["input_ids"].shape[1])
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         stop, failed = StopSignal(), list[Exception]()
 
@@ -44,7 +44,7 @@ class InProcess:
                 self.model.generate(
                     **encoded,
                     streamer=streamer,
-                    max_new_tokens=max_tokens,
+                    max_new_tokens=min(max_tokens, room),
                     do_sample=temperature > 0,
                     temperature=temperature or None,
                     top_p=None,
@@ -75,13 +75,17 @@ class InProcess:
         ).to(self.model.device)
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
-    def _check_length(self, tokens: int) -> None:
-        context = getattr(self.model.config, "max_position_embeddings", None)
-        if isinstance(context, int) and tokens >= context:
+    def _room(self, tokens: int) -> int:
+        """Give how many tokens an answer may have. Raises Refused where there is no room."""
+        from tunesmith_trainer.suites.answering import context_of
+
+        context = context_of(self.model)
+        if tokens >= context:
             raise Refused(
                 f"The conversation has {tokens} tokens, the model reads at most {context}. Begin"
                 " again with /reset, or give fewer or shorter examples."
             )
+        return context - tokens
 
 
 def load(model: Path, adapter: Path | None) -> InProcess:

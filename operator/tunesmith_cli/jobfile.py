@@ -5,9 +5,9 @@ quotes is a number. Paths of this machine become ``file://`` URIs. Called by ``r
 ``checking``; raises Refused with a line for each mistake.
 """
 
-import json
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
@@ -23,7 +23,12 @@ JOB_FILES = (".yaml", ".yml")
 _OUTPUT: Path = ("spec", "output", "uri")
 _MODEL: Path = ("spec", "model", "uri")
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+_MOST_VALUES = 100_000
 _GPUS: Path = ("spec", "compute", "gpusPerNode")
+
+
+def _wrong(what: str, node: yaml.Node) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, what, node.start_mark)
 
 
 class _Loader(yaml.SafeLoader):
@@ -32,11 +37,12 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                what = "a key must be a text; fill in {{ … }} first, or put it into quotes"
+                raise _wrong(what, key)
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f'key "{key.value}" is there twice', key.start_mark
-                )
-            seen.add(str(key.value))
+                raise _wrong(f'key "{key.value}" is there twice', key)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -94,6 +100,12 @@ def _read(file: FilePath) -> tuple[yaml.Node, dict[str, Any]]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise Refused(f"{file}:{line}: not valid YAML: {error.problem}") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        why = f"the character {ord(text[error.position]):#06x} is not allowed"
+        raise Refused(f"{file}:{line}: not valid YAML: {why}") from error
+    except RecursionError as error:
+        raise Refused(f"{file}: not valid YAML: too many values inside of each other") from error
     kinds = [value.get("kind") if isinstance(value, dict) else None for _, value in documents]
     if kinds.count(FineTuneJob.KIND) != 1:
         names = [str(kind) if kind else "something without a kind" for kind in kinds]
@@ -110,14 +122,27 @@ def _documents(text: str) -> Iterator[tuple[yaml.Node, Any]]:
     while loader.check_node():
         if (node := loader.get_node()) is None:
             continue
-        value = loader.construct_document(node)
         try:
-            json.dumps(value, skipkeys=True, default=str)
+            value = loader.construct_document(node)
+            count = sum(1 for _ in islice(_values(value, ()), _MOST_VALUES))
         except ValueError as error:
-            what = "an alias (*) stands inside of what it names"
-            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from error
+            # Such as a date of the 13th month, which YAML takes for more than a text.
+            raise _wrong(str(error), node) from error
+        if count == _MOST_VALUES:
+            raise _wrong(f"more than {_MOST_VALUES} values, those of aliases (*) counted", node)
         if value is not None:
             yield node, value
+
+
+def _values(value: Any, above: tuple[int, ...]) -> Iterator[Any]:
+    """Give all values inside of one; raise ValueError where one stands inside of itself."""
+    if id(value) in above:
+        raise ValueError("an alias (*) stands inside of what it names")
+    yield value
+    if isinstance(value, dict | list):
+        inside = (*above, id(value))
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _values(part, inside)
 
 
 def _set(document: dict[str, Any], text: str) -> str | None:
@@ -135,7 +160,7 @@ def _set(document: dict[str, Any], text: str) -> str | None:
     is_text = (field_schema(place) or {}).get("type") == "string"
     try:
         _put(document, place, value if is_text else yaml.load(value, Loader=_Loader))  # noqa: S506
-    except (yaml.YAMLError, TypeError) as error:
+    except (yaml.YAMLError, TypeError, ValueError) as error:
         return f"--set {text}: {' '.join(str(error).split())}"
     return None
 

@@ -19,6 +19,7 @@ from tunesmith_api.result import Outcome, TrainerResult
 from tunesmith_cli.devices import Devices, find_devices
 from tunesmith_cli.jobfile import LoadedJob
 from tunesmith_cli.local import Places, Plan, build_run, plan
+from tunesmith_cli.locking import alone_in
 from tunesmith_cli.mirror import RUN
 from tunesmith_cli.reports import judgement, show_report
 from tunesmith_cli.results import RunFolder
@@ -39,13 +40,14 @@ def run_job(loaded: LoadedJob, work: Path | None, *, is_cpu_wanted: bool) -> int
     places = Places.of(planned.job, work)
     for note in planned.notes:
         out.print(note, markup=False)
-    attempts = _Attempts(planned, places)
-    result = attempts.make(StageName.PREPARE)
-    if result.outcome is Outcome.SUCCEEDED:
-        result = attempts.train()
-    if result.outcome is not Outcome.SUCCEEDED:
-        return _failed(result, attempts)
-    return attempts.conclude()
+    with alone_in(places.folder) as lock:
+        attempts = _Attempts(planned, places, lock)
+        result = attempts.make(StageName.PREPARE)
+        if result.outcome is Outcome.SUCCEEDED:
+            result = attempts.train()
+        if result.outcome is not Outcome.SUCCEEDED:
+            return _failed(result, attempts)
+        return attempts.conclude()
 
 
 def _devices(job: FineTuneJob, says_gpus: bool) -> Devices:
@@ -57,12 +59,12 @@ def _devices(job: FineTuneJob, says_gpus: bool) -> Devices:
 class _Attempts:
     """The attempts of one run."""
 
-    def __init__(self, planned: Plan, places: Places) -> None:
+    def __init__(self, planned: Plan, places: Places, lock: int) -> None:
         # Imported here: boto3 takes a second to load.
         from tunesmith_trainer.storage import open_store
         from tunesmith_trainer.storage.fence import newest_attempt
 
-        self._plan, self._places = planned, places
+        self._plan, self._places, self._lock = planned, places, lock
         first = build_run(planned, places, StageName.PREPARE, 1)
         self._store = open_store(places.run_uri, first.s3, "output")
         self._number = newest_attempt(self._store, places.run_uri)
@@ -74,7 +76,7 @@ class _Attempts:
         self._number += 1
         run = build_run(self._plan, self._places, stage, self._number, is_halved=is_halved)
         self._run = run
-        process = StageProcess(run, self._places.folder)
+        process = StageProcess(run, self._places.folder, self._lock)
         self.log = process.log
         with _passing_stops_on(process), StageScreen(stage) as screen:
             while not process.wait(_LOOKS_SECONDS):

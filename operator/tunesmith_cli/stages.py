@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from tunesmith_api.attempts import StageName
 from tunesmith_api.result import Outcome, TrainerProgress, TrainerResult
 from tunesmith_api.run import TrainingRun
-from tunesmith_cli.mistakes import Refused
+from tunesmith_cli.locking import not_writable, scratch_of
 
 _HOST = "127.0.0.1"
 _POLL_TIMEOUT_SECONDS = 5
@@ -29,14 +29,14 @@ _TAIL_LINES = 5
 class StageProcess:
     """A stage that runs, from its start to its result."""
 
-    def __init__(self, run: TrainingRun, folder: Path) -> None:
+    def __init__(self, run: TrainingRun, folder: Path, lock: int | None = None) -> None:
         """Start it. ``folder`` takes its log, and its scratch files while it runs.
 
-        Raises Refused where nothing can be written there.
+        It holds the ``lock`` as long as it lives. Raises Refused where nothing can be written.
         """
         name = f"attempt-{run.attempt}-{run.stage}"
         self._run = run
-        self._scratch = folder / "scratch" / name
+        self._scratch = scratch_of(folder) / name
         self._result = self._scratch / "result.json"
         self.log = folder / "logs" / f"{name}.log"
         self._port: int | None = None
@@ -46,10 +46,7 @@ class StageProcess:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             orders.write_text(run.model_dump_json(by_alias=True, indent=1))
         except OSError as error:
-            raise Refused(
-                f"{error.filename or folder}: {error.strerror}. Logs and scratch files need a"
-                " folder that can be written: choose one with --work, or with --output for all."
-            ) from error
+            raise not_writable(folder, error) from error
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 self._command(orders),
@@ -60,6 +57,7 @@ class StageProcess:
                 env=_environment(run),
                 # Ctrl-C is for us: we pass it on once, as the SIGTERM that saves a checkpoint.
                 start_new_session=True,
+                pass_fds=() if lock is None else (lock,),
             )
 
     def _command(self, orders: Path) -> list[str]:

@@ -114,6 +114,17 @@ def test_all_mistakes_are_said_at_once_with_their_lines(tmp_path: Path) -> None:
         pytest.param("- a\n", "it has something without a kind", id="a list"),
         pytest.param("a: &a {b: *a}", "an alias (*) stands inside", id="a circle"),
         pytest.param("kind: FineTuneJob", "spec: Required value", id="nothing but a kind"),
+        pytest.param("a:\n  b: {{ x }}\n", "2: not valid YAML: a key must be a text", id="Helm"),
+        pytest.param("? [a, b]\n: c\n", "1: not valid YAML: a key must", id="a list as key"),
+        pytest.param("a: 1\nb: \x07\n", "2: not valid YAML: the character 0x0007", id="a bell"),
+        pytest.param("a: 2026-13-45\n", "not valid YAML: month must be in 1..12", id="a date"),
+        pytest.param("[" * 9999, "too many values inside of each other", id="deep"),
+        pytest.param(
+            "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+            + "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 10)}]\n" for n in range(30)),
+            "more than 100000 values, those of aliases (*) counted",
+            id="laughs",
+        ),
     ],
 )
 def test_a_file_that_is_no_job(tmp_path: Path, text: str, words: str) -> None:

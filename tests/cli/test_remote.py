@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -44,7 +45,9 @@ def stored(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Sto
         bucket = new_bucket(s3_server, tmp_path_factory.mktemp("keys"))
         folder = tmp_path_factory.mktemp("stored")
         output = {"uri": bucket.uri("results/"), "artifacts": ["Adapter", "Merged", "GGUF"]}
-        file = write_job(folder, output=output, s3={"endpoint": s3_server.endpoint})
+        data = {"train": {"uri": "rows.jsonl"}, "prompt": {"system": "Be short."}}
+        s3 = {"endpoint": s3_server.endpoint}
+        file = write_job(folder, output=output, dataset=data, s3=s3)
         told = run_here(file, "--work", folder / "work")
         assert told.returncode == 0, told.stderr
     (report,) = (key for key in bucket.keys("results/") if key.endswith("report.json"))
@@ -191,3 +194,19 @@ def test_a_model_of_the_hub_has_no_report() -> None:
     told = ask("report", "hf://acme/support")
     assert told.returncode == ExitCode.USER_ERROR
     assert "hf://acme/support: give a folder, s3://BUCKET/PREFIX or a job's YAML" in told.stderr
+
+
+def test_a_run_of_a_cluster_is_asked_as_it_was_taught(stored: Stored, cache: Path) -> None:
+    bucket = stored.bucket
+    prefix = stored.uri.removeprefix(bucket.uri())
+    for key in bucket.keys(f"{prefix}/merged/"):
+        bucket.put(f"cluster{key.removeprefix(prefix)}", bucket.get(key))
+    # Pods leave no run.json: what the model was taught with stands in the report.
+    report = json.loads(bucket.get(f"{prefix}/report.json"))
+    assert report["prompt"]["system"] == "Be short."
+    report["prompt"]["system"] = "Be very short. " * 99
+    bucket.put("cluster/report.json", json.dumps(report))
+    told = ask("chat", bucket.uri("cluster"), *ASKED)
+    assert told.returncode == ExitCode.USER_ERROR
+    assert "the model reads at most 512" in told.stderr
+    assert ask("chat", bucket.uri("cluster"), "--system", "Be.", *ASKED).returncode == 0

@@ -17,6 +17,7 @@ from tunesmith_api.result import ExitCode, Outcome
 from tunesmith_cli.devices import Devices
 from tunesmith_cli.jobfile import load_job
 from tunesmith_cli.local import Places, build_run, plan
+from tunesmith_cli.locking import alone_in
 from tunesmith_cli.stages import StageProcess
 from tunesmith_cli.terminal import out
 
@@ -59,7 +60,7 @@ def test_a_folder_that_cannot_be_written_is_named(place: str, tmp_path: Path) ->
     assert "Traceback" not in told.stderr
 
 
-def test_what_is_stopped_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+def test_one_run_at_a_time_and_what_is_stopped_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     file = write_job(tmp_path, checkpoint={"everySteps": 100_000})
     steps = ["--set", "hyperparameters.maxSteps=1000000"]
     command = [*COMMAND, "run", str(file), *steps]
@@ -73,16 +74,28 @@ def test_what_is_stopped_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
             while not any(map(has_trained, (tmp_path / "out").glob("*/logs/*-train.log"))):
                 assert process.poll() is None and time.monotonic() < until
                 time.sleep(0.05)
+            second = tell("run", file, *steps)
             process.send_signal(signal.SIGINT)
             _, said = process.communicate(timeout=300)
         finally:
             process.kill()
+    assert second.returncode == ExitCode.USER_ERROR
+    assert f"Another `tunesmith run` of the same job is at work in {tmp_path}/out" in second.stderr
+    # The first one is none the worse for it.
     assert process.returncode == ExitCode.CHECKPOINTED, said
     assert re.search(r"Stopped at step [1-9]\d*\. Run the same command again to go on\.", said), (
         said
     )
     (folder,) = (tmp_path / "out").iterdir()
     assert list((folder / "checkpoints").rglob("manifest.json"))
+
+
+def test_what_a_killed_run_has_left_is_no_obstacle(tmp_path: Path) -> None:
+    left = tmp_path / "run" / "scratch" / "attempt-1-prepare"
+    left.mkdir(parents=True)
+    (left / "run.json").write_text("{}")
+    with alone_in(tmp_path / "run"):
+        assert not left.parent.exists()
 
 
 def has_trained(log: Path) -> bool:
@@ -196,6 +209,46 @@ def test_rows_that_are_left_out_as_tokens_are_shown(tmp_path: Path) -> None:
     assert told.returncode == 0, told.stderr
     assert "left out: 1 rows too long, 0 with nothing to learn" in told.stdout
     assert "rows.jsonl line 11: say it ¶ it it" in told.stdout
+
+
+def test_rows_that_a_job_cuts_are_shown_cut(tmp_path: Path) -> None:
+    checks = {"train": {"uri": "rows.jsonl"}, "checks": {"tooLong": "Truncate"}}
+    everything = checks | {"test": {"percent": "0"}}
+    file = write_job(tmp_path, dataset=everything, evaluation={"gates": [], "allowUngated": True})
+    with (tmp_path / "rows.jsonl").open("a") as rows:
+        rows.write(json.dumps({"prompt": "say it", "response": "it " * 99}) + "\n")
+    told = ask("data", "check", file)
+    assert told.returncode == 0, told.stderr
+    assert "in 11 rows" in told.stdout
+    assert "cut or left out: 1 rows too long, 0 with nothing to learn" in told.stdout
+
+
+def test_data_that_is_too_little_for_a_job_is_shown_all_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "a", "response": "b"}\n{"prompt": "c"}\n')
+    told = ask("data", "check", file)
+    assert told.returncode == ExitCode.USER_ERROR
+    assert "line 2: no field response" in told.stdout
+    assert "row 1: user: a" in told.stdout
+    assert "DatasetTooSmall: 1 distinct group" in told.stderr
+
+
+@pytest.mark.parametrize("model", [(), ("--model", "builtin://tiny")], ids=["turns", "tokens"])
+def test_data_cannot_command_the_terminal(tmp_path: Path, model: tuple[str, ...]) -> None:
+    rows: list[dict[str, object]] = [
+        {"prompt": "a\x1b[2J", "response": "b\x9b1m\x07"},
+        {"prompt": "\x1b]0;x", "response": 1},
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text(
+        "".join(
+            json.dumps(row, ensure_ascii=False) + "\n" for row in [*rows, rows[0] | {"prompt": "c"}]
+        )
+    )
+    told = ask("data", "check", file, *model)
+    assert told.returncode == 0, told.stderr
+    assert not {"\x1b", "\x9b", "\x07"} & set(told.stdout + told.stderr)
+    assert "\\x9b1m\\x07" in told.stdout
 
 
 NEW_TOKENS = {"train": {"uri": "rows.jsonl"}, "addTokens": ["say", "bbb", "zzz", "a"]}

@@ -551,6 +551,7 @@ def test_a_version_tells_what_its_rows_were() -> None:
     (made,) = play(World(seed=1)).made
     assert made.lineage is not None
     assert (made.lineage.prompt_version, made.lineage.synthetic_rows) == ("v2", 7)
+    assert made.lineage.template_date == "2024-07-26"
 
 
 def test_an_image_without_a_registrys_digest_keeps_its_tag() -> None:

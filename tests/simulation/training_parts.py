@@ -18,7 +18,7 @@ from tunesmith_operator.planning.observed import (
 START = datetime(2026, 1, 1, tzinfo=UTC)
 STEPS = 60
 DIGEST = "sha256:" + "0" * 64
-DATA = DataStatus(prompt_version="v2", rows=RowCounts(synthetic=7))
+DATA = DataStatus(template_date="2024-07-26", prompt_version="v2", rows=RowCounts(synthetic=7))
 PLACEMENT = Placement(sharding=Sharding.FSDP, memory_bytes=1 << 30, reason="Parts fit.")
 MERGED = ArtifactStatus(name="Merged", uri="s3://bucket/m/", digest=DIGEST, size_bytes=1)
 CONFIG = Config(trainer_image="trainer:1")

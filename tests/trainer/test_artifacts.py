@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -32,7 +33,8 @@ from tunesmith_trainer.gguf import kquants
 from tunesmith_trainer.gguf.file import check_gguf
 from tunesmith_trainer.gguf.kquants import quantize_file
 from tunesmith_trainer.outcome import Infrastructure, UserError
-from tunesmith_trainer.package import requirements
+from tunesmith_trainer.package import inference, requirements, write_package
+from tunesmith_trainer.tiny import write_tiny
 
 ALL = ["Adapter", "Merged", "GGUF", "Int8", "Ollama", "Package"]
 TOKENS = list(range(5, 105))
@@ -106,6 +108,32 @@ def check_package(folder: Path, merged: Any, tokenizer: Any) -> None:
     answer = merged.generate(**inputs, max_new_tokens=8, do_sample=False)
     answer = answer[0, inputs["input_ids"].shape[1] :]
     assert done.stdout.strip() == tokenizer.decode(answer, skip_special_tokens=True).strip()
+
+
+def test_folders_of_a_model_go_along_into_a_package(tmp_path: Path) -> None:
+    # Models with several chat templates have them in one.
+    inner = tmp_path / "merged" / "additional_chat_templates" / "rag.jinja"
+    inner.parent.mkdir(parents=True)
+    inner.write_text("x")
+    write_package(tmp_path / "merged", tmp_path / "package")
+    assert (tmp_path / "package/model/additional_chat_templates/rag.jinja").read_text() == "x"
+
+
+@pytest.mark.parametrize("said", ["", "hi\n"], ids=["at once", "after an answer"])
+def test_a_packages_conversation_ends_with_its_input(
+    said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_tiny(tmp_path / "model")
+    program = shutil.copy(inference.__file__, tmp_path)
+    done = subprocess.run(
+        [sys.executable, program, "--max-new-tokens", "2"],
+        input=said,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
 
 
 def test_a_card_knows_the_hub_and_hides_markup(

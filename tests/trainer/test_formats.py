@@ -129,6 +129,12 @@ PREFERENCE = {"messages": HI[:1], "chosen": "Hello", "rejected": "What?"}
             {**PREFERENCE, "messages": [*HI, HI[0]]},
             id="preference whose prompt is the first of several questions",
         ),
+        pytest.param(
+            {"messages": [HI[0], {**HI[1], "weight": None, "tool_calls": None}]},
+            "Messages",
+            HI,
+            id="messages with empty fields, as Parquet has them",
+        ),
         pytest.param({"text": "Hi\n"}, "Text", {"text": "Hi\n"}, id="plain text"),
         pytest.param(
             {"text": "\n12:30 User: Hi\nBot: Hello"}, "ChatLog", HI, id="a chat in a field of text"
@@ -242,6 +248,35 @@ def test_columns_have_other_names() -> None:
             {"prompt": HI[::-1], "chosen": "y", "rejected": "z"},
             "the first message is the assistant's",
             id="a preference that begins with an answer",
+        ),
+        pytest.param(
+            "Messages",
+            {"messages": [HI[0], {**HI[1], "weight": "0"}]},
+            "weight of message 2 is a text ('0'); known are 1 (learn the answer) and 0",
+            id="a weight that would have been learned all the same",
+        ),
+        pytest.param(
+            "Messages",
+            {"messages": [HI[0], {**HI[1], "weight": 0.5}]},
+            "weight of message 2 is a number (0.5); known are 1",
+            id="half a weight",
+        ),
+        pytest.param(
+            "Messages",
+            {"messages": [HI[0], {**HI[1], "tool_calls": [{"id": "1", "type": "function"}]}]},
+            "message 2 has tool_calls (a list ([{'id': '1', 'type': 'function'}])), and calls of",
+            id="a call of a tool beside the answer",
+        ),
+        pytest.param(
+            "Messages",
+            {
+                "messages": [
+                    HI[0],
+                    {"role": "assistant", "content": None, "function_call": {"n": 1}},
+                ]
+            },
+            "message 2 has function_call",
+            id="a call of a function in the place of the answer",
         ),
         pytest.param("ChatLog", {"text": "nobody speaks"}, "names nobody", id="no speaker"),
         pytest.param("EmailThread", {"text": "no headers"}, "without From", id="no mail"),
@@ -402,12 +437,6 @@ def test_a_bomb_of_parquet_is_refused(encoded: bool, tmp_path: Path) -> None:
             "a.csv", b"prompt,response\nHi,\xff\n", "a.csv line 2: not UTF-8", id="Latin-1"
         ),
         pytest.param(
-            "a.csv",
-            'prompt,response\n"Hi,Hello\n',
-            'a.csv line 2: not CSV (unexpected end of data): "Hi,Hello.',
-            id="an open quote",
-        ),
-        pytest.param(
             "a.jsonl",
             TURN + "\n" + jsonl({"user": "long " * 99, "bot": 3}),
             "a.jsonl line 2: bot is a number (3), not text: ",
@@ -419,10 +448,6 @@ def test_a_bomb_of_parquet_is_refused(encoded: bool, tmp_path: Path) -> None:
             "a.mbox line 6: a mail without From: Subject: Re: Hi Ho",
             id="a mail without a sender",
         ),
-        pytest.param(
-            "a.json", f"[{TURN},\n{TURN},\n{TURN[:-3]}", "a.json line 3: not JSON", id="half a list"
-        ),
-        pytest.param("a.json", f"[{TURN},\n{TURN}", "cut off", id="a list without end"),
         pytest.param("a.txt", "User: Hi\nBot: H\xe4".encode("latin1"), "not UTF-8", id="text"),
     ],
 )
@@ -436,6 +461,53 @@ def test_a_bad_row_is_named_and_may_be_left_out(
     assert message in caught.value.message
     rows, reading, _ = read(path, share="1")
     assert (reading.malformed, reading.rows) == (1, len(rows) + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        pytest.param(
+            "a.csv",
+            'prompt,response\nHi,Hello\nHi,"Hello\nHi,Ann\nHi,Bob\n',
+            'a.csv line 3: not CSV (a quote is not closed): Hi,"Hello.',
+            id="an open quote",
+        ),
+        pytest.param(
+            "a.json",
+            f"[{TURN},\n{TURN},\n{{'user': 1}},\n{TURN}]",
+            "a.json line 3: not JSON",
+            id="an item of a list that is no JSON",
+        ),
+        pytest.param(
+            "a.json", f"[{TURN},\n{TURN},\n{TURN[:-3]}", "a.json line 3: not JSON", id="half a list"
+        ),
+        pytest.param("a.json", f"[{TURN},\n{TURN}", "cut off", id="a list without end"),
+    ],
+)
+def test_rows_that_nobody_can_count_are_never_left_out(
+    name: str, content: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    for share in ("0", "1"):
+        with pytest.raises(UserError) as caught:
+            read(path, share=share)
+        assert message in caught.value.message
+    assert "All that follows in the file would be lost" in caught.value.message
+
+
+def test_an_object_over_several_lines_is_told_what_rows_are(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"messages": HI}, indent=1))
+    with pytest.raises(UserError, match=r"a.json line 1: .*; give each row a line of its own"):
+        read(path)
+
+
+def test_tabs_part_the_columns_of_a_tsv_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("prompt\tresponse\nHi, Ann\tHello\n")
+    rows, _, _ = read(path)
+    assert [orjson.loads(row.content) for row in rows] == [pair("Hi, Ann", "Hello")]
 
 
 OVERLONG = "x" * (40 << 20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -301,3 +302,15 @@ def test_writing_can_be_interrupted(tmp_path: Path) -> None:
             name="x",
             on_tensor=stop.check,
         )
+
+
+def test_of_several_chat_templates_all_are_in_the_file(tmp_path: Path) -> None:
+    source = make_model(tmp_path / "m")
+    config = source / "tokenizer_config.json"
+    settings = json.loads(config.read_text())
+    named = {"default": settings["chat_template"], "tool_use": "{{ messages }}"}
+    settings["chat_template"] = [{"name": n, "template": text} for n, text in named.items()]
+    config.write_text(json.dumps(settings))
+    found = metadata(export(source))
+    assert found["tokenizer.chat_template"] == named["default"]
+    assert found["tokenizer.chat_template.tool_use"] == named["tool_use"]

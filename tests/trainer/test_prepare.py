@@ -86,6 +86,48 @@ def test_several_sources_are_mixed_by_weight_and_said(
     assert texts[-2:] == ["One day.<|im_end|>", "Another day.<|im_end|>"]
 
 
+@pytest.mark.parametrize("deduplicate", ["Exact", "Near"])
+def test_rows_that_two_sources_share_are_the_first_ones(
+    bucket: Bucket, make_run: MakeRun, tmp_path: Path, deduplicate: str
+) -> None:
+    bucket.put("data/a.jsonl", jsonl(*pairs(4)))
+    bucket.put("data/b.jsonl", jsonl(*pairs(6)))
+    names = {"a": "2", "b": "1"}
+    sources = [{"uri": bucket.uri(f"data/{n}.jsonl"), "weight": w} for n, w in names.items()]
+    # One file in two sources is as if its rows were there twice.
+    sources.append({"uri": bucket.uri("data/a.jsonl"), "weight": "5"})
+    clean = {"deduplicate": deduplicate, "similarity": "1"}
+    dataset = {"train": {"sources": sources}, "test": {"percent": "0"}, "clean": clean}
+    data = do(make_run(dataset=dataset), tmp_path).data
+    assert data is not None
+    assert (data.rows.read, data.rows.duplicates, data.rows.train) == (14, 8, 4 * 2 + 2)
+    assert [source.rows for source in data.sources] == [4, 2, 0]
+
+
+def test_a_file_in_two_sources_has_one_weight_where_repeats_stay(
+    bucket: Bucket, make_run: MakeRun, tmp_path: Path
+) -> None:
+    uri = bucket.put("data/a.jsonl", jsonl(*pairs(4)))
+    train = {"sources": [{"uri": uri}, {"uri": uri, "weight": "3"}]}
+    run = make_run(dataset={"train": train, "clean": {"deduplicate": "Off"}})
+    with pytest.raises(
+        UserError, match=r"in two of dataset.train.sources, with weights of 1 and 3"
+    ):
+        do(run, tmp_path)
+
+
+def test_held_out_rows_that_cleaning_drops_are_said_to_be(
+    bucket: Bucket, make_run: MakeRun, tmp_path: Path
+) -> None:
+    train, test = (
+        bucket.put("a.jsonl", jsonl(*pairs(4))),
+        bucket.put("b.jsonl", jsonl(*pairs(3, 9))),
+    )
+    dataset = {"train": {"uri": train}, "test": {"uri": test}, "clean": {"minCharacters": 99}}
+    with pytest.raises(UserError, match=r"of 3 rows so far 0 are malformed and 3 dropped by"):
+        do(make_run(dataset=dataset), tmp_path)
+
+
 def test_a_column_of_one_source_may_be_missing_in_another(
     bucket: Bucket, make_run: MakeRun, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.trainer.conftest import Bucket
+from tests.trainer.gguf_models import make_model
 from tests.trainer.gpus import on_gpus
 from tests.trainer.trials import Trial
 from tunesmith_api.result import TERMINATION_BYTES, Outcome, UserErrorReason
@@ -143,6 +144,20 @@ def test_sigterm_while_judging_keeps_the_last_step(make_trial: MakeTrial) -> Non
             id="a misspelled target module",
         ),
         pytest.param(
+            {"method": {"lora": {"targetModules": ["q_proj", "lm_head"]}}},
+            {},
+            UserErrorReason.INVALID_RUN,
+            ["lm_head", "one and the same weights"],
+            id="an output layer that is the embeddings",
+        ),
+        pytest.param(
+            {"method": {"lora": {"targetModules": ["embed_tokens"]}}},
+            {},
+            UserErrorReason.INVALID_RUN,
+            ["embed_tokens", "one and the same weights"],
+            id="embeddings that are the output layer",
+        ),
+        pytest.param(
             {"world": {"gpusPerNode": 2}},
             {},
             UserErrorReason.GPU_NOT_FOUND,
@@ -186,6 +201,21 @@ def put_model(trial: Trial, folder: Path) -> dict[str, Any]:
     return {"model": {"uri": trial.bucket.uri("models/m/")}}
 
 
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+def test_an_adapter_of_what_is_around_the_layers(
+    make_trial: MakeTrial, tmp_path: Path, target: str
+) -> None:
+    folder = make_model(tmp_path / "untied", tie_word_embeddings=False)
+    trial = make_trial(rows=(8, 0, 4))
+    trial.sections |= put_model(trial, folder)
+    trial.sections |= {"method": {"lora": {"targetModules": [target]}}}
+    result = trial.go()
+    # What is merged was compared with what was judged.
+    assert result.outcome is Outcome.SUCCEEDED
+    loss = next(m for m in result.measurements if m.metric == "heldout/loss")
+    assert float(loss.value) != float(loss.base_value)
+
+
 def test_a_loss_that_is_no_number_ends_the_run(make_trial: MakeTrial, tmp_path: Path) -> None:
     trial = make_trial()
     write_tiny(tmp_path / "sick")
@@ -197,7 +227,8 @@ def test_a_loss_that_is_no_number_ends_the_run(make_trial: MakeTrial, tmp_path: 
         trial.go()
     assert error.value.reason == UserErrorReason.NON_FINITE_LOSS
     assert "nan at step 1" in error.value.message
-    assert "learningRate" in error.value.message
+    # No setting would help: it is so before anything was trained.
+    assert "base model's weights" in error.value.message
 
 
 def test_bf16_models_stay_bf16(make_trial: MakeTrial, tmp_path: Path) -> None:

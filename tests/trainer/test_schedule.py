@@ -10,7 +10,7 @@ import torch
 from transformers import get_scheduler
 
 from tunesmith_api.training import Hyperparameters, Scheduler
-from tunesmith_trainer.schedule import learning_rate
+from tunesmith_trainer.schedule import learning_rate, unreached
 
 
 @pytest.mark.parametrize(
@@ -169,3 +169,12 @@ def test_each_wave_begins_at_the_top(cycles: int, total: int) -> None:
     tops = [step for step in range(total) if cycles * step % total == 0]
     assert [rates[step] for step in tops] == [1.0] * len(tops)
     assert sum(later > rate for rate, later in pairwise(rates)) == cycles - 1
+
+
+def test_a_warm_up_that_does_not_end_is_said() -> None:
+    settings = Hyperparameters(learning_rate="1", warmup_steps=99)
+    assert unreached(100, settings) == ""
+    said = unreached(10, settings)
+    assert (
+        "warmupSteps is 99, but training has 10 steps: the learning rate rose to 0.1 of 1" in said
+    )

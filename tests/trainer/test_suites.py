@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from transformers import AutoModelForCausalLM
 
 from tests.trainer.conftest import Bucket
+from tests.trainer.gguf_models import make_model, tokenizer_of
 from tests.trainer.openai_endpoint import Endpoint
 from tests.trainer.trials import echo_rows, tiny_tokenizer
 from tunesmith_api.result import UserErrorReason
@@ -27,7 +28,7 @@ from tunesmith_trainer.stopping import StopSignal
 from tunesmith_trainer.suites import harness, judging
 from tunesmith_trainer.suites.answering import answer_all, batches_of
 from tunesmith_trainer.suites.intent import compare_intents, parse_meaning
-from tunesmith_trainer.suites.questions import Question, load_questions, spread
+from tunesmith_trainer.suites.questions import Question, check_lengths, load_questions, spread
 from tunesmith_trainer.suites.similarity import embed, similarity
 from tunesmith_trainer.suites.speed import generate_once, measure_speed
 from tunesmith_trainer.suites.text import compare, lcs_length, rouge_l
@@ -170,6 +171,41 @@ def test_batches_hold_every_question_once_and_no_more_than_fits() -> None:
         assert len(batch) == 1 or len(batch) * (max(lengths[i] for i in batch) + 64) <= 16_384
 
 
+def test_an_answer_ends_where_the_model_does(tmp_path: Path, ranks: Ranks) -> None:
+    # Its positions are a table: one more than there are ends the process.
+    folder = make_model(tmp_path, "gpt2", max_position_embeddings=32)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    asked = [[n + 5] * n for n in (30, 26, 25, 3)]
+    answers = ask((model, tokenizer_of(folder)), ranks, asked)
+    alone = [ask((model, tokenizer_of(folder)), ranks, [one])[0] for one in asked]
+    assert list(answers) == alone
+
+
+@pytest.mark.parametrize(
+    ("suite", "words"),
+    [
+        pytest.param(
+            {"samples": {"prompts": ["why", "so " * 333]}},
+            ["question 2 has", "reads at most 512", "'so so"],
+            id="a question",
+        ),
+        pytest.param(
+            {"speed": {"promptTokens": 400, "newTokens": 113}}, ["512 tokens together"], id="speed"
+        ),
+    ],
+)
+def test_what_a_model_has_no_room_for_is_said_before_it_is_trained(
+    make_run: Any, tiny: Any, suite: dict[str, Any], words: list[str]
+) -> None:
+    run = make_run(evaluation={"suites": [{"name": "s", **suite}], "gates": []})
+    asked = load_questions(run, EMPTY, tiny[1], StopSignal())
+    check_lengths(run, asked, None)
+    with pytest.raises(UserError) as caught:
+        check_lengths(run, asked, 512)
+    for word in ("Suite s", *words):
+        assert word in caught.value.message
+
+
 def test_speed_counts_what_was_generated(tiny: Any) -> None:
     asked = Speed(prompt_tokens=8, new_tokens=4, repeats=2)
     speed, memory = measure_speed("s", asked, partial(generate_once, tiny[0]))
@@ -205,6 +241,12 @@ def test_questions_of_a_file(bucket: Bucket, make_run: Any, tiny: Any) -> None:
     found = questions_of(make_run, {"prompts": {"uri": uri, "maxRows": 3}}, tiny)
     assert [(q.prompt, q.expected) for q in found] == [("p0", "a0"), ("p4", "a4"), ("p9", "a9")]
     assert tiny[1].decode(found[0].tokens).count("p0") == 1
+
+
+def test_a_file_without_questions_is_named(bucket: Bucket, make_run: Any, tiny: Any) -> None:
+    uri = bucket.put("q.jsonl", "\n\n")
+    with pytest.raises(UserError, match=r"q\.jsonl has no lines"):
+        questions_of(make_run, {"prompts": {"uri": uri}}, tiny)
 
 
 def test_questions_are_asked_as_rows_were_taught(make_run: Any, tiny: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -319,6 +320,25 @@ def test_a_broken_tokenizer_is_an_invalid_model(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         load_tokenizer(tmp_path, dataset())
     assert caught.value.reason == "ModelInvalid"
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        pytest.param("{% for x %}", "expected token 'in'", id="no Jinja"),
+        pytest.param([{"name": "rag", "template": "x"}], "no default", id="none for plain turns"),
+    ],
+)
+def test_a_template_that_no_row_could_be_shown_with_is_the_models_fault(
+    template: object, words: str, tmp_path: Path
+) -> None:
+    write_tiny(tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "chat_template": template}))
+    with pytest.raises(UserError, match=words) as caught:
+        load_tokenizer(tmp_path, dataset())
+    assert caught.value.reason == "ModelInvalid"
+    assert load_tokenizer(tmp_path, dataset(template="ChatML")).chat_template == CHATML
 
 
 def rows_of(*conversations: list[dict[str, Any]]) -> list[Row]:

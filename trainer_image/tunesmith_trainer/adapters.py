@@ -46,7 +46,7 @@ class _LoraLinear(torch.autograd.Function):
         low = (x if mask is None else x * mask) @ a.t()
         result.addmm_(low, b.t(), alpha=scaling)
         ctx.save_for_backward(x, weight, a, b, low, mask)
-        return result.view(*ctx.shape[:-1], -1)
+        return result.view(*ctx.shape[:-1], weight.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

@@ -28,6 +28,7 @@ def describe(
     *,
     model: FetchedModel,
     template: Template,
+    template_date: str = "",
     tokens: NewTokens = NONE,
 ) -> PreparedMeta:
     """Give all that is said of prepared data.
@@ -37,8 +38,9 @@ def describe(
     """
     gathered.reading.finish()
     _check_remaining(splits, gathered.sides, counts)
+    data = _data_status(run, gathered, splits, counts, template)
     return PreparedMeta(
-        data=_data_status(run, gathered, splits, counts, template),
+        data=data.model_copy(update={"template_date": template_date}),
         dataset_digest=_digest(gathered.sides),
         model_revision=model.revision,
         template=template.value,

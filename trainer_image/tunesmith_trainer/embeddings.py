@@ -32,7 +32,9 @@ ROWS_NAME = "trainable_tokens_delta"
 def embedding_rows(model: nn.Module) -> int:
     """Give how many tokens the model can read."""
     layer: Any = model.get_input_embeddings()  # type: ignore[operator]
-    return int(getattr(layer, "original_module", layer).num_embeddings)
+    for wrapped in ("original_module", "base_layer"):
+        layer = getattr(layer, wrapped, layer)
+    return int(layer.num_embeddings)
 
 
 def make_room(model: PreTrainedModel, rows: int) -> None:

@@ -16,6 +16,7 @@ from tunesmith_api.run import CREDENTIALS_PATH, TrainingRun
 from tunesmith_api.synthetic import Generator, Synthetic
 from tunesmith_api.training import ModelSource
 from tunesmith_trainer.completions import Completions, Refused, Unanswered, Unavailable
+from tunesmith_trainer.data.dating import dated
 from tunesmith_trainer.keys import GENERATOR_FOLDER, GENERATOR_KEY, read_key
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import Infrastructure, UserError
@@ -92,6 +93,7 @@ def _ask_model(
                 add_generation_prompt=True,
                 return_tensors="pt",
                 return_dict=True,
+                **dated(tokenizer),
             )
         else:
             asked = tokenizer(prompt, return_tensors="pt")

@@ -10,10 +10,13 @@ from pathlib import Path
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Put all files of the folder `source` into `target`. What is there already stays."""
+    """Put all files below the folder `source` into `target`. What is there already stays."""
     target.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
-        link(path, target / path.name)
+        if path.is_dir():
+            link_tree(path, target / path.name)
+        else:
+            link(path, target / path.name)
 
 
 def link(source: Path, target: Path) -> None:

@@ -230,12 +230,14 @@ def _update_weights(run: Training, rate: float) -> float:
 def _refuse_non_finite(what: str, value: float, step: int, rate: float) -> None:
     if math.isfinite(value):
         return
-    raise UserError(
-        UserErrorReason.NON_FINITE_LOSS,
-        f"The {what} is {value} at step {step} (learning rate {rate:.3g}). Lower "
-        "hyperparameters.learningRate, raise warmupSteps, set maxGradientNorm to 1 or below, or "
-        "use precision BF16 or FP32 instead of FP16.",
+    do = (
+        "Lower hyperparameters.learningRate, raise warmupSteps, set maxGradientNorm to 1 or below, "
+        "or use precision BF16 or FP32 instead of FP16."
     )
+    if what == "loss" and step == 1:
+        do = "Nothing was trained yet: see whether the base model's weights are whole."
+    said = f"The {what} is {value} at step {step} (learning rate {rate:.3g}). {do}"
+    raise UserError(UserErrorReason.NON_FINITE_LOSS, said)
 
 
 def _look_if_due(run: Training, progress: Progress, stop: StopSignal) -> None:

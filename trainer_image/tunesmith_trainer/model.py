@@ -182,8 +182,26 @@ def check_targets(model: nn.Module, names: tuple[str, ...]) -> None:
     if missing:
         raise UserError(
             UserErrorReason.INVALID_RUN,
-            f"method.targetModules names {_listed(missing)}, which the model does not have. Its "
-            f"layers are {_listed(linear_layers(model))}; all-linear stands for all of them.",
+            f"targetModules names {_listed(missing)}, which the model does not have. Its layers "
+            f"are {_listed(linear_layers(model))}; all-linear stands for all of them but the "
+            "output layer.",
+        )
+    _check_tied(model, names)
+
+
+def _check_tied(model: nn.Module, names: tuple[str, ...]) -> None:
+    """Refuse to adapt one of two layers that share their weights: merged, it would change both."""
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())  # type: ignore[operator]
+    if layers[1] is None or layers[0].weight is not layers[1].weight:
+        return
+    tied = [name for name, module in model.named_modules() if any(module is one for one in layers)]
+    wrong = [n for n in names if any(f".{layer}".endswith(f".{n}") for layer in tied)]
+    if wrong:
+        raise UserError(
+            UserErrorReason.INVALID_RUN,
+            f"targetModules names {_listed(wrong)}, but the model's embeddings and output layer "
+            "are one and the same weights: an adapter of one cannot be merged. Leave it out, or "
+            "use method.full.",
         )
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from tunesmith_trainer.data.dating import has_date
+
 # In no template; without white space at the ends, which many templates cut off.
 _Q1, _A1, _Q2, _A2, _SYSTEM = "ZQa1", "ZQb2", "ZQc3", "ZQd4", "ZQe5"
 _TRIALS: Final = ("Why?", "Two\nlines.", "한국어, 1.5 {x} <b>", "a", "And then?")
@@ -122,7 +124,7 @@ class _NotSayable(Exception):
 
 
 def _verified(tokenizer: Any) -> Turns:
-    if "strftime_now" in tokenizer.chat_template:
+    if has_date(tokenizer):
         raise _NotSayable("the model's chat template depends on the date")
     turns = _probe(tokenizer)
     for messages in _trials(with_system=turns.system is not None):

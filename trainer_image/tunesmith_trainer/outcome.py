@@ -7,6 +7,7 @@ imports none of them, and no library whose errors it sorts (those are told apart
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tunesmith_api.result import (
 
 MESSAGE_LENGTH = 1024
 _FEWEST_CHARACTERS = 64
+_COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class TrainerError(Exception):
@@ -87,8 +89,13 @@ def exit_code(outcome: Outcome) -> ExitCode:
 
 def shorten(text: str, length: int = MESSAGE_LENGTH) -> str:
     """Return ``text`` in at most ``length`` characters, on one line, marked with … where cut."""
-    line = " ".join(text.split())
+    line = harmless(" ".join(text.split()))
     return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def harmless(text: str) -> str:
+    """Write the characters that command a terminal as \\x1b and the like; lines and tabs stay."""
+    return _COMMANDS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def classify(error: BaseException) -> TrainerError:

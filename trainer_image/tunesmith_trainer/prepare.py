@@ -16,6 +16,7 @@ from tunesmith_api.gates import unmeasured
 from tunesmith_api.result import Outcome, Phase, TrainerResult, UserErrorReason
 from tunesmith_api.run import TrainingRun
 from tunesmith_trainer import VERSION
+from tunesmith_trainer.data.dating import date_shown
 from tunesmith_trainer.data.gathering import Gathered, Gatherer
 from tunesmith_trainer.data.prepared import (
     SPLITS,
@@ -86,7 +87,14 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
     check_vocabulary(run, size and max(size, tokens.rows), highest)
     template = used_template(tokenizer, run.dataset)
     meta = describe(
-        run, gathered, splits, rows.counts, model=model, template=template, tokens=tokens
+        run,
+        gathered,
+        splits,
+        rows.counts,
+        model=model,
+        template=template,
+        template_date=date_shown(tokenizer),
+        tokens=tokens,
     )
     said = tokens.sentences(load_split(work / "prepared", "train").tokens)
     meta = meta.model_copy(update={"notes": tuple(said)})

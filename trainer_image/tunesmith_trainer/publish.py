@@ -30,6 +30,7 @@ from tunesmith_trainer.outcome import Interrupted
 from tunesmith_trainer.page import write_pages
 from tunesmith_trainer.progress import Progress
 from tunesmith_trainer.report import peak_memory_bytes, success, write_report
+from tunesmith_trainer.schedule import unreached
 from tunesmith_trainer.storage.manifest import commit_directory
 
 
@@ -131,6 +132,7 @@ def build_report(run: TrainingRun, trained: Trained, progress: Progress) -> Trai
     """Put together all that is known before the upload."""
     inputs, search = trained.inputs, trained.search
     training, examined = trained.training, trained.examined
+    warmup = unreached(training.total_steps, run.hyperparameters)
     return TrainingReport(
         job=run.job,
         attempt=run.attempt,
@@ -142,6 +144,7 @@ def build_report(run: TrainingRun, trained: Trained, progress: Progress) -> Trai
         dataset_digest=inputs.data.meta.dataset_digest,
         inputs_digest=inputs.digest,
         data=inputs.data.meta.data,
+        prompt=run.dataset.prompt,
         new_tokens=inputs.tokens.listed(inputs.data.train.tokens),
         objective=run.objective,
         dpo=run.dpo,
@@ -156,7 +159,7 @@ def build_report(run: TrainingRun, trained: Trained, progress: Progress) -> Trai
         task_files=trained.exam.task_files,
         baselines=run.baselines,
         samples=sample_answers(run, trained.exam.asked, examined),
-        notes=(*search.notes, *notes(examined)),
+        notes=(*search.notes, *filter(None, [warmup]), *notes(examined)),
         resumed_from_step=search.found.ref.step if search.found else None,
     )
 

@@ -45,13 +45,13 @@ from tunesmith_trainer.publish import Trained, publish
 from tunesmith_trainer.report import find_finished
 from tunesmith_trainer.sharding import load_sharded
 from tunesmith_trainer.snapshot import restore
-from tunesmith_trainer.sources import check_vocabulary
+from tunesmith_trainer.sources import check_vocabulary, context_of
 from tunesmith_trainer.state import Chance, TrainState, seed_everything
 from tunesmith_trainer.stopping import StopSignal
 from tunesmith_trainer.storage import open_store
 from tunesmith_trainer.storage.fence import Fence
 from tunesmith_trainer.suites.harness import check_harness, load_tasks
-from tunesmith_trainer.suites.questions import load_questions
+from tunesmith_trainer.suites.questions import check_lengths, load_questions
 from tunesmith_trainer.tracking.services import begin_tracking
 
 
@@ -78,6 +78,7 @@ def fine_tune(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal
     check_gguf(run, inputs.base_path, tokenizer, inputs.tokens)
     test = inputs.data.test
     asked = load_questions(run, test, tokenizer, stop)
+    check_lengths(run, asked, context_of(run, inputs.base_path))
     task_files = load_tasks(attempt)
     loss = load_model(attempt, inputs, precision)
     set_up_loss(attempt, inputs, loss, padding_id(tokenizer), precision)

@@ -48,5 +48,17 @@ def learning_rate(step: int, total_steps: int, settings: Hyperparameters) -> flo
     return highest * (final + (1 - final) * height)
 
 
+def unreached(total_steps: int, settings: Hyperparameters) -> str:
+    """Say that warm-up is longer than the training; empty where it is not."""
+    if settings.warmup_steps < total_steps:
+        return ""
+    reached = learning_rate(total_steps - 1, total_steps, settings)
+    return (
+        f"hyperparameters.warmupSteps is {settings.warmup_steps}, but training has {total_steps}"
+        f" steps: the learning rate rose to {reached:.3g} of {settings.learning_rate}. Lower"
+        " warmupSteps, or train longer."
+    )
+
+
 def _half_wave(done: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * done))

@@ -71,15 +71,21 @@ def fetch_generator(run: TrainingRun, source: ModelSource, directory: Path) -> F
 
 def check_context(run: TrainingRun, path: Path) -> None:
     """Raise UserError (SequenceTooLong) when maxSequenceLength is above the model's context."""
-    settings = _text_settings(run, path)
-    context = next((settings[name] for name in _CONTEXT_FIELDS if name in settings), None)
+    context = context_of(run, path)
     wanted = run.hyperparameters.max_sequence_length
-    if isinstance(context, int) and wanted > context:
+    if context is not None and wanted > context:
         raise UserError(
             UserErrorReason.SEQUENCE_TOO_LONG,
             f"hyperparameters.maxSequenceLength is {wanted}, but {run.model.uri} reads at most"
             f" {context} tokens. Set it to {context} or less.",
         )
+
+
+def context_of(run: TrainingRun, path: Path) -> int | None:
+    """Give how many tokens a model reads by its config.json, where that says it."""
+    settings = _text_settings(run, path)
+    found = next((settings[name] for name in _CONTEXT_FIELDS if name in settings), None)
+    return found if isinstance(found, int) else None
 
 
 def check_vocabulary(run: TrainingRun, size: int | None, highest: int) -> None:
@@ -151,7 +157,7 @@ def _from_folder(uri: str, path: Path) -> FetchedModel:
     if not path.is_dir():
         raise UserError(
             UserErrorReason.MODEL_NOT_FOUND,
-            f"{uri} is not a folder. Correct spec.model.uri (pvc://CLAIM/PATH).",
+            f"{uri} is not a folder. spec.model.uri must name the one with the model's files.",
         )
     files = {item.name: item.stat() for item in path.iterdir() if item.is_file()}
     check_files(files, uri)

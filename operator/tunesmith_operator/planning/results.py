@@ -180,6 +180,7 @@ def _version_spec(draft: JobDraft, seen: Observation, model: str, version: str) 
             job_uid=meta.uid,
             dataset_digest=status.resolved.dataset_digest,
             prompt_version=status.data.prompt_version if status.data else "",
+            template_date=status.data.template_date if status.data else "",
             synthetic_rows=status.data.rows.synthetic if status.data else 0,
             trainer_image=status.resolved.trainer_image,
             report_uri=report.uri if report else "",

@@ -44,10 +44,16 @@ _REPAIRS: tuple[tuple[str, object, Callable[[str], str]], ...] = (
 class Cleaner:
     """Cleans the rows of one part of a data set."""
 
-    def __init__(self, clean: Clean, tally: Tally, scratch: Scratch) -> None:
-        """Raise UserError (InvalidRun) for a language that is not known."""
+    def __init__(
+        self, clean: Clean, tally: Tally, scratch: Scratch, seen: SeenKeys | None = None
+    ) -> None:
+        """``seen`` has rows that those of this part may repeat.
+
+        Raises UserError (InvalidRun) for a language that is not known.
+        """
         self._tally = tally
-        self._seen = None if clean.deduplicate is Deduplication.OFF else SeenKeys(scratch)
+        is_off = clean.deduplicate is Deduplication.OFF
+        self._seen = None if is_off else seen or SeenKeys(scratch)
         self._editor = _Editor(clean)
         self._judge = _Judge(clean)
 

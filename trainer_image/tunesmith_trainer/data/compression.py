@@ -21,7 +21,7 @@ _LARGEST_RATIO = 200
 _ALWAYS_FINE_BYTES = 64 << 20
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _MAGIC = {
-    b"PK\x03\x04": "a ZIP archive: unpack it",
+    b"PK\x03\x04": "a ZIP archive or a document of an office program: unpack it, or export CSV",
     _GZIP: "packed with gzip: give it a name that ends in .gz",
     _ZSTD: "packed with zstd: give it a name that ends in .zst",
     b"PAR1": "a Parquet file: give it a name that ends in .parquet",

@@ -1,20 +1,18 @@
-"""Files to records: what a row is in JSON lines, a JSON list, CSV, Parquet and plain text.
+"""Files to records: what a row is in JSON lines, a JSON list and Parquet.
 
 Streams, whatever the size of the file: memory holds one row, or one batch of a Parquet file.
 Called by ``reading``; the shape of a row is ``rows``' matter.
 """
 
-import csv
 import io
 import re
 import tempfile
 from collections.abc import Iterator
 from json import JSONDecodeError, JSONDecoder
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
-from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.data.compression import (
     SourceFile,
     check_ratio,
@@ -23,18 +21,19 @@ from tunesmith_trainer.data.compression import (
     open_text,
     refuse,
 )
-from tunesmith_trainer.data.values import Malformed
-from tunesmith_trainer.outcome import UserError, shorten
+from tunesmith_trainer.data.values import Malformed, RestLost
+from tunesmith_trainer.outcome import shorten
 
 LONGEST_LINE_BYTES = 16 << 20
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
-TABLE_SUFFIXES = (".csv", ".parquet")
+CSV_SUFFIXES = (".csv", ".tsv")
+TABLE_SUFFIXES = (*CSV_SUFFIXES, ".parquet")
 TEXT_SUFFIXES = (".txt", ".log", ".mbox", ".eml")
 _CHUNK_CHARACTERS = 1 << 20
 # Few, as a value that its file holds once may be large and is unpacked for each row.
 _BATCH_ROWS = 64
 _BOM = b"\xef\xbb\xbf"
-_TOO_LONG = f"longer than {LONGEST_LINE_BYTES >> 20} MiB; part it into several"
+TOO_LONG = f"longer than {LONGEST_LINE_BYTES >> 20} MiB; part it into several"
 _BLANK = re.compile(r"[ \t\r\n,]*")
 
 
@@ -57,7 +56,7 @@ def json_records(file: SourceFile) -> Iterator[Record]:
     with open_text(file) as stream:
         for number, line in numbered_lines(stream):
             if len(line) > LONGEST_LINE_BYTES:
-                yield Record(number, Malformed(_TOO_LONG), line)
+                yield Record(number, Malformed(TOO_LONG), line)
             elif line:
                 yield Record(number, parse_json(line), line)
 
@@ -82,7 +81,10 @@ def parse_json(raw: bytes) -> Any:
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        return not_utf8(raw) or Malformed(f"not JSON ({error.msg} at character {error.colno})")
+        # As in an object that goes on in other lines.
+        is_open = error.msg.startswith("unexpected end of data")
+        do = "; give each row a line of its own, or all rows as one list" if is_open else ""
+        return not_utf8(raw) or Malformed(f"not JSON ({error.msg} at character {error.colno}){do}")
 
 
 def not_utf8(raw: bytes) -> Malformed | None:
@@ -149,7 +151,7 @@ class _Window:
 def _list_items(file: SourceFile) -> Iterator[Record]:
     """Give the items of a JSON list.
 
-    What follows an unreadable item cannot be told apart, so it ends the file as one bad row.
+    What follows an unreadable item cannot be told apart: that is RestLost.
     """
     decoder = JSONDecoder()
     with open_text(file) as stream:
@@ -162,10 +164,10 @@ def _list_items(file: SourceFile) -> Iterator[Record]:
             raw = window.text[window.position : end]
             window.move(end)
             yield Record(start, value, raw[:LONGEST_LINE_BYTES].encode("utf-8", "surrogateescape"))
-            if isinstance(value, Malformed) and end == len(window.text):
+            if isinstance(value, RestLost):
                 return
         if window.ended and window.position >= len(window.text):
-            yield Record(window.line, Malformed("the list has no end: the file is cut off"), b"")
+            yield Record(window.line, RestLost("the list has no end: the file is cut off"), b"")
 
 
 def _next_item(decoder: JSONDecoder, window: _Window) -> tuple[Any, int]:
@@ -175,8 +177,8 @@ def _next_item(decoder: JSONDecoder, window: _Window) -> tuple[Any, int]:
         except (JSONDecodeError, RecursionError) as error:
             size = len(window.text) - window.position
             if isinstance(error, RecursionError) or window.ended or size > LONGEST_LINE_BYTES:
-                what = f"not JSON ({error})" + ("" if window.ended else f", or {_TOO_LONG}")
-                return Malformed(what), len(window.text)
+                what = f"not JSON ({error})" + ("" if window.ended else f", or {TOO_LONG}")
+                return RestLost(what), len(window.text)
         else:
             # A number at the end of the window may go on behind it.
             if end < len(window.text) or window.ended:
@@ -184,84 +186,6 @@ def _next_item(decoder: JSONDecoder, window: _Window) -> tuple[Any, int]:
                 bad = None if raw.isascii() else not_utf8(raw.encode("utf-8", "surrogateescape"))
                 return bad or value, end
         window.grow()
-
-
-def csv_records(file: SourceFile) -> Iterator[Record]:
-    """Give the rows of a table with a header; commas, semicolons or tabs part the columns."""
-    csv.field_size_limit(LONGEST_LINE_BYTES)
-    with open_text(file) as stream:
-        text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
-        lines = _TableLines(text)
-        delimiter = max(",;\t", key=lines.header.count)
-        table = csv.reader(lines, delimiter=delimiter, strict=True)
-        header = _header(file, table)
-        while True:
-            lines.begin_row()
-            try:
-                cells = next(table)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                raw = lines.beginning.encode("utf-8", "surrogateescape")
-                yield Record(lines.first, Malformed(f"not CSV ({error})"), raw)
-                continue
-            if cells:
-                raw = delimiter.join(cells).encode("utf-8", "surrogateescape")
-                yield Record(lines.first, _table_row(header, cells, delimiter, raw), raw)
-
-
-class _TableLines:
-    """The lines of a table, of which the row that is read knows where and how it begins."""
-
-    def __init__(self, text: io.TextIOWrapper) -> None:
-        self._text, self._number = text, 0
-        self.header = text.readline(LONGEST_LINE_BYTES)
-        self._waiting = [self.header]
-        self.begin_row()
-
-    def begin_row(self) -> None:
-        """Say that the next line is the first one of a row."""
-        self.first, self.beginning = self._number + 1, ""
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> str:
-        """Give the next line. Raises csv.Error for one that is too long, and goes on behind it."""
-        line = self._waiting.pop() if self._waiting else self._text.readline(LONGEST_LINE_BYTES)
-        if not line:
-            raise StopIteration
-        self._number += 1
-        self.beginning = self.beginning or line
-        if len(line) == LONGEST_LINE_BYTES and not line.endswith(("\n", "\r")):
-            while line and not line.endswith(("\n", "\r")):
-                line = self._text.readline(LONGEST_LINE_BYTES)
-            raise csv.Error(f"line {self._number} is {_TOO_LONG}")
-        return line
-
-
-def _header(file: SourceFile, table: Iterator[list[str]]) -> list[str]:
-    try:
-        header = [name.strip() for name in next(table, [])]
-    except csv.Error as error:
-        refuse(file, f"no table: the header is not CSV ({error})")
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated:
-        raise UserError(
-            UserErrorReason.WRONG_COLUMNS,
-            f"{file.uri} line 1 names the column {shorten(repr(repeated[0]), 60)} twice. The first"
-            " line must be a header with a name for each column.",
-        )
-    return header
-
-
-def _table_row(header: list[str], cells: list[str], delimiter: str, raw: bytes) -> Any:
-    if len(cells) != len(header):
-        return Malformed(
-            f"{len(cells)} values where the header has {len(header)} columns; quote values that"
-            f" contain {delimiter!r}"
-        )
-    return not_utf8(raw) or dict(zip(header, cells, strict=True))
 
 
 def parquet_records(file: SourceFile) -> Iterator[Record]:

@@ -39,6 +39,7 @@ _SHARE_GPT_ROLES = {
     "assistant": "assistant",
     "system": "system",
 }
+_CALLS = ("tool_calls", "function_call")
 _ENTITY_NAMES = ("entity", "name", "type", "label")
 
 
@@ -221,10 +222,31 @@ def _message(value: Any, number: int) -> Message:
     content = row.get("content")
     if isinstance(content, list):
         content = _joined_parts(content, number)
+    _check_no_calls(row, number)
     message: Message = {"role": role, "content": checked(content, f"content of message {number}")}
-    if role == "assistant" and row.get("weight", 1) == 0:
+    if role == "assistant" and _is_left_out(row, number):
         message["weight"] = 0
     return message
+
+
+def _check_no_calls(row: dict[str, Any], number: int) -> None:
+    """Refuse an answer that calls tools: without the call, another answer would be taught."""
+    calls = next((name for name in _CALLS if row.get(name)), None)
+    if calls:
+        raise Malformed(
+            f"message {number} has {calls} ({shown(row[calls])}), and calls of tools cannot be"
+            " learned; take the row out, or write the call into the content"
+        )
+
+
+def _is_left_out(row: dict[str, Any], number: int) -> bool:
+    weight = row.get("weight")
+    if weight is not None and weight not in (0, 1):
+        raise Malformed(
+            f"weight of message {number} is {shown(weight)}; known are 1 (learn the answer) and 0"
+            " (do not)"
+        )
+    return weight == 0
 
 
 def unknown_role(

@@ -162,9 +162,12 @@ class Gatherer:
             return self._rows.extend(())
         rows, _ = self._intake.read(name, Source(uri=spec.uri))
         if not rows:
+            reading, cleaned = self._reading, self._tally.cleaned
             raise UserError(
                 UserErrorReason.DATASET_EMPTY,
-                f"No conversations in {spec.uri}. Give dataset.{name} rows that are in no other"
+                f"No conversations in {spec.uri}: of {reading.rows} rows so far"
+                f" {reading.malformed} are malformed and {cleaned} dropped by dataset.clean, which"
+                f" is for held-out rows too. Give dataset.{name} rows that stay and are in no other"
                 " part, or set its percent.",
             )
         return rows

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
+from tunesmith_api.cleaning import Deduplication
 from tunesmith_api.dataset import DataFormat, Dataset, FeedbackFilter, Source
 from tunesmith_api.objectives import Objective
 from tunesmith_api.result import UserErrorReason
@@ -20,6 +21,7 @@ from tunesmith_trainer.data.reading import Reading, read_rows
 from tunesmith_trainer.data.rowfile import Picked, RowFile
 from tunesmith_trainer.data.rows import Reader
 from tunesmith_trainer.data.scratch import Scratch
+from tunesmith_trainer.data.seen import SeenKeys
 from tunesmith_trainer.data.tally import Tally
 from tunesmith_trainer.disk import full_disk_told
 from tunesmith_trainer.logs import log
@@ -55,6 +57,7 @@ class Intake:
         self.weights: dict[str, Decimal] = {}
         """Of each file: how often its rows are to be taken."""
         self.scratch = Scratch(directory)
+        self._seen: dict[str, SeenKeys] = {}
         self.rows = RowFile(directory / "rows", self.scratch)
         """The rows that stayed, of all sources."""
 
@@ -77,8 +80,10 @@ class Intake:
         files = find_files(source.uri, self._storage, directory, self._progress.touch, wanted)
         late = self._late_ratings(source, files, directory)
         reader = Reader(wanted, self._dataset, late, self._unread)
-        self.weights |= dict.fromkeys((file.uri for file in files), Decimal(source.weight))
-        cleaner = Cleaner(self._dataset.clean, self.tally, self.scratch)
+        self._weigh(files, Decimal(source.weight))
+        # All sources of one side together: what two of them share is the first one's.
+        seen = self._seen.setdefault(part.partition("-")[0], SeenKeys(self.scratch))
+        cleaner = Cleaner(self._dataset.clean, self.tally, self.scratch, seen)
         read = read_rows(files, reader, self.reading, self._on_row)
         size = sum(file.path.stat().st_size for file in files)
         with full_disk_told(self._directory, lambda: size, f"the rows of {source.uri}, or more"):
@@ -101,6 +106,18 @@ class Intake:
             format=reader.format.value if reader.format else "",
         )
         return rows, reader.format
+
+    def _weigh(self, files: list[SourceFile], weight: Decimal) -> None:
+        """Note the weight of files; one that two sources have counts as the first one's."""
+        is_off = self._dataset.clean.deduplicate is Deduplication.OFF
+        for file in files:
+            if self.weights.setdefault(file.uri, weight) != weight and is_off:
+                raise UserError(
+                    UserErrorReason.INVALID_RUN,
+                    f"{file.uri} is in two of dataset.train.sources, with weights of"
+                    f" {self.weights[file.uri]} and {weight}, and dataset.clean.deduplicate is Off."
+                    " Leave it in one source, with the sum of both weights.",
+                )
 
     def _wanted(self, source: Source) -> DataFormat:
         wanted = source.format or self._dataset.format

@@ -16,17 +16,18 @@ from tunesmith_api.dataset import Checks, DataFormat
 from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.data.compression import SourceFile
 from tunesmith_trainer.data.containers import (
+    CSV_SUFFIXES,
     TEXT_SUFFIXES,
     Record,
-    csv_records,
     json_records,
     parquet_records,
 )
+from tunesmith_trainer.data.csvfiles import csv_records
 from tunesmith_trainer.data.rows import Reader
 from tunesmith_trainer.data.samples import LeftOut, Samples
 from tunesmith_trainer.data.textfiles import TEXT_FORMATS, detect_text, text_records
 from tunesmith_trainer.data.texts import row_texts
-from tunesmith_trainer.data.values import Malformed
+from tunesmith_trainer.data.values import Malformed, RestLost
 from tunesmith_trainer.logs import log
 from tunesmith_trainer.outcome import UserError, shorten
 
@@ -93,6 +94,13 @@ class Reading:
         if self.malformed > Decimal(self.checks.fail_on_malformed) * self.rows:
             raise self._refused(f"{self.malformed} of {self.rows} rows cannot be read; the first: ")
 
+    def cut_short(self) -> UserError:
+        """Give the error of a file that cannot be read on: nobody knows how many rows it has."""
+        return UserError(
+            UserErrorReason.DATASET_MALFORMED,
+            f"{self.examples[-1]}. All that follows in the file would be lost: correct it.",
+        )
+
     def _refused(self, start: str) -> UserError:
         return UserError(
             UserErrorReason.DATASET_MALFORMED,
@@ -125,6 +133,8 @@ def read_rows(
             except Malformed as error:
                 shown = raw or orjson.dumps(value, default=str) if value is not error else raw
                 reading.refuse(file.uri, line, str(error), shown)
+                if isinstance(error, RestLost):
+                    raise reading.cut_short() from error
                 continue
             if content is None:
                 _leave_out(reading, reader, file.uri, line, value)
@@ -145,7 +155,7 @@ def records(file: SourceFile, reader: Reader) -> Iterator[Record]:
 
     Raises UserError (DatasetMalformed, WrongColumns) for a file that cannot be read as a whole.
     """
-    if file.suffix == ".csv":
+    if file.suffix in CSV_SUFFIXES:
         return csv_records(file)
     if file.suffix == ".parquet":
         return parquet_records(file)

@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jinja2 import TemplateSyntaxError
+
 from tunesmith_api.dataset import Dataset
 from tunesmith_api.result import UserErrorReason
 from tunesmith_api.templating import Template
 from tunesmith_trainer.data.chat_templates import PLAIN, TEXTS
+from tunesmith_trainer.data.dating import dated
 from tunesmith_trainer.data.formats import Message
 from tunesmith_trainer.data.newtokens import NewTokens, extend
 from tunesmith_trainer.data.prompting import template_errors
@@ -61,6 +64,30 @@ def _use_template(tokenizer: Any, dataset: Dataset) -> None:
     elif not tokenizer.chat_template:
         log.warning("the model has no chat template, a plain one is used and saved with it")
         tokenizer.chat_template = PLAIN
+    else:
+        _check_own(tokenizer)
+
+
+def _check_own(tokenizer: Any) -> None:
+    """Refuse a model whose template no row can be shown with, whatever stands in it."""
+    try:
+        tokenizer.get_chat_template()
+    except ValueError as error:
+        raise _unusable(error) from error
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": _PROBE}], tokenize=False)
+    except TemplateSyntaxError as error:
+        raise _unusable(error) from error
+    except Exception:  # whatever a template raises: it may take real rows all the same
+        return
+
+
+def _unusable(error: Exception) -> UserError:
+    return UserError(
+        UserErrorReason.MODEL_INVALID,
+        f"The model's chat template cannot be used ({shorten(str(error), 200)}). Correct it beside"
+        " the model, or set dataset.template to another one.",
+    )
 
 
 def _use_custom(tokenizer: Any, text: str) -> None:
@@ -251,7 +278,10 @@ class Renderer:
 
     def _apply(self, conversations: Sequence[list[Message]], prompt: bool) -> list[str]:
         return self._tokenizer.apply_chat_template(
-            list(conversations), tokenize=False, add_generation_prompt=prompt
+            list(conversations),
+            tokenize=False,
+            add_generation_prompt=prompt,
+            **dated(self._tokenizer),
         )
 
 

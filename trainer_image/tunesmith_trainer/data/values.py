@@ -17,6 +17,10 @@ class Malformed(Exception):
     """A row that cannot be used; the text says what is wrong with it."""
 
 
+class RestLost(Malformed):
+    """A row behind which nobody can tell what else there is in its file."""
+
+
 def structured(value: Any) -> Any:
     """Parse JSON that stands as text in a cell of a table; anything else is given back as it is."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):

@@ -105,7 +105,10 @@ class Vocabulary:
         writer.add_add_bos_token(ids[0] == self._tokenizer.bos_token_id)
         writer.add_add_eos_token(ids[-1] == self._tokenizer.eos_token_id)
         writer.add_add_space_prefix(self._space_prefix)
-        writer.add_chat_template(self._tokenizer.chat_template)
+        template = self._tokenizer.chat_template
+        if isinstance(template, dict):
+            template = [{"name": name, "template": text} for name, text in template.items()]
+        writer.add_chat_template(template)
 
     def _tokens(self) -> tuple[list[str], list[int]]:
         """Give text and type of all tokens; those that only the embeddings have are unused."""

@@ -41,6 +41,14 @@ def answer(
     return str(tokenizer.decode(said, skip_special_tokens=True))
 
 
+def ask() -> str:
+    """Give the next question; none at the end of the input or on Ctrl-C."""
+    try:
+        return input("> ")
+    except (EOFError, KeyboardInterrupt):
+        return ""
+
+
 def main() -> None:
     """Answer the question of the command line, or hold a conversation."""
     parser = argparse.ArgumentParser(description="Talk to the model beside this file.")
@@ -53,12 +61,12 @@ def main() -> None:
     given = parser.parse_args()
     model, tokenizer = load(Path(__file__).parent / "model")
     messages: Messages = [{"role": "system", "content": given.system}] if given.system else []
-    question = given.question or input("> ")
+    question = given.question or ask()
     while question:
         messages.append({"role": "user", "content": question})
         said = answer(model, tokenizer, messages, given.max_new_tokens, given.temperature)
         messages.append({"role": "assistant", "content": said})
-        question = "" if given.question else input("> ")
+        question = "" if given.question else ask()
 
 
 if __name__ == "__main__":

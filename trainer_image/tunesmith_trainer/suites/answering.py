@@ -5,6 +5,7 @@ behind the padding. In float32 that gives the answers of one at a time. In 16 bi
 are all but equally likely may swap places, as they do in any engine that batches.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -52,7 +53,7 @@ def answer_all(
 
     Raises Interrupted, on all ranks, after SIGTERM.
     """
-    batches = batches_of([len(q) for q in questions], max_new_tokens)
+    batches = batches_of([len(q) for q in questions], max_new_tokens, context_of(model))
     mine: dict[int, str] = {}
     model.eval()
     criteria = StoppingCriteriaList([StopWhenAsked(stop, touch)])
@@ -106,7 +107,7 @@ def generate(
     output = model.generate(  # type: ignore[operator]
         input_ids=torch.tensor(padded, device=device),  # type: ignore[arg-type]
         attention_mask=torch.tensor(mask, device=device),  # type: ignore[arg-type]
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=min(max_new_tokens, max(1, context_of(model) - longest)),
         do_sample=False,
         use_cache=True,
         pad_token_id=pad,
@@ -117,13 +118,25 @@ def generate(
     return [text.strip() for text in texts]
 
 
-def batches_of(lengths: Sequence[int], max_new_tokens: int) -> list[list[int]]:
-    """Give the places of the questions in batches: like lengths together, the longest first."""
+def context_of(model: nn.Module) -> int:
+    """Give how many tokens a model reads; without an end where its configuration does not say."""
+    config = model.config.get_text_config()  # type: ignore[union-attr,operator]
+    return int(getattr(config, "max_position_embeddings", 0) or sys.maxsize)
+
+
+def batches_of(
+    lengths: Sequence[int], max_new_tokens: int, context: int = sys.maxsize
+) -> list[list[int]]:
+    """Give the places of the questions in batches: like lengths together, the longest first.
+
+    Those whose answers the model's `context` would cut are alone, so that it cuts no others.
+    """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batches: list[list[int]] = []
     while order:
         longest = lengths[order[0]] + max_new_tokens
-        rows = max(1, min(_MOST_ROWS, _MOST_TOKENS // longest))
+        is_cut = longest > context
+        rows = 1 if is_cut else max(1, min(_MOST_ROWS, _MOST_TOKENS // longest))
         batches.append(order[:rows])
         order = order[rows:]
     return batches

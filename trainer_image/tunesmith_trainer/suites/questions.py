@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from tunesmith_api.result import UserErrorReason
 from tunesmith_api.run import TrainingRun
 from tunesmith_api.suites import Questions, Suite
+from tunesmith_trainer.data.dating import dated
 from tunesmith_trainer.data.prepared import Split
 from tunesmith_trainer.data.prompting import Prompting
 from tunesmith_trainer.outcome import UserError, shorten
@@ -67,6 +68,32 @@ def load_questions(
     return asked
 
 
+def check_lengths(run: TrainingRun, asked: Asked, context: int | None) -> None:
+    """Raise UserError InvalidRun for what a model of that context cannot be asked.
+
+    Many models answer all the same, with noise; those with positions of their own fail, after all
+    the training.
+    """
+    if context is None:
+        return
+    for name, questions in asked.items():
+        for number, question in enumerate(questions, 1):
+            if len(question.tokens) >= context:
+                raise UserError(
+                    UserErrorReason.INVALID_RUN,
+                    f"Suite {name}: question {number} has {len(question.tokens)} tokens with all"
+                    f" that is put around it, and the model reads at most {context}, its answer"
+                    f" included: {shorten(question.prompt, 80)!r}. Shorten it, or leave it out.",
+                )
+    for suite in run.evaluation.suites:
+        if suite.speed and suite.speed.prompt_tokens + suite.speed.new_tokens > context:
+            raise UserError(
+                UserErrorReason.INVALID_RUN,
+                f"Suite {suite.name}: promptTokens and newTokens are more than the model's"
+                f" {context} tokens together. Lower them.",
+            )
+
+
 def _of_suite(
     run: TrainingRun,
     suite: Suite,
@@ -84,6 +111,12 @@ def _of_suite(
     else:
         found = tuple(
             spread(_of_rows(test, asking.tokenizer, run.objective.sides), source.max_rows)
+        )
+    if not found and source.uri is not None:
+        raise UserError(
+            UserErrorReason.INVALID_RUN,
+            f'Suite {suite.name}: {source.uri} has no lines. Give it lines {{"prompt": ...,'
+            ' "answer": ...}.',
         )
     if not found:
         raise UserError(
@@ -157,7 +190,11 @@ class _Asking(NamedTuple):
         turns = [{"role": turn["role"], "content": turn["content"]} for turn in around]
         return tuple(
             self.tokenizer.apply_chat_template(
-                turns, add_generation_prompt=True, tokenize=True, return_dict=False
+                turns,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
+                **dated(self.tokenizer),
             )
         )
 

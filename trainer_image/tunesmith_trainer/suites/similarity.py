@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from tunesmith_trainer.intervals import Observed, mean
 from tunesmith_trainer.model import padding_id
 from tunesmith_trainer.stopping import StopSignal
+from tunesmith_trainer.suites.answering import context_of
 
 _ROWS = 16
 _MOST_TOKENS = 512
@@ -29,9 +30,8 @@ def embed(
 
     Raises Interrupted after SIGTERM.
     """
-    tokens = [
-        tokenizer(text, add_special_tokens=False)["input_ids"][:_MOST_TOKENS] for text in texts
-    ]
+    most = min(_MOST_TOKENS, context_of(base))
+    tokens = [tokenizer(text, add_special_tokens=False)["input_ids"][:most] for text in texts]
     order = sorted(range(len(texts)), key=lambda i: len(tokens[i]))
     found: dict[int, torch.Tensor] = {}
     base.eval()
