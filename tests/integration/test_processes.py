@@ -185,13 +185,14 @@ def test_a_wrong_configuration_is_named_and_ends_the_process(tmp_path: Path) -> 
 
 @contextlib.contextmanager
 def webhook_that_is_away(plane: ControlPlane, namespace: str) -> Iterator[None]:
-    """Nobody answers the webhook that must admit Jobs: creating one is the server's error."""
+    """Nobody answers the webhook that must admit a status: writing one is the server's error."""
     only = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
-    rule = {"apiGroups": ["batch"], "apiVersions": ["v1"], "resources": ["jobs"]}
+    kinds = {"apiGroups": ["tunesmith.dev"], "resources": ["finetunejobs/status"]}
+    rule = {**kinds, "apiVersions": ["v1alpha1"], "operations": ["UPDATE"]}
     webhook = {
         "name": "away.example.org",
         "clientConfig": {"url": "https://127.0.0.1:1/"},
-        "rules": [{**rule, "operations": ["CREATE"]}],
+        "rules": [rule],
         "namespaceSelector": only,
         "sideEffects": "None",
         "admissionReviewVersions": ["v1"],
@@ -219,25 +220,23 @@ def lines_of_the_queue(log: Path) -> list[dict[str, str]]:
 def test_log_lines_name_their_object(control_plane: ControlPlane, tmp_path: Path) -> None:
     """Nobody answers a webhook: the pass is given up, and the line says which object's it was."""
     namespace = make_namespace(control_plane)
-    trial = ["create", "job", "trial", "-n", namespace, "--image=i", "--dry-run=server"]
+    apply(control_plane, namespace, "demo")
+    trial = ["patch", "finetunejob", "demo", "-n", namespace, "--subresource=status"]
+    change = ["--type=merge", "-p", '{"status": {"stage": "Pending"}}', "--dry-run=server"]
 
     def is_away() -> bool:
         try:
-            control_plane.kubectl(*trial)
+            control_plane.kubectl(*trial, *change)
         except StepError as error:
             return "failed calling webhook" in str(error)
         return False
 
-    with (
-        webhook_that_is_away(control_plane, namespace),
-        start(control_plane, namespace, tmp_path, "a") as a,
-    ):
-        wait_for(lambda: a.leads, "the election")
+    with webhook_that_is_away(control_plane, namespace):
         wait_for(is_away, "the webhook")
-        apply(control_plane, namespace, "demo")
-        wait_for(lambda: bool(lines_of_the_queue(a.log)), "a line of the queue")
-        a.signal(signal.SIGTERM)
-        a.popen.wait(60)
+        with start(control_plane, namespace, tmp_path, "a") as a:
+            wait_for(lambda: bool(lines_of_the_queue(a.log)), "a line of the queue")
+            a.signal(signal.SIGTERM)
+            a.popen.wait(60)
     lines = lines_of_the_queue(a.log)
     assert {(e["level"], e["kind"], e["name"]) for e in lines} == {
         ("warning", "FineTuneJob", "demo")
