@@ -130,7 +130,7 @@ PREFERENCE = {"messages": HI[:1], "chosen": "Hello", "rejected": "What?"}
             id="preference whose prompt is the first of several questions",
         ),
         pytest.param(
-            {"messages": [HI[0], {**HI[1], "weight": None, "tool_calls": None}]},
+            {"messages": [HI[0], {**HI[1], "weight": None, "tool_calls": None}], "tools": []},
             "Messages",
             HI,
             id="messages with empty fields, as Parquet has them",
@@ -277,6 +277,12 @@ def test_columns_have_other_names() -> None:
             },
             "message 2 has function_call",
             id="a call of a function in the place of the answer",
+        ),
+        pytest.param(
+            "Messages",
+            {"messages": HI, "tools": [{"type": "function"}]},
+            "tools (a list ([{'type': 'function'}])) would not be shown to the model",
+            id="tools that the template is not given",
         ),
         pytest.param("ChatLog", {"text": "nobody speaks"}, "names nobody", id="no speaker"),
         pytest.param("EmailThread", {"text": "no headers"}, "without From", id="no mail"),

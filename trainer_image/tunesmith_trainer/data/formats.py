@@ -40,6 +40,7 @@ _SHARE_GPT_ROLES = {
     "system": "system",
 }
 _CALLS = ("tool_calls", "function_call")
+_OFFERS = ("tools", "functions")
 _ENTITY_NAMES = ("entity", "name", "type", "label")
 
 
@@ -64,6 +65,7 @@ def from_turns(value: Any) -> list[Message]:
 
 def from_messages(value: Any, columns: Columns) -> list[Message]:
     """Read OpenAI's messages, in a field or as a bare list."""
+    _check_tools(value)
     return _in_order(_messages(*_items(value, columns.messages)))
 
 
@@ -236,6 +238,16 @@ def _check_no_calls(row: dict[str, Any], number: int) -> None:
         raise Malformed(
             f"message {number} has {calls} ({shown(row[calls])}), and calls of tools cannot be"
             " learned; take the row out, or write the call into the content"
+        )
+
+
+def _check_tools(value: Any) -> None:
+    # Learned without them, the answers would be to a prompt that serving never has.
+    offered = next((n for n in _OFFERS if isinstance(value, dict) and value.get(n)), None)
+    if offered:
+        raise Malformed(
+            f"{offered} ({shown(value[offered])}) would not be shown to the model; take the row"
+            f" out, or leave {offered} out and describe them in a system message"
         )
 
 
