@@ -5,8 +5,8 @@ PY := .venv/bin/python
 UV := .venv/bin/uv
 # A file's tests share what is costly to start, so a file stays in one process. The longest files
 # are in the folders that come first; by itself xdist would begin with those of the most tests.
-# Tests wait a third of their time, so there is a process more than there are cores.
-SIDE_BY_SIDE := -n $(shell n=$$(( $$(nproc) + 1 )); echo $$(( n > 4 ? 4 : n ))) --dist loadfile --no-loadscope-reorder
+# Tests wait a third of their time, so there are two processes more than cores; each takes gigabytes.
+SIDE_BY_SIDE := -n $(shell n=$$(( $$(nproc) + 2 )); echo $$(( n > 4 ? 4 : n ))) --dist loadfile --no-loadscope-reorder
 # A Gateway API implementation, for one test.
 GATEWAY := contour envoy
 # An inference engine, likewise.

@@ -60,18 +60,6 @@ def test_a_result_answers_without_llama_cpp(run: FinishedRun, without_server: No
     assert package.stdout == told.stdout
 
 
-def test_a_prompt_that_was_not_kept_is_asked_for(
-    run: FinishedRun, without_server: None, tmp_path: Path
-) -> None:
-    # In a cluster the orders of a run are not among its results.
-    shutil.copytree(run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("run.json"))
-    told = ask("chat", tmp_path / "run", *ASKED)
-    assert "It was taught with a dataset.prompt" in told.stderr
-    given = ask("chat", tmp_path / "run", "--system", "Be short.", *ASKED)
-    assert "dataset.prompt" not in given.stderr
-    assert given.stdout == ask("chat", run.folder, *ASKED).stdout
-
-
 def test_a_file_of_somebody_else_says_what_to_install(alone: Path, without_server: None) -> None:
     told = ask("chat", alone, "--prompt", "x")
     assert told.returncode == ExitCode.USER_ERROR
