@@ -23,6 +23,7 @@ NAMESPACE = "e2e-rollouts"
 NAME = "chat"
 RANKS = (4, 8)
 """Of the adapters that are trained."""
+LATENCY = {"name": "latency-p95", "builtin": "LatencyP95", "max": "1"}
 QUALITY = {"name": "quality", "goldenPrompts": {"configMapRef": {"name": "golden"}}, "min": "0.9"}
 
 
@@ -113,7 +114,8 @@ def of_stable(fleet: Deployments, answers: list[Answer]) -> list[Answer]:
         ),
         pytest.param(
             {"CRASH_AFTER_SECONDS": "6"},
-            {},
+            # Its errors could be enough for a verdict before the second crash.
+            {"analysis": {"metrics": [LATENCY]}},
             {RollbackReason.CRASH_LOOPING, RollbackReason.CANARY_UNHEALTHY},
             40,  # what comes between a crash and the router's next look
             60,
