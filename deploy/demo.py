@@ -118,7 +118,7 @@ def introduce(cluster: Cluster, why: str, settings: Settings) -> None:
         "Then the tuned model serves, and a spoiled one is offered under load and refused."
     )
     unbuilt = missing_binaries() if cluster.name == "native" else []
-    first = "18 minutes on two cores: the first time builds Kubernetes and all images"
+    first = "15 minutes on two cores: the first time builds Kubernetes and all images"
     again = "5 minutes, and more where images are still to be built"
     console.print(f"About {first if unbuilt else again}. Logs of the steps: {settings.logs}\n")
 
