@@ -9,7 +9,9 @@ UV := .venv/bin/uv
 SIDE_BY_SIDE := -n $(shell n=$$(( $$(nproc) + 2 )); echo $$(( n > 4 ? 4 : n ))) --dist loadfile --no-loadscope-reorder
 # Roll-outs first, beside a file that trains one model at a time: the half second after a verdict is
 # no promise beside twenty trainers. What waits for the example comes last.
-E2E := tests/e2e/test_rollouts.py tests/e2e/test_faults.py
+E2E_FIRST := tests/e2e/test_rollouts.py tests/e2e/test_faults.py
+E2E_APART := tests/e2e/test_autoscaling.py
+E2E := $(E2E_FIRST) $(filter-out $(E2E_FIRST) $(E2E_APART),$(sort $(wildcard tests/e2e/test_*.py)))
 # A Gateway API implementation, for one test.
 GATEWAY := contour envoy
 # An inference engine, likewise.
@@ -94,10 +96,10 @@ test-ollama: .venv/.stamp-dev ## A real Ollama takes our artifact, and the sidec
 	$(PY) -m pytest tests/trainer/test_ollama.py tests/sidecar/test_ollama.py -q -rP
 
 e2e: .venv/.stamp-dev ## Real pods on the native cluster
-	$(PY) -m pytest $(E2E) tests/e2e -q -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/e2e/test_autoscaling.py
+	$(PY) -m pytest $(E2E) -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-autoscaling: .venv/.stamp-dev ## An autoscaler driven by real load on the native cluster (builds metrics-server the first time)
-	$(PY) -m pytest tests/e2e/test_autoscaling.py -q
+	$(PY) -m pytest $(E2E_APART) -q
 
 bench-operator: binaries ## 500 FineTuneJobs at once against a real API server
 	PYTHONPATH=operator $(PY) -m benchmarks.bench_operator
