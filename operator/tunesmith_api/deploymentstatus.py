@@ -144,6 +144,9 @@ class RolloutStatus(Status):
     """When every metric last had data."""
     interruptions: Count = 0
     """How often all of its pods were lost after it had traffic, and it began again."""
+    stable_crash_loops: bool = False
+    """Whether the engine of the pods that it shares with stable ended again and again before it
+    came. Its ends are then no evidence against the canary."""
     verdict: Verdict = Verdict.NO_DATA
     """The worst over all metrics."""
     metrics: Annotated[tuple[MetricStatus, ...], Field(max_length=16)] = Field(

@@ -57,7 +57,11 @@ class RolloutChecks(RolloutState):
         rollout = self.status.rollout
         rejected = {r.digest for r in self.status.rejected}
         # What serves nobody, or badly, is left for whatever is there.
-        is_escape = not old.main or any(r.ready == 0 or r.digest in rejected for r in losers)
+        is_escape = (
+            not old.main
+            or any(r.ready == 0 or r.digest in rejected for r in losers)
+            or (rollout is not None and rollout.stable_crash_loops)
+        )
         for revision in self.revisions.values():
             if new.share(revision.name) <= old.share(revision.name):
                 continue

@@ -100,6 +100,46 @@ def test_restarts_from_before_the_canary_are_not_its_own() -> None:
     assert world.status.stable.revision == 2
 
 
+def with_a_stable_that_ends_the_engine(canary: Model, **rules: Any) -> AdapterWorld:
+    world = AdapterWorld(1, {1: Model(crashes_after=7), 2: canary}, rules)
+    until(world, lambda w: w.status.stable is not None, 50)
+    (host,) = world.hosts.values()
+    for place, pod in enumerate(host.pods):
+        pod.lived = 2 * place  # they do not all end at once
+    until(world, lambda w: max(p.restarts for h in w.hosts.values() for p in h.pods) >= 2, 50)
+    world.offer(2)
+    return world
+
+
+@pytest.mark.parametrize("restarts", [0, 1, 2])
+def test_a_stable_that_ends_the_engine_does_not_stand_in_the_way_of_what_mends_it(
+    restarts: int,
+) -> None:
+    rules = {"restarts": restarts, "consecutiveErrors": 30}
+    world = with_a_stable_that_ends_the_engine(Model(), failFast=rules)
+    settle(world)
+    assert world.status.stable is not None
+    assert world.status.stable.revision == 2
+    assert [e.reason for e in world.events].count("StableCrashLoops") == 1
+
+
+def test_beside_a_stable_that_ends_the_engine_bad_answers_still_count() -> None:
+    world = with_a_stable_that_ends_the_engine(Model(error_rate=1.0))
+    until(world, lambda w: w.status.last_rollback is not None, 100)
+    assert world.status.last_rollback is not None
+    assert world.status.last_rollback.reason is RollbackReason.CONSECUTIVE_ERRORS
+
+
+def test_what_a_rejected_canary_did_to_the_engine_is_not_put_down_to_stable() -> None:
+    bad = Model(crashes_after=3)
+    world = serving({2: bad, 3: bad})
+    assert rolled_back(world).reason is RollbackReason.CRASH_LOOPING
+    world.offer(3)
+    until(world, lambda w: w.status.rollout is not None, 5)
+    assert not world.status.rollout.stable_crash_loops
+    assert rolled_back(world).reason is RollbackReason.CRASH_LOOPING
+
+
 def test_no_surge_takes_no_pod_from_stable() -> None:
     world = serving(capacity={"mode": "NoSurge"})
     settle(world)
@@ -178,6 +218,13 @@ def test_an_operator_that_was_away_goes_on(weight: int, away: int) -> None:
     assert world.status.stable is not None
     assert world.status.stable.revision == (2 if weight == 25 else 1)
     assert untouched(world)
+
+
+@pytest.mark.parametrize("seed", [251, 253, 340])
+def test_worlds_that_once_kept_a_stable_that_ends_the_engine(seed: int) -> None:
+    world = play(AdapterWorld, seed)
+    assert world.status.stable is not None
+    assert world.status.stable.version == "m-v6"
 
 
 @pytest.mark.timeout(2400)

@@ -31,6 +31,7 @@ from tunesmith_operator.planning.revisions import plan_digest, revision_digest
 from tunesmith_operator.planning.serving import (
     MetricSample,
     Sampling,
+    SeenHost,
     SeenRevision,
     SeenRouter,
     ServingObservation,
@@ -429,27 +430,29 @@ def test_each_row_says_where_the_traffic_ends(
 
 
 @pytest.mark.parametrize(
-    ("ended", "is_rejected"),
+    ("ended", "loops", "is_rejected"),
     [
-        pytest.param(timedelta(seconds=-1), False, id="a second before it"),
-        pytest.param(timedelta(0), True, id="in the same second, as far as Kubernetes says"),
-        pytest.param(timedelta(seconds=2), True, id="after it"),
+        pytest.param(timedelta(seconds=-1), False, False, id="a second before it"),
+        pytest.param(timedelta(0), False, True, id="in the same second, as far as Kubernetes says"),
+        pytest.param(timedelta(seconds=2), False, True, id="after it"),
+        pytest.param(timedelta(seconds=2), True, False, id="as it did before the canary came"),
     ],
 )
 def test_an_engine_that_ends_right_after_a_canary_on_its_pods_had_traffic_is_the_canarys(
-    ended: timedelta, is_rejected: bool
+    ended: timedelta, loops: bool, is_rejected: bool
 ) -> None:
     exposed = NOW + timedelta(milliseconds=400)
-    shared = [
-        replace(revision(n, 4), host="base", last_restart=NOW + ended, restarts=1) for n in (1, 2)
-    ]
-    state = rollout(25, exposedTime=exposed)
+    shared = [replace(revision(n, 4), host="base") for n in (1, 2)]
+    host = SeenHost("base", "u", 4, restarts=1, last_restart=NOW + ended)
+    state = rollout(25, exposedTime=exposed, stableCrashLoops=loops)
     deployment = {
         "metadata": {"name": "d"},
         "spec": {"source": {"modelVersion": "m"}},
         "status": {"stable": role(1), "canary": role(2), **state},
     }
-    seen = ServingObservation(ModelDeployment.model_validate(deployment), revisions=tuple(shared))
+    seen = ServingObservation(
+        ModelDeployment.model_validate(deployment), revisions=tuple(shared), hosts=(host,)
+    )
     canary = seen.deployment.status.rollout
     assert canary is not None
     why = reason_to_reject(seen, canary, shared[1], NOW + timedelta(seconds=3))

@@ -59,14 +59,25 @@ class SeenObjects:
 def gather_hosts(owner: ObjectMeta, objects: SeenObjects) -> tuple[SeenHost, ...]:
     """Give the hosts that ``owner`` controls."""
     found = (w for w in objects.workloads if w.is_host and w.owner_uid == owner.uid)
-    return tuple(
-        SeenHost(w.name, w.uid, w.replicas, _told(w.name, objects), w.failure) for w in found
+    return tuple(_host(workload, objects) for workload in found)
+
+
+def _host(workload: SeenWorkload, objects: SeenObjects) -> SeenHost:
+    pods = [p for p in objects.pods if p.host == workload.name and not p.is_terminating]
+    return SeenHost(
+        name=workload.name,
+        uid=workload.uid,
+        replicas=workload.replicas,
+        told=_told(pods, objects),
+        failure=workload.failure,
+        restarts=sum(pod.restarts for pod in pods),
+        most_restarts=max((pod.restarts for pod in pods), default=0),
+        last_restart=max((p.last_restart for p in pods if p.last_restart), default=None),
     )
 
 
-def _told(host: str, objects: SeenObjects) -> tuple[WantedAdapters | None, ...]:
-    pods = (p for p in objects.pods if p.host == host and p.address and not p.is_terminating)
-    reports = (objects.reports.get(pod.uid) for pod in pods)
+def _told(pods: Iterable[ServingPod], objects: SeenObjects) -> tuple[WantedAdapters | None, ...]:
+    reports = (objects.reports.get(pod.uid) for pod in pods if pod.address)
     return tuple(report.wanted if report else None for report in reports)
 
 
@@ -180,8 +191,7 @@ def _on_host(
         revision,
         has_workload=host is not None and revision.uid in objects.services,
         replicas=host.replicas if host and pods else 0,
-        restarts=sum(pod.restarts for pod in all_pods),
-        last_restart=max((p.last_restart for p in all_pods if p.last_restart), default=None),
+        restarts=host.restarts if host else 0,
         waiting=next(iter(trouble), "") or _waiting(all_pods) or (host.failure if host else ""),
         refusal=next((_why(h.message) for h in said if h.phase is AdapterPhase.REFUSED), ""),
     )

@@ -19,6 +19,12 @@ from tunesmith_operator.planning.serving_draft import ServingDraft
 
 # Nothing that watches show changes when an adapter has been loaded.
 _LOADS = timedelta(seconds=1)
+_LOOP = 2
+"""Ends of one pod's containers that are more than an accident."""
+_LATELY = timedelta(minutes=10)
+"""The kubelet, too, forgets the ends of a container that has run for so long."""
+_AFTERMATH = timedelta(seconds=10)
+"""Ends so soon after a rollback may still be due to the canary that was rejected."""
 
 
 def host_of(deployment: str, template: RevisionTemplate) -> str:
@@ -53,6 +59,24 @@ def _host(draft: ServingDraft, seen: ServingObservation, role: RevisionStatus | 
     if there is not None:
         return there.host
     return draft.wanted_host if role.digest == draft.wanted else ""
+
+
+def stable_crash_loops(draft: ServingDraft, seen: ServingObservation) -> bool:
+    """Whether the engine of the pods it shares ended again and again before the canary came.
+
+    What stands between the cause and what mends it would stay there for ever, so a canary on these
+    pods is not held to what stable cannot do.
+    """
+    host = seen.host(_host(draft, seen, draft.status.stable))
+    if host is None or not shares_pods(draft, seen):
+        return False
+    if host.last_restart is None or host.most_restarts < _LOOP:
+        return False
+    rejected = draft.status.last_rollback
+    since = draft.now - _LATELY
+    if rejected is not None:
+        since = max(since, rejected.time + _AFTERMATH)
+    return host.last_restart > since
 
 
 def place_adapters(

@@ -6,13 +6,12 @@ from tunesmith_api.analysis import Verdict
 from tunesmith_api.conditions import DeploymentReason
 from tunesmith_api.deploymentstatus import RolloutStatus
 from tunesmith_api.meta import ConditionStatus
-from tunesmith_operator.planning.capacity import canary_needs
 from tunesmith_operator.planning.rejection import awaits
 from tunesmith_operator.planning.revisions import is_rejected
 from tunesmith_operator.planning.serving import SeenRouter, ServingObservation
 from tunesmith_operator.planning.serving_draft import ServingDraft
 from tunesmith_operator.planning.sources import SourceObjection
-from tunesmith_operator.planning.stepping import Standing, sizing, target_weight
+from tunesmith_operator.planning.stepping import Standing, needed_pods, target_weight
 
 _TRUE, _FALSE = ConditionStatus.TRUE, ConditionStatus.FALSE
 _LACKING = {
@@ -119,9 +118,7 @@ def _waiting(
 ) -> Saying:
     canary = draft.status.canary
     there = seen.revision(canary.name) if canary else None
-    target = target_weight(draft, rollout)
-    has_stable = draft.status.stable is not None
-    needed = canary_needs(sizing(draft, seen), target, has_stable=has_stable)
+    needed = needed_pods(draft, seen, target_weight(draft, rollout))
     # What a container said when it ended tells more than that it is started again later.
     told = there.waiting if there else ""
     why = standing.held_by.message if standing.held_by else told

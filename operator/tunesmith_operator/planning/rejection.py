@@ -63,12 +63,18 @@ def _by_its_pods(spec: Rollout, canary: SeenRevision | None) -> Rejection | None
 def _by_shared_pods(
     seen: ServingObservation, spec: Rollout, rollout: RolloutStatus, canary: SeenRevision | None
 ) -> Rejection | None:
-    """One end of an engine that stable needs is enough: taking the canary back restarts nothing."""
+    """One end of an engine that stable needs is enough: taking the canary back restarts nothing.
+
+    But for an engine that ended again and again under stable: that would say nothing new.
+    """
     status = seen.deployment.status
     if canary is None or not seen.shares_host(status.canary, status.stable):
         return None
-    since, last = rollout.exposed_time, canary.last_restart
-    if not spec.fail_fast.restarts or since is None or last is None or last + _SECOND <= since:
+    host = seen.host(canary.host)
+    since, last = rollout.exposed_time, host.last_restart if host else None
+    if not spec.fail_fast.restarts or rollout.stable_crash_loops:
+        return None
+    if since is None or last is None or last + _SECOND <= since:
         return None
     return Rejection(
         RollbackReason.CRASH_LOOPING,

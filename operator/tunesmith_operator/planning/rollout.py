@@ -19,7 +19,7 @@ from tunesmith_api.conditions import DeploymentReason
 from tunesmith_api.deploymentstatus import Outcome, RolloutStatus
 from tunesmith_api.modeldeployment import Delivery
 from tunesmith_api.revision import RevisionTemplate
-from tunesmith_operator.planning.hosting import host_of
+from tunesmith_operator.planning.hosting import host_of, stable_crash_loops
 from tunesmith_operator.planning.placement import place
 from tunesmith_operator.planning.revisions import (
     is_fast_track,
@@ -154,6 +154,18 @@ def _begin(
     if rollout.skips_analysis:
         how = "without steps: " + ("it served before" if fast else "nothing serves yet")
     draft.emit("Normal", "RolloutStarted", f"Revision {canary.revision} is rolled out {how}")
+    if stable_crash_loops(draft, seen):
+        draft.update_rollout(stable_crash_loops=True)
+        draft.emit(
+            "Warning",
+            "StableCrashLoops",
+            "Containers of the pods that it shares with stable ended again and again before: that"
+            f" does not speak against revision {canary.revision}",
+        )
+    _warn_of_base(draft, template)
+
+
+def _warn_of_base(draft: ServingDraft, template: RevisionTemplate) -> None:
     if template.delivery is Delivery.ADAPTER and not template.is_base_known:
         draft.emit(
             "Warning",

@@ -35,8 +35,6 @@ class SeenRevision:
     """Pods that are ready with just this model, as they say themselves."""
     restarts: int = 0
     """Restarts of its containers, over all pods there are; of pods that it shares none."""
-    last_restart: datetime | None = None
-    """When a container of shared pods ended last."""
     waiting: str = ""
     """What a pod that is not ready waits for: the scheduler's or the kubelet's words."""
     refusal: str = ""
@@ -60,6 +58,12 @@ class SeenHost:
     """What each of its pods that has an address was told last; None where it does not say."""
     failure: str = ""
     """Why the cluster makes no pods for it, such as a quota."""
+    restarts: int = 0
+    """Restarts of its containers, over all pods there are."""
+    most_restarts: int = 0
+    """Of the pod that has most; after a node's reboot each has one."""
+    last_restart: datetime | None = None
+    """When one of them ended last; None where none was started again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +205,10 @@ class ServingObservation:
     def revision(self, name: str) -> SeenRevision | None:
         """Give a revision by its name."""
         return next((r for r in self.revisions if r.name == name), None)
+
+    def host(self, name: str) -> SeenHost | None:
+        """Give a host by its name."""
+        return next((h for h in self.hosts if h.name == name), None)
 
     def shares_host(self, one: RevisionStatus | None, other: RevisionStatus | None) -> bool:
         """Whether two revisions are served by the same pods."""

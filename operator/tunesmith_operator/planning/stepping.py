@@ -13,6 +13,7 @@ from tunesmith_api.deploymentstatus import (
     MetricStatus,
     Outcome,
     PreviousStatus,
+    RevisionStatus,
     RolloutStatus,
 )
 from tunesmith_api.rollout import Approval, CapacityMode
@@ -108,6 +109,8 @@ def _interrupt(draft: ServingDraft, seen: ServingObservation) -> None:
     had_traffic = rollout.weight > 0 or rollout.step_start_time is not None
     if not had_traffic or (canary is not None and canary.ready_replicas > 0):
         return
+    if rollout.stable_crash_loops and not _ready_pods(seen, draft.status.stable):
+        return  # the same pods will come back, and stable may take them down again at any time
     draft.update_rollout(
         step=0,
         weight=0,
@@ -194,10 +197,24 @@ def _note_readiness(draft: ServingDraft, seen: ServingObservation) -> None:
         draft.update_rollout(unready_time=draft.now)
 
 
-def _is_ready_for(draft: ServingDraft, seen: ServingObservation, weight: int) -> bool:
-    canary = _canary(draft, seen)
+def needed_pods(draft: ServingDraft, seen: ServingObservation, weight: int) -> int:
+    """Give the pods that the canary must have ready before it gets ``weight`` percent."""
     has_stable = draft.status.stable is not None
     needed = canary_needs(sizing(draft, seen), weight, has_stable=has_stable)
+    if _rollout(draft).stable_crash_loops and shares_pods(draft, seen):
+        # They may never be ready all at once. Where stable is, the canary has to be.
+        return min(needed, max(1, _ready_pods(seen, draft.status.stable)))
+    return needed
+
+
+def _ready_pods(seen: ServingObservation, role: RevisionStatus | None) -> int:
+    there = seen.revision(role.name) if role else None
+    return there.ready_replicas if there else 0
+
+
+def _is_ready_for(draft: ServingDraft, seen: ServingObservation, weight: int) -> bool:
+    canary = _canary(draft, seen)
+    needed = needed_pods(draft, seen, weight)
     return canary is not None and canary.has_workload and canary.ready_replicas >= needed
 
 
