@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -193,6 +194,18 @@ def test_eight_bits_say_what_all_bits_say(tmp_path: Path, family: str) -> None:
     with pytest.raises(Infrastructure) as error:
         check_int8_parity(tmp_path / "int8", wanted.flip(0), BATCH)
     assert error.value.reason == "ExportMismatch"
+
+
+def test_large_features_are_not_rounded_to_8_bits(tmp_path: Path) -> None:
+    source = make_model(tmp_path / "m", "llama")
+    wanted = logits(AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32), TOKENS)
+    save_int8(source, tiny_tokenizer(tmp_path / "tiny"), tmp_path / "int8")
+    ours = check_int8_parity(tmp_path / "int8", wanted, BATCH)
+    config = tmp_path / "int8" / "config.json"
+    settings = json.loads(config.read_text())
+    settings["quantization_config"]["llm_int8_threshold"] = 6.0
+    config.write_text(json.dumps(settings))
+    assert ours < 0.85 * check_int8_parity(tmp_path / "int8", wanted, BATCH)
 
 
 def test_k_quants_are_refused_without_the_program(
