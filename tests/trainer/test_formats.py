@@ -124,6 +124,15 @@ PREFERENCE = {"messages": HI[:1], "chosen": "Hello", "rejected": "What?"}
             id="a system message that is null",
         ),
         pytest.param(
+            [
+                {"role": "user", "content": [{"type": "input_text", "text": "H"}, "i"]},
+                {"role": "assistant", "content": [{"type": "output_text", "text": "Hello"}]},
+            ],
+            "Messages",
+            HI,
+            id="parts of text by other names",
+        ),
+        pytest.param(
             {"conversations": [{"from": "system", "value": " "}, *HI], "system": "Be kind."},
             "ShareGPT",
             [SYSTEM, *HI],
@@ -331,6 +340,12 @@ def test_columns_have_other_names() -> None:
             {"conversations": HI, "tools": '[{"name": "search"}]'},
             "tools (a text",
             id="tools in a cell of a table",
+        ),
+        pytest.param(
+            "Messages",
+            {"messages": str(HI)},
+            "write it as JSON",
+            id="as Python shows them",
         ),
         pytest.param(
             "Messages", [{**SYSTEM, "content": ""}], "only an empty system", id="only a null system"

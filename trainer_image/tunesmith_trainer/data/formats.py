@@ -41,6 +41,8 @@ _SHARE_GPT_ROLES = {
     "assistant": "assistant",
     "system": "system",
 }
+# The latter two in OpenAI's Responses; a part may be a plain text, too.
+_TEXT_PARTS = ("text", "input_text", "output_text")
 _ENTITY_NAMES = ("entity", "name", "type", "label")
 
 
@@ -270,7 +272,7 @@ def unknown_role(
 
 def _joined_parts(parts: list[Any], number: int) -> str:
     texts = [
-        part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
+        part.get("text") if isinstance(part, dict) and part.get("type") in _TEXT_PARTS else part
         for part in parts
     ]
     for place, text in enumerate(texts):
