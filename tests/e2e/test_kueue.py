@@ -57,7 +57,6 @@ def kueue(lab: Lab) -> Iterator[None]:
     tell_operator(lab, "true")
     yield
     tell_operator(lab, "false")
-    lab.kubectl.run("delete", "namespace", NAMESPACE, "--wait")
     lab.kubectl.helm("uninstall", "kueue", "-n", WHERE, "--wait")
 
 
@@ -68,10 +67,15 @@ def tell_operator(lab: Lab, enabled: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def queue(lab: Lab, kueue: None) -> str:
+def queue(lab: Lab, kueue: None) -> Iterator[str]:
     lab.make_namespace(NAMESPACE)
     lab.kubectl.apply((REPOSITORY / "tests/e2e/kueue/queues.yaml").read_text(), NAMESPACE=NAMESPACE)
-    return NAMESPACE
+    yield NAMESPACE
+    # Kueue takes its finalizers off them: they must go before it does.
+    lab.kubectl.run("delete", "namespace", NAMESPACE, "--wait", "--timeout=200s")
+    for kind in ("clusterqueue", "resourceflavor"):
+        lab.kubectl.run("delete", kind, "tunesmith-e2e", "--wait", "--timeout=100s")
+    lab.kubectl.run("delete", "priorityclass", "tunesmith-e2e-urgent")
 
 
 def submit(lab: Lab, name: str, **spec: Manifest) -> None:
