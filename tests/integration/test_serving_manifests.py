@@ -12,7 +12,12 @@ from deploy.native.binaries import ensure_binaries
 from deploy.shell import StepError
 from tests.integration.calls import try_to_create
 from tests.unit.deployments import SERVING, make_adapter, make_deployment, make_revision
+from tests.unit.jobs import CONFIG, make_job
+from tests.unit.test_surroundings import owned
+from tunesmith_api.attempts import StageName
 from tunesmith_operator.planning.hosting import host_of
+from tunesmith_operator.planning.runs import build_run
+from tunesmith_operator.resources.attempt import build_job
 from tunesmith_operator.resources.serving.autoscaling import build_autoscaler
 from tunesmith_operator.resources.serving.record import build_record
 from tunesmith_operator.resources.serving.router import build_router
@@ -103,6 +108,36 @@ def test_the_api_server_takes_the_pods_that_adapters_share(restricted: ControlPl
     service = build_service(deployment, revision, "record-uid", name)
     for manifest in (host, pod_of(host), service):
         ask(restricted, manifest)
+
+
+def classless(pod: dict[str, Any]) -> dict[str, Any]:
+    """Give a pod without the classes that this cluster lacks, and that admission looks for."""
+    spec = pod["spec"]
+    assert spec.pop("priorityClassName") == "low"
+    spec.pop("runtimeClassName", None)
+    return pod
+
+
+@pytest.mark.parametrize("stage", list(StageName))
+def test_the_api_server_takes_what_a_clusters_owner_adds_to_jobs(
+    restricted: ControlPlane, stage: StageName
+) -> None:
+    config, job = owned(CONFIG), make_job(compute={"gpuType": "L4"})
+    made = build_job(job, "support-1", build_run(job, stage, 1, config), config)
+    for manifest in (made, classless(pod_of(made))):
+        ask(restricted, manifest)
+
+
+def test_the_api_server_takes_what_a_clusters_owner_adds_to_deployments(
+    restricted: ControlPlane,
+) -> None:
+    config, deployment = owned(SERVING), make_deployment("m" * 45, engine=ENGINES[1])
+    revision = make_revision(deployment)
+    served = build_workload(deployment, revision, 2, "record-uid", config, tokens=Tokens("t"))
+    router = build_router(deployment, config, "t0ken")[0]
+    for workload in (served, router):
+        ask(restricted, workload)
+        ask(restricted, classless(pod_of(workload)))
 
 
 def test_the_namespace_would_refuse_what_is_not_restricted(restricted: ControlPlane) -> None:

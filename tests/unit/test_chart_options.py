@@ -2,6 +2,9 @@
 
 import json
 import re
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ from tunesmith_operator.resources.serving.router import build_router
 from tunesmith_router import metrics as router_metrics
 from tunesmith_sidecar import metrics as sidecar_metrics
 
+PROMTOOL = shutil.which("promtool")
 PODS = {
     "labels": {"cost-centre": "7"},
     "annotations": {"example.org/inject": "false"},
@@ -204,6 +208,26 @@ def test_alerts_and_dashboard_ask_for_metrics_that_exist() -> None:
     assert names - exposed() == set()
     # Helm must leave Prometheus' own braces alone.
     assert any("{{ $labels.resource }}" in a["annotations"]["summary"] for a in alerts)
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="no program promtool on the PATH")
+def test_prometheus_understands_alerts_and_dashboard(tmp_path: Path) -> None:
+    assert PROMTOOL is not None
+    alerts = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
+    board = json.loads((CHART / "files" / "dashboard.json").read_text())
+    queries = [t["expr"] for p in board["panels"] for t in p["targets"]]
+    # Grafana fills the range in.
+    shown = [
+        {"record": f"panel:{number}", "expr": query.replace("$__rate_interval", "1m")}
+        for number, query in enumerate(queries)
+    ]
+    alerts["groups"].append({"name": "dashboard", "rules": shown})
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump(alerts))
+    done = subprocess.run(
+        [PROMTOOL, "check", "rules", str(file)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_runbook_and_the_alerts_are_about_the_same_metrics() -> None:
