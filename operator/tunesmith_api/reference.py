@@ -12,8 +12,9 @@ Schema = Mapping[str, Any]
 _HEAD = (
     "# Reference\n\n"
     "Every field of the kinds, as `kubectl explain` has it. Generated from `operator/tunesmith_api`"
-    " by `make generate`; do not edit. Conditions and reasons are in [conditions.md](conditions.md),"
-    " the chart's values in [values.yaml](../charts/tunesmith/values.yaml).\n\n"
+    " by `make generate`; do not edit. Conditions and reasons are in"
+    " [conditions.md](conditions.md), the chart's values in"
+    " [values.yaml](../charts/tunesmith/values.yaml).\n\n"
     "Decimals are strings. `[]` is a list's item, `*` any name. A field without a default may be"
     " left out unless it says *required*.\n"
 )
