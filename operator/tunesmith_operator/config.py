@@ -241,6 +241,23 @@ class Config(Section):
     """/livez, /readyz and /metrics. 0: any free port."""
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
 
+    def why_no_gpu_type(self, field: str, gpu_type: str) -> str:
+        """Say what is wrong with a ``gpuType`` that ``field`` names; empty: nothing."""
+        if not gpu_type or gpu_type in self.gpu.types:
+            return ""
+        known = ", ".join(sorted(self.gpu.types)) or "none"
+        return (
+            f"{field} {gpu_type} is not known here. Known: {known}. Choose one of them, leave it"
+            " empty for any GPU, or add it to the chart's value gpuTypes"
+        )
+
+    def why_no_account(self, field: str, account: str) -> str:
+        """Say what is wrong with a service account that ``field`` names; empty: nothing."""
+        allowed = self.allowed_service_accounts
+        if not account or not allowed or account in allowed:
+            return ""
+        return f"{field} {account} is not allowed here. Allowed: {', '.join(allowed)}"
+
     @property
     def resync_interval(self) -> timedelta:
         """Time between two resyncs."""

@@ -151,8 +151,7 @@ def _pod(
 ) -> Manifest:
     template = revision.template
     engine = template.engine
-    _check_gpu_type(engine, config)
-    _check_account(engine, config)
+    _check_place(engine, config)
     plan = plan_engine(template, served_model(deployment), config.serving)
     sidecar, more = build_sidecar(deployment, revision, plan, config, tokens)
     pairs = _engine_storage(plan, config)
@@ -185,22 +184,13 @@ def _pod(
     }
 
 
-def _check_gpu_type(engine: Engine, config: Config) -> None:
-    if engine.gpu_type and engine.gpu_type not in config.gpu.types:
-        known = ", ".join(sorted(config.gpu.types)) or "none"
-        raise UnservableError(
-            f"engine.gpuType {engine.gpu_type} is not known here. Known: {known}. Choose one of"
-            " them, leave it empty for any GPU, or add it to the chart's value gpuTypes"
-        )
-
-
-def _check_account(engine: Engine, config: Config) -> None:
-    account, allowed = engine.service_account_name, config.allowed_service_accounts
-    if account and allowed and account not in allowed:
-        raise UnservableError(
-            f"engine.serviceAccountName {account} is not allowed here. Allowed:"
-            f" {', '.join(allowed)}"
-        )
+def _check_place(engine: Engine, config: Config) -> None:
+    """Raise UnservableError where the cluster's owner knows no such place, or does not allow it."""
+    why = config.why_no_gpu_type("engine.gpuType", engine.gpu_type) or config.why_no_account(
+        "engine.serviceAccountName", engine.service_account_name
+    )
+    if why:
+        raise UnservableError(why)
 
 
 def _engine_storage(plan: EnginePlan, config: Config) -> list[tuple[Manifest, Manifest]]:
