@@ -18,6 +18,7 @@ from tunesmith_operator.kube.known import Key
 from tunesmith_operator.kube.parse import controller_uid
 from tunesmith_operator.reconcile.world import World
 from tunesmith_operator.resources.serving.autoscaling import build_autoscaler
+from tunesmith_operator.resources.serving.names import router_name
 from tunesmith_operator.resources.serving.router import build_router
 
 # Somebody may have deleted the router: nothing is served until it is made again.
@@ -79,13 +80,16 @@ async def _apply(world: World, deployment: ModelDeployment, manifest: Object) ->
 async def _delete_unwanted(
     world: World, deployment: ModelDeployment, wanted: tuple[Object, ...]
 ) -> None:
-    """Delete the autoscaler that the spec no longer has: it would go on scaling."""
-    kind, meta = "HorizontalPodAutoscaler", deployment.metadata
-    if any(manifest["kind"] == kind for manifest in wanted):
-        return
-    found = await world.kube.get(kind, meta.namespace, meta.name)
-    if found is not None and _is_ours(found, deployment):
-        await world.kube.delete(kind, meta.namespace, meta.name, uid=found["metadata"]["uid"])
+    """Delete what is no longer asked for: an autoscaler would scale, a policy keep others out."""
+    meta = deployment.metadata
+    optional = {"HorizontalPodAutoscaler": meta.name}
+    if deployment.spec.routing.router is RouterType.HAPROXY:
+        optional["NetworkPolicy"] = router_name(deployment)
+    for kind in optional.keys() - {manifest["kind"] for manifest in wanted}:
+        found = await world.kube.get(kind, meta.namespace, optional[kind])
+        if found is not None and _is_ours(found, deployment):
+            uid = found["metadata"]["uid"]
+            await world.kube.delete(kind, meta.namespace, optional[kind], uid=uid)
 
 
 def _is_ours(found: Object, deployment: ModelDeployment) -> bool:
