@@ -363,6 +363,23 @@ async def test_somebody_elses_autoscaler_stands_in_nobodys_way(
     assert await kube.get("HorizontalPodAutoscaler", namespace, "demo") == foreign
 
 
+async def test_the_budget_follows_what_is_stable(
+    control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
+) -> None:
+    async def guards(number: int) -> bool:
+        body = await kube.get("PodDisruptionBudget", namespace, "demo-engines")
+        labels = body["spec"]["selector"]["matchLabels"] if body else {}
+        return labels.get("tunesmith.dev/revision") == str(number)
+
+    await kube.create(deployment(namespace))
+    async with operator(control_plane, namespace):
+        await until_stable(kube, namespace, 1)
+        await until(lambda: guards(1), what="a budget")
+        await change(kube, namespace, source=source("b"))
+        await until_stable(kube, namespace, 2)
+        await until(lambda: guards(2), what="the budget to move on")
+
+
 async def test_a_policy_that_the_chart_asks_for_no_longer_keeps_nobody_out(
     control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
 ) -> None:

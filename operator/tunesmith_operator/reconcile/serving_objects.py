@@ -1,7 +1,7 @@
-"""Keeps the objects around the revisions as they should be: the router, and the autoscaler.
+"""Keeps the objects around the revisions as they should be: router, budget and autoscaler.
 
-They follow the spec in place and take no part in a roll-out. Server-side apply puts right what
-others changed; it is repeated when the manifest changes, while there are no router pods, and once
+They follow spec and status in place and take no part in a roll-out. Server-side apply puts right
+what others changed; it is repeated when the manifest changes, while there are no router pods, and once
 in each resync interval, because nobody watches these objects. Called by ``modeldeployment``.
 """
 
@@ -18,6 +18,7 @@ from tunesmith_operator.kube.known import Key
 from tunesmith_operator.kube.parse import controller_uid
 from tunesmith_operator.reconcile.world import World
 from tunesmith_operator.resources.serving.autoscaling import build_autoscaler
+from tunesmith_operator.resources.serving.budget import build_budget
 from tunesmith_operator.resources.serving.names import router_name
 from tunesmith_operator.resources.serving.router import build_router
 
@@ -63,6 +64,8 @@ def _wanted(world: World, deployment: ModelDeployment) -> tuple[Object, ...]:
     if deployment.spec.routing.router is RouterType.HAPROXY:
         token = world.serving.routers.token(deployment.metadata.uid)
         wanted += build_router(deployment, world.config, token)
+    if deployment.status.stable is not None:
+        wanted.append(build_budget(deployment, deployment.status.stable))
     if deployment.spec.autoscaling is not None:
         wanted.append(build_autoscaler(deployment, deployment.spec.autoscaling))
     return tuple(wanted)
