@@ -1,8 +1,8 @@
 """Keeps the objects around the revisions as they should be: router, budget and autoscaler.
 
 They follow spec and status in place and take no part in a roll-out. Server-side apply puts right
-what others changed; it is repeated when the manifest changes, while there are no router pods, and once
-in each resync interval, because nobody watches these objects. Called by ``modeldeployment``.
+what others changed; it is repeated when the manifest changes, while there are no router pods, and
+once in each resync interval, because nobody watches these objects. Called by ``modeldeployment``.
 """
 
 from dataclasses import dataclass, field
