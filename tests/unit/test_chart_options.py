@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.native.binaries import ensure_binaries
 from tests.unit.deployments import SERVING, make_deployment
 from tests.unit.jobs import CONFIG, make_job
 from tests.unit.manifests import workload
@@ -240,6 +241,14 @@ def test_the_runbook_and_the_alerts_are_about_the_same_metrics() -> None:
     asked = "".join(a["expr"] for group in alerts["groups"] for a in group["rules"])
     assert metrics_of(table) - metrics_of(asked) <= {"tunesmith_watch_missed_total"}
     assert metrics_of(asked) <= metrics_of(table)
+
+
+def test_helm_finds_nothing_wrong_with_the_chart() -> None:
+    helm = ensure_binaries(["helm"])["helm"]
+    done = subprocess.run(
+        [helm, "lint", "--strict", str(CHART)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
 
 
 def test_nothing_of_all_this_is_there_unless_it_is_asked_for() -> None:
