@@ -30,8 +30,8 @@ _LOST_INTERVAL = timedelta(seconds=5)
 class ServingObjects:
     """Remembers what was applied, to apply it no more often than it helps."""
 
-    _applied: dict[Key, tuple[bytes, datetime]] = field(default_factory=dict)
-    """ModelDeployment -> all manifests as they were applied, and when."""
+    _applied: dict[Key, tuple[dict[tuple[str, str], bytes], datetime]] = field(default_factory=dict)
+    """ModelDeployment -> its manifests by kind and name, and when all were applied."""
 
     async def ensure(self, world: World, deployment: ModelDeployment, *, has_router: bool) -> None:
         """Apply what is wanted and delete what is not, unless that was done just now.
@@ -43,16 +43,18 @@ class ServingObjects:
         meta = deployment.metadata
         key = Key(ModelDeployment.KIND, meta.namespace, meta.name)
         wanted = _wanted(world, deployment)
-        content = orjson.dumps(list(wanted))
-        known, at = self._applied.get(key, (b"", None))
+        content = {(m["kind"], m["metadata"]["name"]): orjson.dumps(m) for m in wanted}
         is_lost = not has_router and deployment.spec.routing.router is RouterType.HAPROXY
         interval = _LOST_INTERVAL if is_lost else world.config.resync_interval
-        if known == content and at is not None and world.now() - at < interval:
+        known, at = self._applied.get(key, ({}, world.now() - interval))
+        is_due = world.now() - at >= interval
+        if known == content and not is_due:
             return
-        for manifest in wanted:
-            await _apply(world, deployment, manifest)
+        for manifest, (name, text) in zip(wanted, content.items(), strict=True):
+            if is_due or known.get(name) != text:
+                await _apply(world, deployment, manifest)
         await _delete_unwanted(world, deployment, wanted)
-        self._applied[key] = (content, world.now())
+        self._applied[key] = (content, world.now() if is_due else at)
 
     def forget(self, key: Key) -> None:
         """Forget a deployment that is gone."""
