@@ -319,6 +319,24 @@ ACCEPTED = [
         {"cpu": "1", "hugepages-2Mi": "2Mi", "example.org/fpga": "1"},
         id="resources of all kinds",
     ),
+    pytest.param(
+        "spec.compute.resources",
+        {
+            "requests": {"cpu": "500m", "memory": "1024Mi", "example.org/fpga": "2"},
+            "limits": {"cpu": "0.5", "memory": "1Gi", "example.org/fpga": "2"},
+        },
+        id="all of the limits requested, in other units",
+    ),
+    pytest.param(
+        "spec.dataset",
+        {"train": TRAIN, "validation": {"percent": "50"}, "test": {"percent": "49.9"}},
+        id="hardly a row to train on",
+    ),
+    pytest.param(
+        "spec.dataset",
+        {"train": TRAIN, "validation": {"percent": "50"}, "test": {"uri": "s3://acme/t.jsonl"}},
+        id="half of the rows and others held out",
+    ),
 ]
 
 REFUSED = [
@@ -757,6 +775,30 @@ REFUSED = [
     pytest.param("spec.compute.nodeSelector", {"a": "v w"}, "nodeSelector", id="no label's value"),
     pytest.param(
         "spec.compute.resources.limits", {"memry": "1Gi"}, "names must be cpu", id="a typing error"
+    ),
+    pytest.param(
+        "spec.compute.resources",
+        {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"cpu": "1", "memory": "2G"}},
+        "a request is above the limit of its name",
+        id="more memory requested than allowed",
+    ),
+    pytest.param(
+        "spec.compute.resources",
+        {"requests": {"example.org/fpga": "1"}, "limits": {"example.org/fpga": "2"}},
+        "must equal their limits",
+        id="a device that may become two",
+    ),
+    pytest.param(
+        "spec.compute.resources",
+        {"requests": {"hugepages-2Mi": "2Mi"}},
+        "must equal their limits",
+        id="huge pages without a limit",
+    ),
+    pytest.param(
+        "spec.dataset",
+        {"train": TRAIN, "validation": {"percent": "50"}, "test": {"percent": "50"}},
+        "leave none to train on",
+        id="all rows held out",
     ),
     *(
         pytest.param("spec.compute.tolerations", [toleration], words, id=f"a toleration {what}")

@@ -106,6 +106,45 @@ PREFERENCE = {"messages": HI[:1], "chosen": "Hello", "rejected": "What?"}
             id="preference as text",
         ),
         pytest.param(
+            {"system": "Be kind.", "prompt": "Hi", "chosen": "Hello", "rejected": "What?"},
+            "Preference",
+            {**PREFERENCE, "messages": [SYSTEM, *HI[:1]]},
+            id="preference with a system message",
+        ),
+        pytest.param(
+            {"system": "Be kind.", "prompt": "Hi", "response": "Hello"},
+            "PromptResponse",
+            [SYSTEM, *HI],
+            id="a pair with a system message",
+        ),
+        pytest.param(
+            {"messages": [{**SYSTEM, "content": None}, *HI], "tools": "[]", "images": []},
+            "Messages",
+            HI,
+            id="a system message that is null",
+        ),
+        pytest.param(
+            [
+                {"role": "user", "content": [{"type": "input_text", "text": "H"}, "i"]},
+                {"role": "assistant", "content": [{"type": "output_text", "text": "Hello"}]},
+            ],
+            "Messages",
+            HI,
+            id="parts of text by other names",
+        ),
+        pytest.param(
+            {"conversations": [{"from": "system", "value": " "}, *HI], "system": "Be kind."},
+            "ShareGPT",
+            [SYSTEM, *HI],
+            id="an empty system message among turns",
+        ),
+        pytest.param(
+            {"prompt": [{**SYSTEM, "content": ""}, HI[0]], "chosen": "Hello", "rejected": "What?"},
+            "Preference",
+            PREFERENCE,
+            id="an empty system message of a preference",
+        ),
+        pytest.param(
             {"prompt": HI[:1], "chosen": HI[1:], "rejected": pair("", "What?")[1:]},
             "Preference",
             PREFERENCE,
@@ -283,6 +322,33 @@ def test_columns_have_other_names() -> None:
             {"messages": HI, "tools": [{"type": "function"}]},
             "tools (a list ([{'type': 'function'}])) would not be shown to the model",
             id="tools that the template is not given",
+        ),
+        pytest.param(
+            "Messages",
+            {"messages": HI, "images": ["a.png"]},
+            "images (a list (['a.png'])) would not be shown to the model; take the row out",
+            id="images beside messages",
+        ),
+        pytest.param(
+            "ShareGPT",
+            {"conversations": HI, "image": "a.png"},
+            "image (a text ('a.png')) would not be shown",
+            id="an image beside turns",
+        ),
+        pytest.param(
+            "ShareGPT",
+            {"conversations": HI, "tools": '[{"name": "search"}]'},
+            "tools (a text",
+            id="tools in a cell of a table",
+        ),
+        pytest.param(
+            "Messages",
+            {"messages": str(HI)},
+            "write it as JSON",
+            id="as Python shows them",
+        ),
+        pytest.param(
+            "Messages", [{**SYSTEM, "content": ""}], "only an empty system", id="only a null system"
         ),
         pytest.param("ChatLog", {"text": "nobody speaks"}, "names nobody", id="no speaker"),
         pytest.param("EmailThread", {"text": "no headers"}, "without From", id="no mail"),
@@ -548,8 +614,29 @@ def test_a_long_list_on_one_line_is_a_list(tmp_path: Path) -> None:
 
 def test_a_column_named_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("prompt,prompt\nx,y\n")
-    with pytest.raises(UserError, match="names the column 'prompt' twice"):
-        read(tmp_path / "a.csv")
+    column = pa.array(["x"])
+    table = pa.Table.from_arrays([column] * 3, names=["prompt", "response", "prompt"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    for name in ("a.csv", "a.parquet"):
+        with pytest.raises(UserError, match=f"{name} names the column 'prompt' twice"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("start", "row", "end"),
+    [
+        pytest.param("\ufeffprompt;response\r\n", "Hi;Hello\r\n", "", id="with a mark"),
+        pytest.param("prompt;response;;\r\n", "Hi;Hello;;\r\n", "", id="columns without a name"),
+        pytest.param("prompt;response\r\n", "Hi;Hello\r\n", ";\r\n;\r\n", id="empty rows below"),
+        pytest.param("sep=;\r\nprompt;response\r\n", "Hi;Hello\r\n", "", id="its own first line"),
+        pytest.param("sep=|\nprompt|response\n", "Hi|Hello\n", "", id="another delimiter"),
+    ],
+)
+def test_tables_as_excel_writes_them(start: str, row: str, end: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(start + row + end, newline="")
+    found, reading, _ = read(tmp_path / "a.csv")
+    assert [orjson.loads(one.content) for one in found] == [HI]
+    assert (reading.rows, found[0].line) == (1, 1 + start.count("\n"))
 
 
 CHAT = """\
@@ -683,6 +770,12 @@ def test_documents_of_a_text_file_are_parted_by_blank_lines(tmp_path: Path) -> N
     ]
 
 
+def test_line_ends_of_windows_are_not_learned(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"One\r\nand on\r\n\r\nTwo\r\n")
+    found, _, _ = read(tmp_path / "a.txt")
+    assert [orjson.loads(row.content)["text"] for row in found] == ["One\nand on", "Two"]
+
+
 def test_a_text_file_where_rows_were_said_names_both(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("One")
     with pytest.raises(UserError, match="format Alpaca cannot read"):
@@ -697,6 +790,12 @@ def test_a_text_file_where_rows_were_said_names_both(tmp_path: Path) -> None:
         (["a.jsonl", "b.txt"], "Text", ["a.jsonl", "b.txt"]),
         (["a.txt"], "Messages", []),
         (["a.parquet", "dataset_info.json"], "Auto", ["a.parquet"]),
+        (
+            ["a.csv", ".ipynb_checkpoints/a-checkpoint.csv", "x/._a.csv", "~$a.csv"],
+            "Auto",
+            ["a.csv"],
+        ),
+        (["__MACOSX/a.csv", "b/a.csv"], "Auto", ["b/a.csv"]),
     ],
 )
 def test_which_files_of_a_folder_are_data(
@@ -706,14 +805,17 @@ def test_which_files_of_a_folder_are_data(
 
 
 def test_files_of_this_disk(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/a b.jsonl").write_text(TURN)
+    # Hidden is what a folder has in it, not the folder that was asked for.
+    folder = tmp_path / ".data"
+    for name in ("a b.jsonl", ".ipynb_checkpoints/a b-checkpoint.jsonl"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(TURN)
 
     def names(uri: str) -> list[str]:
         return [f.uri for f in find_files(uri, pytest.fail, tmp_path, print)]
 
-    assert names(f"file://{tmp_path}/data/") == [f"file://{tmp_path}/data/a b.jsonl"]
-    assert names(f"file://{tmp_path}/data/a b.jsonl") == [f"file://{tmp_path}/data/a b.jsonl"]
+    assert names(f"file://{folder}/") == names(f"file://{folder}") == [f"file://{folder}/a b.jsonl"]
+    assert names(f"file://{folder}/a b.jsonl") == [f"file://{folder}/a b.jsonl"]
 
 
 @pytest.mark.parametrize(
