@@ -59,7 +59,7 @@ lint: .venv/.stamp-dev ## Formatting, lint, types, import rules
 	$(PY) -m mypy deploy benchmarks
 	PYTHONPATH=operator:trainer_image .venv/bin/lint-imports --no-cache > /dev/null || PYTHONPATH=operator:trainer_image .venv/bin/lint-imports --no-cache
 
-generate: .venv/.stamp-dev ## Write the CRDs and docs/conditions.md from operator/tunesmith_api
+generate: .venv/.stamp-dev ## Write the CRDs, docs/conditions.md and docs/reference.md from operator/tunesmith_api
 	@PYTHONPATH=operator $(PY) -m tunesmith_api.generate .
 
 verify: .venv/.stamp-dev ## Fail when a generated file is not what operator/tunesmith_api says

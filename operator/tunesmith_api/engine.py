@@ -111,7 +111,8 @@ class Engine(Spec):
     )
     """Taints the pods may stand. The chart's tolerations for GPU nodes are added."""
     service_account_name: OptionalName = ""
-    """Service account of the pods, for workload identity. Empty: default."""
+    """Service account of the pods, for workload identity. Empty: default. Its token is not mounted.
+    The operator's chart may restrict the names."""
     max_concurrent_requests: Annotated[int, Field(ge=1, le=10_000)] = 100
     """Requests a pod works on at a time; further ones get 429 with Retry-After."""
     request_timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = 30

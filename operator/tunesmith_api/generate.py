@@ -12,6 +12,7 @@ import yaml
 
 from tunesmith_api.crd import definitions
 from tunesmith_api.meanings import render_markdown
+from tunesmith_api.reference import render_reference
 
 _NUMBER = re.compile(r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?")
 
@@ -32,13 +33,14 @@ _SERVED = ("crds", "charts/tunesmith/files/crds")
 
 
 def generate(root: Path) -> list[Path]:
-    """Write the CRDs, their copy in the chart, and docs/conditions.md below ``root``."""
+    """Write the CRDs, their copy in the chart, and two pages of docs/ below ``root``."""
     written = []
     for name, definition in definitions().items():
         text = _HEAD + yaml.dump(definition, Dumper=_Dumper, sort_keys=False, width=100)
         file = f"tunesmith.dev_{name}.yaml"
         written += [_write(root / folder / file, text) for folder in _SERVED]
     written.append(_write(root / "docs" / "conditions.md", render_markdown()))
+    written.append(_write(root / "docs" / "reference.md", render_reference(definitions())))
     return written
 
 

@@ -205,17 +205,18 @@ def _show_tokens(asked: Asked, gathered: Any, directory: Path, rows: int) -> Non
     run = asked.run
     model = fetch_tokenizer(run, directory / "model").path
     tokenizer, added = load_extended(model, run.dataset)
-    default = type(run.hyperparameters)().max_sequence_length
     limit = run.hyperparameters.max_sequence_length
     if not asked.is_limit_said:
-        limit = min(default, tokenizer.model_max_length)
-    prompting = Prompting(run.dataset.prompt)
-    workers = spare_processes()
+        limit = min(type(run.hyperparameters)().max_sequence_length, tokenizer.model_max_length)
     objective = asked.objective or Objective.SFT
     maker = RowTokenizer(
-        *(tokenizer, limit, run.dataset.checks.too_long, gathered.reading, prompting),
+        tokenizer,
+        limit,
+        run.dataset.checks.too_long,
+        gathered.reading,
+        Prompting(run.dataset.prompt),
         objective=objective,
-        workers=workers,
+        workers=spare_processes(),
     )
     known = len(gathered.reading.samples.rows)
     write_split(directory, "train", maker.tokenize(gathered.sides.train, lambda _: None))
@@ -231,19 +232,23 @@ def _show_tokens(asked: Asked, gathered: Any, directory: Path, rows: int) -> Non
         out.print(note, markup=False)
     if saved := added.saved(split.tokens):
         out.print(f"Without the added tokens there would be about {saved} tokens more.")
-    if maker.counts.too_long or maker.counts.unsupervised:
-        is_cut = run.dataset.checks.too_long is TooLong.TRUNCATE
-        out.print(
-            f"{'cut or ' * is_cut}left out: {maker.counts.too_long} rows too long,"
-            f" {maker.counts.unsupervised} with nothing to learn",
-            style="yellow",
-        )
+    is_cut = run.dataset.checks.too_long is TooLong.TRUNCATE
+    _show_losses(maker.counts.too_long, maker.counts.unsupervised, is_cut=is_cut)
     _show_samples(gathered.reading.samples.rows[known:])
     _show_lengths(split.lengths)
     sides = ("chosen", "rejected") if objective is Objective.DPO else ("",)
     for index in range(min(rows * len(sides), len(split))):
         row, side = divmod(index, len(sides))
         _show_row(tokenizer, f"row {row + 1} {sides[side]}".strip(), *split.row(index))
+
+
+def _show_losses(too_long: int, unsupervised: int, *, is_cut: bool) -> None:
+    if too_long or unsupervised:
+        out.print(
+            f"{'cut or ' * is_cut}left out: {too_long} rows too long,"
+            f" {unsupervised} with nothing to learn",
+            style="yellow",
+        )
 
 
 def _show_lengths(lengths: Any) -> None:

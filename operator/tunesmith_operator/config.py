@@ -12,8 +12,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
-from tunesmith_api.compute import Resources, Toleration
-from tunesmith_api.meta import Name, Quantity
+from tunesmith_api.compute import Resources, SelectorMap, Toleration
+from tunesmith_api.meta import Name, OptionalName, Quantity
 
 NodeLabels = dict[str, str | tuple[str, ...]]
 """Node labels that must all hold. Several values of a label are alternatives."""
@@ -56,6 +56,48 @@ class GpuConfig(Section):
         Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule"),
     )
     """Added to every pod that asks for GPUs."""
+    runtime_class_name: OptionalName = ""
+    """Runtime class of every pod that asks for GPUs. Empty: the nodes' default."""
+
+
+class PodVariable(Section):
+    """An environment variable that all containers of some pods get."""
+
+    name: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    value: Annotated[str, Field(max_length=4096)] = ""
+
+
+class PodSettings(Section):
+    """What the cluster's owner wants of pods; what a spec says itself wins."""
+
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+    env: tuple[PodVariable, ...] = ()
+    """For all containers: proxies, NCCL's interfaces, a mirror of the Hub. No secrets: whoever may
+    read pods reads them."""
+    node_selector: SelectorMap = Field(default_factory=dict)
+    tolerations: tuple[Toleration, ...] = ()
+    priority_class_name: OptionalName = ""
+    scheduler_name: OptionalName = ""
+    """Empty: the cluster's own."""
+
+
+class EphemeralVolume(Section):
+    """A volume of its own for each pod, which goes when the pod goes."""
+
+    size: Annotated[str, Field(max_length=32)] = ""
+    """Empty: the node's disk."""
+    storage_class_name: OptionalName = ""
+    """Empty: the cluster's default."""
+
+
+class CaBundle(Section):
+    """Certificates that pods trust when they speak to S3, the Hub and services."""
+
+    config_map: OptionalName = ""
+    """ConfigMap in the namespace of the job or deployment. Empty: those of the image."""
+    key: Annotated[str, Field(max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")] = "ca.crt"
+    """Key with all certificates that count, as PEM; they replace those of the image."""
 
 
 class KueueConfig(Section):
@@ -121,6 +163,7 @@ class RouterConfig(Section):
         )
     )
     """CPU and memory of the agent beside it."""
+    pods: PodSettings = Field(default_factory=PodSettings)
     agent_namespace: Annotated[str, Field(max_length=63)] = ""
     """Namespace whose pods alone may reach the agents; a NetworkPolicy says so. Empty: no policy,
     the agents' token is all that guards them."""
@@ -155,6 +198,10 @@ class ServingConfig(Section):
     """Time in which a pod that is ending still takes requests: what routers need to notice."""
     drain_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
     """Longest wait for requests in progress after that; a longer requestTimeoutSeconds counts."""
+    pods: PodSettings = Field(default_factory=PodSettings)
+    """What is added to the pods with engines; those of routers have their own in ``router``."""
+    models_volume: EphemeralVolume = Field(default_factory=EphemeralVolume)
+    """Where a pod's model is fetched to."""
 
 
 class Config(Section):
@@ -173,8 +220,14 @@ class Config(Section):
         )
     )
     """CPU and memory of the prepare pods."""
+    trainer_pods: PodSettings = Field(default_factory=PodSettings)
+    """What is added to the pods that prepare data and train."""
+    work_volume: EphemeralVolume = Field(default_factory=EphemeralVolume)
+    """Where those pods keep models, rows and checkpoints."""
+    ca_bundle: CaBundle = Field(default_factory=CaBundle)
     allowed_service_accounts: tuple[str, ...] = ()
-    """Values of spec.compute.serviceAccountName that are accepted. Empty: any."""
+    """Values of spec.compute.serviceAccountName and spec.engine.serviceAccountName that are
+    accepted. Empty: any."""
     kueue: KueueConfig = Field(default_factory=KueueConfig)
     serving: ServingConfig = Field(default_factory=ServingConfig)
     leader_election: LeaderElection = Field(default_factory=LeaderElection)
@@ -187,6 +240,23 @@ class Config(Section):
     probe_port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     """/livez, /readyz and /metrics. 0: any free port."""
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+
+    def why_no_gpu_type(self, field: str, gpu_type: str) -> str:
+        """Say what is wrong with a ``gpuType`` that ``field`` names; empty: nothing."""
+        if not gpu_type or gpu_type in self.gpu.types:
+            return ""
+        known = ", ".join(sorted(self.gpu.types)) or "none"
+        return (
+            f"{field} {gpu_type} is not known here. Known: {known}. Choose one of them, leave it"
+            " empty for any GPU, or add it to the chart's value gpuTypes"
+        )
+
+    def why_no_account(self, field: str, account: str) -> str:
+        """Say what is wrong with a service account that ``field`` names; empty: nothing."""
+        allowed = self.allowed_service_accounts
+        if not account or not allowed or account in allowed:
+            return ""
+        return f"{field} {account} is not allowed here. Allowed: {', '.join(allowed)}"
 
     @property
     def resync_interval(self) -> timedelta:

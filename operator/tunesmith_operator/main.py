@@ -18,6 +18,7 @@ from tunesmith_operator.logs import configure_logs
 
 log = structlog.get_logger(__name__)
 
+_SHORTEST_KEY = 32
 DEFAULT_CONFIG = Path("/etc/tunesmith/config.yaml")
 
 
@@ -31,7 +32,10 @@ def tune_garbage_collection() -> None:
 async def run(
     config: Config, kubeconfig: Path | None = None, interceptors: Sequence[Interceptor] = ()
 ) -> None:
-    """Connect and run until SIGTERM. ``interceptors`` see every call, see kube/transport.py."""
+    """Connect and run until SIGTERM. ``interceptors`` see every call, see kube/transport.py.
+
+    Raises ConfigError where the routers' key cannot be used.
+    """
     key = read_router_key(config.serving.router.key_file)
     operator = Operator(config, await connect(kubeconfig), interceptors, router_key=key)
     install_signals(operator.stop)
@@ -42,12 +46,22 @@ def read_router_key(path: str) -> str:
     """Read the secret that the tokens of router agents and of the analysis are derived from.
 
     Without a file it is made up: then each start of the operator restarts all routers, and serving
-    pods from before it answer no golden prompts.
+    pods from before it answer no golden prompts. Raises ConfigError for one that could be guessed.
     """
     if not path:
         log.warning("serving.router.keyFile is not set: pods get new tokens at every start")
         return secrets.token_hex(32)
-    return Path(path).read_text().strip()
+    try:
+        key = Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"serving.router.keyFile {path} cannot be read: {error}") from error
+    if len(key) < _SHORTEST_KEY:
+        raise ConfigError(
+            f"serving.router.keyFile {path} has {len(key)} characters, and {_SHORTEST_KEY} are"
+            " needed: put a longer random text into the Secret of the chart's value"
+            ' serving.router.keySecret, key "key"'
+        )
+    return key
 
 
 def main() -> None:
@@ -64,6 +78,8 @@ def main() -> None:
     tune_garbage_collection()
     try:
         asyncio.run(run(config, arguments.kubeconfig))
+    except ConfigError as error:
+        sys.exit(f"{arguments.config}: {error}")
     except Exception:
         # Kubernetes starts a whole operator; half of one would look alive and do nothing.
         log.exception("a part of the operator has died")

@@ -4,11 +4,14 @@ Keys come from a mounted Secret, else from the pod's own identity. Makes clients
 called by the conversation log's bucket and by the model fetcher, each with the patience it has.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import boto3
 from botocore.config import Config
+
+from tunesmith_process.certificates import missing_bundle
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -22,6 +25,10 @@ _KEYS = {
 
 class CredentialsError(Exception):
     """The mounted Secret holds no usable keys; the message never says what it does hold."""
+
+
+class CertificatesError(CredentialsError):
+    """The certificates that S3 should be known by are not there."""
 
 
 class Endpoint(NamedTuple):
@@ -45,7 +52,9 @@ class Patience(NamedTuple):
 
 
 def make_client(endpoint: Endpoint, patience: Patience) -> "S3Client":
-    """Make a client; no request is made yet. Raises CredentialsError without keys."""
+    """Make a client; no request is made yet. Raises CredentialsError, also CertificatesError."""
+    if lack := missing_bundle(os.environ):
+        raise CertificatesError(lack)
     keys = read_keys(endpoint.credentials_dir)
     return boto3.session.Session().client(
         "s3",

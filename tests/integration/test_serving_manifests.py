@@ -11,9 +11,22 @@ from deploy.native.apiserver import ControlPlane
 from deploy.native.binaries import ensure_binaries
 from deploy.shell import StepError
 from tests.integration.calls import try_to_create
-from tests.unit.deployments import SERVING, make_adapter, make_deployment, make_revision
+from tests.unit.deployments import (
+    MODEL_DIGEST,
+    SERVING,
+    make_adapter,
+    make_deployment,
+    make_revision,
+)
+from tests.unit.jobs import CONFIG, make_job
+from tests.unit.test_surroundings import owned
+from tunesmith_api.attempts import StageName
+from tunesmith_api.deploymentstatus import RevisionStatus
 from tunesmith_operator.planning.hosting import host_of
+from tunesmith_operator.planning.runs import build_run
+from tunesmith_operator.resources.attempt import build_job
 from tunesmith_operator.resources.serving.autoscaling import build_autoscaler
+from tunesmith_operator.resources.serving.budget import build_budget
 from tunesmith_operator.resources.serving.record import build_record
 from tunesmith_operator.resources.serving.router import build_router
 from tunesmith_operator.resources.serving.sidecar import Tokens
@@ -67,6 +80,7 @@ def built(engine: dict[str, Any], autoscaling: dict[str, Any]) -> list[dict[str,
         build_workload(deployment, revision, 2, "record-uid", config, tokens=Tokens("t")),
         build_service(deployment, revision, "record-uid"),
         *build_router(deployment, config, "t0ken"),
+        build_budget(deployment, RevisionStatus(revision=7, name="m", digest=MODEL_DIGEST)),
         build_autoscaler(deployment, deployment.spec.autoscaling),
     ]
 
@@ -88,7 +102,7 @@ def test_the_api_server_takes_every_manifest_in_a_restricted_namespace(
     restricted: ControlPlane, engine: dict[str, Any]
 ) -> None:
     manifests = built(engine, SCALING[0])
-    assert len(manifests) == 8
+    assert len(manifests) == 9
     pods = [pod_of(m) for m in manifests if m["kind"] == "Deployment"]
     for manifest in [*manifests, *pods]:
         ask(restricted, manifest)
@@ -103,6 +117,36 @@ def test_the_api_server_takes_the_pods_that_adapters_share(restricted: ControlPl
     service = build_service(deployment, revision, "record-uid", name)
     for manifest in (host, pod_of(host), service):
         ask(restricted, manifest)
+
+
+def classless(pod: dict[str, Any]) -> dict[str, Any]:
+    """Give a pod without the classes that this cluster lacks, and that admission looks for."""
+    spec = pod["spec"]
+    assert spec.pop("priorityClassName") == "low"
+    spec.pop("runtimeClassName", None)
+    return pod
+
+
+@pytest.mark.parametrize("stage", list(StageName))
+def test_the_api_server_takes_what_a_clusters_owner_adds_to_jobs(
+    restricted: ControlPlane, stage: StageName
+) -> None:
+    config, job = owned(CONFIG), make_job(compute={"gpuType": "L4"})
+    made = build_job(job, "support-1", build_run(job, stage, 1, config), config)
+    for manifest in (made, classless(pod_of(made))):
+        ask(restricted, manifest)
+
+
+def test_the_api_server_takes_what_a_clusters_owner_adds_to_deployments(
+    restricted: ControlPlane,
+) -> None:
+    config, deployment = owned(SERVING), make_deployment("m" * 45, engine=ENGINES[1])
+    revision = make_revision(deployment)
+    served = build_workload(deployment, revision, 2, "record-uid", config, tokens=Tokens("t"))
+    router = build_router(deployment, config, "t0ken")[0]
+    for workload in (served, router):
+        ask(restricted, workload)
+        ask(restricted, classless(pod_of(workload)))
 
 
 def test_the_namespace_would_refuse_what_is_not_restricted(restricted: ControlPlane) -> None:

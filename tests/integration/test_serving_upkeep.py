@@ -41,6 +41,7 @@ from tests.integration.rollouts import (
 from tests.integration.serving import Behaviour, ServingCluster, serving_cluster
 from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_api.revision import RevisionTemplate
+from tunesmith_operator.config import RouterConfig, ServingConfig
 from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.kinds import KINDS, Object
 from tunesmith_operator.kube.transport import Request, Response, Send
@@ -360,6 +361,42 @@ async def test_somebody_elses_autoscaler_stands_in_nobodys_way(
         await change(kube, namespace, source=source("b"))
         await until_stable(kube, namespace, 2)
     assert await kube.get("HorizontalPodAutoscaler", namespace, "demo") == foreign
+
+
+async def test_the_budget_follows_what_is_stable(
+    control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
+) -> None:
+    async def guards(number: int) -> bool:
+        body = await kube.get("PodDisruptionBudget", namespace, "demo-engines")
+        labels = body["spec"]["selector"]["matchLabels"] if body else {}
+        return labels.get("tunesmith.dev/revision") == str(number)
+
+    await kube.create(deployment(namespace))
+    async with operator(control_plane, namespace):
+        await until_stable(kube, namespace, 1)
+        await until(lambda: guards(1), what="a budget")
+        await change(kube, namespace, source=source("b"))
+        await until_stable(kube, namespace, 2)
+        await until(lambda: guards(2), what="the budget to move on")
+
+
+async def test_a_policy_that_the_chart_asks_for_no_longer_keeps_nobody_out(
+    control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
+) -> None:
+    async def policy() -> Object | None:
+        return await kube.get("NetworkPolicy", namespace, "demo-router")
+
+    async def is_gone() -> bool:
+        left = await policy()
+        # No garbage collector is here to take what was deleted in the foreground.
+        return left is None or "deletionTimestamp" in left["metadata"]
+
+    await kube.create(deployment(namespace))
+    guarded = ServingConfig(router=RouterConfig(agent_namespace="system"))
+    async with operator(control_plane, namespace, serving=guarded):
+        await until(policy, what="the policy")
+    async with operator(control_plane, namespace):
+        await until(is_gone, what="its end")
 
 
 async def test_objects_by_the_side_follow_the_spec_and_are_put_right(

@@ -1,5 +1,6 @@
 """Which earlier versions a train attempt measures, through the JSON that they are read from."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -101,6 +102,14 @@ def test_what_is_measured(
     seen = Observation(job(*baselines), versions=tuple(versions), target=target(stable))
     found = choose_baselines(seen)
     assert [(m.name, m.version, m.form, m.digest) for m in found] == expected
+
+
+def test_a_version_of_the_jobs_own_is_not_what_came_before() -> None:
+    """It may be there when an operator takes the job on again; beside itself nothing is better."""
+    own = replace(version(3), job_uid=job().metadata.uid)
+    for versions, expected in (((version(2), own), ["support-v2"]), ((own,), [])):
+        found = choose_baselines(Observation(job("Previous"), versions=versions))
+        assert [model.version for model in found] == expected
 
 
 def test_only_the_train_attempt_gets_them() -> None:

@@ -74,7 +74,17 @@ def test_every_value_in_the_schema_is_in_values_yaml() -> None:
 
 
 # Free-form: what is below them belongs to Kubernetes or to the user.
-FREE = {"global", "nodeAffinity", "podAffinity", "podAntiAffinity"}
+FREE = {
+    "global",
+    "nodeAffinity",
+    "podAffinity",
+    "podAntiAffinity",
+    "topologySpreadConstraints",
+    "valueFrom",
+    "extraVolumes",
+    "extraVolumeMounts",
+    "from",
+}
 
 
 def _open_objects(schema: Any, path: str) -> list[str]:
@@ -110,6 +120,10 @@ def test_no_object_of_the_schema_takes_unknown_values() -> None:
         pytest.param(("watchNamespaces",), ["Team A"], id="a namespace that cannot be"),
         pytest.param(("fullnameOverride",), "My_Tunes", id="a name that no Service may have"),
         pytest.param(("resources", "limit"), {}, id="a misspelled key further down"),
+        pytest.param(("commonLabels",), {"app.kubernetes.io/name": "x"}, id="a label of ours"),
+        pytest.param(("trainerPods", "env"), [{"value": "x"}], id="a variable without a name"),
+        pytest.param(("trainerPods", "secrets"), {}, id="something pods cannot be given"),
+        pytest.param(("workVolume", "size"), "much", id="a size that is none"),
     ],
 )
 def test_the_schema_refuses(path: tuple[str, ...], value: Any) -> None:
@@ -249,7 +263,14 @@ def test_the_pod_meets_the_restricted_pod_security_standard() -> None:
 
 
 def rules(documents: list[dict[str, Any]], *kinds: str) -> list[dict[str, Any]]:
-    return [rule for d in documents if d["kind"] in kinds for rule in d["rules"]]
+    """Give the rules of the roles that are bound to the operator."""
+    bound = {d["roleRef"]["name"] for d in documents if d["kind"].endswith("RoleBinding")}
+    return [
+        rule
+        for d in documents
+        if d["kind"] in kinds and d["metadata"]["name"] in bound
+        for rule in d["rules"]
+    ]
 
 
 @pytest.mark.parametrize("sets", [(), ('watchNamespaces=["team-a"]',)], ids=["all", "one"])

@@ -1,8 +1,11 @@
 """The configuration: strict, and wrong keys are named."""
 
+from pathlib import Path
+
 import pytest
 
 from tunesmith_operator.config import ConfigError, LeaderElection, parse_config
+from tunesmith_operator.main import read_router_key
 
 
 def test_one_key_is_enough() -> None:
@@ -41,3 +44,27 @@ def test_gpu_types_take_one_label_value_or_alternatives() -> None:
 def test_what_is_wrong_is_named(text, message) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_config(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        pytest.param(None, "cannot be read", id="no such key in the Secret"),
+        pytest.param("", "has 0 characters", id="an empty one"),
+        pytest.param(" short \n", "has 5 characters", id="one that can be guessed"),
+    ],
+)
+def test_a_key_that_routers_could_be_steered_with_by_others_is_refused(
+    tmp_path: Path, content: str | None, says: str
+) -> None:
+    file = tmp_path / "key"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ConfigError, match=says):
+        read_router_key(str(file))
+
+
+def test_the_key_is_what_the_file_holds(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("k" * 32 + "\n")
+    assert read_router_key(str(tmp_path / "key")) == "k" * 32
+    assert read_router_key("") != read_router_key("")

@@ -89,6 +89,10 @@ def test_several_nodes_find_each_other_by_the_headless_service() -> None:
     assert "--main_process_ip=support-train-1-0.support-train" in command
 
 
+def test_one_node_needs_no_service_to_be_found_by() -> None:
+    assert "subdomain" not in pod_of(make_job(compute={"gpusPerNode": 4}))
+
+
 def test_the_run_travels_in_the_pod_template_and_reads_back() -> None:
     job = make_job()
     notes = built(job)["spec"]["template"]["metadata"]["annotations"]

@@ -1,13 +1,16 @@
 """Objects around the pods: records, Services, the router, the route, the autoscaler."""
 
 import json
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
 import pytest
 
 from tests.unit.deployments import (
+    MODEL_DIGEST,
     SERVING,
+    make_adapter,
     make_deployment,
     make_revision,
 )
@@ -19,8 +22,10 @@ from tests.unit.manifests import (
     container,
     variables,
 )
+from tunesmith_api.deploymentstatus import RevisionStatus
 from tunesmith_api.router import RouterSplit
 from tunesmith_operator.resources.serving.autoscaling import build_autoscaler
+from tunesmith_operator.resources.serving.budget import build_budget
 from tunesmith_operator.resources.serving.gateway import build_route
 from tunesmith_operator.resources.serving.names import engine_selector
 from tunesmith_operator.resources.serving.record import (
@@ -30,7 +35,7 @@ from tunesmith_operator.resources.serving.record import (
 )
 from tunesmith_operator.resources.serving.router import TOKEN_VARIABLE, build_router
 from tunesmith_operator.resources.serving.sidecar import Tokens
-from tunesmith_operator.resources.serving.workload import build_service, build_workload
+from tunesmith_operator.resources.serving.workload import build_host, build_service, build_workload
 
 
 def test_a_record_reads_back_as_what_it_was_made_of() -> None:
@@ -115,6 +120,34 @@ def test_names_and_labels_fit_and_no_two_objects_share_a_name() -> None:
         assert max(len(v) for v in [manifest["metadata"]["name"], *labels.values()]) <= 63
         assert labels["tunesmith.dev/deployment"] == LONGEST
         assert labels["app.kubernetes.io/managed-by"] == "tunesmith"
+
+
+def test_drained_nodes_take_the_pods_of_stable_one_after_the_other() -> None:
+    deployment = make_deployment()
+    stable = RevisionStatus(revision=7, name="support-a", digest=MODEL_DIGEST)
+    budget = build_budget(deployment, stable)
+    assert budget["spec"]["maxUnavailable"] == 1
+    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+    guarded = budget["spec"]["selector"]["matchLabels"].items()
+
+    def labels_of(number: int) -> dict[str, str]:
+        revision = replace(make_revision(deployment), number=number)
+        made = build_workload(deployment, revision, 1, RECORD_UID, SERVING, tokens=Tokens())
+        return dict(made["spec"]["template"]["metadata"]["labels"])
+
+    assert guarded <= labels_of(7).items()
+    assert not guarded <= labels_of(8).items(), "a canary that never starts holds nothing up"
+    router = build_router(deployment, SERVING, "t")[0]["spec"]["template"]["metadata"]["labels"]
+    assert not guarded <= router.items()
+
+
+def test_a_budget_is_that_of_the_pods_which_adapters_share() -> None:
+    deployment = make_deployment(engine={"type": "VLLM", "gpus": 1}, delivery="Adapter")
+    stable = RevisionStatus(revision=7, name="support-a", digest=MODEL_DIGEST)
+    guarded = build_budget(deployment, stable)["spec"]["selector"]["matchLabels"].items()
+    template = make_adapter(deployment, "s3://acme/base/").template
+    host = build_host(deployment, "host", template, 1, SERVING, tokens=Tokens())
+    assert guarded <= host["spec"]["template"]["metadata"]["labels"].items()
 
 
 def router_parts(config: Any = SERVING) -> dict[str, dict[str, Any]]:

@@ -64,10 +64,7 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
     """
     output = open_store(run.run_uri, run.s3, "output", stop)
     output.check_writable(run.run_uri)
-    check_gates(run)
-    check_push(run)
-    check_tracking(run)
-    check_keys(run)
+    _check_services(run)
     fence = Fence(output, run.run_uri, run.attempt)
     fence.claim()
     if earlier := _earlier(output, run):
@@ -103,6 +100,14 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
     meta.write(work / "prepared")
     commit(run, output, work / "prepared", meta, fence=fence, progress=progress)
     return _result(run, meta, "Prepared")
+
+
+def _check_services(run: TrainingRun) -> None:
+    """Refuse what could not end well, before anything is fetched or a GPU is taken."""
+    check_gates(run)
+    check_push(run)
+    check_tracking(run)
+    check_keys(run)
 
 
 def gather(

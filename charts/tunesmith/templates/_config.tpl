@@ -11,6 +11,10 @@ gpu:
     {{- toYaml .Values.gpuTypes | nindent 4 }}
   memoryGiB: {{ toJson .Values.gpuMemoryGiB }}
   tolerations: {{ toJson .Values.gpu.tolerations }}
+  runtimeClassName: {{ .Values.gpu.runtimeClassName | quote }}
+caBundle: {{ toJson .Values.caBundle }}
+trainerPods: {{ toJson .Values.trainerPods }}
+workVolume: {{ toJson .Values.workVolume }}
 prepareResources: {{ toJson .Values.prepareResources }}
 allowedServiceAccounts: {{ toJson .Values.allowedServiceAccounts }}
 serving:
@@ -45,12 +49,15 @@ router:
   resources: {{ toJson $serving.router.resources }}
   agentResources: {{ toJson $serving.router.agentResources }}
   agentNamespace: {{ ternary .Release.Namespace "" $serving.router.networkPolicy | quote }}
+  pods: {{ toJson $serving.router.pods }}
   keyFile: {{ include "tunesmith.routerKeyPath" . }}/key
 sidecarResources: {{ toJson $serving.sidecarResources }}
 fetchResources: {{ toJson $serving.fetchResources }}
 sharedMemory: {{ $serving.sharedMemory }}
 preStopSeconds: {{ int $serving.preStopSeconds }}
 drainSeconds: {{ int $serving.drainSeconds }}
+pods: {{ toJson $serving.pods }}
+modelsVolume: {{ toJson $serving.modelsVolume }}
 {{- end -}}
 
 {{/* Where the operator finds the secret that routers' tokens are derived from. */}}
@@ -59,5 +66,5 @@ drainSeconds: {{ int $serving.drainSeconds }}
 {{- end -}}
 
 {{- define "tunesmith.routerKeyName" -}}
-{{- printf "%s-router-key" (include "tunesmith.fullname" . | trunc 52 | trimSuffix "-") -}}
+{{- default (printf "%s-router-key" (include "tunesmith.fullname" . | trunc 52 | trimSuffix "-")) .Values.serving.router.keySecret -}}
 {{- end -}}

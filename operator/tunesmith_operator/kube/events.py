@@ -84,21 +84,8 @@ class EventRecorder:
         now = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
         if note is None:
             target = {"kind": kind, "namespace": namespace, "name": name, "uid": uid}
-            note = _Note(
-                {
-                    "apiVersion": "v1",
-                    "kind": "Event",
-                    "metadata": {"namespace": namespace, "name": event_name},
-                    "involvedObject": {"apiVersion": API_VERSION, **target},
-                    "type": type,
-                    "reason": reason[:128],
-                    "message": message[:1024],
-                    "source": {"component": COMPONENT},
-                    "reportingComponent": COMPONENT,
-                    "reportingInstance": self._instance[:128],
-                    "firstTimestamp": now,
-                }
-            )
+            said = {"type": type, "reason": reason[:128], "message": message[:1024]}
+            note = _Note(self._manifest(event_name, target) | said | {"firstTimestamp": now})
             self._notes[event_name] = note
             # Events are gone after an hour; what follows the log has them for longer.
             log.info(message, kind=kind, namespace=namespace, name=name, reason=reason, type=type)
@@ -108,6 +95,17 @@ class EventRecorder:
         self._waiting[event_name] = None
         self._forget_oldest()
         self._wake.set()
+
+    def _manifest(self, name: str, target: dict[str, str]) -> Object:
+        return {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"namespace": target["namespace"], "name": name},
+            "involvedObject": {"apiVersion": API_VERSION, **target},
+            "source": {"component": COMPONENT},
+            "reportingComponent": COMPONENT,
+            "reportingInstance": self._instance[:128],
+        }
 
     async def run(self) -> None:
         """Post what waits, for ever."""

@@ -29,20 +29,10 @@ class Objection:
 def objection(seen: Observation, config: Config) -> Objection | None:
     """Give the first thing that is wrong, or None."""
     compute = seen.job.spec.compute
-    if compute.gpu_type and compute.gpu_type not in config.gpu.types:
-        known = ", ".join(sorted(config.gpu.types)) or "none"
-        return Objection(
-            Reason.UNKNOWN_GPU_TYPE,
-            f"compute.gpuType {compute.gpu_type} is not known here. Known: {known}. Choose one of"
-            " them, leave it empty for any GPU, or add it to the chart's value gpuTypes",
-        )
-    account, allowed = compute.service_account_name, config.allowed_service_accounts
-    if account and allowed and account not in allowed:
-        return Objection(
-            Reason.SERVICE_ACCOUNT_REFUSED,
-            f"compute.serviceAccountName {account} is not allowed here. Allowed:"
-            f" {', '.join(allowed)}",
-        )
+    if why := config.why_no_gpu_type("compute.gpuType", compute.gpu_type):
+        return Objection(Reason.UNKNOWN_GPU_TYPE, why)
+    if why := config.why_no_account("compute.serviceAccountName", compute.service_account_name):
+        return Objection(Reason.SERVICE_ACCOUNT_REFUSED, why)
     return (
         _selector_objection(seen, config)
         or _resources_objection(seen, config)

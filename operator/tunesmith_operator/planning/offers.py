@@ -108,6 +108,17 @@ def _objection(name: str, job: FineTuneJob, target: SeenTarget, version: SeenVer
             f" {version.name} is of model {model}. {serve}; for the next jobs set"
             f" output.modelVersion.model {target.model}, or source.model {model} there",
         )
+    return _artifact_objection(name, job, target, version) or Objection(
+        Reason.OFFER_MISSED,
+        f"ModelDeployment {name} follows model {model} now, but did not when ModelVersion"
+        f" {version.name} was made. {serve}",
+    )
+
+
+def _artifact_objection(
+    name: str, job: FineTuneJob, target: SeenTarget, version: SeenVersion
+) -> Objection | None:
+    """Object to a version that has nothing which the deployment could serve."""
     if added := _added_tokens(job, target):
         return Objection(
             Reason.ARTIFACT_MISSING,
@@ -124,8 +135,4 @@ def _objection(name: str, job: FineTuneJob, target: SeenTarget, version: SeenVer
             f" and ModelVersion {version.name} has none. For the next jobs add {formats} to"
             " output.artifacts, or give the deployment an engine that serves what there is",
         )
-    return Objection(
-        Reason.OFFER_MISSED,
-        f"ModelDeployment {name} follows model {model} now, but did not when ModelVersion"
-        f" {version.name} was made. {serve}",
-    )
+    return None

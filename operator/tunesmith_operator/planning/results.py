@@ -156,11 +156,29 @@ def _parent(seen: Observation) -> str:
     return next(found, "")
 
 
+def _lineage(draft: JobDraft, seen: Observation) -> Lineage:
+    """Say what the version was made of, so that it could be made again."""
+    status, meta = draft.status, seen.job.metadata
+    data, report = status.data, status.report
+    return Lineage(
+        job=f"{meta.namespace}/{meta.name}",
+        job_uid=meta.uid,
+        dataset_digest=status.resolved.dataset_digest,
+        prompt_version=data.prompt_version if data else "",
+        template_date=data.template_date if data else "",
+        synthetic_rows=data.rows.synthetic if data else 0,
+        trainer_image=status.resolved.trainer_image,
+        report_uri=report.uri if report else "",
+        report_digest=report.digest if report else None,
+        parent=_parent(seen),
+    )
+
+
 def _version_spec(draft: JobDraft, seen: Observation, model: str, version: str) -> ModelVersionSpec:
     job, offer = seen.job, make_offer(seen)
     status, meta = draft.status, job.metadata
     measurements = status.evaluation.measurements if status.evaluation else ()
-    report, kind = status.report, status.architecture or Architecture()
+    kind = status.architecture or Architecture()
     return ModelVersionSpec(
         model=model,
         version=version,
@@ -175,18 +193,7 @@ def _version_spec(draft: JobDraft, seen: Observation, model: str, version: str) 
             for a in status.artifacts
         ),
         base_model=BaseModelRef(uri=job.spec.model.uri, revision=status.resolved.model_revision),
-        lineage=Lineage(
-            job=f"{meta.namespace}/{meta.name}",
-            job_uid=meta.uid,
-            dataset_digest=status.resolved.dataset_digest,
-            prompt_version=status.data.prompt_version if status.data else "",
-            template_date=status.data.template_date if status.data else "",
-            synthetic_rows=status.data.rows.synthetic if status.data else 0,
-            trainer_image=status.resolved.trainer_image,
-            report_uri=report.uri if report else "",
-            report_digest=report.digest if report else None,
-            parent=_parent(seen),
-        ),
+        lineage=_lineage(draft, seen),
         metrics=tuple(
             VersionMetric(name=m.metric, value=m.value, base_value=_or_none(m.base_value))
             for m in measurements

@@ -49,28 +49,37 @@ def resolve(
             f"There is no ModelVersion {what} in the namespace. Create it or change spec.source"
             + "".join(f". {why}" for why in unreadable[:3]),
         )
+    return _files_of(version, spec)
+
+
+def _files_of(
+    version: ModelVersion, spec: ModelDeploymentSpec
+) -> RevisionTemplate | SourceObjection:
+    """Give the revision that serves the version's artifact, where the engine can serve one."""
+    name = version.metadata.name
     formats = servable_formats(spec.delivery, spec.engine.type)
     files = next((a for f in formats for a in version.spec.artifacts if a.format == f), None)
     if files is None:
         return SourceObjection(
             DeploymentReason.ARTIFACT_NOT_FOUND,
-            f"ModelVersion {version.metadata.name} has no artifact {' or '.join(formats)}, which"
+            f"ModelVersion {name} has no artifact {' or '.join(formats)}, which"
             f" engine {spec.engine.type} with delivery {spec.delivery} needs. Export one, or"
             " set another spec.engine.type",
         )
-    base = version.spec.base_model
-    if spec.delivery is Delivery.ADAPTER and base is None:
-        return SourceObjection(
-            DeploymentReason.BASE_MODEL_UNKNOWN,
-            f"ModelVersion {version.metadata.name} has no baseModel, so its adapter fits none."
-            " Use delivery Merged or a version that names it",
-        )
-    if spec.delivery is Delivery.ADAPTER and files.added_tokens:
-        return SourceObjection(DeploymentReason.ADAPTER_ADDS_TOKENS, _adds_tokens(version, files))
-    template = _template(spec, ModelFiles(uri=files.uri, digest=files.digest))
-    update: dict[str, object] = {"version": version.metadata.name}
-    if spec.delivery is Delivery.ADAPTER and base is not None:
+    update: dict[str, object] = {"version": name}
+    if spec.delivery is Delivery.ADAPTER:
+        base = version.spec.base_model
+        if base is None:
+            return SourceObjection(
+                DeploymentReason.BASE_MODEL_UNKNOWN,
+                f"ModelVersion {name} has no baseModel, so its adapter fits none."
+                " Use delivery Merged or a version that names it",
+            )
+        if files.added_tokens:
+            why = _adds_tokens(version, files)
+            return SourceObjection(DeploymentReason.ADAPTER_ADDS_TOKENS, why)
         update |= {"base_model_uri": base.uri, "base_model_revision": base.revision}
+    template = _template(spec, ModelFiles(uri=files.uri, digest=files.digest))
     return template.model_copy(update=update)
 
 

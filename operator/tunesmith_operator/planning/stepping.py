@@ -9,13 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from tunesmith_api.analysis import Verdict
-from tunesmith_api.deploymentstatus import (
-    MetricStatus,
-    Outcome,
-    PreviousStatus,
-    RevisionStatus,
-    RolloutStatus,
-)
+from tunesmith_api.deploymentstatus import MetricStatus, RevisionStatus, RolloutStatus
 from tunesmith_api.rollout import Approval, CapacityMode
 from tunesmith_operator.planning.analysis import (
     begin_step,
@@ -27,8 +21,8 @@ from tunesmith_operator.planning.analysis import (
 from tunesmith_operator.planning.capacity import Sizing, canary_needs, carried_weight
 from tunesmith_operator.planning.early import is_look_due, take_early, was_early
 from tunesmith_operator.planning.hosting import shares_pods
+from tunesmith_operator.planning.promotion import promote
 from tunesmith_operator.planning.rejection import Rejection, awaits, hold_end, reason_to_reject
-from tunesmith_operator.planning.revisions import remember
 from tunesmith_operator.planning.rollback import reject
 from tunesmith_operator.planning.serving import SeenRevision, ServingObservation
 from tunesmith_operator.planning.serving_draft import ServingDraft
@@ -223,7 +217,7 @@ def _advance(draft: ServingDraft, seen: ServingObservation) -> None:
     rollout = _rollout(draft)
     if _has_arrived(draft, seen, rollout):
         if target_weight(draft, rollout) == 100:
-            _promote(draft, seen, rollout)
+            promote(draft, rollout, has_room=_has_room(draft, seen))
             return
         if rollout.step_start_time is None:
             rollout = draft.update_rollout(
@@ -250,6 +244,12 @@ def _has_arrived(draft: ServingDraft, seen: ServingObservation, rollout: Rollout
         # Only what is promoted on purpose: a stand-in for a broken stable is not.
         return wanted == seen.traffic and _carries_all(draft, seen)
     return wanted == seen.traffic
+
+
+def _has_room(draft: ServingDraft, seen: ServingObservation) -> bool:
+    """Whether the former stable may stay warm; on shared pods it costs none."""
+    is_surge = draft.spec.rollout.capacity.mode is CapacityMode.SURGE
+    return is_surge or shares_pods(draft, seen)
 
 
 def _carries_all(draft: ServingDraft, seen: ServingObservation) -> bool:
@@ -290,35 +290,3 @@ def _grant(draft: ServingDraft, seen: ServingObservation) -> None:
         weight=weight,
         exposed_time=rollout.exposed_time or (draft.now if is_exposed else None),
     )
-
-
-def _promote(draft: ServingDraft, seen: ServingObservation, rollout: RolloutStatus) -> None:
-    """Make the canary stable; the former stable stays warm for a while."""
-    status, spec = draft.status, draft.spec.rollout
-    canary = status.canary
-    assert canary is not None  # noqa: S101 - it has just been seen with all of the traffic
-    previous = None
-    keep = timedelta(seconds=spec.rollback.keep_stable_warm_seconds)
-    # On shared pods it costs none to keep.
-    has_room = spec.capacity.mode is CapacityMode.SURGE or shares_pods(draft, seen)
-    if status.stable is not None and keep and has_room:
-        previous = PreviousStatus(**status.stable.model_dump(), until=draft.now + keep)
-    history = remember(
-        status,
-        canary,
-        Outcome.PROMOTED,
-        start=rollout.start_time,
-        now=draft.now,
-        limit=draft.spec.revision_history_limit,
-    )
-    draft.update(
-        stable=canary,
-        canary=None,
-        previous=previous,
-        rollout=None,
-        history=history,
-        # It has proved itself: an old rejection under another plan counts no more.
-        rejected=tuple(r for r in status.rejected if r.digest != canary.digest),
-    )
-    draft.emit("Normal", "Promoted", f"Revision {canary.revision} takes all requests")
-    draft.look_again_in(timedelta())

@@ -1,8 +1,8 @@
-"""Keeps the objects around the revisions as they should be: the router, and the autoscaler.
+"""Keeps the objects around the revisions as they should be: router, budget and autoscaler.
 
-They follow the spec in place and take no part in a roll-out. Server-side apply puts right what
-others changed; it is repeated when the manifest changes, while there are no router pods, and once
-in each resync interval, because nobody watches these objects. Called by ``modeldeployment``.
+They follow spec and status in place and take no part in a roll-out. Server-side apply puts right
+what others changed; it is repeated when the manifest changes, while there are no router pods, and
+once in each resync interval, because nobody watches these objects. Called by ``modeldeployment``.
 """
 
 from dataclasses import dataclass, field
@@ -18,6 +18,8 @@ from tunesmith_operator.kube.known import Key
 from tunesmith_operator.kube.parse import controller_uid
 from tunesmith_operator.reconcile.world import World
 from tunesmith_operator.resources.serving.autoscaling import build_autoscaler
+from tunesmith_operator.resources.serving.budget import build_budget
+from tunesmith_operator.resources.serving.names import router_name
 from tunesmith_operator.resources.serving.router import build_router
 
 # Somebody may have deleted the router: nothing is served until it is made again.
@@ -28,8 +30,8 @@ _LOST_INTERVAL = timedelta(seconds=5)
 class ServingObjects:
     """Remembers what was applied, to apply it no more often than it helps."""
 
-    _applied: dict[Key, tuple[bytes, datetime]] = field(default_factory=dict)
-    """ModelDeployment -> all manifests as they were applied, and when."""
+    _applied: dict[Key, tuple[dict[tuple[str, str], bytes], datetime]] = field(default_factory=dict)
+    """ModelDeployment -> its manifests by kind and name, and when all were applied."""
 
     async def ensure(self, world: World, deployment: ModelDeployment, *, has_router: bool) -> None:
         """Apply what is wanted and delete what is not, unless that was done just now.
@@ -41,16 +43,18 @@ class ServingObjects:
         meta = deployment.metadata
         key = Key(ModelDeployment.KIND, meta.namespace, meta.name)
         wanted = _wanted(world, deployment)
-        content = orjson.dumps(list(wanted))
-        known, at = self._applied.get(key, (b"", None))
+        content = {(m["kind"], m["metadata"]["name"]): orjson.dumps(m) for m in wanted}
         is_lost = not has_router and deployment.spec.routing.router is RouterType.HAPROXY
         interval = _LOST_INTERVAL if is_lost else world.config.resync_interval
-        if known == content and at is not None and world.now() - at < interval:
+        known, at = self._applied.get(key, ({}, world.now() - interval))
+        is_due = world.now() - at >= interval
+        if known == content and not is_due:
             return
-        for manifest in wanted:
-            await _apply(world, deployment, manifest)
+        for manifest, (name, text) in zip(wanted, content.items(), strict=True):
+            if is_due or known.get(name) != text:
+                await _apply(world, deployment, manifest)
         await _delete_unwanted(world, deployment, wanted)
-        self._applied[key] = (content, world.now())
+        self._applied[key] = (content, world.now() if is_due else at)
 
     def forget(self, key: Key) -> None:
         """Forget a deployment that is gone."""
@@ -62,6 +66,8 @@ def _wanted(world: World, deployment: ModelDeployment) -> tuple[Object, ...]:
     if deployment.spec.routing.router is RouterType.HAPROXY:
         token = world.serving.routers.token(deployment.metadata.uid)
         wanted += build_router(deployment, world.config, token)
+    if deployment.status.stable is not None:
+        wanted.append(build_budget(deployment, deployment.status.stable))
     if deployment.spec.autoscaling is not None:
         wanted.append(build_autoscaler(deployment, deployment.spec.autoscaling))
     return tuple(wanted)
@@ -79,13 +85,16 @@ async def _apply(world: World, deployment: ModelDeployment, manifest: Object) ->
 async def _delete_unwanted(
     world: World, deployment: ModelDeployment, wanted: tuple[Object, ...]
 ) -> None:
-    """Delete the autoscaler that the spec no longer has: it would go on scaling."""
-    kind, meta = "HorizontalPodAutoscaler", deployment.metadata
-    if any(manifest["kind"] == kind for manifest in wanted):
-        return
-    found = await world.kube.get(kind, meta.namespace, meta.name)
-    if found is not None and _is_ours(found, deployment):
-        await world.kube.delete(kind, meta.namespace, meta.name, uid=found["metadata"]["uid"])
+    """Delete what is no longer asked for: an autoscaler would scale, a policy keep others out."""
+    meta = deployment.metadata
+    optional = {"HorizontalPodAutoscaler": meta.name}
+    if deployment.spec.routing.router is RouterType.HAPROXY:
+        optional["NetworkPolicy"] = router_name(deployment)
+    for kind in optional.keys() - {manifest["kind"] for manifest in wanted}:
+        found = await world.kube.get(kind, meta.namespace, optional[kind])
+        if found is not None and _is_ours(found, deployment):
+            uid = found["metadata"]["uid"]
+            await world.kube.delete(kind, meta.namespace, optional[kind], uid=uid)
 
 
 def _is_ours(found: Object, deployment: ModelDeployment) -> bool:

@@ -23,9 +23,10 @@ from tunesmith_operator.config import Config
 from tunesmith_operator.resources.launch import command, environment
 from tunesmith_operator.resources.metadata import Manifest
 from tunesmith_operator.resources.scheduling import container_resources, placement
+from tunesmith_operator.resources.security import container_security, pod_basis, scratch
+from tunesmith_operator.resources.surroundings import build_scratch, surround
 
 RUN_ANNOTATION = "tunesmith.dev/run"
-_USER = 65532
 _RUN_FOLDER, _RUN_FILE = RUN_PATH.rsplit("/", 1)
 
 
@@ -33,33 +34,21 @@ def build_pod_template(
     job: FineTuneJob, name: str, run: TrainingRun, labels: dict[str, str], config: Config
 ) -> Manifest:
     """Give the pod template of the attempt whose Job is called ``name``."""
-    return {
-        "metadata": {
-            "labels": labels,
-            "annotations": {
-                RUN_ANNOTATION: run.encode(),
-            },
-        },
+    template = {
+        "metadata": {"labels": labels, "annotations": {RUN_ANNOTATION: run.encode()}},
         "spec": _pod_spec(job, name, run, config),
     }
+    return surround(template, config.trainer_pods, config)
 
 
 def _pod_spec(job: FineTuneJob, name: str, run: TrainingRun, config: Config) -> Manifest:
     compute, policy = job.spec.compute, job.spec.run_policy
     is_train = run.stage is StageName.TRAIN
-    volumes, mounts = _storage(run, compute if is_train else None)
+    volumes, mounts = _storage(run, compute if is_train else None, config)
     spec: Manifest = {
+        **pod_basis(config.image_pull_secrets),
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": job.spec.checkpoint.grace_period_seconds,
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": _USER,
-            "runAsGroup": _USER,
-            "fsGroup": _USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
         "containers": [_trainer(job, name, run, config) | {"volumeMounts": mounts}],
         "volumes": volumes,
     }
@@ -67,7 +56,6 @@ def _pod_spec(job: FineTuneJob, name: str, run: TrainingRun, config: Config) -> 
         "serviceAccountName": compute.service_account_name,
         "priorityClassName": policy.priority_class_name,
         "subdomain": service_name(job) if run.world.nodes > 1 else "",
-        "imagePullSecrets": [{"name": secret} for secret in config.image_pull_secrets],
         **(_placement(compute, config) if is_train else {}),
     }
     return spec | {key: value for key, value in optional.items() if value}
@@ -87,11 +75,7 @@ def _trainer(job: FineTuneJob, name: str, run: TrainingRun, config: Config) -> M
         "env": environment(job.spec.checkpoint.grace_period_seconds),
         "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
         "resources": resources,
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": container_security(),
         "terminationMessagePath": TERMINATION_PATH,
     }
 
@@ -107,9 +91,16 @@ def service_name(job: FineTuneJob) -> str:
     return f"{job.metadata.name}-train"
 
 
-def _storage(run: TrainingRun, compute: Compute | None) -> tuple[list[Manifest], list[Manifest]]:
+def _storage(
+    run: TrainingRun, compute: Compute | None, config: Config
+) -> tuple[list[Manifest], list[Manifest]]:
     """Volumes and mounts: the run, a place to work, credentials, claims, shared memory."""
-    pairs = [_run_file(), _scratch("work", WORK_PATH), _scratch("tmp", "/tmp")]  # noqa: S108
+    work = build_scratch("work", config.work_volume)
+    pairs = [
+        _run_file(),
+        (work, {"name": "work", "mountPath": WORK_PATH}),
+        scratch("tmp", "/tmp"),  # noqa: S108
+    ]
     secrets = {
         "model": run.s3.model_secret,
         "dataset": run.s3.dataset_secret,
@@ -173,10 +164,6 @@ def _run_file() -> tuple[Manifest, Manifest]:
     items = [{"path": _RUN_FILE, "fieldRef": source}]
     mount = {"name": "run", "mountPath": _RUN_FOLDER, "readOnly": True}
     return {"name": "run", "downwardAPI": {"items": items}}, mount
-
-
-def _scratch(name: str, path: str) -> tuple[Manifest, Manifest]:
-    return {"name": name, "emptyDir": {}}, {"name": name, "mountPath": path}
 
 
 def _secret(role: str, secret: str) -> tuple[Manifest, Manifest]:

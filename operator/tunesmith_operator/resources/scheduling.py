@@ -31,7 +31,7 @@ def placement(
     parts: dict[str, Any] = {
         "nodeSelector": selector,
         "affinity": _any_of(choices) if choices else {},
-        "tolerations": [_toleration(t) for t in tolerated],
+        "tolerations": [toleration_manifest(t) for t in tolerated],
     }
     return {name: value for name, value in parts.items() if value}
 
@@ -50,6 +50,7 @@ def _any_of(choices: dict[str, tuple[str, ...]]) -> dict[str, Any]:
     }
 
 
-def _toleration(toleration: Toleration) -> dict[str, Any]:
+def toleration_manifest(toleration: Toleration) -> dict[str, Any]:
+    """Give a toleration as Kubernetes writes it: what is empty is left out."""
     said = toleration.model_dump(by_alias=True, exclude_none=True)
     return {name: value for name, value in said.items() if value != ""}

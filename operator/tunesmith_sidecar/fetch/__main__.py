@@ -20,7 +20,13 @@ from tunesmith_sidecar.fetch.foundation import check_base
 from tunesmith_sidecar.fetch.model import fetch_model
 from tunesmith_sidecar.fetch.settings import FetchSettings, parse_fetch_settings
 from tunesmith_sidecar.fetch.transfer import Source
-from tunesmith_sidecar.s3 import CredentialsError, Endpoint, Patience, make_client
+from tunesmith_sidecar.s3 import (
+    CertificatesError,
+    CredentialsError,
+    Endpoint,
+    Patience,
+    make_client,
+)
 
 _PATIENCE = Patience(connect_seconds=10, read_seconds=60, attempts=3, connections=16)
 _TERMINATED = 143
@@ -75,6 +81,8 @@ def _fetch(settings: FetchSettings) -> None:
             base = Source(client, there, settings.patience_seconds)
             check_base(settings.base_uri, settings.base_digest, base)
         fetch_model(settings, Source(client, place, settings.patience_seconds))
+    except CertificatesError as error:
+        raise FetchError(FetchReason.CREDENTIALS_MISSING, str(error)) from error
     except CredentialsError as error:
         raise FetchError(
             FetchReason.CREDENTIALS_MISSING,

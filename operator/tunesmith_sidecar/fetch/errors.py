@@ -15,6 +15,7 @@ from botocore.exceptions import (
     NoCredentialsError,
     PartialCredentialsError,
     ResponseStreamingError,
+    SSLError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from s3transfer.exceptions import RetriesExceededError
@@ -90,10 +91,13 @@ def explain(error: BaseException, place: Place) -> FetchError:
         )
     if isinstance(error, OSError) and not is_transient(error):
         return FetchError(FetchReason.DISK_FAILED, f"the model cannot be written: {detail}")
+    check = (
+        "Its certificate is not trusted: set the chart's caBundle"
+        if isinstance(error, SSLError)
+        else "If this stays, check spec.s3.endpoint and the network"
+    )
     return FetchError(
-        FetchReason.STORAGE_UNAVAILABLE,
-        f"S3 did not answer for {place} ({detail}). If this stays, check spec.s3.endpoint and the"
-        " network",
+        FetchReason.STORAGE_UNAVAILABLE, f"S3 did not answer for {place} ({detail}). {check}"
     )
 
 

@@ -3,6 +3,7 @@
 Makes the one pooled boto3 client of a role. Values of secrets are never logged or put in errors.
 """
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from botocore.session import get_session
 
 from tunesmith_api.result import UserErrorReason
 from tunesmith_api.run import S3Connection
+from tunesmith_process.certificates import missing_bundle
 from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.storage.errors import Role, no_identity
 
@@ -40,8 +42,11 @@ def secret_of(connection: S3Connection, role: Role) -> str:
 def make_client(connection: S3Connection, role: Role, credentials_root: Path) -> "S3Client":
     """Make a client with the role's credentials. Opens no connection yet.
 
-    Raises UserError (CredentialsMissing) when the Secret lacks a key or there is no identity.
+    Raises UserError (CredentialsMissing) when the Secret lacks a key, there is no identity, or the
+    certificates that S3 should be known by are not there.
     """
+    if lack := missing_bundle(os.environ):
+        raise UserError(UserErrorReason.CREDENTIALS_MISSING, f"{lack}.")
     secret = secret_of(connection, role)
     keys = _read_secret(credentials_root / role, secret, role) if secret else {}
     session = _new_session()

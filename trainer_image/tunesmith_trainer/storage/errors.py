@@ -17,6 +17,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
     ReadTimeoutError,
     ResponseStreamingError,
+    SSLError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
@@ -238,10 +239,15 @@ def no_identity(role: Role) -> UserError:
 
 def unavailable(place: Place, error: BaseException) -> Infrastructure:
     """Say that S3 could not be reached, or kept failing."""
+    check = (
+        "Its certificate is not trusted: set the chart's caBundle"
+        if isinstance(error, SSLError)
+        else "If this stays, check spec.s3.endpoint and the network"
+    )
     return Infrastructure(
         "StorageUnavailable",
         f"S3 did not answer for {place} ({type(error).__name__}: {shorten(str(error), 200)})."
-        " If this stays, check spec.s3.endpoint and the network.",
+        f" {check}.",
     )
 
 

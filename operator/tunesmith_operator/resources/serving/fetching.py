@@ -4,6 +4,7 @@ from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.config import Config
 from tunesmith_operator.resources.metadata import Manifest
 from tunesmith_operator.resources.scheduling import container_resources
+from tunesmith_operator.resources.security import container_basis, variables
 from tunesmith_operator.resources.serving.engines.plan import (
     DIGEST_PATH,
     FILES_PATH,
@@ -12,12 +13,13 @@ from tunesmith_operator.resources.serving.engines.plan import (
     EnginePlan,
 )
 from tunesmith_operator.resources.serving.record import Revision
-from tunesmith_operator.resources.serving.security import container_basis, scratch, variables
 from tunesmith_operator.resources.serving.storage import resolve_storage
+from tunesmith_operator.resources.surroundings import build_scratch
 
 CONTAINER = "fetch"
 _PREFIX = "TUNESMITH_FETCH_"
-_MODELS, _MODELS_MOUNT = scratch("models", MODELS_PATH)
+_MODELS = "models"
+_MODELS_MOUNT: Manifest = {"name": _MODELS, "mountPath": MODELS_PATH}
 
 
 def models_mount(*, is_writable: bool = False) -> Manifest:
@@ -27,7 +29,8 @@ def models_mount(*, is_writable: bool = False) -> Manifest:
 
 def build_volumes(template: RevisionTemplate, config: Config) -> list[Manifest]:
     """Give the pod's volumes that fetching needs, whoever does it."""
-    return [_MODELS, *resolve_storage(template, config).volumes]
+    models = build_scratch(_MODELS, config.serving.models_volume)
+    return [models, *resolve_storage(template, config).volumes]
 
 
 def build_fetcher(revision: Revision, plan: EnginePlan, config: Config) -> Manifest:

@@ -31,6 +31,11 @@ def router_name(deployment: ModelDeployment) -> str:
     return f"{deployment.metadata.name}-router"
 
 
+def budget_name(deployment: ModelDeployment) -> str:
+    """Name of the PodDisruptionBudget of the pods with engines."""
+    return f"{deployment.metadata.name}-engines"
+
+
 def engine_selector(deployment: ModelDeployment) -> dict[str, str]:
     """Labels of the serving pods of all revisions; what status.selector says to the autoscaler."""
     return {

@@ -11,18 +11,19 @@ from tunesmith_api.router import AGENT_PORT, ROUTER_PORT
 from tunesmith_operator.config import Config
 from tunesmith_operator.resources.metadata import Manifest, owned_metadata
 from tunesmith_operator.resources.scheduling import container_resources
+from tunesmith_operator.resources.security import (
+    container_basis,
+    pod_basis,
+    scratch,
+    variables,
+)
 from tunesmith_operator.resources.serving.names import (
     router_labels,
     router_name,
     router_selector,
     router_service_name,
 )
-from tunesmith_operator.resources.serving.security import (
-    container_basis,
-    pod_basis,
-    scratch,
-    variables,
-)
+from tunesmith_operator.resources.surroundings import surround
 
 TOKEN_VARIABLE = "TUNESMITH_ROUTER_TOKEN_DIGEST"  # noqa: S105  the name of a variable
 RUN_PATH = "/run/tunesmith-router"
@@ -49,7 +50,7 @@ def _workload(deployment: ModelDeployment, config: Config, token: str) -> Manife
     preferred = {"preferredDuringSchedulingIgnoredDuringExecution": [spread]}
     run, run_mount = scratch("run", RUN_PATH)
     pod = {
-        **pod_basis(config.serving),
+        **pod_basis(config.serving.image_pull_secrets),
         "affinity": {"podAntiAffinity": preferred},
         "terminationGracePeriodSeconds": (
             config.serving.pre_stop_seconds + _drain_seconds(deployment, config) + _END_SECONDS
@@ -70,7 +71,9 @@ def _workload(deployment: ModelDeployment, config: Config, token: str) -> Manife
                 "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
             },
             "selector": selector,
-            "template": {"metadata": {"labels": labels}, "spec": pod},
+            "template": surround(
+                {"metadata": {"labels": labels}, "spec": pod}, router.pods, config
+            ),
         },
     }
 

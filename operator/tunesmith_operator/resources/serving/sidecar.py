@@ -13,12 +13,12 @@ from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.config import Config
 from tunesmith_operator.resources.metadata import Manifest
 from tunesmith_operator.resources.scheduling import container_resources
+from tunesmith_operator.resources.security import container_basis, variables
 from tunesmith_operator.resources.serving.engines.custom import DEFAULT_PORT
 from tunesmith_operator.resources.serving.engines.plan import ADAPTERS_PATH, DIGEST_PATH, EnginePlan
 from tunesmith_operator.resources.serving.fetching import models_mount
 from tunesmith_operator.resources.serving.names import served_model
 from tunesmith_operator.resources.serving.record import Revision
-from tunesmith_operator.resources.serving.security import container_basis, variables
 from tunesmith_operator.resources.serving.storage import resolve_storage
 
 CONTAINER = "sidecar"

@@ -12,6 +12,12 @@ from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.config import Config
 from tunesmith_operator.resources.metadata import Manifest, owned_metadata
 from tunesmith_operator.resources.scheduling import container_resources, placement
+from tunesmith_operator.resources.security import (
+    container_basis,
+    pod_basis,
+    scratch,
+    variables,
+)
 from tunesmith_operator.resources.serving.engines import plan_engine
 from tunesmith_operator.resources.serving.engines.plan import EnginePlan, UnservableError
 from tunesmith_operator.resources.serving.fetching import (
@@ -27,12 +33,6 @@ from tunesmith_operator.resources.serving.names import (
     served_model,
 )
 from tunesmith_operator.resources.serving.record import Revision, owned_by_record
-from tunesmith_operator.resources.serving.security import (
-    container_basis,
-    pod_basis,
-    scratch,
-    variables,
-)
 from tunesmith_operator.resources.serving.sidecar import (
     Tokens,
     build_sidecar,
@@ -40,6 +40,7 @@ from tunesmith_operator.resources.serving.sidecar import (
     requests_port,
     sidecar_port,
 )
+from tunesmith_operator.resources.surroundings import surround
 
 ENGINE_CONTAINER = "engine"
 SERVICE_PORT = 80
@@ -66,7 +67,7 @@ def build_workload(
     labels = revision_labels(deployment, revision.number)
     pod = _pod(deployment, revision, selector, config, tokens)
     metadata = owned_by_record(deployment, revision, record_uid)
-    return _workload(metadata, selector, labels, replicas, pod)
+    return _workload(metadata, selector, replicas, _template(labels, pod, config))
 
 
 def build_host(
@@ -84,15 +85,18 @@ def build_host(
     """
     selector, labels = host_selector(deployment, name), host_labels(deployment, name)
     pod = _pod(deployment, Revision(name, 0, "", template), selector, config, tokens)
-    return _workload(owned_metadata(deployment, name, labels), selector, labels, replicas, pod)
+    metadata = owned_metadata(deployment, name, labels)
+    return _workload(metadata, selector, replicas, _template(labels, pod, config))
+
+
+def _template(labels: dict[str, str], pod: Manifest, config: Config) -> Manifest:
+    notes = {"kubectl.kubernetes.io/default-container": ENGINE_CONTAINER}
+    template = {"metadata": {"labels": labels, "annotations": notes}, "spec": pod}
+    return surround(template, config.serving.pods, config)
 
 
 def _workload(
-    metadata: Manifest,
-    selector: dict[str, str],
-    labels: dict[str, str],
-    replicas: int,
-    pod: Manifest,
+    metadata: Manifest, selector: dict[str, str], replicas: int, template: Manifest
 ) -> Manifest:
     return {
         "apiVersion": "apps/v1",
@@ -107,13 +111,7 @@ def _workload(
                 "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
             },
             "selector": {"matchLabels": selector},
-            "template": {
-                "metadata": {
-                    "labels": labels,
-                    "annotations": {"kubectl.kubernetes.io/default-container": ENGINE_CONTAINER},
-                },
-                "spec": pod,
-            },
+            "template": template,
         },
     }
 
@@ -153,7 +151,7 @@ def _pod(
 ) -> Manifest:
     template = revision.template
     engine = template.engine
-    _check_gpu_type(engine, config)
+    _check_place(engine, config)
     plan = plan_engine(template, served_model(deployment), config.serving)
     sidecar, more = build_sidecar(deployment, revision, plan, config, tokens)
     pairs = _engine_storage(plan, config)
@@ -165,7 +163,7 @@ def _pod(
     }
     account = engine.service_account_name
     return {
-        **pod_basis(config.serving),
+        **pod_basis(config.serving.image_pull_secrets),
         **({"serviceAccountName": account} if account else {}),
         **placement(engine.gpus, engine.gpu_type, engine.node_selector, engine.tolerations, config),
         "terminationGracePeriodSeconds": grace_seconds(template, config),
@@ -186,13 +184,13 @@ def _pod(
     }
 
 
-def _check_gpu_type(engine: Engine, config: Config) -> None:
-    if engine.gpu_type and engine.gpu_type not in config.gpu.types:
-        known = ", ".join(sorted(config.gpu.types)) or "none"
-        raise UnservableError(
-            f"engine.gpuType {engine.gpu_type} is not known here. Known: {known}. Choose one of"
-            " them, leave it empty for any GPU, or add it to the chart's value gpuTypes"
-        )
+def _check_place(engine: Engine, config: Config) -> None:
+    """Raise UnservableError where the cluster's owner knows no such place, or does not allow it."""
+    why = config.why_no_gpu_type("engine.gpuType", engine.gpu_type) or config.why_no_account(
+        "engine.serviceAccountName", engine.service_account_name
+    )
+    if why:
+        raise UnservableError(why)
 
 
 def _engine_storage(plan: EnginePlan, config: Config) -> list[tuple[Manifest, Manifest]]:

@@ -1,7 +1,9 @@
-"""What every pod of a ModelDeployment has in common: the Pod Security Standard "restricted".
+"""What every pod of ours has in common: the Pod Security Standard "restricted".
 
 No Kubernetes credentials, no root, nothing writable but the volumes that are said.
 """
+
+from collections.abc import Sequence
 
 from tunesmith_operator.config import ServingConfig
 from tunesmith_operator.resources.metadata import Manifest
@@ -9,7 +11,7 @@ from tunesmith_operator.resources.metadata import Manifest
 _USER = 65532
 
 
-def pod_basis(serving: ServingConfig) -> Manifest:
+def pod_basis(pull_secrets: Sequence[str]) -> Manifest:
     """Fields of a pod's spec."""
     basis: Manifest = {
         "automountServiceAccountToken": False,
@@ -22,23 +24,28 @@ def pod_basis(serving: ServingConfig) -> Manifest:
             "seccompProfile": {"type": "RuntimeDefault"},
         },
     }
-    secrets = [{"name": secret} for secret in serving.image_pull_secrets]
+    secrets = [{"name": secret} for secret in pull_secrets]
     return basis | ({"imagePullSecrets": secrets} if secrets else {})
 
 
+def container_security() -> Manifest:
+    """The security context of a container."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
 def container_basis(name: str, image: str, serving: ServingConfig) -> Manifest:
-    """Fields of a container."""
+    """Fields of a container of a ModelDeployment."""
     return {
         "name": name,
         "image": image,
         "imagePullPolicy": serving.image_pull_policy,
         # What a program says last is what the operator reads.
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": container_security(),
     }
 
 
