@@ -54,7 +54,8 @@ def finish_rollback(draft: ServingDraft, seen: ServingObservation) -> None:
     is_gone = not seen.may_serve(canary.name)
     stand = choose_traffic(seen, draft.status, 0)
     is_needed = stand is not None and stand.touches(canary.name)
-    is_superseded = is_needed and draft.wanted not in (None, rollout.digest)
+    asked = (draft.wanted, draft.plan)
+    is_superseded = is_needed and draft.wanted and asked != (rollout.digest, rollout.plan)
     if not is_gone and not is_superseded:
         return
     abort = rollout.abort

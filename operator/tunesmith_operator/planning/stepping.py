@@ -201,10 +201,21 @@ def needed_pods(draft: ServingDraft, seen: ServingObservation, weight: int) -> i
     """Give the pods that the canary must have ready before it gets ``weight`` percent."""
     has_stable = draft.status.stable is not None
     needed = canary_needs(sizing(draft, seen), weight, has_stable=has_stable)
-    if _rollout(draft).stable_crash_loops and shares_pods(draft, seen):
-        # They may never be ready all at once. Where stable is, the canary has to be.
-        return min(needed, max(1, _ready_pods(seen, draft.status.stable)))
-    return needed
+    stable = seen.revision(draft.status.stable.name) if draft.status.stable else None
+    if stable is None or not shares_pods(draft, seen):
+        return needed
+    # They may never be ready all at once. Where stable is, the canary has to be.
+    if _rollout(draft).stable_crash_loops:
+        return min(needed, max(1, stable.ready_replicas))
+    main = seen.revision(seen.traffic.main) if seen.traffic else None
+    stuck = [
+        there.ready_replicas
+        for there in (stable, main)
+        if there is not None and there.host == stable.host and there.is_unloadable
+        # What stands in for stable already is awaited like any canary.
+        if not (draft.status.canary and there.name == draft.status.canary.name)
+    ]
+    return min(needed, max(stuck, default=0) or needed)
 
 
 def _ready_pods(seen: ServingObservation, role: RevisionStatus | None) -> int:

@@ -112,6 +112,10 @@ def _stand_in(
     # Stable and its predecessor are among them only if they cannot serve. What stands in already
     # goes on while it grows to the size that this asks for.
     able = [r for r in seen.revisions if r.is_fully_ready or (r.name == main and r.ready_replicas)]
+    here, good = seen.revision(main), _of(seen, status.canary)
+    if here and good and good.host and good.host == here.host:
+        # A bad one on the same pods may never let all of them be ready at once.
+        able += [good] if good.ready_replicas >= here.ready_replicas > 0 else []
     return max(able, key=rank, default=None)
 
 
