@@ -130,6 +130,16 @@ def test_beside_a_stable_that_ends_the_engine_bad_answers_still_count() -> None:
     assert world.status.last_rollback.reason is RollbackReason.CONSECUTIVE_ERRORS
 
 
+def test_a_bad_version_beside_it_takes_no_chance_from_the_next_one() -> None:
+    world = with_a_stable_that_ends_the_engine(Model(error_rate=1.0))
+    world.set_rules(failFast={"restarts": 1, "consecutiveErrors": 30})
+    until(world, lambda w: w.status.last_rollback is not None, 100)
+    world.offer(3)
+    settle(world)
+    assert world.status.stable is not None
+    assert world.status.stable.version == "m-v3"
+
+
 def test_what_a_rejected_canary_did_to_the_engine_is_not_put_down_to_stable() -> None:
     bad = Model(crashes_after=3)
     world = serving({2: bad, 3: bad})

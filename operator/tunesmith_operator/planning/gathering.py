@@ -106,12 +106,14 @@ def gather_revisions(
 
 
 def _without_shared_restarts(revisions: Sequence[SeenRevision]) -> Iterable[SeenRevision]:
-    """Restarts of pods that several revisions are served by say nothing of any of them."""
+    """Restarts of pods that several revisions are served by say nothing of any of them.
+
+    Nor of one that no pod has anything of: they were before it came.
+    """
     guests = Counter(r.host for r in revisions if r.replicas)
     for revision in revisions:
-        others = guests[revision.host] - (1 if revision.replicas else 0)
-        is_shared = revision.host and others > 0
-        yield replace(revision, restarts=0) if is_shared else revision
+        is_alone = revision.replicas > 0 and guests[revision.host] == 1
+        yield revision if is_alone or not revision.host else replace(revision, restarts=0)
 
 
 def pods_of(

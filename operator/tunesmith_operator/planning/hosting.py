@@ -87,7 +87,7 @@ def stable_crash_loops(draft: ServingDraft, seen: ServingObservation) -> bool:
         return False
     rejected = draft.status.last_rollback
     since = draft.now - _LATELY
-    if rejected is not None:
+    if rejected is not None and not rejected.stable_crash_loops:
         since = max(since, rejected.time + _AFTERMATH)
     return host.last_restart > since
 

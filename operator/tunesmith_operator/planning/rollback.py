@@ -75,6 +75,7 @@ def finish_rollback(draft: ServingDraft, seen: ServingObservation) -> None:
             time=abort.time,
             detected_after_seconds=max(0, int((abort.time - since).total_seconds())),
             restored_after_milliseconds=_milliseconds(restored - abort.time) if is_gone else None,
+            stable_crash_loops=rollout.stable_crash_loops,
         ),
         rollout,
     )
