@@ -31,7 +31,7 @@ DIGEST = "sha256:" + "a" * 64
 OWNER = ObjectMeta(name="chat", uid="u")
 TEMPLATE = RevisionTemplate.model_validate(
     {
-        "model": {"uri": "s3://b/m/", "digest": DIGEST},
+        "model": {"uri": "s3://bucket/m/", "digest": DIGEST},
         "baseModelUri": "hf://org/base",
         "delivery": "Adapter",
         "engine": {"type": "VLLM"},
