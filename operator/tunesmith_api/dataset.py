@@ -57,6 +57,13 @@ class FeedbackFilter(StrEnum):
     NOT_NEGATIVE = "NotNegative"
 
 
+class Corrections(StrEnum):
+    """What is done with corrections in a conversation log."""
+
+    IGNORE = "Ignore"
+    USE = "Use"
+
+
 class TooLong(StrEnum):
     """What happens to a row that has more tokens than maxSequenceLength."""
 
@@ -232,6 +239,10 @@ class Dataset(Spec):
     """Which rows of a ModelDeployment's conversation log are taken: Any, Positive for those rated
     good, NotNegative for those not rated bad, by the last rating. Other rows are counted as
     filtered."""
+    corrections: Corrections = Corrections.IGNORE
+    """What is done with corrections that users of a ModelDeployment gave as feedback: Ignore learns
+    the answers as they were, Use learns the last correction in place of the answer it is for. A
+    corrected row counts as rated good, whatever was said of its answer."""
     template: Template = Template.CHAT_TEMPLATE
     """How a conversation becomes text: the model's own chat template, ChatML, Alpaca, Instruction,
     Plain (User: and Assistant:), or Custom. A model without one gets Plain. The template is saved

@@ -186,6 +186,9 @@ class RollbackStatus(Status):
     requests_served_by_rejected: Count = 0
     """Requests it had answered by then, as the router counted them. With router GatewayAPI, which
     tells no counts, as its pods counted them, copies for mirrorPercent included."""
+    stable_crash_loops: bool = False
+    """Whether the engine of the pods that it shared with stable ended again and again before it
+    came already, so that later ends are not put down to it."""
 
 
 class RejectedStatus(Status):

@@ -65,7 +65,8 @@ class FailFast(Spec):
     """Failed answers of the canary in a row, as one pod of the router counts them; with router
     GatewayAPI as one of the canary's own pods does. 0 is never."""
     restarts: Annotated[int, Field(ge=0, le=1000)] = 2
-    """Restarts of the canary's containers. 0 is never."""
+    """Restarts of the canary's containers; those that all containers of a pod go through together,
+    as when its node is booted, are none. 0 is never."""
 
 
 class Notification(Spec):

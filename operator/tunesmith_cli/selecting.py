@@ -18,7 +18,7 @@ import orjson
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tunesmith_api.dataset import Checks, DataFormat, Dataset, FeedbackFilter, Training
+from tunesmith_api.dataset import Checks, Corrections, DataFormat, Dataset, FeedbackFilter, Training
 from tunesmith_api.run import S3Connection
 from tunesmith_cli.jobfile import JOB_FILES, as_uri, load_job, near_by
 from tunesmith_cli.local import connection
@@ -59,6 +59,8 @@ class _Read(NamedTuple):
     rows: "RowFile"
     reading: "Reading"
     sources: "list[tuple[Reader, list[SourceFile]]]"
+    feedback: "list[SourceFile]"
+    """Files that lie beside a source which is only a log's folder of conversations."""
 
 
 def select_rows(place: str, target: Path, wishes: Wishes) -> None:
@@ -98,7 +100,11 @@ def select_rows(place: str, target: Path, wishes: Wishes) -> None:
 
 def _dataset(place: str, format_: str) -> tuple[Dataset, S3Connection]:
     # Rows that somebody has called bad are among those worth a look.
-    lenient = {"checks": Checks(fail_on_malformed="1"), "feedback": FeedbackFilter.ANY}
+    lenient = {
+        "checks": Checks(fail_on_malformed="1"),
+        "feedback": FeedbackFilter.ANY,
+        "corrections": Corrections.IGNORE,
+    }
     if Path(place).suffix in JOB_FILES:
         settings = [f"dataset.format={format_}"] if format_ else []
         spec = load_job(Path(place), settings).job.spec
@@ -115,19 +121,23 @@ def _dataset(place: str, format_: str) -> tuple[Dataset, S3Connection]:
 def _read(dataset: Dataset, s3: S3Connection, work: Path, scratch: "Scratch") -> _Read:
     """Bring the files here, and their rows to the disk one after the other."""
     # Imported here and below: what reads data takes a second to load.
-    from tunesmith_trainer.data.finding import find_files
+    from tunesmith_trainer.data.finding import find_beside, find_files
+    from tunesmith_trainer.data.ratings import feedback_beside
     from tunesmith_trainer.data.reading import Reading, read_rows
     from tunesmith_trainer.data.rowfile import RowFile
     from tunesmith_trainer.data.rows import Reader
     from tunesmith_trainer.storage import Storage
 
-    read = _Read(RowFile(work / "rows", scratch), Reading(dataset.checks), [])
+    read = _Read(RowFile(work / "rows", scratch), Reading(dataset.checks), [], [])
     storage = cache(lambda: Storage.open(s3, "dataset"))
     for number, source in enumerate(dataset.train.all_sources):
         wanted = source.format or dataset.format
         with said_plainly(source.uri, s3):
             uri = _placed(source.uri, storage, s3)
             files = find_files(uri, storage, work / f"source-{number}", lambda _: None, wanted)
+            if beside := feedback_beside(uri):
+                folder = work / f"feedback-{number}"
+                read.feedback.extend(find_beside(beside, storage, folder, lambda _: None))
         reader = Reader(wanted, dataset)
         read.rows.extend(read_rows(files, reader, read.reading, lambda: None))
         read.sources.append((reader, files))
@@ -157,7 +167,11 @@ def _load(path: str, work: Path) -> tuple[Any, Any]:
 
 
 def _origins(read: _Read, picked: "Sequence[Selected]") -> dict[tuple[str, int], dict[str, Any]]:
-    """Read the lines of the picked rows again, for what a log says besides the conversation."""
+    """Read the lines of the picked rows again, for what a log says besides the conversation.
+
+    What was said of it later stands elsewhere; of several ratings the last one counts.
+    """
+    from tunesmith_trainer.data.ratings import all_said, feedback_lines
     from tunesmith_trainer.data.reading import records
 
     wanted: dict[str, set[int]] = defaultdict(set)
@@ -171,6 +185,15 @@ def _origins(read: _Read, picked: "Sequence[Selected]") -> dict[tuple[str, int],
                 if line in lines and isinstance(value, dict):
                     kept = {name: value[name] for name in _OF_A_LOG if value.get(name)}
                     found[file.uri, line] = kept
+    names = {str(origin["id"]) for origin in found.values() if "id" in origin}
+    late: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    files = [file for _, files in read.sources for file in files] + read.feedback
+    for value in feedback_lines(files) if names else ():
+        if (name := str(value.get("id"))) in names:
+            late[name].append(value)
+    for origin in found.values():
+        if said := all_said([origin, *late.get(str(origin.get("id")), ())]):
+            origin["feedback"] = said
     return found
 
 

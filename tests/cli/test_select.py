@@ -93,6 +93,32 @@ def test_rows_of_a_folder_of_logs_are_picked(tmp_path: Path) -> None:
     assert "Messages, 6 rows" in checked.stdout
 
 
+@pytest.mark.parametrize("place", ["", "conversations"])
+def test_what_was_said_later_stands_beside_what_was_picked(tmp_path: Path, place: str) -> None:
+    logs, target = write_logs(tmp_path / "logs"), tmp_path / "worth.jsonl"
+    more = logs / "feedback/support-8aaa/2026-11-22/090000-bb-1.jsonl"
+    more.parent.mkdir(parents=True)
+    good = Feedback("good", "", "It is late.", "2026-11-22T09:00:00.000+00:00")
+    more.write_bytes(
+        b"".join(build_feedback(f"req-{n}", "", good, "support-8aaa") for n in (5, 7, 99))
+    )
+    told = ask("data", "select", logs / place, *MODEL, "--count", "24", "--out", target)
+    assert told.returncode == 0, told.stderr
+    said = {row["selection"]["id"]: row["selection"].get("feedback") for row in rows_of(target)}
+    assert said["req-3"]["rating"] == "bad"
+    # Of each member what was said last: the comment is from the line itself.
+    assert said["req-5"] == {
+        "rating": "good",
+        "comment": "wrong",
+        "correction": "It is late.",
+        "time": "2026-11-22T09:00:00.000+00:00",
+    }
+    assert said["req-7"]["correction"] == "It is late."
+    assert [name for name, words in said.items() if words] == [
+        name for name in said if name in ("req-3", "req-5", "req-7")
+    ]
+
+
 def test_the_same_seed_picks_the_same_rows(tmp_path: Path) -> None:
     logs = write_logs(tmp_path / "logs")
 

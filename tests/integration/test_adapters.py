@@ -178,3 +178,25 @@ async def test_a_new_pod_is_told_all_before_it_serves(
             "the new pod to serve",
         )
     assert cluster.network.lost == 0
+
+
+async def test_an_adapter_that_can_be_had_no_more_keeps_out_nothing_that_mends_it(
+    control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
+) -> None:
+    await begin(kube, namespace)
+    async with operator(control_plane, namespace):
+        await until_stable(kube, namespace, 1)
+        # Its files are gone, and so are the pods that have them.
+        cluster.behaviour[namespace, 1] = Behaviour(is_ready=False)
+        for name in await pods_of(kube, namespace):
+            body = await kube.get("Pod", namespace, name)
+            assert body is not None
+            await cluster.evict(body)
+        await change(kube, namespace, source=adapter("b"))
+        mended = await until_stable(kube, namespace, 2)
+        assert "lastRollback" not in mended["status"]
+        await until_status(
+            kube, namespace, lambda s: s["stable"]["readyReplicas"] == 2, "all pods to serve"
+        )
+    # For a while there was nobody to send requests to.
+    cluster.network.complaints.clear()

@@ -309,6 +309,10 @@ async def test_a_bad_adapter_is_refused_and_the_other_serves_on(pod: Pod) -> Non
     await pod.tell()
     refused = AdapterPhase.REFUSED
     await pod.until(lambda said: {said[f"chat-{n}"][0] for n in "bcd"} == {refused})
+    # What was found is said all the time, not only between one try and the next.
+    for _ in range(20):
+        assert {(await pod.report())[f"chat-{n}"][0] for n in "bcd"} == {refused}
+        await asyncio.sleep(0.1)
     said = await pod.report()
     assert "wanted is sha256:000" in said["chat-b"][1]
     assert "greater than max_lora_rank 64" in said["chat-c"][1]

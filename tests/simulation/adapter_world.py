@@ -10,7 +10,7 @@ from datetime import datetime
 from math import ceil
 from typing import Any
 
-from tests.simulation.rollout_parts import GOOD, KEY, Pod, Revision
+from tests.simulation.rollout_parts import GOOD, KEY, Model, Pod, Revision
 from tests.simulation.rollout_world import RolloutWorld
 from tunesmith_api.adapters import (
     AdapterPhase,
@@ -29,7 +29,7 @@ from tunesmith_operator.planning.gathering import (
     gather_hosts,
     gather_revisions,
 )
-from tunesmith_operator.planning.hosting import required
+from tunesmith_operator.planning.hosting import assumed
 from tunesmith_operator.planning.serving import (
     RevisionCounts,
     SeenRevision,
@@ -155,12 +155,12 @@ class AdapterWorld(RolloutWorld):
     def held(self, pod: HostPod, adapter: WantedAdapter) -> HeldAdapter:
         model = self.model(self.guests[adapter.revision])
         phase, message = AdapterPhase.LOADING, ""
-        if model.refused:
+        if pod.holds(adapter.revision):
+            phase = AdapterPhase.LOADED
+        elif model.refused:
             phase, message = AdapterPhase.REFUSED, f"ModelRefused: {model.refused}"
         elif model.never_ready:
             phase, message = AdapterPhase.FAILED, model.never_ready
-        elif pod.holds(adapter.revision):
-            phase = AdapterPhase.LOADED
         return HeldAdapter(
             revision=adapter.revision, digest=adapter.digest, phase=phase, message=message
         )
@@ -172,7 +172,7 @@ class AdapterWorld(RolloutWorld):
         objects = self.objects()
         self.looked = self.holdings()
         meta = self.deployment.metadata
-        revisions = gather_revisions(meta, objects, required(self.status))
+        revisions = gather_revisions(meta, objects, self.assumed())
         return ServingObservation(
             deployment=self.deployment,
             versions=self.versions,
@@ -185,8 +185,11 @@ class AdapterWorld(RolloutWorld):
             was_away=self.looks.was_away(KEY, self.now),
         )
 
+    def assumed(self) -> frozenset[str]:
+        return assumed(self.status, None if self.router_silent_for else self.traffic)
+
     def seen(self, revision: Revision) -> SeenRevision:
-        found = gather_revisions(self.deployment.metadata, self.objects(), required(self.status))
+        found = gather_revisions(self.deployment.metadata, self.objects(), self.assumed())
         return next(r for r in found if r.name == revision.name)
 
     def what_watches_show(self) -> object:
@@ -280,6 +283,8 @@ class AdapterWorld(RolloutWorld):
     # -- the cluster ------------------------------------------------------------------------------
 
     def turn(self) -> None:
+        if self.chance(self.faults.files_lost):
+            self.lose_files(self.rng.randint(1, 5))
         for host in self.all_hosts:
             for place, pod in enumerate(host.pods):
                 if self.is_cluster_away:
@@ -323,12 +328,26 @@ class AdapterWorld(RolloutWorld):
                 self.evicted = self.now
                 pod.loading = dict.fromkeys(pod.loading, LOADS_IN)
 
+    def lose_files(self, version: int) -> None:
+        """Somebody deletes an adapter's files in S3; pods that have it keep it."""
+        self.models[version] = Model(never_ready="S3: 404")
+
+    def replace_pods(self, *places: int) -> None:
+        for host in self.all_hosts:
+            for place in places or range(len(host.pods)):
+                host.pods[place] = self.new_pod()
+        self.evicted = self.now
+
     # -- what must never be -----------------------------------------------------------------------
 
     def check(self) -> None:
         """Nothing tells the operator that an adapter was loaded: it has to look."""
         if self.looked == self.holdings():
             super().check()
+
+    def may_leave(self, losers: list[Revision]) -> bool:
+        """Stable whose files are gone cannot have more pods than it has, and carries all so far."""
+        return super().may_leave(losers) or any(self.model(r).never_ready for r in losers)
 
     def check_rise(self, rollout: RolloutStatus, share: int) -> None:
         super().check_rise(rollout, share)
@@ -339,8 +358,10 @@ class AdapterWorld(RolloutWorld):
         if canary is None or stable is None or canary.host is not stable.host:
             return
         wanted = self.deployment.spec.replicas
-        # Pods that stable's own adapter ends all the time are never ready all at once.
-        missing = (stable.ready if rollout.stable_crash_loops else wanted) - canary.ready
+        # Pods that stable's own adapter ends all the time, or that cannot get it, are never ready
+        # all at once.
+        is_broken = rollout.stable_crash_loops or self.model(stable).never_ready
+        missing = (stable.ready if is_broken else wanted) - canary.ready
         assert missing <= 0 or stable.ready == 0, f"{missing} pods do not hold it"
 
 

@@ -55,13 +55,7 @@ class RolloutChecks(RolloutState):
         old = self.traffic or Traffic(main="")
         losers = [r for r in self.revisions.values() if new.share(r.name) < old.share(r.name)]
         rollout = self.status.rollout
-        rejected = {r.digest for r in self.status.rejected}
-        # What serves nobody, or badly, is left for whatever is there.
-        is_escape = (
-            not old.main
-            or any(r.ready == 0 or r.digest in rejected for r in losers)
-            or (rollout is not None and rollout.stable_crash_loops)
-        )
+        is_escape = not old.main or self.may_leave(losers)
         for revision in self.revisions.values():
             if new.share(revision.name) <= old.share(revision.name):
                 continue
@@ -72,6 +66,12 @@ class RolloutChecks(RolloutState):
             canary = self.status.canary
             if canary is not None and rollout is not None and canary.name == revision.name:
                 self.check_rise(rollout, new.share(revision.name))
+
+    def may_leave(self, losers: list[Revision]) -> bool:
+        """What serves nobody, or badly, is left for whatever is there."""
+        rollout, rejected = self.status.rollout, {r.digest for r in self.status.rejected}
+        is_bad = any(r.ready == 0 or r.digest in rejected for r in losers)
+        return is_bad or (rollout is not None and rollout.stable_crash_loops)
 
     def pods_for(self, share: int) -> int:
         spec = self.deployment.spec

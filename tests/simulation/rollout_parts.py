@@ -78,6 +78,7 @@ class Faults:
     plan_changes: float = 0.0
     approved: float = 0.0
     slow_samples: float = 0.0
+    files_lost: float = 0.0
 
 
 @dataclass

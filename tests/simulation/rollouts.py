@@ -1,6 +1,6 @@
 """Roll-outs in the toy cluster: where a story begins, what is waited for, what is asked of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import pytest
@@ -118,9 +118,16 @@ SHAPES: list[dict[str, Any]] = [
 ]
 
 
-def play(kind: type[AnyWorld], seed: int) -> AnyWorld:
+def play(
+    kind: type[AnyWorld],
+    seed: int,
+    *,
+    faults: Faults = ROUGH,
+    shapes: Sequence[dict[str, Any]] = SHAPES,
+    replicas: int = 4,
+) -> AnyWorld:
     """Disturb a world for five minutes, then let it come to rest with a good version."""
-    world = kind(seed, rules=SHAPES[seed % len(SHAPES)], faults=ROUGH)
+    world = kind(seed, rules=shapes[seed % len(shapes)], faults=faults, replicas=replicas)
     world.models = {n: world.rng.choice(MODELS) for n in range(2, 6)}
     try:
         for _ in range(300):

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.simulation.adapter_world import OTHER_BASE, AdapterWorld
-from tests.simulation.rollout_parts import Model
-from tests.simulation.rollouts import at_weight, play, settle, until
+from tests.simulation.rollout_parts import RULES, Model
+from tests.simulation.rollouts import ROUGH, at_weight, play, settle, until
 from tunesmith_api.conditions import DeploymentCondition, DeploymentReason
 from tunesmith_api.deploymentstatus import RollbackReason, RollbackStatus
 from tunesmith_api.modelversion import BaseModelRef, ModelVersion
@@ -130,6 +130,16 @@ def test_beside_a_stable_that_ends_the_engine_bad_answers_still_count() -> None:
     assert world.status.last_rollback.reason is RollbackReason.CONSECUTIVE_ERRORS
 
 
+def test_a_bad_version_beside_it_takes_no_chance_from_the_next_one() -> None:
+    world = with_a_stable_that_ends_the_engine(Model(error_rate=1.0))
+    world.set_rules(failFast={"restarts": 1, "consecutiveErrors": 30})
+    until(world, lambda w: w.status.last_rollback is not None, 100)
+    world.offer(3)
+    settle(world)
+    assert world.status.stable is not None
+    assert world.status.stable.version == "m-v3"
+
+
 def test_what_a_rejected_canary_did_to_the_engine_is_not_put_down_to_stable() -> None:
     bad = Model(crashes_after=3)
     world = serving({2: bad, 3: bad})
@@ -138,6 +148,139 @@ def test_what_a_rejected_canary_did_to_the_engine_is_not_put_down_to_stable() ->
     until(world, lambda w: w.status.rollout is not None, 5)
     assert not world.status.rollout.stable_crash_loops
     assert rolled_back(world).reason is RollbackReason.CRASH_LOOPING
+
+
+@pytest.mark.parametrize("places", [(), (0,), (0, 1, 2)], ids=["all", "one", "three"])
+@pytest.mark.parametrize("mode", ["Surge", "NoSurge"])
+def test_a_stable_whose_files_are_gone_does_not_stand_in_the_way_of_what_mends_it(
+    places: tuple[int, ...], mode: str
+) -> None:
+    world = settle(AdapterWorld(1, rules={"capacity": {"mode": mode}}))
+    world.lose_files(1)
+    world.replace_pods(*places)
+    for _ in range(20):
+        world.turn()
+    unserved = world.unserved
+    world.offer(2)
+    until(world, lambda w: w.status.rollout is not None, 5)
+    settle(world)
+    assert world.status.stable is not None
+    assert world.status.stable.version == "m-v2"
+    (host,) = world.hosts.values()
+    until(world, lambda _: all(p.is_ready for p in host.pods), 10)
+    assert not places or world.unserved == unserved == 0
+
+
+def test_while_stable_serves_a_pod_that_cannot_get_it_is_not_ready() -> None:
+    world = settle(AdapterWorld(1))
+    world.lose_files(1)
+    world.replace_pods(0)
+    world.offer(2)
+    at_weight(world, 50)
+    (host,) = world.hosts.values()
+    assert [p.is_ready for p in host.pods] == [False, True, True, True]
+
+
+def test_a_bad_version_that_came_after_stables_files_were_gone_is_rejected_all_the_same() -> None:
+    world = settle(AdapterWorld(1, {2: Model(error_rate=1.0)}))
+    world.lose_files(1)
+    world.replace_pods()
+    world.offer(2)
+    until(world, lambda w: any(r.reason == "ConsecutiveErrors" for r in w.status.rejected), 60)
+    world.offer(3)
+    settle(world)
+    assert world.status.stable is not None
+    assert world.status.stable.version == "m-v3"
+
+
+def test_another_plan_gives_what_stands_in_another_chance() -> None:
+    world = settle(AdapterWorld(1, {2: Model(error_rate=0.2)}))
+    world.lose_files(1)
+    world.replace_pods()
+    world.offer(2)
+    until(world, lambda w: bool(w.status.rejected), 60)
+    lenient = {"name": "error-rate", "builtin": "ErrorRate", "max": "0.5"}
+    world.set_rules(analysis={**RULES["analysis"], "metrics": [lenient]})
+    settle(world)
+    assert world.status.stable is not None
+    assert world.status.stable.version == "m-v2"
+
+
+def without_stables_files() -> AdapterWorld:
+    """Version 2 stands in for a stable that no pod can load any more."""
+    world = settle(AdapterWorld(1))
+    world.lose_files(1)
+    world.replace_pods()
+    world.offer(2)
+    until(world, lambda w: w.traffic is not None and w.number(w.traffic.main) == 2, 60)
+    assert world.status.rollout is not None
+    return world
+
+
+def test_files_that_are_there_again_take_no_pod_from_what_stands_in() -> None:
+    world = without_stables_files()
+    unserved = world.unserved
+    (host,) = world.hosts.values()
+    (stable,) = (g for g in world.guests.values() if g.number == 1)
+    world.models[1] = Model()
+    for place, pod in enumerate(host.pods):  # each tries again at another time
+        pod.loading[stable.name] = 3 * place
+    for _ in range(15):
+        world.turn()
+        assert all(p.is_ready for p in host.pods)
+    settle(world)
+    assert world.status.stable is not None
+    assert world.status.stable.version == "m-v2"
+    assert world.unserved == unserved
+
+
+def test_pods_that_do_not_answer_are_not_taken_for_holding_what_was_given_up() -> None:
+    world = without_stables_files()
+    (host,) = world.hosts.values()
+    for pod in host.pods:
+        pod.is_silent = True
+    for _ in range(10):
+        world.turn()
+    assert world.traffic is not None
+    assert world.number(world.traffic.main) == 2
+
+
+def test_a_pod_that_comes_while_another_stands_in_waits_for_that_alone() -> None:
+    world = without_stables_files()
+    unserved = world.unserved
+    world.replace_pods(0)
+    for _ in range(20):
+        world.turn()
+        (host,) = world.hosts.values()
+        assert all(p.is_ready for p in host.pods[1:])
+    assert world.unserved == unserved
+    settle(world)
+    assert world.status.stable is not None
+    assert world.status.stable.version == "m-v2"
+
+
+def test_the_former_stable_serves_when_the_files_of_the_new_one_are_gone() -> None:
+    world = serving()
+    settle(world)
+    assert world.status.previous is not None
+    world.lose_files(2)
+    world.replace_pods()
+    until(world, lambda w: w.traffic is not None and w.number(w.traffic.main) == 1, 30)
+    world.offer(3)
+    settle(world)
+    assert world.status.stable is not None
+    assert world.status.stable.version == "m-v3"
+
+
+def test_a_canary_whose_files_are_gone_keeps_no_pod_from_serving_stable() -> None:
+    world = serving(failFast={"consecutiveErrors": 0, "restarts": 2})
+    at_weight(world, 25)
+    world.lose_files(2)
+    world.replace_pods()
+    (host,) = world.hosts.values()
+    until(world, lambda _: all(p.is_ready for p in host.pods), 20)
+    until(world, lambda w: w.traffic is not None and w.traffic.weight == 0, 5)
+    assert rolled_back(world).reason is RollbackReason.READY_TIMEOUT
 
 
 def test_no_surge_takes_no_pod_from_stable() -> None:
@@ -225,6 +368,26 @@ def test_worlds_that_once_kept_a_stable_that_ends_the_engine(seed: int) -> None:
     world = play(AdapterWorld, seed)
     assert world.status.stable is not None
     assert world.status.stable.version == "m-v6"
+
+
+LOSSES = replace(ROUGH, files_lost=0.01, evict=0.01)
+
+
+# Where the plan was changed for what stands in; beside a rejected version that ends the engine; for
+# want of pods that the former stable, which stands in, cannot be loaded in.
+@pytest.mark.parametrize("seed", [65, 110, 143])
+def test_worlds_that_once_kept_a_stable_that_cannot_be_loaded(seed: int) -> None:
+    world = play(AdapterWorld, seed, faults=LOSSES)
+    assert world.status.stable is not None
+    assert world.status.stable.version == "m-v6"
+
+
+@pytest.mark.timeout(2400)
+def test_random_worlds_that_lose_files_keep_every_promise_and_settle() -> None:
+    for seed in range(WORLDS_PER_BLOCK):
+        world = play(AdapterWorld, seed, faults=LOSSES)
+        assert world.status.stable is not None
+        assert world.status.stable.version == "m-v6"
 
 
 @pytest.mark.timeout(2400)

@@ -221,6 +221,39 @@ def test_what_was_said_last_counts_wherever_it_was_written(
     assert set(map(str, kept.values())) == {str((3, ["rated bad ¶ Q 3 ¶ A 3"]))}
 
 
+@pytest.mark.parametrize("feedback", ["Any", "NotNegative", "Positive"])
+def test_corrections_are_learned_in_place_of_answers(
+    feedback: str, bucket: Bucket, make_run: MakeRun, tmp_path: Path
+) -> None:
+    def said(name: str, rating: str, correction: str, hour: int) -> dict[str, Any]:
+        line = rated(name, rating, f"2026-01-31T{hour:02}:00:00.000+00:00")
+        line["feedback"]["correction"] = correction
+        return line
+
+    def logged(name: str, rating: str = "", correction: str = "") -> dict[str, Any]:
+        messages = [
+            {"role": "user", "content": f"Q {name}"},
+            {"role": "assistant", "content": f"A {name}"},
+        ]
+        return said(name, rating, correction, 10) | {"messages": messages}
+
+    lines = [logged("1", "bad", "C 1"), logged("2", "bad", "old"), logged("3", "good")]
+    lines += [logged("4"), logged("5", "bad")]
+    bucket.put("log/conversations/6/2026-01-31/a.jsonl", jsonl(*lines))
+    late = [said("2", "", "C 2", 12), said("2", "bad", "older", 9), said("4", "", "C 4", 11)]
+    bucket.put("log/feedback/7/2026-01-31/a.jsonl", jsonl(*late, said("3", "", " ", 11)))
+    dataset = {"train": {"uri": bucket.uri("log/conversations/")}, "test": {"percent": "0"}}
+    run = make_run(dataset={**dataset, "feedback": feedback, "corrections": "Use"})
+    do(run, tmp_path)
+    train = fetched(run, bucket, tmp_path / "back").train
+    write_tiny(tmp_path / "tiny")
+    tokenizer = load_tokenizer(tmp_path / "tiny", run.dataset)
+    rows = (train.row(number) for number in range(len(train)))
+    texts = [tokenizer.decode(tokens[learned == 1]) for tokens, learned in rows]
+    answers = sorted(text.removesuffix("<|im_end|>") for text in texts)
+    assert answers == ["A 3", *(["A 5"] if feedback == "Any" else []), "C 1", "C 2", "C 4"]
+
+
 def test_a_log_that_nobody_has_rated_late_needs_no_folder_for_it(
     bucket: Bucket, make_run: MakeRun, tmp_path: Path
 ) -> None:

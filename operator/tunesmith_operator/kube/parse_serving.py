@@ -3,8 +3,8 @@
 Called by reconcile/ for the objects of a ModelDeployment, and by the cache for their events.
 """
 
-from collections.abc import Iterable
-from datetime import datetime
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
 
 from tunesmith_api.artifacts import refusal
 from tunesmith_api.labels import LABEL_HOST, LABEL_REVISION
@@ -15,6 +15,8 @@ from tunesmith_operator.planning.serving import SeenRouter, ServingPod, Traffic
 from tunesmith_operator.resources.serving.record import RecordError, read_record
 
 _LINE = 300
+_TOGETHER = timedelta(minutes=1)
+"""So far apart do containers end that a node shuts down: the sidecar finishes its requests."""
 
 
 def parse_record(body: Object) -> SeenRecord | None:
@@ -49,7 +51,9 @@ def parse_serving_pod(body: Object) -> ServingPod:
     meta, status = body["metadata"], body.get("status") or {}
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
     init = status.get("initContainerStatuses") or ()
-    containers = [*init, *(status.get("containerStatuses") or ())]
+    main = status.get("containerStatuses") or ()
+    containers = [*init, *main]
+    restarts = _own_restarts(main)
     return ServingPod(
         name=meta["name"],
         uid=meta["uid"],
@@ -60,8 +64,8 @@ def parse_serving_pod(body: Object) -> ServingPod:
         # One that was evicted stays as Failed until somebody clears up, address and all.
         is_terminating=bool(meta.get("deletionTimestamp"))
         or status.get("phase") in ("Failed", "Succeeded"),
-        restarts=sum(c.get("restartCount", 0) for c in status.get("containerStatuses") or ()),
-        last_restart=_last_restart(containers),
+        restarts=restarts,
+        last_restart=_last_restart(main) if restarts else None,
         waiting=_waiting(conditions.get("PodScheduled", {}), containers),
         refusal=_refusal(init),
     )
@@ -121,12 +125,38 @@ def _number(meta: Object) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def _last_restart(containers: Iterable[Object]) -> datetime | None:
-    """Give when a container ended that was started again since."""
-    ends = (
-        ((c.get("lastState") or {}).get("terminated") or {}).get("finishedAt") for c in containers
-    )
-    return max((datetime.fromisoformat(end) for end in ends if end), default=None)
+def _own_restarts(containers: Sequence[Object]) -> int:
+    """Count restarts, but for those that all containers of the pod went through together.
+
+    After a reboot of the node the kubelet counts one for each, with whatever exit code and reason
+    the shutdown left behind: that is not the model's doing. An engine that ends leaves the sidecar.
+    """
+    together = min(map(_ends, containers)) if len(containers) > 1 else 0
+    return sum(max(0, c.get("restartCount", 0) - together) for c in containers)
+
+
+def _ends(container: Object) -> int:
+    """Count how often a container ended: once more than it was started again while it is down."""
+    state = container.get("state") or {}
+    is_back_off = (state.get("waiting") or {}).get("reason") == "CrashLoopBackOff"
+    is_down = is_back_off or "terminated" in state
+    return int(container.get("restartCount", 0)) + is_down
+
+
+def _last_restart(containers: Sequence[Object]) -> datetime | None:
+    """Give when a container ended last that was started again; None where all ended together."""
+    last = [_end(c.get("lastState")) for c in containers]
+    ends = [_end(c.get("state")) or end for c, end in zip(containers, last, strict=True)]
+    known = [end for end in ends if end is not None]
+    is_pods = len(containers) > 1 and len(known) == len(containers)
+    if is_pods and max(known) - min(known) <= _TOGETHER:
+        return None
+    return max((end for end in last if end is not None), default=None)
+
+
+def _end(state: Object | None) -> datetime | None:
+    text = ((state or {}).get("terminated") or {}).get("finishedAt")
+    return datetime.fromisoformat(text) if text else None
 
 
 def _waiting(scheduled: Object, containers: Iterable[Object]) -> str:

@@ -82,12 +82,11 @@ def _told(pods: Iterable[ServingPod], objects: SeenObjects) -> tuple[WantedAdapt
 
 
 def gather_revisions(
-    owner: ObjectMeta, objects: SeenObjects, required: frozenset[str] = frozenset()
+    owner: ObjectMeta, objects: SeenObjects, assumed: frozenset[str] = frozenset()
 ) -> tuple[SeenRevision, ...]:
     """Give the revisions whose record ``owner`` controls, by number.
 
-    ``required`` are those without which no pod that they share is ready: a pod that is ready and
-    does not answer holds them.
+    ``assumed`` are those that a pod holds which is ready and does not answer.
     """
     by_owner = {workload.owner_uid: workload for workload in objects.workloads}
     hosts = {host.name: host for host in gather_hosts(owner, objects)}
@@ -95,7 +94,7 @@ def gather_revisions(
     made = []
     for record in own:
         host = host_of(owner.name, record.template)
-        pods = pods_of(record, host, objects, required)
+        pods = pods_of(record, host, objects, assumed)
         seen = _seen(record, host, pods)
         if host:
             made.append(_on_host(seen, hosts.get(host), pods, objects))
@@ -107,16 +106,18 @@ def gather_revisions(
 
 
 def _without_shared_restarts(revisions: Sequence[SeenRevision]) -> Iterable[SeenRevision]:
-    """Restarts of pods that several revisions are served by say nothing of any of them."""
+    """Restarts of pods that several revisions are served by say nothing of any of them.
+
+    Nor of one that no pod has anything of: they were before it came.
+    """
     guests = Counter(r.host for r in revisions if r.replicas)
     for revision in revisions:
-        others = guests[revision.host] - (1 if revision.replicas else 0)
-        is_shared = revision.host and others > 0
-        yield replace(revision, restarts=0) if is_shared else revision
+        is_alone = revision.replicas > 0 and guests[revision.host] == 1
+        yield revision if is_alone or not revision.host else replace(revision, restarts=0)
 
 
 def pods_of(
-    record: SeenRecord | SeenRevision, host: str, objects: SeenObjects, required: frozenset[str]
+    record: SeenRecord | SeenRevision, host: str, objects: SeenObjects, assumed: frozenset[str]
 ) -> tuple[ServingPod, ...]:
     """Give the pods that serve a revision and are not on their way out.
 
@@ -130,7 +131,7 @@ def pods_of(
         if pod.host != host:
             continue
         report = objects.reports.get(pod.uid)
-        if report is None and record.name in required:
+        if report is None and record.name in assumed:
             found.append(pod)
         held = _held(record, report)
         if held is not None:
@@ -185,6 +186,7 @@ def _on_host(
     """Add what a host's pods say of the adapter that this revision is; ``pods`` have any of it."""
     said = [h for p in pods if (h := _held(revision, objects.reports.get(p.uid))) is not None]
     trouble = [h.message for h in said if h.phase is AdapterPhase.FAILED and h.message]
+    phases = [h.phase for h in said]
     # A pod that was not told yet, because it does not start, has nothing of any revision.
     all_pods = [p for p in objects.pods if p.host == revision.host and not p.is_terminating]
     return replace(
@@ -194,6 +196,8 @@ def _on_host(
         restarts=host.restarts if host else 0,
         waiting=next(iter(trouble), "") or _waiting(all_pods) or (host.failure if host else ""),
         refusal=next((_why(h.message) for h in said if h.phase is AdapterPhase.REFUSED), ""),
+        loaded_replicas=phases.count(AdapterPhase.LOADED),
+        is_unloadable=AdapterPhase.FAILED in phases or AdapterPhase.REFUSED in phases,
     )
 
 

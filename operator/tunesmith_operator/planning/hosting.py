@@ -5,7 +5,7 @@ differ in nothing but their adapter are on one host, because its name follows fr
 their template. Pure; called by decide_rollout's parts and, for its rules, by gathering.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
 from tunesmith_api.adapters import WantedAdapter, WantedAdapters, adapter_port
@@ -46,6 +46,19 @@ def required(status: ModelDeploymentStatus) -> frozenset[str]:
     return frozenset(role.name for role in roles if role is not None)
 
 
+def assumed(status: ModelDeploymentStatus, traffic: Traffic | None) -> frozenset[str]:
+    """Names of the revisions that a ready pod holds, as far as is known, if it does not answer.
+
+    All that are required; but not what others stand in for: pods may be ready without that.
+    """
+    rollout, canary = status.rollout, status.canary
+    moves_on_purpose = rollout is not None and (rollout.abort is not None or rollout.weight == 100)
+    if traffic is None or moves_on_purpose:
+        return required(status)
+    granted = canary.name if canary else ""
+    return frozenset(n for n in required(status) if n == granted or traffic.share(n) > 0)
+
+
 def shares_pods(draft: ServingDraft, seen: ServingObservation) -> bool:
     """Whether the canary is served by stable's pods."""
     host = _host(draft, seen, draft.status.canary)
@@ -74,7 +87,7 @@ def stable_crash_loops(draft: ServingDraft, seen: ServingObservation) -> bool:
         return False
     rejected = draft.status.last_rollback
     since = draft.now - _LATELY
-    if rejected is not None:
+    if rejected is not None and not rejected.stable_crash_loops:
         since = max(since, rejected.time + _AFTERMATH)
     return host.last_restart > since
 
@@ -102,8 +115,9 @@ def place_adapters(
         # While the router is silent nobody knows what a pod serves, so none is taken away.
         if size > host.replicas or (size < host.replicas and seen.router is not None):
             draft.act(ScaleHost(host.name, host.uid, size))
-        orders = _orders(draft, seen, chosen, kept)
-        if any(told != orders for told in host.told):
+        told = [orders for orders in host.told if orders is not None]
+        orders = _orders(draft, seen, chosen, kept, told)
+        if any(old != orders for old in host.told):
             draft.act(HoldAdapters(host.name, orders))
         if any(r.ready_replicas < size for r in kept):
             draft.look_again_in(_LOADS)
@@ -140,9 +154,18 @@ def _orders(
     draft: ServingDraft,
     seen: ServingObservation,
     chosen: Traffic | None,
-    kept: Iterable[SeenRevision],
+    kept: Sequence[SeenRevision],
+    told: Sequence[WantedAdapters],
 ) -> WantedAdapters:
+    """Give what all pods of a host should hold; ``told`` is what those that answer were told."""
     needed = required(draft.status)
+
+    def is_required(revision: SeenRevision) -> bool:
+        if _has_share(seen, chosen, revision.name):
+            others = (r for r in kept if r.name != revision.name)
+            return not _blocks(revision, others, len(told))
+        return revision.name in needed and not _is_missed_by_nobody(revision, told)
+
     return WantedAdapters(
         adapters=tuple(
             WantedAdapter(
@@ -150,11 +173,33 @@ def _orders(
                 uri=revision.template.model.uri,
                 digest=revision.template.model.digest,
                 port=adapter_port(revision.number),
-                is_required=revision.name in needed or _has_share(seen, chosen, revision.name),
+                is_required=is_required(revision),
             )
             for revision in kept
         )
     )
+
+
+def _blocks(revision: SeenRevision, others: Iterable[SeenRevision], pods: int) -> bool:
+    """Whether pods wait for a revision with traffic that none can load, and all hold another.
+
+    Such as after its files were deleted: else what mends it could never serve.
+    """
+    is_lost = revision.is_unloadable and revision.loaded_replicas == 0
+    return is_lost and any(r.loaded_replicas >= pods > 0 for r in others)
+
+
+def _is_missed_by_nobody(revision: SeenRevision, told: Sequence[WantedAdapters]) -> bool:
+    """Whether pods can do without a revision that has no traffic and that some cannot load.
+
+    Once they do, until all hold it: nothing that serves waits for its files to be there again.
+    """
+    was_optional = any(
+        adapter.revision == revision.name and not adapter.is_required
+        for orders in told
+        for adapter in orders.adapters
+    )
+    return revision.is_unloadable or (was_optional and revision.loaded_replicas < len(told))
 
 
 def _arrives(seen: ServingObservation, chosen: Traffic | None, name: str) -> bool:

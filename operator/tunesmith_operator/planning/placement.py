@@ -12,6 +12,7 @@ from tunesmith_api.engine import RouterType
 from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.planning.capacity import Sizing, canary_asks, canary_needs, stable_keeps
 from tunesmith_operator.planning.hosting import host_of, place_adapters
+from tunesmith_operator.planning.needs import sizing
 from tunesmith_operator.planning.revisions import forgotten, in_use, revision_digest
 from tunesmith_operator.planning.serving import ServingObservation, Traffic
 from tunesmith_operator.planning.serving_actions import (
@@ -22,7 +23,7 @@ from tunesmith_operator.planning.serving_actions import (
     SetTraffic,
 )
 from tunesmith_operator.planning.serving_draft import ServingDraft
-from tunesmith_operator.planning.stepping import mirror_percent, sizing, target_weight
+from tunesmith_operator.planning.stepping import mirror_percent, target_weight
 from tunesmith_operator.planning.traffic import choose_traffic
 
 _RECORDED = timedelta(milliseconds=100)

@@ -6,12 +6,13 @@ from tunesmith_api.analysis import Verdict
 from tunesmith_api.conditions import DeploymentReason
 from tunesmith_api.deploymentstatus import RolloutStatus
 from tunesmith_api.meta import ConditionStatus
+from tunesmith_operator.planning.needs import needed_pods
 from tunesmith_operator.planning.rejection import awaits
 from tunesmith_operator.planning.revisions import is_rejected
 from tunesmith_operator.planning.serving import SeenRouter, ServingObservation
 from tunesmith_operator.planning.serving_draft import ServingDraft
 from tunesmith_operator.planning.sources import SourceObjection
-from tunesmith_operator.planning.stepping import Standing, needed_pods, target_weight
+from tunesmith_operator.planning.stepping import Standing, target_weight
 
 _TRUE, _FALSE = ConditionStatus.TRUE, ConditionStatus.FALSE
 _LACKING = {

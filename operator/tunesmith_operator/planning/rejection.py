@@ -86,7 +86,9 @@ def _by_its_answers(
     seen: ServingObservation, spec: Rollout, rollout: RolloutStatus, canary: SeenRevision | None
 ) -> Rejection | None:
     limit = spec.fail_fast.consecutive_errors
-    if limit and canary and seen.router and rollout.exposed_time:
+    # Where stable ends the engine of all pods, nobody would have answered.
+    is_down = rollout.stable_crash_loops and canary is not None and canary.ready_replicas == 0
+    if limit and canary and seen.router and rollout.exposed_time and not is_down:
         errors = seen.router.counted(canary.name).consecutive_errors
         if errors >= limit:
             return Rejection(

@@ -54,7 +54,8 @@ def finish_rollback(draft: ServingDraft, seen: ServingObservation) -> None:
     is_gone = not seen.may_serve(canary.name)
     stand = choose_traffic(seen, draft.status, 0)
     is_needed = stand is not None and stand.touches(canary.name)
-    is_superseded = is_needed and draft.wanted not in (None, rollout.digest)
+    asked = (draft.wanted, draft.plan)
+    is_superseded = is_needed and draft.wanted and asked != (rollout.digest, rollout.plan)
     if not is_gone and not is_superseded:
         return
     abort = rollout.abort
@@ -74,6 +75,7 @@ def finish_rollback(draft: ServingDraft, seen: ServingObservation) -> None:
             time=abort.time,
             detected_after_seconds=max(0, int((abort.time - since).total_seconds())),
             restored_after_milliseconds=_milliseconds(restored - abort.time) if is_gone else None,
+            stable_crash_loops=rollout.stable_crash_loops,
         ),
         rollout,
     )

@@ -39,6 +39,10 @@ class SeenRevision:
     """What a pod that is not ready waits for: the scheduler's or the kubelet's words."""
     refusal: str = ""
     """Why a pod will never serve this model, such as another digest; empty if none said so."""
+    loaded_replicas: int = 0
+    """Of the pods that it shares, those that say that they hold it, ready or not."""
+    is_unloadable: bool = False
+    """Whether one of them says that it cannot be had, such as without its files in S3."""
 
     @property
     def is_fully_ready(self) -> bool:
@@ -61,7 +65,7 @@ class SeenHost:
     restarts: int = 0
     """Restarts of its containers, over all pods there are."""
     most_restarts: int = 0
-    """Of the pod that has most; after a node's reboot each has one."""
+    """Of the pod that has most."""
     last_restart: datetime | None = None
     """When one of them ended last; None where none was started again."""
 
@@ -81,9 +85,9 @@ class ServingPod:
     is_ready: bool = False
     is_terminating: bool = False
     restarts: int = 0
-    """Restarts of its containers."""
+    """Restarts of its containers, but for those that all of them went through together."""
     last_restart: datetime | None = None
-    """When one of them ended last; None where none was started again."""
+    """When one of them ended last; None where none was started again, or all ended together."""
     waiting: str = ""
     """What it waits for, in the scheduler's or the kubelet's words."""
     refusal: str = ""

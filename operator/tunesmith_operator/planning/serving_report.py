@@ -11,12 +11,13 @@ from tunesmith_api.deploymentstatus import RevisionStatus, RolloutPhase
 from tunesmith_api.labels import COMPONENT_ENGINE, LABEL_COMPONENT, LABEL_DEPLOYMENT_UID
 from tunesmith_api.meta import ConditionStatus
 from tunesmith_operator.planning.conditions import find
+from tunesmith_operator.planning.needs import sizing
 from tunesmith_operator.planning.progressing import Saying, progressing
 from tunesmith_operator.planning.revisions import is_rejected
 from tunesmith_operator.planning.serving import ServingObservation
 from tunesmith_operator.planning.serving_draft import ServingDraft
 from tunesmith_operator.planning.sources import SourceObjection
-from tunesmith_operator.planning.stepping import Standing, sizing
+from tunesmith_operator.planning.stepping import Standing
 
 _TRUE, _FALSE, _UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
 

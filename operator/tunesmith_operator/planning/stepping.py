@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from tunesmith_api.analysis import Verdict
-from tunesmith_api.deploymentstatus import MetricStatus, RevisionStatus, RolloutStatus
+from tunesmith_api.deploymentstatus import MetricStatus, RolloutStatus
 from tunesmith_api.rollout import Approval, CapacityMode
 from tunesmith_operator.planning.analysis import (
     begin_step,
@@ -18,9 +18,10 @@ from tunesmith_operator.planning.analysis import (
     overall,
     take,
 )
-from tunesmith_operator.planning.capacity import Sizing, canary_needs, carried_weight
+from tunesmith_operator.planning.capacity import carried_weight
 from tunesmith_operator.planning.early import is_look_due, take_early, was_early
 from tunesmith_operator.planning.hosting import shares_pods
+from tunesmith_operator.planning.needs import needed_pods, ready_pods, sizing
 from tunesmith_operator.planning.promotion import promote
 from tunesmith_operator.planning.rejection import Rejection, awaits, hold_end, reason_to_reject
 from tunesmith_operator.planning.rollback import reject
@@ -38,12 +39,6 @@ class Standing:
 
     held_by: Rejection | None = None
     """Why it would be rejected if rollback.automatic were true, or if there were a stable."""
-
-
-def sizing(draft: ServingDraft, seen: ServingObservation) -> Sizing:
-    """Give what the pods are counted by."""
-    mode = draft.spec.rollout.capacity.mode
-    return Sizing(draft.spec.replicas, mode, shares_pods(draft, seen))
 
 
 def target_weight(draft: ServingDraft, rollout: RolloutStatus) -> int:
@@ -103,7 +98,7 @@ def _interrupt(draft: ServingDraft, seen: ServingObservation) -> None:
     had_traffic = rollout.weight > 0 or rollout.step_start_time is not None
     if not had_traffic or (canary is not None and canary.ready_replicas > 0):
         return
-    if rollout.stable_crash_loops and not _ready_pods(seen, draft.status.stable):
+    if rollout.stable_crash_loops and not ready_pods(seen, draft.status.stable):
         return  # the same pods will come back, and stable may take them down again at any time
     draft.update_rollout(
         step=0,
@@ -189,21 +184,6 @@ def _note_readiness(draft: ServingDraft, seen: ServingObservation) -> None:
         draft.update_rollout(unready_time=None)
     elif rollout.unready_time is None:
         draft.update_rollout(unready_time=draft.now)
-
-
-def needed_pods(draft: ServingDraft, seen: ServingObservation, weight: int) -> int:
-    """Give the pods that the canary must have ready before it gets ``weight`` percent."""
-    has_stable = draft.status.stable is not None
-    needed = canary_needs(sizing(draft, seen), weight, has_stable=has_stable)
-    if _rollout(draft).stable_crash_loops and shares_pods(draft, seen):
-        # They may never be ready all at once. Where stable is, the canary has to be.
-        return min(needed, max(1, _ready_pods(seen, draft.status.stable)))
-    return needed
-
-
-def _ready_pods(seen: ServingObservation, role: RevisionStatus | None) -> int:
-    there = seen.revision(role.name) if role else None
-    return there.ready_replicas if there else 0
 
 
 def _is_ready_for(draft: ServingDraft, seen: ServingObservation, weight: int) -> bool:

@@ -112,7 +112,19 @@ def _stand_in(
     # Stable and its predecessor are among them only if they cannot serve. What stands in already
     # goes on while it grows to the size that this asks for.
     able = [r for r in seen.revisions if r.is_fully_ready or (r.name == main and r.ready_replicas)]
+    good = _of(seen, status.canary)
+    if good is not None and good.ready_replicas >= _ready_beside(good, seen) > 0:
+        # What has the traffic of the same pods may never let all of them be ready at once.
+        able.append(good)
     return max(able, key=rank, default=None)
+
+
+def _ready_beside(guest: SeenRevision, seen: ServingObservation) -> int:
+    """Give on how many of its pods another one that has traffic can be had."""
+    others = (r for r in seen.revisions if r.host == guest.host and r.name != guest.name)
+    traffic = seen.traffic
+    ready = (r.ready_replicas for r in others if traffic is not None and traffic.share(r.name) > 0)
+    return max(ready, default=0) if guest.host else 0
 
 
 def _remnant(seen: ServingObservation, status: ModelDeploymentStatus) -> SeenRevision | None:

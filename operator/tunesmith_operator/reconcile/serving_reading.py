@@ -31,7 +31,7 @@ from tunesmith_operator.planning.gathering import (
     gather_revisions,
     pods_of,
 )
-from tunesmith_operator.planning.hosting import required
+from tunesmith_operator.planning.hosting import assumed
 from tunesmith_operator.planning.routing import RouterAnswer, join_routers, read_answers
 from tunesmith_operator.planning.serving import (
     SeenHost,
@@ -94,22 +94,23 @@ async def read(
         world.serving.adapters.ask(meta.uid, [p for p in pods if p.host and not p.is_terminating]),
     )
     objects = _seen_objects(bodies, pods, reports)
-    needed = required(deployment.status)
-    revisions = gather_revisions(meta, objects, needed)
     wanted, former = _routers(deployment, read_answers(answers), route)
     has_former = may_have_former and _has_former(deployment, bodies.workloads, route)
+    router = join_routers(wanted, former) if has_former else wanted
+    silent = assumed(deployment.status, router.traffic if router else None)
+    revisions = gather_revisions(meta, objects, silent)
     return Reading(
         versions=versions,
         unreadable=unreadable,
         objects=objects,
         hosts=gather_hosts(meta, objects),
         revisions=revisions,
-        pods={r.name: pods_of(r, r.host, objects, needed) for r in revisions},
+        pods={r.name: pods_of(r, r.host, objects, silent) for r in revisions},
         ports={r.name: requests_port(r.template, r.number) for r in revisions},
         router_pods=router_pods,
         answers=tuple(answers),
         wanted_router=wanted,
-        router=join_routers(wanted, former) if has_former else wanted,
+        router=router,
         has_former=has_former,
         route=route,
     )

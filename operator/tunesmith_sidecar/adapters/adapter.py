@@ -185,7 +185,8 @@ class Adapter:
                 if self._settings.adapters_base_digest and not await self._is_verified():
                     await asyncio.sleep(_RETRY_SECONDS)
                     return
-                self._say(AdapterPhase.LOADING, self._message)
+                if not self._refusals:
+                    self._say(AdapterPhase.LOADING, self._message)
                 await self._loras.load(name, self._folder / FILES)
             self._refusals = 0
             self._say(AdapterPhase.LOADED, "")

@@ -55,6 +55,18 @@ def find_files(
     return [SourceFile(uri, path)]
 
 
+def find_beside(
+    uri: str, storage: Callable[[], Storage], directory: Path, on_bytes: Callable[[int], None]
+) -> list[SourceFile]:
+    """Bring the files of a folder that may not be there, as ``find_files`` does."""
+    try:
+        return find_files(uri, storage, directory, on_bytes)
+    except UserError as error:
+        if error.reason != UserErrorReason.DATASET_NOT_FOUND:
+            raise
+        return []
+
+
 def data_files(names: Iterable[str], wanted: DataFormat) -> list[str]:
     """Give the names that are data, in order; they begin below the folder that was asked for.
 

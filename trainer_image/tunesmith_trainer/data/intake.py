@@ -9,14 +9,14 @@ from decimal import Decimal
 from pathlib import Path
 
 from tunesmith_api.cleaning import Deduplication
-from tunesmith_api.dataset import DataFormat, Dataset, FeedbackFilter, Source
+from tunesmith_api.dataset import Corrections, DataFormat, Dataset, FeedbackFilter, Source
 from tunesmith_api.objectives import Objective
 from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.data.cleaning import Cleaner, text_masker
 from tunesmith_trainer.data.columns import UnreadColumns
 from tunesmith_trainer.data.compression import SourceFile
-from tunesmith_trainer.data.finding import find_files
-from tunesmith_trainer.data.ratings import Rating, feedback_beside, late_ratings
+from tunesmith_trainer.data.finding import find_beside, find_files
+from tunesmith_trainer.data.ratings import Said, feedback_beside, said_later
 from tunesmith_trainer.data.reading import Reading, read_rows
 from tunesmith_trainer.data.rowfile import Picked, RowFile
 from tunesmith_trainer.data.rows import Reader
@@ -78,7 +78,7 @@ class Intake:
         wanted = self._wanted(source)
         directory = self._directory / part
         files = find_files(source.uri, self._storage, directory, self._progress.touch, wanted)
-        late = self._late_ratings(source, files, directory)
+        late = self._said_later(source, files, directory)
         reader = Reader(wanted, self._dataset, late, self._unread)
         self._weigh(files, Decimal(source.weight))
         # All sources of one side together: what two of them share is the first one's.
@@ -132,29 +132,22 @@ class Intake:
         # Nothing else is of use, and what is asked for is named where it is missing.
         return DataFormat.PREFERENCE
 
-    def _late_ratings(
+    def _said_later(
         self, source: Source, files: list[SourceFile], directory: Path
-    ) -> dict[str, Rating]:
+    ) -> dict[str, Said]:
         """Give what was said about conversations after they had been logged, by their id.
 
         Also where the source is only the log's folder of conversations.
         """
-        if self._dataset.feedback is FeedbackFilter.ANY:
+        corrects = self._dataset.corrections is Corrections.USE
+        if self._dataset.feedback is FeedbackFilter.ANY and not corrects:
             return {}
         beside = feedback_beside(source.uri)
         folder = directory.with_name(f"{directory.name}-feedback")
-        found = self._find_feedback(beside, folder) if beside else []
-        return late_ratings([*files, *found])
-
-    def _find_feedback(self, uri: str, directory: Path) -> list[SourceFile]:
-        """Bring the files of a folder that may not be there: nobody may have said anything late."""
-        try:
-            return find_files(uri, self._storage, directory, self._progress.touch)
-        except UserError as error:
-            if error.reason != UserErrorReason.DATASET_NOT_FOUND:
-                raise
-            log.info("nothing was said later", uri=uri)
-            return []
+        # Nobody may have said anything late.
+        touch = self._progress.touch
+        found = find_beside(beside, self._storage, folder, touch) if beside else []
+        return said_later([*files, *found], with_corrections=corrects)
 
     def _on_row(self) -> None:
         if self.reading.rows % _ROWS_BETWEEN_LOOKS == 0:

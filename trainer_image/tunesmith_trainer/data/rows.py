@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from tunesmith_api.dataset import DataFormat, Dataset, FeedbackFilter
+from tunesmith_api.dataset import Corrections, DataFormat, Dataset, FeedbackFilter
 from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.data import formats, preferences
 from tunesmith_trainer.data.chatlog import ChatLog
@@ -16,7 +16,7 @@ from tunesmith_trainer.data.columns import UnreadColumns, renamed
 from tunesmith_trainer.data.containers import parse_json
 from tunesmith_trainer.data.formats import Canonical
 from tunesmith_trainer.data.mail import Unread, conversation, threads
-from tunesmith_trainer.data.ratings import Rating, last_of, rating_of
+from tunesmith_trainer.data.ratings import Said, said_in
 from tunesmith_trainer.data.textfiles import format_of
 from tunesmith_trainer.data.values import Malformed, as_object, fields_of, kind_of, text_of
 from tunesmith_trainer.outcome import UserError
@@ -42,16 +42,17 @@ class Reader:
         self,
         wanted: DataFormat,
         dataset: Dataset,
-        late: Mapping[str, Rating] | None = None,
+        late: Mapping[str, Said] | None = None,
         unread: UnreadColumns | None = None,
     ) -> None:
-        """``late`` has ratings that stand elsewhere, by the id of their conversation.
+        """``late`` is what was said elsewhere, by the id of their conversation.
 
         ``unread`` is told which columns rows are read by.
         """
         self.wanted = wanted
         self._columns = dataset.columns
         self._feedback = dataset.feedback
+        self._takes_corrections = dataset.corrections is Corrections.USE
         self._late = late or {}
         self._seen_row = False
         self._unread = unread or UnreadColumns(dataset.columns)
@@ -92,8 +93,10 @@ class Reader:
             raise self._wrong_columns(value, place)
         self._seen_row = True
         self._unread.note(self.format, value)
-        if self.format is DataFormat.CONVERSATIONS and not self._is_wanted(value):
-            return None
+        if self.format is DataFormat.CONVERSATIONS:
+            if not self._is_wanted(value):
+                return None
+            value = self._corrected(value)
         try:
             return orjson.dumps(self._readers[self.format](value))
         except orjson.JSONEncodeError as error:
@@ -124,12 +127,31 @@ class Reader:
     def rating(self, value: Any) -> str:
         """Give what was said of a logged conversation: good, bad, neutral, or empty.
 
-        What was said last counts.
+        What was said last counts. An answer that a correction stands in for is a good one.
         """
+        said = self._said(value)
+        if self._takes_corrections and said.correction:
+            return "good"
+        return said.rating.text if said.rating else ""
+
+    def _said(self, value: Any) -> Said:
         identity = value.get("id") if isinstance(value, dict) else None
-        late = self._late.get(identity) if isinstance(identity, str) else None
-        rating = last_of(rating_of(value), late)
-        return rating.word if rating else ""
+        late = self._late.get(identity, Said()) if isinstance(identity, str) else Said()
+        return said_in(value).then(late)
+
+    def _corrected(self, value: Any) -> Any:
+        """Put the correction of a logged conversation, if it is asked for, in its answer's place.
+
+        The answer is the last message, as the sidecar writes it.
+        """
+        correction = self._said(value).correction if self._takes_corrections else None
+        messages = value.get(self._columns.messages) if isinstance(value, dict) else None
+        if correction is None or not isinstance(messages, list) or not messages:
+            return value
+        if not isinstance(messages[-1], dict) or messages[-1].get("role") != "assistant":
+            return value
+        answer = messages[-1] | {"content": correction.text}
+        return value | {self._columns.messages: [*messages[:-1], answer]}
 
     def _is_wanted(self, value: Any) -> bool:
         if self.is_conversation(value):
