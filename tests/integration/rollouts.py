@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.integration.operators import Recorder, until, without_times
-from tests.integration.serving import Network
+from tests.integration.serving import Network, ServingCluster
 from tunesmith_api.router import ROUTER_STATE_PATH, RouterState
 from tunesmith_operator.assembly import Operator
 from tunesmith_operator.kube.client import KubeClient
@@ -255,3 +255,13 @@ async def until_told(network: Network, puts: int) -> None:
         return len(network.puts) >= puts
 
     await until(are_told, what=f"put {puts} of a state to a router")
+
+
+async def until_all_told(cluster: ServingCluster, number: int = 2) -> None:
+    """Wait until so many routers serve."""
+
+    async def are_told() -> bool:
+        routers = cluster.routers()
+        return len(routers) == number and all(router.state for router in routers)
+
+    await until(are_told, what="all routers to be told")
