@@ -71,7 +71,7 @@ async def test_sigterm_lets_every_adapter_answer_to_the_end(
         pod.sidecar.terminate()
         rest = await answer.read()
     assert rest.endswith(b"data: [DONE]\n\n")
-    assert await asyncio.to_thread(pod.sidecar.wait, 10) == 0
+    assert await asyncio.to_thread(pod.sidecar.wait, 60) == 0
 
 
 async def test_an_adapter_that_is_wanted_again_while_it_leaves_is_not_said_to_be_there(
@@ -131,7 +131,7 @@ async def test_sigterm_while_an_adapter_leaves_loses_neither_requests_nor_its_lo
                     process.terminate()
                     await until_draining(pod)
                     assert await end() == 200
-                assert await asyncio.to_thread(process.wait, 30) == 0
+                assert await asyncio.to_thread(process.wait, 60) == 0
     finally:
         engine.kill()
         engine.wait()

@@ -35,6 +35,7 @@ from tunesmith_trainer.export import CPU
 from tunesmith_trainer.model import load_base
 from tunesmith_trainer.objective import SupervisedLoss
 from tunesmith_trainer.outcome import Interrupted, UserError
+from tunesmith_trainer.tiny import write_tiny
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -51,6 +52,12 @@ def make_trial(bucket: Bucket, make_run: Any, tmp_path: Path) -> MakeTrial:
         return Trial(bucket, make_run, tmp_path, **given)
 
     return make
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    write_tiny(tmp_path / "m")
+    return tmp_path / "m"
 
 
 def loss_on_new_tokens(model: Any, rows: Split) -> float:
