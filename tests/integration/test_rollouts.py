@@ -149,7 +149,9 @@ async def test_what_ends_a_canary_without_a_sample(
     behaviour: Behaviour,
     reason: str,
 ) -> None:
-    rollout = ROLLOUT | {"analysis": ANALYSIS | {"intervalSeconds": 50}}
+    # None is ever due.
+    analysis = ANALYSIS | {"intervalSeconds": 600, "dataTimeoutSeconds": 900}
+    rollout = ROLLOUT | {"analysis": analysis}
     cluster.behaviour[namespace, 2] = behaviour
     await kube.create(deployment(namespace, rollout=rollout))
     async with operator(control_plane, namespace):
