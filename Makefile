@@ -10,7 +10,7 @@ SIDE_BY_SIDE := -n $(shell n=$$(( $$(nproc) + 2 )); echo $$(( n > 4 ? 4 : n ))) 
 # Roll-outs first, beside a file that trains one model at a time: the half second after a verdict is
 # no promise beside twenty trainers. What waits for the example comes last.
 E2E_FIRST := tests/e2e/test_rollouts.py tests/e2e/test_faults.py
-E2E_APART := tests/e2e/test_autoscaling.py
+E2E_APART := tests/e2e/test_autoscaling.py tests/e2e/test_ollama.py
 E2E := $(E2E_FIRST) $(filter-out $(E2E_FIRST) $(E2E_APART),$(sort $(wildcard tests/e2e/test_*.py)))
 # A Gateway API implementation, for one test.
 GATEWAY := contour envoy
@@ -91,15 +91,15 @@ test-gateway: binaries ## Routes before a real Gateway, Contour with Envoy (buil
 	@$(PY) -m deploy test-tools $(GATEWAY)
 	$(PY) -m pytest tests/integration/test_contour.py -q -rP
 
-test-ollama: .venv/.stamp-dev ## A real Ollama takes our artifact, and the sidecar is put before it (builds Ollama the first time)
+test-ollama: .venv/.stamp-dev ## A real Ollama takes our artifact, alone, behind the sidecar, and in pods of the native cluster (builds Ollama the first time)
 	@$(PY) -m deploy test-tools $(ENGINES)
-	$(PY) -m pytest tests/trainer/test_ollama.py tests/sidecar/test_ollama.py -q -rP
+	$(PY) -m pytest tests/trainer/test_ollama.py tests/sidecar/test_ollama.py tests/e2e/test_ollama.py -q -rP
 
 e2e: .venv/.stamp-dev ## Real pods on the native cluster
 	$(PY) -m pytest $(E2E) -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-autoscaling: .venv/.stamp-dev ## An autoscaler driven by real load on the native cluster (builds metrics-server the first time)
-	$(PY) -m pytest $(E2E_APART) -q
+	$(PY) -m pytest tests/e2e/test_autoscaling.py -q
 
 bench-operator: binaries ## 500 FineTuneJobs at once against a real API server
 	PYTHONPATH=operator $(PY) -m benchmarks.bench_operator

@@ -110,6 +110,15 @@ class Lab:
 
         return until(reached, seconds, f"{name} to get to step {step}")
 
+    def meet_with_checkpoint(self, namespace: str, name: str, seconds: int = 400) -> int:
+        """Wait until the trainer says that a checkpoint is whole in S3, and give its step."""
+
+        def saved() -> int | None:
+            progress = self._trainer(namespace, name)
+            return progress.checkpoint.step if progress and progress.checkpoint else None
+
+        return until(saved, seconds, f"{name} to have a checkpoint")
+
     def _trainer(self, namespace: str, name: str) -> TrainerProgress | None:
         for pod in self.pods(namespace, name, "train"):
             where = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}"

@@ -58,15 +58,14 @@ def test_a_killed_train_pod_goes_on_from_the_last_complete_checkpoint(
     lab: Lab, namespace: str, undisturbed: TrainingReport
 ) -> None:
     lab.submit(namespace, "shot", hyperparameters=STEPS, checkpoint=CHECKPOINT)
-    # Late enough that the checkpoint of step 10 is whole in S3.
-    lab.meet_at_step(namespace, "shot", 60)
+    saved = lab.meet_with_checkpoint(namespace, "shot")
     (pod,) = lab.pods(namespace, "shot", "train")
     name = pod["metadata"]["name"]
     lab.kubectl.run("delete", "pod", name, "-n", namespace, "--grace-period=0", "--force")
     lab.wait_for(namespace, "shot", "Complete")
     report = lab.report(namespace, "shot")
     assert report.resumed_from_step is not None
-    assert report.resumed_from_step >= 10
+    assert report.resumed_from_step >= saved
     assert losses(report) == losses(undisturbed)
     assert weights(report) == weights(undisturbed)
 
