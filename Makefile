@@ -10,7 +10,7 @@ SIDE_BY_SIDE := -n $(shell n=$$(( $$(nproc) + 2 )); echo $$(( n > 4 ? 4 : n ))) 
 # Roll-outs first, beside a file that trains one model at a time: the half second after a verdict is
 # no promise beside twenty trainers. What waits for the example comes last.
 E2E_FIRST := tests/e2e/test_rollouts.py tests/e2e/test_faults.py
-E2E_APART := tests/e2e/test_autoscaling.py tests/e2e/test_ollama.py
+E2E_APART := tests/e2e/test_autoscaling.py tests/e2e/test_ollama.py tests/e2e/test_kueue.py
 E2E := $(E2E_FIRST) $(filter-out $(E2E_FIRST) $(E2E_APART),$(sort $(wildcard tests/e2e/test_*.py)))
 # A Gateway API implementation, for one test.
 GATEWAY := contour envoy
@@ -102,6 +102,9 @@ e2e: .venv/.stamp-dev ## Real pods on the native cluster
 
 test-autoscaling: .venv/.stamp-dev ## An autoscaler driven by real load on the native cluster (builds metrics-server the first time)
 	$(PY) -m pytest tests/e2e/test_autoscaling.py -q
+
+test-kueue: .venv/.stamp-dev ## Jobs that wait for quota and are preempted by a real Kueue on the native cluster (builds Kueue the first time)
+	$(PY) -m pytest tests/e2e/test_kueue.py -q
 
 bench-operator: binaries ## 500 FineTuneJobs at once against a real API server
 	PYTHONPATH=operator $(PY) -m benchmarks.bench_operator

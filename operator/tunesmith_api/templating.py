@@ -69,6 +69,10 @@ class Template(StrEnum):
     CUSTOM = "Custom"
 
 
+PROMPT_FILE = "prompt.json"
+"""A Prompt beside a model that was taught with it."""
+
+
 class Example(Spec):
     """A question and its answer, shown before the row's own question."""
 

@@ -165,14 +165,27 @@ def _around(
 ) -> tuple[Any, list[dict[str, Any]]]:
     from tunesmith_trainer.data.prompting import Prompting
 
-    prompt = (found.run.report.prompt if found.run else None) or Prompt()
+    prompt = _taught(found)
+    # The Modelfile's are the prompt's, where one is known.
+    before = list(told.messages) if told and not prompt.examples else []
     system = system or prompt.system or (told.system if told else "")
     prompt = prompt.model_copy(update={"system": system})
-    before = list(told.messages) if told else []
     if examples is None:
         return Prompting(prompt), before
     shown = prompt.model_copy(update={"examples": ()})
     return Prompting(shown), [*before, *read_examples(examples, work)]
+
+
+def _taught(found: Found) -> Prompt:
+    """Give what stood around the questions that the model learned from. Raises Refused."""
+    if found.run and found.run.report.prompt:
+        return found.run.report.prompt
+    if not found.prompt or not found.prompt.is_file():
+        return Prompt()
+    try:
+        return Prompt.model_validate_json(found.prompt.read_bytes())
+    except ValueError as error:
+        raise Refused(f"{found.prompt}: {error}") from error
 
 
 def read_examples(file: Path, work: Path) -> list[dict[str, Any]]:

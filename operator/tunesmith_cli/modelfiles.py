@@ -13,7 +13,8 @@ from tunesmith_cli.mistakes import Refused
 
 MODELFILE = "Modelfile"
 _INSTRUCTION = re.compile(
-    r"^[ \t]*(?P<name>[A-Za-z]+)[ \t]+(?:\"\"\"(?P<block>.*?)\"\"\"|(?P<line>[^\r\n]*))",
+    r"^[ \t]*(?P<name>(?i:MESSAGE)[ \t]+[a-z]+|[A-Za-z]+)[ \t]+"
+    r"(?:\"\"\"(?P<block>.*?)\"\"\"(?!\")|(?P<line>[^\r\n]*))",
     re.DOTALL | re.MULTILINE,
 )
 _KNOWN = ("ADAPTER", "FROM", "LICENSE", "MESSAGE", "PARAMETER", "REQUIRES", "SYSTEM", "TEMPLATE")
@@ -50,19 +51,21 @@ def read_modelfile(file: Path) -> Modelfile:
             raise Refused(f"{place}: ADAPTER {value} is for Ollama: ollama create NAME -f {file}")
         elif name == "SYSTEM":
             system = value
-        elif name == "MESSAGE":
-            role, _, content = value.partition(" ")
-            messages.append({"role": role, "content": _unquoted(content)})
+        elif name.startswith("MESSAGE"):
+            messages.append({"role": name.split()[-1].lower(), "content": value})
         elif name == "PARAMETER":
             _add(parameters, value, place)
     return Modelfile(_model(file, model), system, tuple(messages), parameters)
 
 
 def _instructions(text: str) -> Iterator[tuple[int, str, str]]:
-    """Give line, name and value of each; a comment, or what is no instruction, is none."""
+    """Give line, name and value of each; a comment, or what is no instruction, is none.
+
+    The role of a MESSAGE is part of its name.
+    """
     for found in _INSTRUCTION.finditer(text):
         name = found["name"].upper()
-        if name in _KNOWN:
+        if name.split()[0] in _KNOWN:
             value = found["block"] if found["block"] is not None else _unquoted(found["line"])
             yield text.count("\n", 0, found.start("name")) + 1, name, value
 

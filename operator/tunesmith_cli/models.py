@@ -9,6 +9,7 @@ from typing import NamedTuple
 import orjson
 
 from tunesmith_api.modelfiles import wanted_file
+from tunesmith_api.templating import PROMPT_FILE
 from tunesmith_cli.jobfile import as_uri
 from tunesmith_cli.mirror import REPORT, Mirror, cache_folder
 from tunesmith_cli.mistakes import Refused
@@ -33,6 +34,8 @@ class Found(NamedTuple):
     """The run that it comes from."""
     modelfile: Path | None = None
     """What Ollama would be told of it."""
+    prompt: Path | None = None
+    """Where it would be said how the model was taught to be asked; the file need not be there."""
 
 
 def find_model(path: str, work: Path) -> Found:
@@ -74,7 +77,7 @@ def _found(path: Path | None, work: Path) -> Found | None:
     if (path / _ADAPTER).is_file():
         return Found(_base_of(path, run, work), path, run)
     if (path / _PACKAGED / "config.json").is_file():
-        return Found(path / _PACKAGED, None, run)
+        return Found(path / _PACKAGED, None, run, prompt=path / PROMPT_FILE)
     files = [file for file in (path / MODELFILE, *sorted(path.glob("*.gguf"))) if file.is_file()]
     return _file(files[0]) if files else None
 
@@ -82,7 +85,7 @@ def _found(path: Path | None, work: Path) -> Found | None:
 def _file(path: Path) -> Found | None:
     run = _run_above(path.parent)
     if path.name == MODELFILE:
-        return Found(path, None, run, path)
+        return Found(path, None, run, path, path.parent / PROMPT_FILE)
     return Found(path, None, run) if path.suffix == ".gguf" else None
 
 
@@ -147,7 +150,7 @@ def _mirrored(origin: Origin) -> Path:
 
 def _is_of_model(name: str) -> bool:
     is_gguf = name.endswith(".gguf") and "/" not in name
-    return is_gguf or name in (_ADAPTER, MODELFILE) or wanted_file(name, whole=True)
+    return is_gguf or name in (_ADAPTER, MODELFILE, PROMPT_FILE) or wanted_file(name, whole=True)
 
 
 def _base_of(adapter: Path, run: RunFolder | None, work: Path) -> Path:

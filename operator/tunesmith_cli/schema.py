@@ -18,6 +18,7 @@ from tunesmith_api.crd import definitions
 from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.meta import DECIMAL_PATTERN, IN_CLUSTER
 from tunesmith_cli.mistakes import Mistake, Path, dotted, suggestion
+from tunesmith_cli.quantities import QUANTITIES
 
 Schema = dict[str, Any]
 _NAME: Path = ("metadata", "name")
@@ -240,7 +241,7 @@ def _broken_rules(value: Any, schema: Schema, path: Path) -> Iterator[tuple[Mist
         if "oldSelf" in rule["rule"] or _is_on_place(rule):
             continue
         try:
-            if not cel.evaluate(rule["rule"], {"self": value}):
+            if not cel.evaluate(rule["rule"], cel.Context({"self": value}, QUANTITIES)):
                 yield Mistake(path, rule["message"]), True
         except (RuntimeError, TypeError, ValueError, LookupError) as error:
             yield Mistake(path, f"rule evaluation error: {rule['rule']}: {error}"), False

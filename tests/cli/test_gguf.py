@@ -5,6 +5,7 @@ What needs llama-server, on PATH or where LLAMA_SERVER says, is skipped elsewher
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from tunesmith_cli.modelfiles import read_modelfile
 
 LLAMA_SERVER = os.environ.get("LLAMA_SERVER") or shutil.which("llama-server")
 needs_server = pytest.mark.skipif(not LLAMA_SERVER, reason="no llama-server, LLAMA_SERVER not set")
+EXAMPLE = {"prompt": "say b", "response": "bbb"}
 ASKED = ("--prompt", "say a", "--max-tokens", "8")
 
 pytestmark = pytest.mark.timeout(600)
@@ -30,10 +32,11 @@ pytestmark = pytest.mark.timeout(600)
 def run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """A run whose only forms are GGUF and Ollama's."""
     output = {"uri": "out/", "artifacts": ["GGUF", "Ollama"], "gguf": {"quantization": "F16"}}
-    prompt = {"system": "Be short."}
+    prompt = {"system": "Be short.", "examples": [EXAMPLE]}
     data = {"train": {"uri": "rows.jsonl"}, "prompt": prompt}
     folder = tmp_path_factory.mktemp("gguf")
-    file = write_job(folder, output=output, dataset=data)
+    steps = {"maxSteps": 4, "learningRate": "5e-3", "maxSequenceLength": 128}
+    file = write_job(folder, output=output, dataset=data, hyperparameters=steps)
     return FinishedRun(file, run_here(file))
 
 
@@ -91,9 +94,11 @@ def test_llama_cpp_answers_as_transformers_does(
     assert served.returncode == 0, served.stderr
     assert "Loading model-F16.gguf with" in served.stderr
     assert ask("chat", run.folder / "ollama", *ASKED).stdout == served.stdout
-    # The file alone does not know which system message it was taught with.
-    system = ("--system", "Be short.")
-    assert ask("chat", alone, *system, *ASKED).stdout == served.stdout
+    # The file alone does not know what it was taught with.
+    examples = alone.with_name("examples.jsonl")
+    examples.write_text(json.dumps(EXAMPLE))
+    given = ("--system", "Be short.", "--examples", examples)
+    assert ask("chat", alone, *given, *ASKED).stdout == served.stdout
     monkeypatch.delenv("LLAMA_SERVER", raising=False)
     monkeypatch.setenv("PATH", "/nonexistent")
     assert ask("chat", run.folder, *ASKED).stdout == served.stdout
@@ -161,6 +166,8 @@ PARAMETER num_predict 12
 PARAMETER mirostat 2
 MESSAGE user Hello there
 MESSAGE assistant "Hi."
+message user \"\"\"Who?
+"You"\"\"\"
 """
 
 
@@ -178,6 +185,7 @@ def test_a_modelfile_says_how_to_ask(tmp_path: Path) -> None:
     assert told.messages == (
         {"role": "user", "content": "Hello there"},
         {"role": "assistant", "content": "Hi."},
+        {"role": "user", "content": 'Who?\n"You"'},
     )
 
 

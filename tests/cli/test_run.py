@@ -6,20 +6,26 @@ import json
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from tests.cli.conftest import COMMAND, ENVIRONMENT, FinishedRun, ask, run_here, tell, write_job
 from tunesmith_api.attempts import StageName
 from tunesmith_api.result import ExitCode, Outcome
+from tunesmith_api.templating import Prompt
 from tunesmith_cli.devices import Devices
 from tunesmith_cli.jobfile import load_job
 from tunesmith_cli.local import Places, build_run, plan
 from tunesmith_cli.locking import alone_in
 from tunesmith_cli.stages import StageProcess
 from tunesmith_cli.terminal import out
+from tunesmith_trainer.package import write_package
+from tunesmith_trainer.tiny import write_tiny
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -132,6 +138,32 @@ def test_the_run_and_its_adapter_answer_alike(finished: FinishedRun) -> None:
     assert merged.stderr == ""
     assert len(merged.stdout) > 1
     assert adapter.stdout == merged.stdout
+
+
+def write_talkative(folder: Path) -> None:
+    """Write a model whose answers depend on all that it is given."""
+    write_tiny(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    torch.manual_seed(0)
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    model.save_pretrained(folder)
+
+
+def test_a_package_alone_and_its_program_ask_as_the_model_was_taught(tmp_path: Path) -> None:
+    example = {"prompt": "say b", "response": "bbb"}
+    given = {"system": "Be short.", "template": "Please {{ prompt }} 3", "examples": [example]}
+    write_talkative(tmp_path / "merged")
+    write_package(tmp_path / "merged", Prompt.model_validate(given), tmp_path / "package")
+    told = ask("chat", tmp_path / "package", "--prompt", "say a", "--max-tokens", "8")
+    assert told.returncode == 0, told.stderr
+    program = [sys.executable, tmp_path / "package" / "inference.py"]
+    done = subprocess.run(
+        [*program, "say a", "--max-new-tokens", "8"], capture_output=True, text=True, check=True
+    )
+    assert told.stdout.strip() == done.stdout.strip()
+    plain = ask("chat", tmp_path / "merged", "--prompt", "say a", "--max-tokens", "8")
+    assert plain.stdout != told.stdout
 
 
 def test_what_cannot_be_talked_to_says_what_can(tmp_path: Path) -> None:

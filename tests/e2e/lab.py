@@ -57,9 +57,11 @@ class Lab:
     def create(self, manifest: Manifest) -> None:
         self.kubectl.run("create", "-f", "-", stdin=json.dumps(manifest))
 
-    def submit(self, namespace: str, name: str, **spec: Any) -> None:
+    def submit(
+        self, namespace: str, name: str, *, labels: dict[str, str] | None = None, **spec: Any
+    ) -> None:
         """Apply a tiny job with the sections of ``spec`` laid over it."""
-        metadata = {"name": name, "namespace": namespace}
+        metadata = {"name": name, "namespace": namespace, "labels": labels or {}}
         self.create(merged(TINY, {"metadata": metadata, "spec": spec}))
 
     def job(self, namespace: str, name: str) -> FineTuneJob:

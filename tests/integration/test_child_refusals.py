@@ -48,13 +48,13 @@ async def until_said(kube: KubeClient, namespace: str, kind: str, reason: str, w
 async def test_a_job_that_the_api_server_calls_invalid_ends_with_its_words(
     control_plane: ControlPlane, namespace: str, kube: KubeClient
 ) -> None:
-    resources = {"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}}
+    resources = {"limits": {"no name/fpga": "1"}}
     async with fake_cluster(kube, namespace), operator(control_plane, namespace):
         await kube.create(job(namespace, compute={"gpusPerNode": 0, "resources": resources}))
         ended = await until_ended(kube, namespace)
     status, reason, message = said(ended, "Failed")
     assert (status, reason) == ("True", "InvalidSpec")
-    assert "must be less than or equal to memory limit" in message
+    assert 'Invalid value: "no name/fpga"' in message
     assert "Change in a new job what it names" in message
     assert said(ended, "Trained")[:2] == ("False", "InvalidSpec")
     assert said(ended, "DataReady")[0] == "True", "what was done before is not forgotten"

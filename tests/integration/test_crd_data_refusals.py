@@ -140,6 +140,12 @@ REFUSED = [
     pytest.param(
         "spec.dataset", {"train": TRAIN, "format": "Preference"}, "objective DPO", id="SFT on pairs"
     ),
+    pytest.param(
+        "spec.dataset",
+        {"train": TRAIN, "validation": {"percent": "50"}, "test": {"percent": "50"}},
+        "leave none to train on",
+        id="all rows held out",
+    ),
 ]
 
 

@@ -203,6 +203,24 @@ REFUSED = [
     pytest.param(
         "spec.compute.resources.limits", {"memry": "1Gi"}, "names must be cpu", id="a typing error"
     ),
+    pytest.param(
+        "spec.compute.resources",
+        {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"cpu": "1", "memory": "2G"}},
+        "a request is above the limit of its name",
+        id="more memory requested than allowed",
+    ),
+    pytest.param(
+        "spec.compute.resources",
+        {"requests": {"example.org/fpga": "1"}, "limits": {"example.org/fpga": "2"}},
+        "must equal their limits",
+        id="a device that may become two",
+    ),
+    pytest.param(
+        "spec.compute.resources",
+        {"requests": {"hugepages-2Mi": "2Mi"}},
+        "must equal their limits",
+        id="huge pages without a limit",
+    ),
     *(
         pytest.param("spec.compute.tolerations", [toleration], words, id=f"a toleration {what}")
         for what, toleration, words in (

@@ -249,6 +249,24 @@ ACCEPTED = [
         {"cpu": "1", "hugepages-2Mi": "2Mi", "example.org/fpga": "1"},
         id="resources of all kinds",
     ),
+    pytest.param(
+        "spec.compute.resources",
+        {
+            "requests": {"cpu": "500m", "memory": "1024Mi", "example.org/fpga": "2"},
+            "limits": {"cpu": "0.5", "memory": "1Gi", "example.org/fpga": "2"},
+        },
+        id="all of the limits requested, in other units",
+    ),
+    pytest.param(
+        "spec.dataset",
+        {"train": TRAIN, "validation": {"percent": "50"}, "test": {"percent": "49.9"}},
+        id="hardly a row to train on",
+    ),
+    pytest.param(
+        "spec.dataset",
+        {"train": TRAIN, "validation": {"percent": "50"}, "test": {"uri": "s3://acme/t.jsonl"}},
+        id="half of the rows and others held out",
+    ),
 ]
 
 

@@ -168,6 +168,12 @@ REFUSED = [
     pytest.param("spec.engine", {"port": 80}, "engine.port is for", id="a port of a known engine"),
     pytest.param("spec.engine", {"gpuType": "A100"}, "gpus above 0", id="a kind of no GPU"),
     pytest.param(
+        "spec.engine",
+        {"resources": {"requests": {"cpu": "1.5"}, "limits": {"cpu": "1200m"}}},
+        "a request is above the limit of its name",
+        id="more requested than allowed",
+    ),
+    pytest.param(
         "spec.engine", {"env": [{"name": "A"}]}, "exactly one", id="a variable without value"
     ),
     pytest.param("spec.engine", {"requestTimeoutSeconds": 0}, "requestTimeout", id="no time"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from html import unescape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,11 @@ from tunesmith_api.output import K_QUANTS, ArtifactName, GgufQuantization
 from tunesmith_api.report import TrainingReport
 from tunesmith_api.result import Outcome
 from tunesmith_api.run import TrainingRun
+from tunesmith_api.templating import Prompt
 from tunesmith_api.training import ModelSource
 from tunesmith_trainer.batches import Batch
 from tunesmith_trainer.card import write_card
+from tunesmith_trainer.data.prompting import Prompting, write_prompt
 from tunesmith_trainer.export import check_gguf_parity, check_int8_parity, save_int8
 from tunesmith_trainer.gguf import kquants
 from tunesmith_trainer.gguf.file import check_gguf
@@ -41,11 +45,20 @@ TOKENS = list(range(5, 105))
 BATCH = Batch(torch.tensor([TOKENS]), torch.arange(100), torch.zeros(100, dtype=torch.long), 100)
 
 
+PROMPT = {
+    "system": "Be <short>.",
+    "template": "Question: {{ prompt }}",
+    "examples": [{"prompt": "Who are you?", "response": "A model."}],
+}
+
+
 def test_one_run_gives_all_forms(
     bucket: Bucket, make_run: Callable[..., TrainingRun], tmp_path: Path
 ) -> None:
     output = {"uri": "s3://any/", "artifacts": ALL}
-    trial = Trial(bucket, make_run, tmp_path, sections={"output": output}, rows=(8, 0, 4))
+    dataset = {"train": {"uri": "s3://any/rows.jsonl"}, "prompt": PROMPT}
+    sections = {"output": output, "dataset": dataset}
+    trial = Trial(bucket, make_run, tmp_path, sections=sections, rows=(8, 0, 4))
     result = trial.go()
     assert result.outcome is Outcome.SUCCEEDED
     assert [artifact.name for artifact in result.artifacts] == ALL
@@ -68,6 +81,7 @@ def test_one_run_gives_all_forms(
     gguf = (folders["GGUF"] / named[1]).read_bytes()
     assert (folders["Ollama"] / named[1]).read_bytes() == gguf
     assert 'TEMPLATE """' in modelfile
+    assert 'SYSTEM """Be <short>."""\nMESSAGE user """Who are you?"""' in modelfile
 
     check_package(folders["Package"], merged, tiny_tokenizer(tmp_path / "tiny"))
 
@@ -81,6 +95,11 @@ def check_card(path: Path, name: str, report: TrainingReport) -> None:
     for said in (report.dataset_digest, "| learningRate | 5e-3 |", "| rank | 4 |", "## Limits"):
         assert said in card.text
     assert "heldout/loss" in card.text
+    shown = re.search(r"<pre>\n(.*?)</pre>", card.text, re.DOTALL)
+    assert shown
+    assert Prompt.model_validate_json(unescape(shown[1])) == Prompt.model_validate(PROMPT)
+    says = {"Package": "`inference.py` takes it", "Ollama": "the Modelfile has it"}
+    assert says.get(name, "whoever asks must") in card.text
 
 
 def check_package(folder: Path, merged: Any, tokenizer: Any) -> None:
@@ -101,7 +120,8 @@ def check_package(folder: Path, merged: Any, tokenizer: Any) -> None:
         timeout=250,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    asked = [{"role": "user", "content": "What can you do for me?"}]
+    prompting = Prompting(Prompt.model_validate(PROMPT))
+    asked = prompting.around([{"role": "user", "content": "What can you do for me?"}])
     inputs = tokenizer.apply_chat_template(
         asked, add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
@@ -115,7 +135,7 @@ def test_folders_of_a_model_go_along_into_a_package(tmp_path: Path) -> None:
     inner = tmp_path / "merged" / "additional_chat_templates" / "rag.jinja"
     inner.parent.mkdir(parents=True)
     inner.write_text("x")
-    write_package(tmp_path / "merged", tmp_path / "package")
+    write_package(tmp_path / "merged", Prompt(), tmp_path / "package")
     assert (tmp_path / "package/model/additional_chat_templates/rag.jinja").read_text() == "x"
 
 
@@ -124,6 +144,7 @@ def test_a_packages_conversation_ends_with_its_input(
     said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     write_tiny(tmp_path / "model")
+    write_prompt(Prompt(), tmp_path)
     program = shutil.copy(inference.__file__, tmp_path)
     done = subprocess.run(
         [sys.executable, program, "--max-new-tokens", "2"],
@@ -173,6 +194,18 @@ def test_eight_bits_say_what_all_bits_say(tmp_path: Path, family: str) -> None:
     with pytest.raises(Infrastructure) as error:
         check_int8_parity(tmp_path / "int8", wanted.flip(0), BATCH)
     assert error.value.reason == "ExportMismatch"
+
+
+def test_large_features_are_not_rounded_to_8_bits(tmp_path: Path) -> None:
+    source = make_model(tmp_path / "m", "llama")
+    wanted = logits(AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32), TOKENS)
+    save_int8(source, tiny_tokenizer(tmp_path / "tiny"), tmp_path / "int8")
+    ours = check_int8_parity(tmp_path / "int8", wanted, BATCH)
+    config = tmp_path / "int8" / "config.json"
+    settings = json.loads(config.read_text())
+    settings["quantization_config"]["llm_int8_threshold"] = 6.0
+    config.write_text(json.dumps(settings))
+    assert ours < 0.85 * check_int8_parity(tmp_path / "int8", wanted, BATCH)
 
 
 def test_k_quants_are_refused_without_the_program(

@@ -143,6 +143,12 @@ def test_documents_of_a_text_file_are_parted_by_blank_lines(tmp_path: Path) -> N
     ]
 
 
+def test_line_ends_of_windows_are_not_learned(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"One\r\nand on\r\n\r\nTwo\r\n")
+    found, _, _ = read(tmp_path / "a.txt")
+    assert [orjson.loads(row.content)["text"] for row in found] == ["One\nand on", "Two"]
+
+
 def test_a_text_file_where_rows_were_said_names_both(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("One")
     with pytest.raises(UserError, match="format Alpaca cannot read"):

@@ -226,5 +226,26 @@ def test_a_long_list_on_one_line_is_a_list(tmp_path: Path) -> None:
 
 def test_a_column_named_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("prompt,prompt\nx,y\n")
-    with pytest.raises(UserError, match="names the column 'prompt' twice"):
-        read(tmp_path / "a.csv")
+    column = pa.array(["x"])
+    table = pa.Table.from_arrays([column] * 3, names=["prompt", "response", "prompt"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    for name in ("a.csv", "a.parquet"):
+        with pytest.raises(UserError, match=f"{name} names the column 'prompt' twice"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("start", "row", "end"),
+    [
+        pytest.param("\ufeffprompt;response\r\n", "Hi;Hello\r\n", "", id="with a mark"),
+        pytest.param("prompt;response;;\r\n", "Hi;Hello;;\r\n", "", id="columns without a name"),
+        pytest.param("prompt;response\r\n", "Hi;Hello\r\n", ";\r\n;\r\n", id="empty rows below"),
+        pytest.param("sep=;\r\nprompt;response\r\n", "Hi;Hello\r\n", "", id="its own first line"),
+        pytest.param("sep=|\nprompt|response\n", "Hi|Hello\n", "", id="another delimiter"),
+    ],
+)
+def test_tables_as_excel_writes_them(start: str, row: str, end: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(start + row + end, newline="")
+    found, reading, _ = read(tmp_path / "a.csv")
+    assert [orjson.loads(one.content) for one in found] == [HI]
+    assert (reading.rows, found[0].line) == (1, 1 + start.count("\n"))

@@ -23,6 +23,12 @@ from tunesmith_trainer.data.reading import Row
         (["a.jsonl", "b.txt"], "Text", ["a.jsonl", "b.txt"]),
         (["a.txt"], "Messages", []),
         (["a.parquet", "dataset_info.json"], "Auto", ["a.parquet"]),
+        (
+            ["a.csv", ".ipynb_checkpoints/a-checkpoint.csv", "x/._a.csv", "~$a.csv"],
+            "Auto",
+            ["a.csv"],
+        ),
+        (["__MACOSX/a.csv", "b/a.csv"], "Auto", ["b/a.csv"]),
     ],
 )
 def test_which_files_of_a_folder_are_data(
@@ -32,14 +38,17 @@ def test_which_files_of_a_folder_are_data(
 
 
 def test_files_of_this_disk(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/a b.jsonl").write_text(TURN)
+    # Hidden is what a folder has in it, not the folder that was asked for.
+    folder = tmp_path / ".data"
+    for name in ("a b.jsonl", ".ipynb_checkpoints/a b-checkpoint.jsonl"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(TURN)
 
     def names(uri: str) -> list[str]:
         return [f.uri for f in find_files(uri, pytest.fail, tmp_path, print)]
 
-    assert names(f"file://{tmp_path}/data/") == [f"file://{tmp_path}/data/a b.jsonl"]
-    assert names(f"file://{tmp_path}/data/a b.jsonl") == [f"file://{tmp_path}/data/a b.jsonl"]
+    assert names(f"file://{folder}/") == names(f"file://{folder}") == [f"file://{folder}/a b.jsonl"]
+    assert names(f"file://{folder}/a b.jsonl") == [f"file://{folder}/a b.jsonl"]
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,45 @@ PREFERENCE = {"messages": HI[:1], "chosen": "Hello", "rejected": "What?"}
             id="preference as text",
         ),
         pytest.param(
+            {"system": "Be kind.", "prompt": "Hi", "chosen": "Hello", "rejected": "What?"},
+            "Preference",
+            {**PREFERENCE, "messages": [SYSTEM, *HI[:1]]},
+            id="preference with a system message",
+        ),
+        pytest.param(
+            {"system": "Be kind.", "prompt": "Hi", "response": "Hello"},
+            "PromptResponse",
+            [SYSTEM, *HI],
+            id="a pair with a system message",
+        ),
+        pytest.param(
+            {"messages": [{**SYSTEM, "content": None}, *HI], "tools": "[]", "images": []},
+            "Messages",
+            HI,
+            id="a system message that is null",
+        ),
+        pytest.param(
+            [
+                {"role": "user", "content": [{"type": "input_text", "text": "H"}, "i"]},
+                {"role": "assistant", "content": [{"type": "output_text", "text": "Hello"}]},
+            ],
+            "Messages",
+            HI,
+            id="parts of text by other names",
+        ),
+        pytest.param(
+            {"conversations": [{"from": "system", "value": " "}, *HI], "system": "Be kind."},
+            "ShareGPT",
+            [SYSTEM, *HI],
+            id="an empty system message among turns",
+        ),
+        pytest.param(
+            {"prompt": [{**SYSTEM, "content": ""}, HI[0]], "chosen": "Hello", "rejected": "What?"},
+            "Preference",
+            PREFERENCE,
+            id="an empty system message of a preference",
+        ),
+        pytest.param(
             {"prompt": HI[:1], "chosen": HI[1:], "rejected": pair("", "What?")[1:]},
             "Preference",
             PREFERENCE,
@@ -259,6 +298,33 @@ def test_columns_have_other_names() -> None:
             {"messages": HI, "tools": [{"type": "function"}]},
             "tools (a list ([{'type': 'function'}])) would not be shown to the model",
             id="tools that the template is not given",
+        ),
+        pytest.param(
+            "Messages",
+            {"messages": HI, "images": ["a.png"]},
+            "images (a list (['a.png'])) would not be shown to the model; take the row out",
+            id="images beside messages",
+        ),
+        pytest.param(
+            "ShareGPT",
+            {"conversations": HI, "image": "a.png"},
+            "image (a text ('a.png')) would not be shown",
+            id="an image beside turns",
+        ),
+        pytest.param(
+            "ShareGPT",
+            {"conversations": HI, "tools": '[{"name": "search"}]'},
+            "tools (a text",
+            id="tools in a cell of a table",
+        ),
+        pytest.param(
+            "Messages",
+            {"messages": str(HI)},
+            "write it as JSON",
+            id="as Python shows them",
+        ),
+        pytest.param(
+            "Messages", [{**SYSTEM, "content": ""}], "only an empty system", id="only a null system"
         ),
         pytest.param("ChatLog", {"text": "nobody speaks"}, "names nobody", id="no speaker"),
         pytest.param("EmailThread", {"text": "no headers"}, "without From", id="no mail"),

@@ -13,7 +13,9 @@ from tokenizers import AddedToken, processors
 
 from tests.trainer.gguf_models import byte_level, make_tokenizer
 from tests.trainer.trials import tiny_tokenizer
-from tunesmith_trainer.modelfile import build_modelfile
+from tunesmith_api.templating import Prompt
+from tunesmith_trainer.data.prompting import Prompting
+from tunesmith_trainer.modelfile import Modelfile, build_modelfile
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
@@ -162,6 +164,81 @@ def test_ollama_asks_as_the_model_was_trained(
         )
 
 
+EXAMPLES = (
+    {"prompt": "Who are you?", "response": 'The "help desk"'},
+    {"prompt": "Why?\nNow.", "response": "So."},
+)
+PROMPT = Prompt.model_validate(
+    {
+        "system": "Answer in one sentence.\nBe kind.",
+        "template": "Question: {{ prompt }}\nIn short:",
+        "examples": EXAMPLES,
+    }
+)
+
+
+@pytest.mark.parametrize("template", [CHATML, CHATML_WITH_DEFAULT, LLAMA3, LLAMA2, MISTRAL, PLAIN])
+def test_ollama_puts_the_prompt_around_questions(go_program: Path, template: str) -> None:
+    tokenizer = tokenizer_with(template)
+    found = build_modelfile(tokenizer, PROMPT)
+    assert (found.why_no_template, found.left_out) == ("", ())
+    chats = CHATS + [[SYSTEM, *chat] for chat in CHATS]
+    given = [as_ollama_gives(found, chat) for chat in chats]
+    assert fill(go_program, found.template, given) == [taught(tokenizer, PROMPT, c) for c in chats]
+
+
+@pytest.mark.parametrize(
+    ("template", "given", "words"),
+    [
+        pytest.param(LLAMA3, {"template": "{{ prompt }}\n\n"}, ["more than to put"], id="is cut"),
+        pytest.param(CHATML, {"template": "{{ prompt | upper }}"}, ["no text around"], id="upper"),
+        pytest.param(
+            CHATML,
+            {"template": "Q{% if 'x' in prompt %}!{% endif %}: {{ prompt }}"},
+            ["more than to put"],
+            id="depends on the question",
+        ),
+        pytest.param(CHATML, {"template": "{{ '{{' }} {{ prompt }}"}, ["no text"], id="braces"),
+        pytest.param(UPPER, {"template": "Q: {{ prompt }}"}, ["need TEMPLATE"], id="no TEMPLATE"),
+        pytest.param(GEMMA2, {"system": "x", "template": ""}, ["no place"], id="no system message"),
+        pytest.param(
+            CHATML,
+            {"system": 'a """', "examples": [{"prompt": '"""', "response": "b"}]},
+            ["system", "examples"],
+            id="quotes",
+        ),
+    ],
+)
+def test_what_of_the_prompt_cannot_be_said_is_left_out_and_said_to_be(
+    go_program: Path, template: str, given: dict[str, Any], words: list[str]
+) -> None:
+    tokenizer, prompt = tokenizer_with(template), Prompt.model_validate(given)
+    found = build_modelfile(tokenizer, prompt)
+    assert len(found.left_out) == len(words)
+    for said, word in zip(found.left_out, words, strict=True):
+        assert word in said
+        assert f"# Left out: {said}.\n" in found.text("model.gguf")
+    if found.template:
+        (text,) = fill(go_program, found.template, [as_ollama_gives(found, [USER])])
+        assert text == taught(tokenizer, Prompt(), [USER])
+
+
+def test_examples_are_whole_where_their_template_is_left_out(go_program: Path) -> None:
+    tokenizer = tokenizer_with(CHATML)
+    prompt = Prompt.model_validate({"template": "{{ prompt | upper }}", "examples": EXAMPLES})
+    found = build_modelfile(tokenizer, prompt)
+    assert len(found.left_out) == 1
+    asked = [{"role": "user", "content": USER["content"].upper()}]
+    (text,) = fill(go_program, found.template, [as_ollama_gives(found, asked)])
+    assert text == taught(tokenizer, prompt, [USER])
+
+
+def test_the_file_holds_the_prompt_in_ollamas_quotes() -> None:
+    text = build_modelfile(tokenizer_with(CHATML), PROMPT).text("model.gguf")
+    assert 'SYSTEM """Answer in one sentence.\nBe kind."""\n' in text
+    assert 'MESSAGE user """Who are you?"""\nMESSAGE assistant """The "help desk""""\n' in text
+
+
 def test_a_first_token_that_the_engine_adds_is_not_said_twice(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer(tmp_path / "tiny")
     # This one leaves it to the template.
@@ -202,6 +279,21 @@ def test_what_cannot_be_said_is_left_out_and_said_to_be(template: str, word: str
     assert 'TEMPLATE "' not in text
     assert f"# No TEMPLATE: {found.why_no_template}." in text
     assert 'PARAMETER stop "<|endoftext|>"' in text
+
+
+def taught(tokenizer: Any, prompt: Prompt, chat: list[Any]) -> str:
+    """Give a conversation's text as the model learned it."""
+    around = Prompting(prompt).around(chat)
+    text = tokenizer.apply_chat_template(around, tokenize=False, add_generation_prompt=True)
+    return str(text)
+
+
+def as_ollama_gives(file: Modelfile, chat: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Put SYSTEM and MESSAGE before a request's messages as Ollama does (server/routes.go)."""
+    given = [*({"role": role, "content": text} for role, text in file.messages), *chat]
+    if chat[0]["role"] == "system" or not file.system:
+        return given
+    return [{"role": "system", "content": file.system}, *given]
 
 
 def fill(program: Path, template: str, chats: list[list[dict[str, str]]]) -> list[str]:

@@ -21,10 +21,19 @@ from deploy.native.binaries import find_binary
 from tests.ports import free_port
 from tests.trainer.gguf_models import export, make_model, tokenizer_of
 from tests.unit.manifests import engine_of, variables
+from tunesmith_api.templating import Prompt
+from tunesmith_trainer.data.prompting import Prompting
 from tunesmith_trainer.modelfile import build_modelfile, write
 
 OLLAMA = os.environ.get("OLLAMA") or shutil.which("ollama") or find_binary("ollama")
 NAME = "support"
+PROMPT = Prompt.model_validate(
+    {
+        "system": "Answer.\nFROM now on.",
+        "template": "Question: {{ prompt }}",
+        "examples": [{"prompt": "Who?\nYou?", "response": 'A "model"'}],
+    }
+)
 
 needs_ollama = pytest.mark.skipif(not OLLAMA, reason="no ollama on PATH, OLLAMA not set")
 pytestmark = needs_ollama
@@ -34,7 +43,7 @@ pytestmark = needs_ollama
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The artifact Ollama of a small model with random weights."""
     folder = make_model(tmp_path_factory.mktemp("model"))
-    write(build_modelfile(tokenizer_of(folder)), folder, export(folder).name)
+    write(build_modelfile(tokenizer_of(folder), PROMPT), folder, export(folder).name)
     return folder
 
 
@@ -103,11 +112,12 @@ def test_the_model_is_asked_as_it_was_trained(
     answer = ollama.post("/v1/chat/completions", json=body)
     assert answer.status_code == 200, answer.text
     tokenizer = tokenizer_of(model)
-    asked = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    around = Prompting(PROMPT).around(messages)
+    asked = tokenizer.apply_chat_template(around, add_generation_prompt=True, return_dict=False)
     assert answer.json()["usage"]["prompt_tokens"] == len(asked)
 
 
 def test_further_lines_count_and_the_last_one_wins(ollama: httpx.Client, model: Path) -> None:
     told = ollama.post("/api/show", json={"model": NAME}).json()
     assert "seed" in told["parameters"]
-    assert told["template"] == build_modelfile(tokenizer_of(model)).template
+    assert told["template"] == build_modelfile(tokenizer_of(model), PROMPT).template

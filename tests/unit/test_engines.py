@@ -307,9 +307,11 @@ def test_ollama_takes_the_modelfile_of_the_artifact_and_further_lines_after_it(
     files.mkdir()
     link.symlink_to(files / "model-Q8_0.gguf")
     (files / "model-Q8_0.gguf").touch()
-    (files / "Modelfile").write_text('FROM ./model-Q8_0.gguf\nSYSTEM "Be kind."\n')
+    system = 'SYSTEM """Be kind.\nFROM now on."""\n'
+    (files / "Modelfile").write_text(f"FROM ./model-Q8_0.gguf\n{system}")
     _, calls = run_ollama(tmp_path, TUNESMITH_GGUF=str(link))
-    expected = f'create support FROM {link};SYSTEM "Be kind.";PARAMETER num_ctx 8192;'
+    told = system.replace("\n", ";")
+    expected = f"create support FROM {link};{told}PARAMETER num_ctx 8192;"
     assert calls[-1] == expected
 
 

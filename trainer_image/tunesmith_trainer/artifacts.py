@@ -15,6 +15,7 @@ from tunesmith_api.training import Precision
 from tunesmith_trainer import export, modelfile
 from tunesmith_trainer.attempt import Attempt
 from tunesmith_trainer.batches import Batch
+from tunesmith_trainer.data.prompting import write_prompt
 from tunesmith_trainer.gguf.file import file_name, write_gguf
 from tunesmith_trainer.gguf.kquants import quantize_file
 from tunesmith_trainer.inputs import Inputs
@@ -96,7 +97,7 @@ def make_artifacts(
         distance = export.check_int8_parity(paths[ArtifactName.INT8], judged.expected, judged.batch)
         log.info("parity of Int8", relative_distance=distance)
     if ArtifactName.PACKAGE in asked:
-        write_package(merged, paths[ArtifactName.PACKAGE])
+        write_package(merged, run.dataset.prompt, paths[ArtifactName.PACKAGE])
     return paths
 
 
@@ -139,7 +140,9 @@ def _make_gguf(
         folder = paths[ArtifactName.OLLAMA]
         folder.mkdir(parents=True)
         link(target, folder / target.name)
-        modelfile.write(modelfile.build_modelfile(tokenizer), folder, target.name)
+        prompt = run.dataset.prompt
+        modelfile.write(modelfile.build_modelfile(tokenizer, prompt), folder, target.name)
+        write_prompt(prompt, folder)
 
 
 def _write_gguf(

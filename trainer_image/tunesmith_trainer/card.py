@@ -51,7 +51,9 @@ def write_card(
         settings=_settings(report),
         gguf_file=next((path.name for path in directory.glob("*.gguf")), ""),
         added_rows=_added_rows(report),
-        why_no_template=_why_no_template(modelfile.read_text()) if modelfile.is_file() else "",
+        prompt=_prompt(report),
+        why_no_template=next(iter(_said(modelfile, "# No TEMPLATE: ")), ""),
+        left_out=_said(modelfile, "# Left out: "),
     )
     (directory / "README.md").write_text(text)
 
@@ -104,7 +106,16 @@ def _added_rows(report: TrainingReport) -> int:
     return rows if rows == highest + 1 else 0
 
 
-def _why_no_template(modelfile: str) -> str:
-    start = "# No TEMPLATE: "
-    lines = (line for line in modelfile.splitlines() if line.startswith(start))
-    return next(lines, "").removeprefix(start)
+def _prompt(report: TrainingReport) -> str:
+    """Give what was put around questions, as JSON; nothing where that is nothing."""
+    prompt = report.prompt
+    if prompt is None or prompt.is_empty:
+        return ""
+    content = prompt.model_dump(mode="json", by_alias=True)
+    return orjson.dumps(content, option=orjson.OPT_INDENT_2).decode()
+
+
+def _said(modelfile: Path, start: str) -> list[str]:
+    """Give the comments of a Modelfile that begin with `start`, without it; none if it is none."""
+    lines = modelfile.read_text().splitlines() if modelfile.is_file() else []
+    return [line.removeprefix(start) for line in lines if line.startswith(start)]

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
+from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.data.compression import (
     SourceFile,
     check_ratio,
@@ -22,7 +23,7 @@ from tunesmith_trainer.data.compression import (
     refuse,
 )
 from tunesmith_trainer.data.values import Malformed, RestLost
-from tunesmith_trainer.outcome import shorten
+from tunesmith_trainer.outcome import UserError, shorten
 
 LONGEST_LINE_BYTES = 16 << 20
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -96,6 +97,20 @@ def not_utf8(raw: bytes) -> Malformed | None:
             f"not UTF-8 (byte 0x{raw[error.start]:02x} at {error.start}); save the file as UTF-8"
         )
     return None
+
+
+def check_names(file: SourceFile, columns: list[str]) -> None:
+    """Raise UserError (WrongColumns) where nobody knows which of two columns is meant.
+
+    Those without a name, as Excel adds on the right, are read by nobody.
+    """
+    repeated = sorted({name for name in columns if name and columns.count(name) > 1})
+    if repeated:
+        raise UserError(
+            UserErrorReason.WRONG_COLUMNS,
+            f"{file.uri} names the column {shorten(repr(repeated[0]), 60)} twice. A table needs a"
+            " header (in text its first line) with another name for each column.",
+        )
 
 
 def _is_one_list(file: SourceFile) -> bool:
@@ -208,6 +223,7 @@ def _parquet_rows(file: SourceFile, source: Any) -> Iterator[Record]:
     try:
         # Buffered, a column is read page by page and not a row group at once.
         table = parquet.ParquetFile(source, buffer_size=_CHUNK_CHARACTERS, pre_buffer=False)
+        check_names(file, table.schema_arrow.names)
         groups = range(table.metadata.num_row_groups)
         check_ratio(file, sum(table.metadata.row_group(n).total_byte_size for n in groups))
         for batch in table.iter_batches(batch_size=_BATCH_ROWS, use_threads=False):

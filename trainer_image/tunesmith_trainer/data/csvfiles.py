@@ -5,14 +5,22 @@ Streams as ``containers`` does, and is called by ``reading`` likewise.
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from typing import Any, Self
 
-from tunesmith_api.result import UserErrorReason
 from tunesmith_trainer.data.compression import SourceFile, open_text, refuse
-from tunesmith_trainer.data.containers import LONGEST_LINE_BYTES, TOO_LONG, Record, not_utf8
+from tunesmith_trainer.data.containers import (
+    LONGEST_LINE_BYTES,
+    TOO_LONG,
+    Record,
+    check_names,
+    not_utf8,
+)
 from tunesmith_trainer.data.values import Malformed, RestLost
-from tunesmith_trainer.outcome import UserError, shorten
+
+# The first line that Excel reads itself.
+_SAYS_DELIMITER = re.compile(r"\"?sep=([,;|\t])\"?\s*$", re.IGNORECASE)
 
 
 def csv_records(file: SourceFile) -> Iterator[Record]:
@@ -21,7 +29,7 @@ def csv_records(file: SourceFile) -> Iterator[Record]:
     with open_text(file) as stream:
         text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
         lines = _TableLines(text)
-        delimiter = max(",;\t", key=lines.header.count)
+        delimiter = lines.delimiter or max(",;\t", key=lines.header.count)
         table = csv.reader(lines, delimiter=delimiter, strict=True)
         header = _header(file, table)
         while True:
@@ -34,7 +42,8 @@ def csv_records(file: SourceFile) -> Iterator[Record]:
                 raw = lines.beginning.encode("utf-8", "surrogateescape")
                 yield Record(lines.first, _not_csv(error), raw)
                 continue
-            if cells:
+            # Excel writes rows of nothing but delimiters behind the last one.
+            if any(cell.strip() for cell in cells):
                 raw = delimiter.join(cells).encode("utf-8", "surrogateescape")
                 yield Record(lines.first, _table_row(header, cells, delimiter, raw), raw)
 
@@ -52,6 +61,11 @@ class _TableLines:
     def __init__(self, text: io.TextIOWrapper) -> None:
         self._text, self._number = text, 0
         self.header = text.readline(LONGEST_LINE_BYTES)
+        self.delimiter = ""
+        """What the file itself says; empty where it does not."""
+        if said := _SAYS_DELIMITER.match(self.header):
+            self.delimiter, self._number = said[1], 1
+            self.header = text.readline(LONGEST_LINE_BYTES)
         self._waiting = [self.header]
         self.begin_row()
 
@@ -81,13 +95,7 @@ def _header(file: SourceFile, table: Iterator[list[str]]) -> list[str]:
         header = [name.strip() for name in next(table, [])]
     except csv.Error as error:
         refuse(file, f"no table: the header is not CSV ({error})")
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated:
-        raise UserError(
-            UserErrorReason.WRONG_COLUMNS,
-            f"{file.uri} line 1 names the column {shorten(repr(repeated[0]), 60)} twice. The first"
-            " line must be a header with a name for each column.",
-        )
+    check_names(file, header)
     return header
 
 

@@ -20,6 +20,8 @@ from tunesmith_trainer.storage.locations import local_path
 _HUB = "hf://datasets/"
 # Written by the datasets library beside the rows.
 _NO_DATA = frozenset({"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"})
+# Copies that Jupyter keeps, notes of macOS and of office programs: nobody means them by a folder.
+_HIDDEN = re.compile(r"(?:^|/)(?:\.|~\$|__MACOSX/)")
 _TRAIN = re.compile(r"(?:^|[/_.-])train(?:[/_.-]|\d|$)", re.IGNORECASE)
 _REFERENCE = re.compile(r"refs/[a-z]+/[^/]+")
 _HELP = "Files are .jsonl, .json, .csv, .parquet or .txt, each also .gz or .zst."
@@ -54,11 +56,12 @@ def find_files(
 
 
 def data_files(names: Iterable[str], wanted: DataFormat) -> list[str]:
-    """Give the names that are data, in order.
+    """Give the names that are data, in order; they begin below the folder that was asked for.
 
     Beside other data a text file is a note to people, unless a format of text was asked for.
     """
-    known = sorted(name for name in names if name.rpartition("/")[2] not in _NO_DATA)
+    seen = (name for name in names if not _HIDDEN.search(name))
+    known = sorted(name for name in seen if name.rpartition("/")[2] not in _NO_DATA)
     rows = [name for name in known if plain_suffix(name) in JSON_SUFFIXES + TABLE_SUFFIXES]
     texts = [name for name in known if plain_suffix(name) in TEXT_SUFFIXES]
     if wanted in TEXT_FORMATS:
@@ -85,8 +88,9 @@ def hub_selection(names: Iterable[str], path: str, wanted: DataFormat) -> list[s
     same data set must not be trained on.
     """
     if path:
-        below = [n for n in names if n == path or n.startswith(path + "/")]
-        return below if below == [path] else data_files(below, wanted)
+        start, listed = f"{path}/", list(names)
+        below = (name.removeprefix(start) for name in listed if name.startswith(start))
+        return [path] if path in listed else [start + name for name in data_files(below, wanted)]
     chosen = data_files(names, wanted)
     return [name for name in chosen if _TRAIN.search(name)] or chosen
 
@@ -115,12 +119,13 @@ def _local_files(uri: str, root: Path, relative: str, wanted: DataFormat) -> lis
     path = local_path(root, relative.rstrip("/"))
     if path.is_file():
         return [SourceFile(uri, path)]
-    below = (p.relative_to(root).as_posix() for p in path.rglob("*") if p.is_file())
+    below = (p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
     names = data_files(below, wanted)
     if not names:
         raise _nothing(uri, "is neither a file nor a folder with data files")
-    start = f"{scheme}:///" if scheme == "file" else f"{scheme}://"
-    return [SourceFile(f"{start}{name}", local_path(root, name)) for name in names]
+    folder = path.relative_to(root).as_posix()
+    start = f"{scheme}:///{folder}/" if scheme == "file" else f"{scheme}://{folder}/"
+    return [SourceFile(f"{start}{name}", local_path(path, name)) for name in names]
 
 
 def _nothing(uri: str, what: str) -> UserError:

@@ -5,12 +5,14 @@ list of ``{"role", "content"}``, with ``"weight": 0`` at answers that are not to
 plain text ``{"text"}``. Preferences are in ``preferences``. Pure; called by ``rows``.
 """
 
-from itertools import pairwise
+from collections.abc import Iterable
+from itertools import count, pairwise
 from typing import Any, NoReturn
 
 import orjson
 
 from tunesmith_api.dataset import Columns
+from tunesmith_trainer.data.unseen import check_no_calls, check_unseen
 from tunesmith_trainer.data.values import (
     Malformed,
     as_object,
@@ -39,15 +41,15 @@ _SHARE_GPT_ROLES = {
     "assistant": "assistant",
     "system": "system",
 }
-_CALLS = ("tool_calls", "function_call")
-_OFFERS = ("tools", "functions")
+# The latter two in OpenAI's Responses; a part may be a plain text, too.
+_TEXT_PARTS = ("text", "input_text", "output_text")
 _ENTITY_NAMES = ("entity", "name", "type", "label")
 
 
 def from_prompt(value: Any, columns: Columns) -> list[Message]:
     """Read a question and its answer."""
     row = as_object(value)
-    return pair(text_of(row, columns.prompt), text_of(row, columns.response))
+    return below_system(row, pair(text_of(row, columns.prompt), text_of(row, columns.response)))
 
 
 def from_turns(value: Any) -> list[Message]:
@@ -65,7 +67,7 @@ def from_turns(value: Any) -> list[Message]:
 
 def from_messages(value: Any, columns: Columns) -> list[Message]:
     """Read OpenAI's messages, in a field or as a bare list."""
-    _check_tools(value)
+    check_unseen(value)
     return _in_order(_messages(*_items(value, columns.messages)))
 
 
@@ -84,7 +86,7 @@ def _in_order(messages: list[Message]) -> list[Message]:
 
 
 def _messages(value: Any, name: str) -> list[Message]:
-    return [_message(item, number) for number, item in enumerate(list_of(value, name), 1)]
+    return said(map(_message, list_of(value, name), count(1)), name)
 
 
 def _items(value: Any, name: str) -> tuple[Any, str]:
@@ -146,31 +148,49 @@ def from_alpaca(value: Any, columns: Columns) -> list[Message]:
         raise Malformed(f"{columns.input} is {shown(further)}, not text")
     if further and further.strip():
         question = f"{question}\n\n{further}"
-    messages = pair(question, text_of(row, columns.output))
+    return below_system(row, pair(question, text_of(row, columns.output)))
+
+
+def below_system(row: dict[str, Any], messages: list[Message]) -> list[Message]:
+    """Put the row's field "system" before its messages, where they have no such message."""
     system = row.get("system")
-    if isinstance(system, str) and system.strip():
-        messages.insert(0, {"role": "system", "content": system})
-    return messages
+    if not isinstance(system, str) or not system.strip() or messages[0]["role"] == "system":
+        return messages
+    return [{"role": "system", "content": system}, *messages]
 
 
 def from_share_gpt(value: Any, columns: Columns) -> list[Message]:
     """Read turns of {"from", "value"}; a field "system" beside them is the system message."""
     row = as_object(value) if not isinstance(value, list) else {columns.conversations: value}
     turns = list_of(field_of(row, columns.conversations), columns.conversations)
-    messages = alternating([_turn(item, number) for number, item in enumerate(turns, 1)])
-    system = row.get("system")
-    if isinstance(system, str) and system.strip() and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": system})
-    return closed(begun(messages))
+    check_unseen(row)
+    messages = alternating(said(map(_turn, turns, count(1)), columns.conversations))
+    return closed(begun(below_system(row, messages)))
 
 
-def _turn(value: Any, number: int) -> Message:
+def said(messages: Iterable[Message | None], name: str) -> list[Message]:
+    """Give what is there of the messages. Raises Malformed where that is none."""
+    found = [message for message in messages if message]
+    if not found:
+        raise Malformed(f"{name} has only an empty system message; give a question and its answer")
+    return found
+
+
+def is_no_system(role: Any, content: Any) -> bool:
+    """Tell a system message that says nothing, as many data sets have in rows without one."""
+    is_empty = content is None or (isinstance(content, str) and not content.strip())
+    return role == "system" and is_empty
+
+
+def _turn(value: Any, number: int) -> Message | None:
     row = as_object(value, f"turn {number}")
-    said = row.get("from", row.get("role"))
-    role = _SHARE_GPT_ROLES.get(said.lower()) if isinstance(said, str) else None
+    who = row.get("from", row.get("role"))
+    role = _SHARE_GPT_ROLES.get(who.lower()) if isinstance(who, str) else None
     if role is None:
-        unknown_role(number, said, "human, gpt and system")
+        unknown_role(number, who, "human, gpt and system")
     content = row.get("value", row.get("content"))
+    if is_no_system(role, content):
+        return None
     return {"role": role, "content": checked(content, f"value of turn {number}")}
 
 
@@ -216,39 +236,21 @@ def pair(question: str, answer: str) -> list[Message]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
-def _message(value: Any, number: int) -> Message:
+def _message(value: Any, number: int) -> Message | None:
     row = as_object(value, f"message {number}")
     role = row.get("role")
     if role not in ROLES:
         unknown_role(number, role)
     content = row.get("content")
+    if is_no_system(role, content):
+        return None
     if isinstance(content, list):
         content = _joined_parts(content, number)
-    _check_no_calls(row, number)
+    check_no_calls(row, number)
     message: Message = {"role": role, "content": checked(content, f"content of message {number}")}
     if role == "assistant" and _is_left_out(row, number):
         message["weight"] = 0
     return message
-
-
-def _check_no_calls(row: dict[str, Any], number: int) -> None:
-    """Refuse an answer that calls tools: without the call, another answer would be taught."""
-    calls = next((name for name in _CALLS if row.get(name)), None)
-    if calls:
-        raise Malformed(
-            f"message {number} has {calls} ({shown(row[calls])}), and calls of tools cannot be"
-            " learned; take the row out, or write the call into the content"
-        )
-
-
-def _check_tools(value: Any) -> None:
-    # Learned without them, the answers would be to a prompt that serving never has.
-    offered = next((n for n in _OFFERS if isinstance(value, dict) and value.get(n)), None)
-    if offered:
-        raise Malformed(
-            f"{offered} ({shown(value[offered])}) would not be shown to the model; take the row"
-            f" out, or leave {offered} out and describe them in a system message"
-        )
 
 
 def _is_left_out(row: dict[str, Any], number: int) -> bool:
@@ -270,7 +272,7 @@ def unknown_role(
 
 def _joined_parts(parts: list[Any], number: int) -> str:
     texts = [
-        part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
+        part.get("text") if isinstance(part, dict) and part.get("type") in _TEXT_PARTS else part
         for part in parts
     ]
     for place, text in enumerate(texts):

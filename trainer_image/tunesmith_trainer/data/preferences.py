@@ -10,7 +10,15 @@ from typing import Any
 import orjson
 
 from tunesmith_api.dataset import Columns
-from tunesmith_trainer.data.formats import ROLES, Message, alternating, begun, unknown_role
+from tunesmith_trainer.data.formats import (
+    ROLES,
+    Message,
+    alternating,
+    begun,
+    below_system,
+    is_no_system,
+    unknown_role,
+)
 from tunesmith_trainer.data.values import Malformed, as_object, checked, field_of, structured
 
 _START = b'{"messages":'
@@ -46,6 +54,7 @@ def from_preference(value: Any, columns: Columns) -> dict[str, Any]:
             f"no question in front of {columns.chosen} and {columns.rejected}; put one into"
             f" {columns.prompt}"
         )
+    turns = below_system(row, turns)
     begun(alternating(turns, " of the question"))
     if better == worse:
         raise Malformed(f"{columns.chosen} and {columns.rejected} are equal; leave the row out")
@@ -102,8 +111,10 @@ def _turns(value: list[Any], name: str) -> list[Message]:
         row = as_object(item, f"message {number} of {name}")
         if row.get("role") not in ROLES:
             unknown_role(f"{number} of {name}", row.get("role"))
+        if is_no_system(row["role"], row.get("content")):
+            continue
         content = checked(row.get("content"), f"content of message {number} of {name}")
         turns.append({"role": row["role"], "content": content})
     if not turns:
-        raise Malformed(f"{name} is an empty list")
+        raise Malformed(f"{name} has no message that says something")
     return alternating(turns, f" of {name}")

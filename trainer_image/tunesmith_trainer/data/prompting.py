@@ -6,14 +6,21 @@ asked as it was taught.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tunesmith_api.result import UserErrorReason
-from tunesmith_api.templating import Prompt
+from tunesmith_api.templating import PROMPT_FILE, Prompt
 from tunesmith_trainer.data.formats import Message
 from tunesmith_trainer.outcome import UserError, shorten
+
+
+def write_prompt(prompt: Prompt, directory: Path) -> None:
+    """Write a prompt beside a model, for those who ask it without its run's report."""
+    content = prompt.model_dump_json(by_alias=True, indent=2)
+    (directory / PROMPT_FILE).write_text(f"{content}\n", encoding="utf-8")
 
 
 class Prompting:

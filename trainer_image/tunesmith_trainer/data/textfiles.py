@@ -71,10 +71,15 @@ def _documents(lines: Lines) -> Iterator[Record]:
             parts.append(line)
             size += len(line)
         if parts and (not line.strip() or size > LONGEST_LINE_BYTES):
-            yield _record(first, b"".join(parts))
+            yield _document(first, parts)
             first, size, parts = 0, 0, []
     if parts:
-        yield _record(first, b"".join(parts))
+        yield _document(first, parts)
+
+
+def _document(line: int, parts: list[bytes]) -> Record:
+    # How lines end is of the machine that wrote the file, and nothing to learn.
+    return _record(line, b"".join(parts).replace(b"\r\n", b"\n"))
 
 
 def _record(line: int, raw: bytes) -> Record:

@@ -44,7 +44,10 @@ def list_of(value: Any, name: str) -> list[Any]:
     if given == []:
         raise Malformed(f"{name} is an empty list; give at least a question and its answer")
     if not isinstance(given, list):
-        raise Malformed(f"{name} is {shown(given)}, not a list of messages")
+        # As pandas writes it into CSV.
+        is_python = isinstance(given, str) and given.lstrip().startswith("[{'")
+        do = "; write it as JSON, which has double quotes" if is_python else ""
+        raise Malformed(f"{name} is {shown(given)}, not a list of messages{do}")
     return given
 
 

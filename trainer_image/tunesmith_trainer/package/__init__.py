@@ -9,6 +9,8 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Final
 
+from tunesmith_api.templating import Prompt
+from tunesmith_trainer.data.prompting import write_prompt
 from tunesmith_trainer.linking import link_tree
 
 MODEL: Final = "model"
@@ -17,10 +19,11 @@ PROGRAM: Final = "inference.py"
 _NEEDED: Final = ("torch", "transformers", "safetensors", "tokenizers", "jinja2")
 
 
-def write_package(merged: Path, directory: Path) -> None:
+def write_package(merged: Path, prompt: Prompt, directory: Path) -> None:
     """Put the complete model of `merged` and all that is needed to talk to it into `directory`."""
     link_tree(merged, directory / MODEL)
     copyfile(Path(__file__).parent / PROGRAM, directory / PROGRAM)
+    write_prompt(prompt, directory)
     (directory / "requirements.txt").write_text(requirements())
 
 

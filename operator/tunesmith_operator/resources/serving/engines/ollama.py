@@ -22,6 +22,7 @@ _MOST_PARALLEL = 4
 # not ready. The first model differs in one option that needs no second load. Names of a container
 # that ended are removed: they would make the next one ready before it has loaded anything. The
 # Modelfile of the artifact names the file as it lies beside it; here the link's name counts.
+# Further lines that begin with FROM are of texts.
 _SCRIPT = """\
 rm -rf "$OLLAMA_MODELS/manifests"
 (
@@ -29,7 +30,7 @@ rm -rf "$OLLAMA_MODELS/manifests"
   given="$(dirname "$(readlink -f "$TUNESMITH_GGUF")")/Modelfile"
   {
     echo "FROM $TUNESMITH_GGUF"
-    [ ! -f "$given" ] || grep -v '^FROM ' "$given"
+    [ ! -f "$given" ] || awk '!found && /^FROM / { found = 1; next } 1' "$given"
     printf '%s\\n' "$TUNESMITH_MODELFILE_LINES"
   } >"$HOME/Modelfile"
   { cat "$HOME/Modelfile"; echo 'PARAMETER num_predict 1'; } >"$HOME/first"
