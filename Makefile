@@ -20,6 +20,8 @@ BINARIES := etcd kube-apiserver kube-controller-manager kubectl helm versitygw
 
 # Waiting threads of torch must not spin: tests and cluster share the cores.
 export OMP_WAIT_POLICY := PASSIVE
+# Tests start dozens of programs: our code is compiled once, not in each of them.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help

@@ -9,7 +9,13 @@ import pytest
 import yaml
 
 from tests.cli.conftest import write_job
-from tests.integration.test_crd_rules import ACCEPTED, JOB, REFUSED, changed
+from tests.integration import (
+    test_crd_data_refusals,
+    test_crd_refusals,
+    test_crd_training_refusals,
+)
+from tests.integration.manifests import JOB, changed
+from tests.integration.test_crd_rules import ACCEPTED
 from tunesmith_api.attempts import StageName
 from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.objectives import Objective
@@ -20,6 +26,11 @@ from tunesmith_cli.mistakes import Refused
 from tunesmith_cli.schema import check
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+REFUSED = [
+    *test_crd_data_refusals.REFUSED,
+    *test_crd_refusals.REFUSED,
+    *test_crd_training_refusals.REFUSED,
+]
 IN_CLUSTER = ("a pod has no files of yours", "without a cluster")
 
 

@@ -1,4 +1,4 @@
-"""A real kube-apiserver and etcd with our CRDs, one for all integration tests.
+"""A real kube-apiserver and etcd with our CRDs, one for all integration tests of a process.
 
 ``cluster`` is what most tests of roll-outs begin with: an empty namespace, in which a Deployment
 controller and a kubelet are played. The tests start and end the operators.
@@ -17,7 +17,8 @@ from tunesmith_operator.kube.client import KubeClient
 CRDS = Path(__file__).parents[2] / "crds"
 
 
-@pytest.fixture(scope="session")
+# Not for the whole session: tests that come after these have the memory and the CPU for themselves.
+@pytest.fixture(scope="package")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     with ControlPlane(tmp_path_factory.mktemp("control-plane")) as plane:
         plane.install_crds(CRDS)

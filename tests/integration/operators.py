@@ -101,7 +101,7 @@ async def until(
     condition: Callable[[], Awaitable[Any]],
     seconds: float = 90,
     what: str = "it",
-    every: float = 0.05,
+    every: float = 0.1,
 ) -> Any:
     """Wait until ``condition`` gives something true and return that.
 
@@ -155,7 +155,7 @@ class FakeCluster:
             # As every controller does: what fails is tried again.
             with contextlib.suppress(Unavailable, Gone):
                 await self._finish_all()
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
 
     async def _finish_all(self) -> None:
         for found in await self._kube.list("Job", self._namespace):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.integration.operators import Recorder, until, without_times
-from tests.integration.serving import Network
+from tests.integration.serving import Network, ServingCluster
 from tunesmith_api.router import ROUTER_STATE_PATH, RouterState
 from tunesmith_operator.assembly import Operator
 from tunesmith_operator.kube.client import KubeClient
@@ -32,6 +32,9 @@ ROLLOUT: dict[str, Any] = {
     "rollback": {"keepStableWarmSeconds": 0, "fastTrackRevisions": 0},
 }
 
+# It stays at the last step until somebody approves, however slow whoever waits for that step is.
+BY_HAND = ROLLOUT | {"approval": "Manual"}
+
 
 def source(letter: str) -> Object:
     """Give a model by its digest."""
@@ -56,6 +59,12 @@ async def make_namespace(kube: KubeClient, name: str) -> str:
 async def change(kube: KubeClient, namespace: str, **spec: Any) -> None:
     """Merge ``spec`` into that of the deployment, as a user would."""
     await patch(kube, KIND, namespace, "demo", {"spec": spec})
+
+
+async def approve(kube: KubeClient, namespace: str) -> None:
+    """Let the roll-out that is in progress go past its last step."""
+    digest = (await read(kube, namespace))["status"]["rollout"]["digest"]
+    await change(kube, namespace, rollout={"approvedDigest": digest})
 
 
 async def patch(kube: KubeClient, kind: str, namespace: str, name: str, body: Object) -> Object:
@@ -87,7 +96,7 @@ async def until_status(
 
     try:
         # Many runs side by side ask; none is in a hurry.
-        found: Object = await until(look, seconds, what, every=0.15)
+        found: Object = await until(look, seconds, what, every=0.25)
     except AssertionError as error:
         raise AssertionError(f"{error}: {(await read(kube, namespace)).get('status')}") from None
     return found
@@ -208,10 +217,12 @@ async def passes(running: Operator, number: int, kind: str = KIND) -> None:
         await until(is_idle, what="the passes to end")
 
 
-async def until_quiet(running: Operator, recorder: Recorder, kind: str = KIND) -> None:
+async def until_quiet(
+    running: Operator, recorder: Recorder, kind: str = KIND, cluster: ServingCluster | None = None
+) -> None:
     """Have an operator look at everything until that makes it write nothing, twice in a row.
 
-    Fails if it always writes.
+    What ``cluster`` has still to say of its pods is waited for. Fails if it always writes.
     """
     quiet = 0
 
@@ -221,6 +232,8 @@ async def until_quiet(running: Operator, recorder: Recorder, kind: str = KIND) -
         await passes(running, 1, kind)
         # Time for the events of what it has written, and for pods that change by it.
         await asyncio.sleep(0.4)
+        if cluster is not None:
+            await cluster.turn()
         quiet = 0 if recorder.writes else quiet + 1
         return quiet == 2
 
@@ -255,3 +268,13 @@ async def until_told(network: Network, puts: int) -> None:
         return len(network.puts) >= puts
 
     await until(are_told, what=f"put {puts} of a state to a router")
+
+
+async def until_all_told(cluster: ServingCluster, number: int = 2) -> None:
+    """Wait until so many routers serve."""
+
+    async def are_told() -> bool:
+        routers = cluster.routers()
+        return len(routers) == number and all(router.state for router in routers)
+
+    await until(are_told, what="all routers to be told")

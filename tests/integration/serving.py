@@ -20,7 +20,7 @@ from aiohttp import web
 
 from deploy.load import CHAT, REVISION_HEADER
 from tests.integration.adapters import HostPod, token_digest
-from tests.integration.operators import patch_status
+from tests.integration.operators import patch_status, until
 from tunesmith_api.adapters import ADAPTERS_PATH, WantedAdapters
 from tunesmith_api.labels import LABEL_HOST, LABEL_MANAGED_BY, LABEL_REVISION, MANAGED_BY
 from tunesmith_api.router import (
@@ -280,6 +280,7 @@ class ServingCluster:
         self._addresses: dict[str, str] = {}
         self._said: dict[str, Object] = {}
         self._numbers = itertools.count()
+        self._turns = 0
         self._lock = asyncio.Lock()
         """Held by who changes pods: a turn must not bring back what a test has just ended."""
 
@@ -291,7 +292,18 @@ class ServingCluster:
                     async with self._lock:
                         await self._turn(namespace)
             self.network.serve(REQUESTS_PER_TURN)
+            self._turns += 1
             await asyncio.sleep(TURN_SECONDS)
+
+    async def turn(self) -> None:
+        """Wait until a turn is over that has begun after now."""
+        # The next to end may have begun before.
+        enough = self._turns + 2
+
+        async def is_over() -> bool:
+            return self._turns >= enough
+
+        await until(is_over, what="a turn of the cluster")
 
     def routers(self) -> list[RouterPod]:
         return list(self.network.routers.values())

@@ -108,8 +108,12 @@ async def test_a_fifth_of_all_calls_fails(
     assert differences(reference[0], await run_to_the_end(control_plane, errors)) == []
 
 
+FEWEST = 6
+"""Calls that meet an outage, however little a busy machine lets the operator do meanwhile."""
+
+
 class Outage:
-    """From the first Job on, nothing answers for some seconds."""
+    """From the first Job on, nothing answers for some seconds, and for some calls."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -120,7 +124,7 @@ class Outage:
         now = asyncio.get_running_loop().time()
         if request.verb == "create" and request.kind == "Job" and not self.until:
             self.until = now + self.seconds
-        if now < self.until:
+        if now < self.until or (self.until and self.refused < FEWEST):
             self.refused += 1
             raise ConnectionRefusedError
         return await send(request)
@@ -132,7 +136,7 @@ async def test_an_api_server_that_is_away_for_longer_than_the_lease(
     outage = Outage(5)
     state = await run_to_the_end(control_plane, outage, election=QUICK_ELECTION)
     assert differences(reference[0], state) == []
-    assert 5 < outage.refused < 100
+    assert FEWEST <= outage.refused < 100
 
 
 async def test_nothing_is_written_when_all_is_quiet(control_plane: ControlPlane) -> None:

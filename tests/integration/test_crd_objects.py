@@ -11,7 +11,7 @@ import pytest
 from deploy.native.apiserver import ControlPlane
 from deploy.shell import StepError
 from tests.integration.calls import try_to_create
-from tests.integration.test_crd_rules import ABOVE, JOB, VERSION, changed
+from tests.integration.manifests import ABOVE, JOB, VERSION, changed
 
 pytestmark = pytest.mark.integration
 

@@ -174,9 +174,15 @@ async def test_a_step_counts_once_the_gateway_has_accepted_it(crds: ControlPlane
         answer, gateway.answer = gateway.answer, None
         await change(kube, namespace, source=source("b"))
         await until_status(
-            kube, namespace, lambda s: s.get("rollout", {}).get("weight") == 20, "the grant"
+            kube,
+            namespace,
+            lambda s: (
+                s.get("rollout", {}).get("weight") == 20
+                and condition_of(s, "Progressing")[1] == "WaitingForRouter"
+            ),
+            "the grant",
         )
-        await asyncio.sleep(2)
+        await asyncio.sleep(1)
         held = (await read(kube, namespace))["status"]
         gateway.answer = answer
         new = (await until_stable(kube, namespace, 2))["status"]["stable"]["name"]

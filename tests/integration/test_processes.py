@@ -72,7 +72,7 @@ def wait_for(condition, what: str, seconds: float = 120) -> None:
 
 @contextlib.contextmanager
 def start(
-    plane: ControlPlane, namespace: str, folder: Path, name: str, lease_seconds: int = 8
+    plane: ControlPlane, namespace: str, folder: Path, name: str, lease_seconds: int = 15
 ) -> Iterator[Process]:
     (port,) = free_ports(1)
     config = folder / f"{name}.json"

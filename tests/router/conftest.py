@@ -83,8 +83,7 @@ class Pod:
         command = ["haproxy", "-W", "-db", "-f", str(self.settings.folder / "haproxy.cfg")]
         with (self.settings.folder / "haproxy.log").open("ab") as log:
             self.haproxy = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: ASYNC220
-        # Another program is started, on a machine that may be busy.
-        await eventually(self.settings.admin_socket.exists, 30)
+        await eventually(self.settings.admin_socket.exists)
 
     def kill_haproxy(self) -> None:
         assert self.haproxy is not None

@@ -146,7 +146,7 @@ async def test_a_haproxy_that_starts_again_is_told(pod: Pod) -> None:
         assert status == 503
         assert "does not answer" in body["error"]["message"]
         await pod.start_haproxy()
-        await eventually(lambda: is_ready(pod), 20)
+        await eventually(lambda: is_ready(pod))
         assert await pod.ask() == (200, "b")
         await eventually(lambda: have_answered(pod, 21))
         assert (await pod.counts("r2"))[0] == 21
@@ -199,7 +199,7 @@ async def test_many_endpoints(pod: Pod) -> None:
         began = time.monotonic()
         report = await pod.told(wanted)
         # Waiting for each of them would take ten minutes.
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 200
         assert report.counts[0].endpoints_up == 1
         assert set(await pod.ask_many(50)) == {(200, "a")}
 

@@ -57,6 +57,7 @@ async def test_large_bodies_are_not_copied_and_come_whole(pod: Pod) -> None:
                 pod.url + CHAT, json={"text": "x" * size, "test": {}}
             ) as answer:
                 assert await answer.text() == "a"
+        await eventually(lambda: b.requests)
         await asyncio.sleep(0.2)
         assert [len(body) > size for (_, body), size in zip(a.requests, sizes, strict=True)] == [
             True

@@ -96,12 +96,12 @@ async def test_sigterm_under_load_loses_no_request(tmp_path: Path, bucket: Bucke
     s3 = {"log_uri": bucket.uri("logs/"), "log_endpoint": bucket.server.endpoint}
     s3 |= {"log_region": REGION, "log_path_style": True}
     async with listening(engine.build()) as upstream, aiohttp.ClientSession() as session:
-        # In a cluster routers have five seconds to notice.
-        given = {"engine_url": upstream, "pre_stop_seconds": 1.5, "drain_timeout_seconds": 60}
+        # As in a cluster, where routers have five seconds to notice.
+        given = {"engine_url": upstream, "pre_stop_seconds": 5, "drain_timeout_seconds": 60}
         with sidecar(log, **given, **s3) as (url, process):
             await until_ready(session, url)
             load = Load(session, url)
-            bodies = [chat(delay=0.02), chat(stream=True, tokens=8, pause=0.3)]
+            bodies = [chat(delay=0.02), chat(stream=True, tokens=8, pause=0.8)]
             clients = [asyncio.create_task(load.client(bodies[n % 2])) for n in range(16)]
             router = asyncio.create_task(load.router())
             hook = asyncio.create_task(running_when_drained(session, url, engine))
@@ -115,8 +115,8 @@ async def test_sigterm_under_load_loses_no_request(tmp_path: Path, bucket: Bucke
             took = time.monotonic() - began
     assert load.problems == []
     assert load.whole == load.sent
-    # Streams of 2.4 s were in progress, longer than the pre-stop time, and still came whole.
-    assert took > 1.5
+    # Streams of 6.4 s were in progress, longer than the pre-stop time, and still came whole.
+    assert took > 5
     assert load.closes > 0
     assert engine.cancelled == 0
     rows = [line for key in bucket.keys("logs/") for line in bucket.get(key).splitlines()]

@@ -286,11 +286,11 @@ def test_a_disk_that_takes_nothing_is_named(pod: Pod) -> None:
 
 def test_sigterm_ends_it_at_once(pod: Pod) -> None:
     process = pod.start(
-        "s3://a-bucket/m/", digest_of(b""), patience_seconds="60", endpoint="http://127.0.0.1:1"
+        "s3://a-bucket/m/", digest_of(b""), patience_seconds="600", endpoint="http://127.0.0.1:1"
     )
     wait_until_it_tries_again(process)
     process.terminate()
-    _, log = process.communicate(timeout=30)
+    _, log = process.communicate(timeout=200)
     assert process.returncode == 143, log
 
 

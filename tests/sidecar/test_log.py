@@ -251,7 +251,7 @@ async def test_a_store_that_fails_for_a_moment_at_the_end_loses_nothing(start: S
     await ask(serving, chat(), x_request_id="call-1")
     await serving.post("/api/v1/feedback", {"requestId": "another", "rating": "good"})
     closing = asyncio.create_task(serving.conversations.close())
-    assert await asyncio.to_thread(shelf.refused.wait, 5)
+    assert await asyncio.to_thread(shelf.refused.wait, 60)
     shelf.is_refusing = False
     await closing
     assert [line["id"] for line in shelf.lines()] == ["call-1"]

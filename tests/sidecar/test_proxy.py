@@ -141,8 +141,8 @@ async def test_a_slow_answer_is_a_504_and_the_engine_stops(start: Start, engine:
 
 
 async def test_a_stream_may_last_longer_than_the_time_limit(start: Start) -> None:
-    serving = await start(request_timeout_seconds=1.5)
-    body = chat(stream=True, tokens=6, pause=0.3)
+    serving = await start(request_timeout_seconds=3)
+    body = chat(stream=True, tokens=6, pause=0.6)
     async with serving.client.post(serving.url + CHAT, json=body) as answer:
         assert await answer.read() == b"".join(events(6))
 

@@ -22,7 +22,7 @@ ENGINE = Path(__file__).resolve().parents[2] / "deploy/standin/engine/engine.py"
 @pytest.mark.parametrize(
     ("patience", "code"),
     [
-        pytest.param(10, 200, id="with a shutdown timeout it answers what is in progress"),
+        pytest.param(60, 200, id="with a shutdown timeout it answers what is in progress"),
         pytest.param(0, 0, id="without one it does not"),
     ],
 )
@@ -30,7 +30,7 @@ def test_sigterm_ends_it_as_vllm_documents(patience: int, code: int) -> None:
     port = free_port()
     command = [sys.executable, str(ENGINE), "serve", "model", f"--port={port}"]
     command.append(f"--shutdown-timeout={patience}")
-    engine = subprocess.Popen(command, env=os.environ | {"DELAY_SECONDS": "3"})
+    engine = subprocess.Popen(command, env=os.environ | {"DELAY_SECONDS": "8"})
     url = f"http://127.0.0.1:{port}"
     with ThreadPoolExecutor() as threads:
         until(lambda: load(url) == 0)

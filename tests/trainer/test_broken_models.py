@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.trainer.conftest import Bucket
-from tests.trainer.test_prepare import MakeRun, do
+from tests.trainer.preparing_in_s3 import MakeRun, do
 from tunesmith_trainer.model import load_base
 from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.tiny import write_tiny

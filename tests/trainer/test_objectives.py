@@ -11,7 +11,7 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from tests.trainer.conftest import Bucket, jsonl, pairs
-from tests.trainer.test_prepare import do, fetched
+from tests.trainer.preparing_in_s3 import do, fetched
 from tunesmith_api.result import Outcome, TrainerResult
 from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.data.templates import load_tokenizer
