@@ -50,8 +50,8 @@ def kueue(lab: Lab) -> Iterator[None]:
     lab.kubectl.run("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
     release = ("kueue", str(chart), "-n", WHERE, "--create-namespace", "--wait")
     lab.kubectl.helm("upgrade", "--install", *release, "--timeout=5m", *options)
-    # Its list of pending workloads is an aggregated API that the native cluster's API server gets no
-    # answer from (why is not known), and while such a one is named no namespace ever goes.
+    # Its list of pending workloads is an aggregated API that the API server of the native cluster
+    # gets no answer from (why is not known); while such a one is named no namespace ever goes.
     asked = ("delete", "apiservice", "-l", "app.kubernetes.io/name=kueue", "--ignore-not-found")
     lab.kubectl.run(*asked)
     tell_operator(lab, "true")
