@@ -58,6 +58,7 @@ async def test_the_rollback_is_told_once(serve: Serve, status: int, event: str) 
         "detectedAfterSeconds": 92,
         "restoredAfterMilliseconds": 800,
         "requestsServedByRejected": 41,
+        "stableCrashLoops": False,
     }
     (line,) = logs
     assert (line["event"], line["namespace"], line["name"]) == (event, "prod", "chat")
