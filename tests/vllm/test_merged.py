@@ -13,10 +13,19 @@ import pytest
 from tests.cli.conftest import FinishedRun
 from tests.sidecar.test_drain import sidecar
 from tests.unit.manifests import container, pod_of, variables
-from tests.vllm.conftest import ON_A_CPU, Answer, Program, artifact, events, program, question
+from tests.vllm.program import (
+    ON_A_CPU,
+    Answer,
+    Program,
+    artifact,
+    events,
+    needs_vllm,
+    program,
+    question,
+)
 from tunesmith_sidecar.settings import PREFIX
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [needs_vllm, pytest.mark.timeout(1800)]
 ENGINE = {"type": "VLLM", "args": ON_A_CPU}
 # Of the pod, not of the engine: they name its volumes and addresses.
 _RUNNING = "vllm:num_requests_running{"
