@@ -9,10 +9,15 @@ import pytest
 from tests.unit.jobs import CONFIG, make_job
 from tunesmith_api.attempts import ActiveAttempt, AttemptReason, StageName
 from tunesmith_api.conditions import ConditionType, Reason
-from tunesmith_api.jobstatus import DisplayStage, FineTuneJobStatus, Resolved
+from tunesmith_api.jobstatus import DisplayStage, FineTuneJobStatus, ProgressStatus, Resolved
 from tunesmith_api.result import Phase, TrainerProgress
 from tunesmith_operator.planning.draft import JobDraft
-from tunesmith_operator.planning.monitoring import current_progress, display_stage, reason_to_stop
+from tunesmith_operator.planning.monitoring import (
+    current_progress,
+    display_stage,
+    overdue_stage,
+    reason_to_stop,
+)
 from tunesmith_operator.planning.observed import Observation, SeenJob, SeenPod
 from tunesmith_operator.planning.training import decide
 from tunesmith_operator.planning.watching import note_image
@@ -67,6 +72,55 @@ def test_the_stage_that_is_shown(said: dict[str, Any], stage: str) -> None:
 def test_an_answer_of_another_attempt_is_none(other: dict[str, Any]) -> None:
     seen = Observation(job=JOB, progress=progress(**other))
     assert current_progress(seen, attempt()) is None
+
+
+LIMITS = {"prepare": 60, "train": 100, "evaluate": 30, "export": 20}
+AGO = timedelta(seconds=10)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "phase", "limits", "late"),
+    [
+        pytest.param(99, Phase.TRAINING, LIMITS, "", id="training within its limit"),
+        pytest.param(100, Phase.TRAINING, LIMITS, "train", id="training that took too long"),
+        pytest.param(100, Phase.LOADING_MODEL, LIMITS, "train", id="loading belongs to training"),
+        pytest.param(9999, Phase.TRAINING, {"train": 0}, "", id="no limit"),
+        pytest.param(9999, Phase.EVALUATING, LIMITS, "", id="what follows has its own limit"),
+        pytest.param(
+            9999, Phase.EVALUATING, {"evaluate": 10}, "evaluate", id="an endless evaluation"
+        ),
+        pytest.param(9999, Phase.EXPORTING, {"export": 10}, "export", id="an endless export"),
+        pytest.param(9999, Phase.UPLOADING, {"export": 10}, "export", id="an endless upload"),
+        pytest.param(9999, Phase.UPLOADING, LIMITS, "", id="an upload within its limit"),
+        pytest.param(9999, Phase.DONE, LIMITS, "", id="done, and about to end"),
+    ],
+)
+@pytest.mark.parametrize("answers", [True, False], ids=["it answers", "it has answered before"])
+def test_each_part_of_an_attempt_has_a_time_limit(
+    seconds: int, phase: Phase, limits: dict[str, int], late: str, answers: bool
+) -> None:
+    """The phase began ten seconds ago, the pods longer ago than that."""
+    now = NOW + timedelta(seconds=seconds)
+    since = now - AGO
+    status = FineTuneJobStatus(progress=ProgressStatus(phase=phase, phase_start_time=since))
+    job = make_job(compute={"gpusPerNode": 0}, runPolicy={"stageTimeoutSeconds": limits})
+    seen = Observation(
+        job=job.model_copy(update={"status": status}),
+        progress=progress(phase=phase, phase_start_time=since) if answers else None,
+    )
+    said = overdue_stage(seen, attempt(phase="Running", started=NOW), now)
+    assert bool(said) == bool(late), said
+    if late:
+        assert f"runPolicy.stageTimeoutSeconds.{late} ({limits[late]} s); raise it" in said
+    assert overdue_stage(seen, attempt(phase="Pending"), now) == "", "nothing has begun"
+
+
+@pytest.mark.parametrize(("seconds", "late"), [(59, False), (60, True)])
+def test_preparation_has_a_time_limit(seconds: int, late: bool) -> None:
+    job = make_job(runPolicy={"stageTimeoutSeconds": LIMITS})
+    running = replace(attempt(phase="Running", started=NOW), stage=StageName.PREPARE)
+    said = overdue_stage(Observation(job=job), running, NOW + timedelta(seconds=seconds))
+    assert ("stageTimeoutSeconds.prepare (60 s)" in said) is late
 
 
 def test_a_trainer_that_falls_silent_at_its_end_is_still_there() -> None:

@@ -178,12 +178,23 @@ def overdue_stage(seen: Observation, attempt: SeenJob, now: datetime) -> str:
         return ""
     if attempt.stage is StageName.PREPARE:
         return _overdue("prepare", limits.prepare, running, now)
-    progress = current_progress(seen, attempt)
-    if progress and progress.phase is Phase.EVALUATING:
-        return _overdue("evaluate", limits.evaluate, progress.phase_start_time, now)
-    if progress and progress.phase in _EXPORT_PHASES:
-        return _overdue("export", limits.export, progress.phase_start_time, now)
+    phase, since = _last_phase(seen, attempt)
+    if phase == Phase.EVALUATING:
+        return _overdue("evaluate", limits.evaluate, since or running, now)
+    if phase in _EXPORT_PHASES:
+        return _overdue("export", limits.export, since or running, now)
+    if phase == Phase.DONE:
+        return ""  # its Job ends any moment
     return _overdue("train", limits.train, running, now)
+
+
+def _last_phase(seen: Observation, attempt: SeenJob) -> tuple[str, datetime | None]:
+    """Give the trainer's phase and its start; one that does not answer is where it last was."""
+    progress = current_progress(seen, attempt)
+    if progress is not None:
+        return progress.phase, progress.phase_start_time
+    known = seen.job.status.progress
+    return (known.phase, known.phase_start_time) if known else ("", None)
 
 
 def _overdue(name: str, limit: int, since: datetime, now: datetime) -> str:
@@ -191,7 +202,7 @@ def _overdue(name: str, limit: int, since: datetime, now: datetime) -> str:
         return ""
     return (
         f"{name} took longer than runPolicy.stageTimeoutSeconds.{name} ({limit} s);"
-        " raise it or give the job more compute"
+        " raise it in a new job, or give that more compute"
     )
 
 
