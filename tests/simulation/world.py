@@ -153,7 +153,6 @@ class World(TrainingCluster):
         seen = SeenJob(
             name=name,
             uid=name,
-            resource_version="1",
             owner_uid=self.job.metadata.uid,
             stage=run.stage,
             attempt=run.attempt,

@@ -23,7 +23,6 @@ def job(*pods: SeenPod, complete: bool = False, **facts: Any) -> SeenJob:
     return SeenJob(
         name="j",
         uid="j",
-        resource_version="1",
         owner_uid="o",
         stage=StageName.TRAIN,
         attempt=2,

@@ -28,7 +28,7 @@ JOB = make_job(compute={"gpusPerNode": 0})
 
 def attempt(**facts: Any) -> SeenJob:
     pod = SeenPod(name="p", uid="p", job_uid="j", created=NOW, **facts)
-    return SeenJob("j", "j", "1", "o", StageName.TRAIN, 2, NOW, started=NOW, pods=(pod,))
+    return SeenJob("j", "j", "o", StageName.TRAIN, 2, NOW, started=NOW, pods=(pod,))
 
 
 def progress(**facts: Any) -> TrainerProgress:

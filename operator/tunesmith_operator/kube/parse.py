@@ -54,7 +54,6 @@ def parse_job(body: Object) -> SeenJob | None:
     return SeenJob(
         name=meta["name"],
         uid=meta["uid"],
-        resource_version=meta.get("resourceVersion", ""),
         owner_uid=controller_uid(meta, "FineTuneJob"),
         stage=StageName(stage),
         attempt=int(attempt),
