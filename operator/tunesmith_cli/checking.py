@@ -196,10 +196,8 @@ def _show_samples(samples: Sequence[DroppedSample]) -> None:
 
 def _show_tokens(asked: Asked, gathered: Any, directory: Path, rows: int) -> None:
     from tunesmith_trainer.data.prepared import load_split, write_split
-    from tunesmith_trainer.data.prompting import Prompting
-    from tunesmith_trainer.data.spreading import spare_processes
     from tunesmith_trainer.data.templates import load_extended, used_template
-    from tunesmith_trainer.data.tokenizing import RowTokenizer
+    from tunesmith_trainer.prepare import row_tokenizer
     from tunesmith_trainer.sources import fetch_tokenizer
 
     run = asked.run
@@ -209,15 +207,9 @@ def _show_tokens(asked: Asked, gathered: Any, directory: Path, rows: int) -> Non
     if not asked.is_limit_said:
         limit = min(type(run.hyperparameters)().max_sequence_length, tokenizer.model_max_length)
     objective = asked.objective or Objective.SFT
-    maker = RowTokenizer(
-        tokenizer,
-        limit,
-        run.dataset.checks.too_long,
-        gathered.reading,
-        Prompting(run.dataset.prompt),
-        objective=objective,
-        workers=spare_processes(),
-    )
+    settings = run.hyperparameters.model_copy(update={"max_sequence_length": limit})
+    shown = run.model_copy(update={"hyperparameters": settings, "objective": objective})
+    maker = row_tokenizer(shown, tokenizer, gathered.reading)
     known = len(gathered.reading.samples.rows)
     write_split(directory, "train", maker.tokenize(gathered.sides.train, lambda _: None))
     split = load_split(directory, "train")

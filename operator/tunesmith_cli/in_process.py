@@ -43,13 +43,9 @@ class InProcess:
             try:
                 self.model.generate(
                     **encoded,
+                    **self._choosing(temperature),
                     streamer=streamer,
                     max_new_tokens=min(max_tokens, room),
-                    do_sample=temperature > 0,
-                    temperature=temperature or None,
-                    top_p=None,
-                    top_k=None,
-                    pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
                     stopping_criteria=StoppingCriteriaList([StopWhenAsked(stop, lambda: None)]),
                 )
             except Exception as error:
@@ -68,6 +64,16 @@ class InProcess:
 
     def close(self) -> None:
         """Nothing outside of this process is to be ended."""
+
+    def _choosing(self, temperature: float) -> dict[str, Any]:
+        """Give the options by which a token is chosen: the likeliest, or by chance."""
+        return {
+            "do_sample": temperature > 0,
+            "temperature": temperature or None,
+            "top_p": None,
+            "top_k": None,
+            "pad_token_id": self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
+        }
 
     def _encode(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
         encoded = self.tokenizer.apply_chat_template(
