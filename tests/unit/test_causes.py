@@ -12,7 +12,7 @@ from tunesmith_operator.planning.causes import why_ended
 from tunesmith_operator.planning.observed import SeenJob, SeenPod
 
 DIGEST = "sha256:" + "0" * 64
-MERGED = ArtifactStatus(name="Merged", uri="s3://b/m/", digest=DIGEST, size_bytes=1)
+MERGED = ArtifactStatus(name="Merged", uri="s3://bucket/m/", digest=DIGEST, size_bytes=1)
 
 
 def pod(**facts: Any) -> SeenPod:
