@@ -17,6 +17,7 @@ from tunesmith_operator.planning.monitoring import (
     display_stage,
     overdue_stage,
     reason_to_stop,
+    standing,
 )
 from tunesmith_operator.planning.observed import Observation, SeenJob, SeenPod
 from tunesmith_operator.planning.training import decide
@@ -72,6 +73,74 @@ def test_the_stage_that_is_shown(said: dict[str, Any], stage: str) -> None:
 def test_an_answer_of_another_attempt_is_none(other: dict[str, Any]) -> None:
     seen = Observation(job=JOB, progress=progress(**other))
     assert current_progress(seen, attempt()) is None
+
+
+NO_NODE = {"unschedulable": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."}
+NO_IMAGE = {"waiting_reason": "ErrImagePull", "waiting_message": "not found"}
+NO_MOUNT = {"waiting_reason": "CreateContainerConfigError", "waiting_message": "no such key"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "compute", "facts", "reason", "words"),
+    [
+        pytest.param(
+            StageName.TRAIN,
+            {"gpusPerNode": 2, "gpuType": "A100"},
+            NO_NODE,
+            Reason.UNSCHEDULABLE,
+            [
+                "which wants 2 GPU(s) of type A100. The scheduler says: 0/3 nodes",
+                "nvidia.com/gpu. It waits for one",
+                "gpusPerNode, gpuType, nodeSelector or tolerations of compute",
+            ],
+            id="GPUs that no node has",
+        ),
+        pytest.param(
+            StageName.TRAIN,
+            {"gpusPerNode": 0},
+            NO_NODE,
+            Reason.UNSCHEDULABLE,
+            ["The scheduler says", "(resources, nodeSelector or tolerations of compute)"],
+            id="more memory than a node has",
+        ),
+        pytest.param(
+            StageName.PREPARE,
+            {"gpusPerNode": 2},
+            NO_NODE,
+            Reason.UNSCHEDULABLE,
+            ["lower the chart's prepareResources"],
+            id="a node that is full of others",
+        ),
+        pytest.param(
+            StageName.TRAIN,
+            {},
+            NO_IMAGE,
+            Reason.IMAGE_PULL_FAILING,
+            ["trainer:7 cannot be pulled: ErrImagePull not found; check compute.image"],
+            id="an image that is not there",
+        ),
+        pytest.param(
+            StageName.TRAIN,
+            {},
+            NO_MOUNT,
+            Reason.CONTAINER_NOT_STARTING,
+            ["Pod p does not start: CreateContainerConfigError no such key"],
+            id="a container that cannot be made",
+        ),
+    ],
+)
+def test_what_is_waited_for_is_told_with_what_to_change(
+    stage: StageName,
+    compute: dict[str, Any],
+    facts: dict[str, str],
+    reason: Reason,
+    words: list[str],
+) -> None:
+    waiting = replace(attempt(**facts), stage=stage, image="trainer:7")
+    told = standing(Observation(job=make_job(compute=compute)), waiting, NOW)
+    assert told.reason is reason
+    for word in words:
+        assert word in told.message
 
 
 LIMITS = {"prepare": 60, "train": 100, "evaluate": 30, "export": 20}
