@@ -186,10 +186,11 @@ def test_a_rank_that_hangs_is_seen_at_rank_0(
             stuck = said(port)
             assert stuck.phase is Phase.TRAINING
             time.sleep(1)
-            assert said(port).step == stuck.step
+            # What the other rank had done its part of may still be finished.
+            assert said(port).step <= stuck.step + 1
         finally:
             os.kill(hung, signal.SIGCONT)
-        wait_for(lambda: said(port).step > stuck.step, launcher)
+        wait_for(lambda: said(port).step > stuck.step + 1, launcher)
 
 
 def rank_1_of(launcher: subprocess.Popen[bytes]) -> int:
