@@ -43,7 +43,7 @@ class InProcess:
             try:
                 self.model.generate(
                     **encoded,
-                    **self._choosing(temperature),
+                    **self._drawing(temperature),
                     streamer=streamer,
                     max_new_tokens=min(max_tokens, room),
                     stopping_criteria=StoppingCriteriaList([StopWhenAsked(stop, lambda: None)]),
@@ -62,11 +62,8 @@ class InProcess:
         if failed:
             raise failed[0]
 
-    def close(self) -> None:
-        """Nothing outside of this process is to be ended."""
-
-    def _choosing(self, temperature: float) -> dict[str, Any]:
-        """Give the options by which a token is chosen: the likeliest, or by chance."""
+    def _drawing(self, temperature: float) -> dict[str, Any]:
+        """Say how words are drawn, whatever the model's own settings are."""
         return {
             "do_sample": temperature > 0,
             "temperature": temperature or None,
@@ -74,6 +71,9 @@ class InProcess:
             "top_k": None,
             "pad_token_id": self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
         }
+
+    def close(self) -> None:
+        """Nothing outside of this process is to be ended."""
 
     def _encode(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
         encoded = self.tokenizer.apply_chat_template(

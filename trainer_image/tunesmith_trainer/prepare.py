@@ -80,7 +80,7 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
     progress.enter(Phase.TOKENIZING)
     rows = row_tokenizer(run, tokenizer, gathered.reading)
     splits = write_splits(rows, gathered.sides, work / "prepared", _looking_up(progress, stop))
-    _check_tokens(run, model.path, tokens, splits)
+    _check_highest(run, model.path, tokens, splits)
     meta = describe(
         run,
         gathered,
@@ -106,6 +106,15 @@ def _check_services(run: TrainingRun) -> None:
     check_push(run)
     check_tracking(run)
     check_keys(run)
+
+
+def _check_highest(
+    run: TrainingRun, model: Path, tokens: NewTokens, splits: dict[str, Written]
+) -> None:
+    """Refuse rows with a token that the model has no embedding for, after it got its new ones."""
+    highest = max(split.highest for split in splits.values())
+    size = vocabulary_size(run, model)
+    check_vocabulary(run, size and max(size, tokens.rows), highest)
 
 
 def gather(
@@ -169,15 +178,6 @@ def check_push(run: TrainingRun) -> None:
         from tunesmith_trainer.pushing import check_hub
 
         check_hub(run.output.hugging_face)
-
-
-def _check_tokens(
-    run: TrainingRun, model: Path, tokens: NewTokens, splits: dict[str, Written]
-) -> None:
-    """Refuse rows with tokens that the model has no embeddings for."""
-    size = vocabulary_size(run, model)
-    highest = max(split.highest for split in splits.values())
-    check_vocabulary(run, size and max(size, tokens.rows), highest)
 
 
 def prepared_uri(run: TrainingRun) -> str:
