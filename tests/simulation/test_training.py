@@ -272,6 +272,29 @@ def test_the_deadline_fails_the_job_at_once_and_stops_what_runs() -> None:
     assert "runPolicy.activeDeadlineSeconds (30 s); raise it" in said.message
 
 
+@pytest.mark.parametrize(
+    ("stage", "faults"),
+    [
+        pytest.param("prepare", Faults(hang=1.0), id="preparation that hangs"),
+        pytest.param("train", Faults(), id="training that takes a minute"),
+    ],
+)
+def test_a_stage_that_takes_too_long_fails_the_job_and_stops_what_runs(
+    stage: str, faults: Faults
+) -> None:
+    limits = {stage: 20}
+    policy = {"stallTimeoutSeconds": 3600, "stageTimeoutSeconds": limits}
+    world = play(World(seed=11, spec={**SPEC, "runPolicy": policy}, faults=faults))
+    assert failed_because(world) == "StageTimeout"
+    assert reasons(world)[-1] is AttemptReason.DEADLINE_EXCEEDED
+    assert world.job is not None
+    assert world.job.status.attempts[-1].stage == stage
+    said = find(world.job.status.conditions, ConditionType.FAILED)
+    assert said is not None
+    assert f"{stage} took longer than runPolicy.stageTimeoutSeconds.{stage} (20 s)" in said.message
+    assert not world.attempts_alive()
+
+
 def test_what_was_trained_in_time_counts_though_nobody_looked() -> None:
     spec = {**SPEC, "runPolicy": {"activeDeadlineSeconds": 300}}
     world = World(seed=11, spec=spec)
