@@ -13,6 +13,7 @@ from pathlib import Path
 from deploy import demo, release, rollout
 from deploy.cluster import KINDS, Cluster, choose_cluster, forget_choice
 from deploy.display import console
+from deploy.docker import Docker
 from deploy.native.apiserver import ControlPlane
 from deploy.native.binaries import ensure_binaries
 from deploy.native.host import install_test_packages
@@ -94,6 +95,8 @@ def _remove(cluster: Cluster, settings: Settings, options: argparse.Namespace) -
         steps = [Step("remove the demo", lambda log: release.uninstall(cluster, log))]
     last = tuple(step.name for step in steps)
     if options.caches:
+        if isinstance(cluster.builder, Docker):
+            steps.append(Step("remove images", cluster.builder.remove_images, last))
         steps.append(Step("remove caches", lambda log: remove_caches(settings.cache, log), last))
     removed = demo.run_shown(steps, settings)
     if removed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 from deploy.images import is_pushed
@@ -38,3 +39,21 @@ class Docker:
         file = folder / "Dockerfile.storage"
         log.run(["docker", "build", "-f", file, "--build-arg", version, "-t", full, folder])
         log.run(["docker", "push", full])
+
+    def remove_images(self, log: Log) -> None:
+        """Remove from Docker what was built for this registry. Its build cache is everybody's."""
+        listed = ["docker", "images", "-q", "--filter", f"reference={self.registry}/*"]
+        deeper = ["--filter", f"reference={self.registry}/*/*"]
+        if images := sorted(set(log.run([*listed, *deeper]).split())):
+            log.run(["docker", "rmi", "-f", *images])
+
+
+def why_no_docker() -> str:
+    """Return why the Docker daemon is of no use to this user, or an empty string."""
+    ask = ["docker", "version", "--format", "{{.Server.Version}}"]
+    try:
+        asked = subprocess.run(ask, capture_output=True, text=True, check=False, timeout=30)
+    except subprocess.TimeoutExpired:
+        return "docker does not answer"
+    said = asked.stderr.strip().splitlines() or ["docker does not work"]
+    return "" if asked.returncode == 0 else said[-1]
