@@ -117,10 +117,15 @@ class Kind:
         for node in self._nodes(log):
             write = f"mkdir -p {folder} && cat > {folder}/hosts.toml"
             log.run(["docker", "exec", "-i", node, "sh", "-c", write], stdin=host)
-        ready = ["wait", "node", "--all", "--for=condition=Ready", "--timeout=5s"]
-        kubectl = [self.program("kubectl"), f"--kubeconfig={self._kubeconfig}", *ready]
         hint = f"docker logs {CLUSTER}-control-plane; kind delete cluster --name {CLUSTER}"
-        _wait(lambda: log.succeeds(kubectl), "the cluster's node", hint)
+        _wait(lambda: self._can_run_pods(log), "the cluster's node", hint)
+
+    def _can_run_pods(self, log: Log) -> bool:
+        kubectl = [self.program("kubectl"), f"--kubeconfig={self._kubeconfig}"]
+        ready = ["wait", "node", "--all", "--for=condition=Ready", "--timeout=5s"]
+        # No pod is taken before it is there, which may be later than the node.
+        account = ["get", "serviceaccount", "default", "--namespace=default"]
+        return log.succeeds([*kubectl, *ready]) and log.succeeds([*kubectl, *account])
 
     def _nodes(self, log: Log) -> list[str]:
         nodes = log.run(["kind", "get", "nodes", "--name", CLUSTER]).split()

@@ -17,6 +17,7 @@ import pytest
 from deploy import kind
 from deploy.cli import main
 from deploy.cluster import choose_cluster
+from deploy.current import Current
 from deploy.images import answers, is_pushed
 from deploy.native.apiserver import free_ports, start_program, stop_program
 from deploy.native.node import write_registry
@@ -185,16 +186,17 @@ def test_a_stopped_cluster_is_started(
     assert calls(programs, "kind export kubeconfig")
 
 
-def test_the_cluster_is_there_when_its_nodes_are_ready(
+def test_the_cluster_is_there_when_pods_are_taken(
     programs: Path, settings: Settings, bring_up: Callable[[], None]
 ) -> None:
     script(programs, "kind", 'test "$1 $2" != "get nodes" || echo node')
-    # The first time the API server is not up yet, the second time the node is not ready.
-    script(programs, "kubectl", f"test $(grep -c '^kubectl' {programs}/calls) -ge 3")
+    # First the node is not ready, then it has no account for pods, then it has.
+    script(
+        programs, "kubectl", f"n=$(grep -c '^kubectl' {programs}/calls); test $n -ne 1 -a $n -ne 3"
+    )
     bring_up()
-    asked = calls(programs, "kubectl")
-    assert len(asked) == 3
-    assert "wait node --all --for=condition=Ready" in asked[0]
+    asked = ["get serviceaccount" in call for call in calls(programs, "kubectl")]
+    assert asked == [False, False, True, False, True]
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -237,3 +239,14 @@ def test_images_that_were_built_go_with_the_caches(
     arguments = ["clean-demo", "--cluster", "kind", *(["--caches"] if caches else [])]
     assert main(arguments) == 0
     assert calls(programs, "docker rmi") == (["docker rmi -f 1a 2b"] if caches else [])
+
+
+@pytest.mark.parametrize(
+    ("registry_name", "is_plain"),
+    [("localhost:5001", True), ("127.0.0.1:5001", True), ("ghcr.io/me", False)],
+)
+def test_only_a_registry_on_this_machine_is_asked_in_plain_http(
+    tmp_path: Path, registry_name: str, is_plain: bool
+) -> None:
+    settings = Settings(cache=tmp_path, state=tmp_path, cluster="current", registry=registry_name)
+    assert Current(settings).builder.insecure is is_plain
