@@ -42,10 +42,11 @@ class Docker:
 
     def remove_images(self, log: Log) -> None:
         """Remove from Docker what was built for this registry. Its build cache is everybody's."""
-        listed = ["docker", "images", "-q", "--filter", f"reference={self.registry}/*"]
-        deeper = ["--filter", f"reference={self.registry}/*/*"]
-        if images := sorted(set(log.run([*listed, *deeper]).split())):
-            log.run(["docker", "rmi", "-f", *images])
+        # By name: an id may have other names, of somebody else's.
+        named = ["docker", "images", "--format", "{{.Repository}}:{{.Tag}}"]
+        ours = [f"--filter=reference={self.registry}/{depth}" for depth in ("*", "*/*")]
+        if images := sorted(set(log.run([*named, *ours]).split())):
+            log.run(["docker", "rmi", *images])
 
 
 def why_no_docker() -> str:

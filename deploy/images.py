@@ -7,6 +7,7 @@ out again. How an image is built differs between clusters: see ``Builder``.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -63,6 +64,13 @@ def write_references(file: Path, registry: str) -> dict[str, str]:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(references, indent=1) + "\n")
     return references
+
+
+def forget_references(file: Path) -> None:
+    """Delete what ``write_references`` wrote, and its folder when nothing else is in it."""
+    file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        file.parent.rmdir()
 
 
 def content_digest(dockerfile: Path) -> str:

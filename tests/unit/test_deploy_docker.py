@@ -235,10 +235,11 @@ def test_images_that_were_built_go_with_the_caches(
 ) -> None:
     monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "c"))
     monkeypatch.setenv("TUNESMITH_STATE", str(tmp_path / "s"))
-    script(programs, "docker", 'test "$1" != images || printf "1a\\n2b\\n1a\\n"')
+    names = f"localhost:{kind.PORT}/a:1 localhost:{kind.PORT}/tunesmith/b:2"
+    script(programs, "docker", f'test "$1" != images || printf "%s\\n" {names}')
     arguments = ["clean-demo", "--cluster", "kind", *(["--caches"] if caches else [])]
     assert main(arguments) == 0
-    assert calls(programs, "docker rmi") == (["docker rmi -f 1a 2b"] if caches else [])
+    assert calls(programs, "docker rmi") == ([f"docker rmi {names}"] if caches else [])
 
 
 @pytest.mark.parametrize(
