@@ -141,9 +141,9 @@ def _out_of_memory(
 ) -> None:
     counters = draft.status.counters
     policy = job.spec.compute.on_out_of_memory
-    batch = job.spec.hyperparameters.per_device_batch_size
+    given = job.spec.hyperparameters
     may_halve = active.stage is StageName.TRAIN and policy is OnOutOfMemory.HALVE_BATCH
-    if not may_halve or counters.batch_halvings or batch == 1:
+    if not may_halve or counters.batch_halvings or given.per_device_batch_size == 1:
         message = (
             f"{ending.message}. Raise compute.resources.limits.memory, take a GPU with more"
             " memory, or lower perDeviceBatchSize or maxSequenceLength"
@@ -151,11 +151,14 @@ def _out_of_memory(
         fail(draft, AttemptReason.OUT_OF_MEMORY, message, active.stage)
         return
     draft.update(counters=counters.model_copy(update={"batch_halvings": 1}))
+    halved = given.halved()
     draft.emit(
         "Normal",
         "BatchHalved",
-        f"The next attempt takes {batch // 2} rows at once instead of {batch},"
-        " and twice the gradientAccumulationSteps",
+        f"The next attempt takes {halved.per_device_batch_size} rows at once instead of"
+        f" {given.per_device_batch_size}, and {halved.gradient_accumulation_steps}"
+        f" gradientAccumulationSteps instead of {given.gradient_accumulation_steps}: the same"
+        " rows a step",
     )
     _retry(draft, active, ending)
 
