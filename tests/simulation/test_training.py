@@ -185,6 +185,12 @@ def test_out_of_memory_halves_the_batch_once_and_then_fails(
     assert len(runs) == 2
     second = world.attempts["demo-train-3"].run.hyperparameters
     assert (second.per_device_batch_size, second.gradient_accumulation_steps) == halved
+    assert world.job is not None
+    first, last = world.job.status.attempts[-2:]
+    assert (first.reason, last.reason) == ("OutOfMemory", "OutOfMemory")
+    said = f"takes {halved[0]} rows at once instead of {batch}, {halved[1]} times a step"
+    assert said in first.message
+    assert "next attempt" not in last.message
 
 
 def test_out_of_memory_in_preparation_has_no_batch_to_halve() -> None:

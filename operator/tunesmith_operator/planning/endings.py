@@ -150,16 +150,17 @@ def _out_of_memory(
         )
         fail(draft, AttemptReason.OUT_OF_MEMORY, message, active.stage)
         return
-    draft.update(counters=counters.model_copy(update={"batch_halvings": 1}))
     halved = given.halved()
-    draft.emit(
-        "Normal",
-        "BatchHalved",
+    said = (
         f"The next attempt takes {halved.per_device_batch_size} rows at once instead of"
-        f" {given.per_device_batch_size}, and {halved.gradient_accumulation_steps}"
-        f" gradientAccumulationSteps instead of {given.gradient_accumulation_steps}: the same"
-        " rows a step",
+        f" {given.per_device_batch_size}, {halved.gradient_accumulation_steps} times a step"
     )
+    # Events are gone after an hour, and nothing else in the status names the numbers.
+    *before, last = draft.status.attempts
+    noted = last.model_copy(update={"message": f"{last.message[:700].rstrip('.')}. {said}"})
+    counted = counters.model_copy(update={"batch_halvings": 1})
+    draft.update(counters=counted, attempts=(*before, noted))
+    draft.emit("Normal", "BatchHalved", said)
     _retry(draft, active, ending)
 
 
