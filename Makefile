@@ -46,7 +46,7 @@ help: ## List the commands
 
 include deploy/deploy.mk
 
-.PHONY: setup format lint verify generate test unit simulate integration test-install test-gateway test-ollama test-llama-cpp test-autoscaling test-kueue e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean bench-training bench-data bench-memory bench-s3 bench-checkpoint bench-resume bench-gguf bench
+.PHONY: setup format lint verify generate test unit simulate integration test-install test-gateway test-ollama test-vllm test-llama-cpp test-autoscaling test-kueue e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean bench-training bench-data bench-memory bench-s3 bench-checkpoint bench-resume bench-gguf bench
 setup: .venv/.stamp-dev ## Make the development environment
 
 format: .venv/.stamp-dev ## Format the code
@@ -100,6 +100,10 @@ test-ollama: .venv/.stamp-dev ## A real Ollama takes our artifact, alone, behind
 test-llama-cpp: .venv/.stamp-dev ## GGUF files in llama.cpp's own server, K-quants by its llama-quantize (gets both from Debian the first time; needs root)
 	export LLAMA_SERVER=$$($(PY) -m deploy test-tools --llama-server); \
 	PATH="$$(dirname "$$LLAMA_SERVER"):$$PATH" $(PY) -m pytest tests/trainer/test_llama_cpp.py tests/trainer/test_artifacts.py tests/cli/test_gguf.py -q
+
+test-vllm: .venv/.stamp-dev ## A real vLLM without a GPU: our models and adapters, the sidecar before it (installs it the first time: 3 GB to download)
+	export VLLM=$$($(PY) -m deploy test-tools --vllm); \
+	$(PY) -m pytest tests/vllm -q
 
 e2e: .venv/.stamp-dev ## Real pods on the native cluster
 	$(PY) -m pytest $(E2E) -q -n 2 --dist loadfile --no-loadscope-reorder
