@@ -165,8 +165,17 @@ def test_a_user_error_is_not_tried_again() -> None:
     assert len(world.created) == 1
 
 
-def test_out_of_memory_halves_the_batch_once_and_then_fails() -> None:
-    world = World(seed=6)
+@pytest.mark.parametrize(
+    ("batch", "halved"),
+    [
+        pytest.param(8, (4, 2), id="8 rows: 4 at once, twice"),
+        pytest.param(7, (1, 7), id="7 rows, which have no half: 1 at once, so the step stays"),
+    ],
+)
+def test_out_of_memory_halves_the_batch_once_and_then_fails(
+    batch: int, halved: tuple[int, int]
+) -> None:
+    world = World(seed=6, spec={**SPEC, "hyperparameters": {"perDeviceBatchSize": batch}})
     while "demo-train-2" not in world.attempts:
         world.turn()
     world.faults = Faults(out_of_memory=1.0)
@@ -175,7 +184,13 @@ def test_out_of_memory_halves_the_batch_once_and_then_fails() -> None:
     runs = [w for w in world.transcript if w.startswith("StartAttempt demo-train")]
     assert len(runs) == 2
     second = world.attempts["demo-train-3"].run.hyperparameters
-    assert (second.per_device_batch_size, second.gradient_accumulation_steps) == (4, 2)
+    assert (second.per_device_batch_size, second.gradient_accumulation_steps) == halved
+    assert world.job is not None
+    first, last = world.job.status.attempts[-2:]
+    assert (first.reason, last.reason) == ("OutOfMemory", "OutOfMemory")
+    said = f"takes {halved[0]} rows at once instead of {batch}, {halved[1]} times a step"
+    assert said in first.message
+    assert "next attempt" not in last.message
 
 
 def test_out_of_memory_in_preparation_has_no_batch_to_halve() -> None:
