@@ -138,11 +138,22 @@ async def test_prometheus_own_words_reach_the_user(
     assert "a range" in answered[5].error
     assert answered[6].value == "1"
     # Without a request a built-in metric has no number either.
-    empty = analysis({"builtin": "ErrorRate"}, {"builtin": "LatencyP95"}, provider=provider)
+    await server.wait_for("count_over_time(up[1m]) >= 2")
+    empty = analysis(
+        {"builtin": "ErrorRate"},
+        {"builtin": "LatencyP95"},
+        provider=provider,
+        intervalSeconds=INTERVAL,
+    )
     for sample in (await sampler.take(empty, measured(), None, {}, NOW)).samples:
         assert not sample.error
         assert parse_number(sample.value) is None
         assert sample.requests == 0
+    # A server that does not scrape the pods is no lack of traffic.
+    unknown = measured(name="chat-cccccccccc")
+    for sample in (await sampler.take(empty, unknown, None, {}, NOW)).samples:
+        assert "no counts of chat-cccccccccc over the last 60 s" in sample.error
+        assert not sample.needs_change
 
 
 def _number(text: str) -> float:

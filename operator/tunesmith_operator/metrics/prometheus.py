@@ -142,13 +142,22 @@ class Prometheus:
         return _number(reply)[:_LONGEST_VALUE]
 
     async def measure(self, metric: BuiltinMetric, revision: str, interval_seconds: int) -> Value:
-        """Give the value of a built-in metric over the last interval. Raises Unanswered."""
+        """Give the value of a built-in metric over the last interval.
+
+        Raises Unanswered, also where the server does not know the revision: its counters are there
+        from the start, so without requests they say 0.
+        """
         # At once: two questions to a slow server must not take twice its time.
         queries = QUERIES[metric]
         text, requests = await all_of(
             self.ask(_over(queries.value, interval_seconds), revision),
             self.ask(_over(queries.requests, interval_seconds), revision),
         )
+        if not requests:
+            raise Unanswered(
+                f"Prometheus has no counts of {revision} over the last {interval_seconds} s: let it"
+                " scrape the pods' /metrics, several times in that time"
+            )
         return Value(text, _whole(requests))
 
 
