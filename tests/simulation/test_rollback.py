@@ -163,6 +163,9 @@ def test_without_automatic_rollback_the_weight_stays_and_somebody_is_told() -> N
     )
     until(world, lambda w: is_true(w.status.conditions, DeploymentCondition.STALLED))
     assert reason(world, DeploymentCondition.STALLED) == DeploymentReason.ROLLBACK_DISABLED
+    said = message(world, DeploymentCondition.STALLED)
+    assert "error-rate is 0.3, above 0.05. rollback.automatic is false" in said
+    assert "put the former source into the spec" in said
     for _ in range(120):
         world.turn()
     assert [e.reason for e in world.events].count(DeploymentReason.ROLLBACK_DISABLED) == 1

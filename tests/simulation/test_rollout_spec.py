@@ -208,6 +208,7 @@ def test_a_first_revision_that_is_refused_says_why_and_tells_it_once() -> None:
     assert reason(world, DeploymentCondition.STALLED) == DeploymentReason.NO_REVISION
     for kind in (DeploymentCondition.STALLED, DeploymentCondition.PROGRESSING):
         assert "another digest" in message(world, kind)
+    assert "ask for another revision" in message(world, DeploymentCondition.STALLED)
     told = [e for e in world.events if e.type == "Warning"]
     assert [(e.reason, "another digest" in e.message) for e in told] == [("NoRevision", True)]
 

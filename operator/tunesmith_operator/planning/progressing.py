@@ -82,7 +82,13 @@ def _held(
     if rollout.abort is not None:
         return Saying(_TRUE, DeploymentReason.ROLLING_BACK, rollout.abort.message)
     if standing.held_by is not None and draft.status.stable is not None:
-        return Saying(_FALSE, DeploymentReason.ROLLBACK_DISABLED, standing.held_by.message)
+        why = standing.held_by.message.rstrip(".")
+        return Saying(
+            _FALSE,
+            DeploymentReason.ROLLBACK_DISABLED,
+            f"{why}. rollback.automatic is false, so it keeps its weight: put the former source"
+            " into the spec, or ask for another revision",
+        )
     if objection is not None:
         return Saying(_FALSE, objection.reason, objection.message)
     return None
