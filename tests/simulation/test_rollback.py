@@ -95,6 +95,15 @@ def test_a_bad_canary_goes_and_the_spec_is_left_alone(
     assert max(weight for _, weight in world.weights[-1:]) == 0, "a rejected digest came back"
 
 
+def test_a_burst_of_errors_waits_for_no_sample_of_any_kind() -> None:
+    rare = {"intervalSeconds": 600, "confirmSeconds": 600, "dataTimeoutSeconds": 900}
+    world = serving({2: Model(error_rate=1.0)}, analysis={**RULES["analysis"], **rare})
+    last = rolled_back(world)
+    assert last.reason is RollbackReason.CONSECUTIVE_ERRORS
+    # Ten requests a second, twenty in a row.
+    assert last.detected_after_seconds <= 3
+
+
 def test_the_figures_of_a_rollback_are_those_of_the_world() -> None:
     world = serving({2: Model(error_rate=1.0)})
     last = rolled_back(world)

@@ -124,6 +124,8 @@ def test_a_pause_holds_the_weight_but_not_the_way_back() -> None:
         world.turn()
     assert world.traffic is not None
     assert world.traffic.weight == 25
+    # Nor is it granted more meanwhile, to be had at once when the pause is over.
+    assert (world.rollout.step, world.rollout.weight) == (0, 25)
     assert world.status.phase is RolloutPhase.PAUSED
     world.models[2] = Model(error_rate=1.0)
     until(world, lambda w: w.status.last_rollback is not None, 5)
