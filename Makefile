@@ -46,7 +46,7 @@ help: ## List the commands
 
 include deploy/deploy.mk
 
-.PHONY: setup format lint verify generate test unit simulate integration test-install test-gateway test-ollama test-autoscaling e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean bench-training bench-data bench-memory bench-s3 bench-checkpoint bench-resume bench-gguf bench
+.PHONY: setup format lint verify generate test unit simulate integration test-install test-gateway test-ollama test-llama-cpp test-autoscaling test-kueue e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean bench-training bench-data bench-memory bench-s3 bench-checkpoint bench-resume bench-gguf bench
 setup: .venv/.stamp-dev ## Make the development environment
 
 format: .venv/.stamp-dev ## Format the code
@@ -96,6 +96,10 @@ test-gateway: binaries ## Routes before a real Gateway, Contour with Envoy (buil
 test-ollama: .venv/.stamp-dev ## A real Ollama takes our artifact, alone, behind the sidecar, and in pods of the native cluster (builds Ollama the first time)
 	@$(PY) -m deploy test-tools $(ENGINES)
 	$(PY) -m pytest tests/trainer/test_ollama.py tests/sidecar/test_ollama.py tests/e2e/test_ollama.py -q -rP
+
+test-llama-cpp: .venv/.stamp-dev ## GGUF files in llama.cpp's own server (gets it from Debian the first time; needs root)
+	export LLAMA_SERVER=$$($(PY) -m deploy test-tools --llama-server); \
+	$(PY) -m pytest tests/trainer/test_llama_cpp.py tests/cli/test_gguf.py -q
 
 e2e: .venv/.stamp-dev ## Real pods on the native cluster
 	$(PY) -m pytest $(E2E) -q -n 2 --dist loadfile --no-loadscope-reorder

@@ -16,6 +16,7 @@ from deploy.display import console
 from deploy.native.apiserver import ControlPlane
 from deploy.native.binaries import ensure_binaries
 from deploy.native.host import install_test_packages
+from deploy.native.roots import llama_server
 from deploy.removal import remove_caches
 from deploy.settings import Settings, read_settings
 from deploy.shell import Log, StepError
@@ -85,6 +86,8 @@ def _bring_up(cluster: Cluster, settings: Settings, options: argparse.Namespace)
 def _get_test_tools(options: argparse.Namespace, settings: Settings) -> bool:
     install_test_packages(Log(settings.logs / "test-packages.log"))
     ensure_binaries(options.names)
+    if options.llama_server:
+        print(llama_server(settings.cache, Log(settings.logs / "llama-server.log")))
     return True
 
 
@@ -138,6 +141,9 @@ def _parser() -> argparse.ArgumentParser:
         down.add_argument("--caches", action="store_true", help="also what only takes time to make")
     tools = commands.add_parser("test-tools", help="what the tests run beside Python")
     tools.add_argument("names", nargs="*", help="programs to build unless the cache has them")
+    tools.add_argument(
+        "--llama-server", action="store_true", help="llama.cpp's server too; prints its path"
+    )
     alone = commands.add_parser("apiserver", help="only etcd and the API server, until Ctrl-C")
     alone.add_argument("--dir", type=Path, required=True, help="folder of its data and kubeconfig")
     alone.add_argument("--port", type=int, default=0, help="default: any free port")

@@ -18,7 +18,7 @@ OURS = (
     "uv",
     "base-model",
     "logs",
-    "base.part",
+    "roots",
 )
 
 

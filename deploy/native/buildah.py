@@ -8,50 +8,19 @@ unchanged requirements file survive the cluster.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.images import is_pushed
+from deploy.native.roots import PYTHON, Root, unpack
 from deploy.settings import REPOSITORY
 from deploy.shell import Log
 
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _PIP_OPTIONS = ("index-url", "extra-index-url", "trusted-host", "timeout", "retries")
-
-
-@dataclass(frozen=True)
-class Root:
-    """An image that is nothing but Debian packages."""
-
-    image: str
-    """Name and beginning of the tag, which goes on with a digest of how it is made."""
-    suite: str
-    packages: str
-    entrypoint: str = ""
-    edition: int = 1
-    """Raised when something else about its making changes."""
-
-    @property
-    def reference(self) -> str:
-        """Name and tag, without a registry."""
-        facts = f"{self.suite} {self.packages} {self.edition}"
-        return f"{self.image}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
-
-
-PYTHON = Root(
-    "python:3.11-slim-bookworm", "bookworm", "python3,python3-venv,ca-certificates", edition=2
-)
-HAPROXY = Root("haproxy:2.6-bookworm", "bookworm", "haproxy")
-PROMETHEUS = Root("prometheus:2.42-bookworm", "bookworm", "prometheus")
-# bookworm has no llama.cpp.
-LLAMA_CPP = Root(
-    "llama.cpp:sid", "sid", "llama.cpp,ca-certificates", entrypoint="llama-server", edition=2
-)
 
 
 class Buildah:
@@ -84,16 +53,8 @@ class Buildah:
         if is_pushed(full, insecure=True):
             log.say(f"{full}: there already")
             return
-        folder = self._cache / f"{root.image.partition(':')[0]}.part"
-        shutil.rmtree(folder, ignore_errors=True)
-        include = f"--include={root.packages}"
-        # Half of debootstrap's time. A mirror that lags behind is good enough, as it is there.
-        lagging = '--aptopt=Acquire::Check-Valid-Until "false"'
-        log.run(["mmdebstrap", "--variant=minbase", lagging, include, root.suite, folder])
-        if root is PYTHON:
-            _be_like_the_official_image(folder)
-        for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man"):
-            shutil.rmtree(folder / waste, ignore_errors=True)
+        folder = self._cache / "roots" / f"{root.name}.part"
+        unpack(root, folder, log)
         self._from_folder(folder, full, log, entrypoint=root.entrypoint)
         shutil.rmtree(folder)
 
@@ -101,7 +62,7 @@ class Buildah:
         """Make and push an image that holds one static program; return its full name."""
         full = f"{self.registry}/{name}:{version}"
         if not is_pushed(full, insecure=True):
-            folder = self._cache / f"image-{name}.part"
+            folder = self._cache / "roots" / f"image-{name}.part"
             shutil.rmtree(folder, ignore_errors=True)
             # No image is complete without these: /tmp for scratch, certificates for TLS.
             (folder / "tmp").mkdir(parents=True)
@@ -159,13 +120,6 @@ class Buildah:
         packing = ("--format", "oci", "--compression-format", "zstd", "--compression-level", "1")
         push = ("push", "--quiet", "--tls-verify=false", *packing)
         log.run([*self._buildah, *push, full, f"docker://{full}"])
-
-
-def _be_like_the_official_image(root: Path) -> None:
-    """The official one has "python" first on the path, and lets pip install."""
-    for name in ("python", "python3"):
-        (root / "usr/local/bin" / name).symlink_to("/usr/bin/python3")
-    (root / "usr/lib/python3.11/EXTERNALLY-MANAGED").unlink(missing_ok=True)
 
 
 def _uv_index() -> list[str]:

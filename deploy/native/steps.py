@@ -12,8 +12,9 @@ from pathlib import Path
 
 from deploy.native import host, node
 from deploy.native.binaries import RECIPES, ensure_binaries
-from deploy.native.buildah import HAPROXY, LLAMA_CPP, PYTHON, Buildah, Root
+from deploy.native.buildah import Buildah
 from deploy.native.cluster import Native
+from deploy.native.roots import HAPROXY, LLAMA_CPP, PYTHON, Root
 from deploy.settings import Settings
 from deploy.shell import Log
 from deploy.steps import Step
@@ -87,7 +88,7 @@ class NativeCluster:
     def serving_steps(self) -> list[Step]:
         """Return the steps that make them; they may begin once images can be built."""
         return [
-            Step(f"{root.image.partition(':')[0]} image", self._making(root), ("image building",))
+            Step(f"{root.name} image", self._making(root), ("image building",))
             for root in _SERVING.values()
         ]
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from deploy.load import Answer, by_revision, failures
-from deploy.native.buildah import PROMETHEUS, Buildah
+from deploy.native.buildah import Buildah
+from deploy.native.roots import PROMETHEUS
 from deploy.standin.fleet import ensure_engine
 from tests.e2e.lab import Lab, Manifest, Say, until
 from tests.e2e.rollouts import Deployments
