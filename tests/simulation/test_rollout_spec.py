@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.simulation.rollout_parts import Model
+from tests.simulation.rollout_parts import RULES, Model
 from tests.simulation.rollout_world import OperatorDied, RolloutWorld
 from tests.simulation.rollouts import (
     at_weight,
@@ -74,6 +74,21 @@ def test_the_same_bad_spec_is_not_tried_again_until_its_plan_changes() -> None:
     assert reason(world, DeploymentCondition.PROGRESSING) == DeploymentReason.REVISION_REJECTED
     world.set_rules(failFast={"consecutiveErrors": 10})
     at_weight(world, 25)
+
+
+def test_what_was_promoted_since_is_not_held_under_the_plan_that_had_rejected_it() -> None:
+    world = serving({2: Model(error_rate=1.0)})
+    settle(world)
+    world.models[2] = Model()
+    world.set_rules(readyTimeoutSeconds=50)
+    settle(world)
+    world.offer(3)
+    settle(world)
+    world.set_rules(readyTimeoutSeconds=RULES["readyTimeoutSeconds"])
+    world.offer(2)
+    settle(world)
+    assert world.status.stable is not None
+    assert world.status.stable.revision == 2
 
 
 def test_a_mistake_in_the_configuration_comes_back_with_the_revision() -> None:

@@ -25,6 +25,7 @@ from tunesmith_operator.planning.capacity import (
     stable_keeps,
 )
 from tunesmith_operator.planning.rejection import reason_to_reject
+from tunesmith_operator.planning.rollout import decide_rollout
 from tunesmith_operator.planning.serving import (
     MetricSample,
     Sampling,
@@ -291,6 +292,23 @@ def test_each_row_says_where_the_traffic_ends(
         router=SeenRouter(now),
     )
     assert choose_traffic(seen, status, 0) == then
+
+
+def test_a_rollback_took_as_long_as_until_the_routers_confirmed_it() -> None:
+    """Not until the look that found it so, which comes when it comes."""
+    deployment = {
+        "metadata": {"name": "d"},
+        "spec": {"source": {"modelVersion": "m"}},
+        "status": {"stable": role(1), "canary": role(2), **rollout(0, **ABORT)},
+    }
+    seen = ServingObservation(
+        ModelDeployment.model_validate(deployment),
+        revisions=(revision(1, 4), revision(2, 1, 1)),
+        router=SeenRouter(Traffic("r1"), since=NOW + timedelta(milliseconds=80)),
+    )
+    last = decide_rollout(seen, NOW + timedelta(seconds=7)).status.last_rollback
+    assert last is not None
+    assert last.restored_after_milliseconds == 80
 
 
 @pytest.mark.parametrize(
