@@ -10,7 +10,7 @@ SIDE_BY_SIDE := -n $(shell n=$$(( $$(nproc) + 2 )); echo $$(( n > 4 ? 4 : n ))) 
 # Roll-outs first, beside a file that trains one model at a time: the half second after a verdict is
 # no promise beside twenty trainers. What waits for the example comes last.
 E2E_FIRST := tests/e2e/test_rollouts.py tests/e2e/test_faults.py
-E2E_APART := tests/e2e/test_autoscaling.py tests/e2e/test_ollama.py tests/e2e/test_kueue.py
+E2E_APART := tests/e2e/test_autoscaling.py tests/e2e/test_ollama.py tests/e2e/test_kueue.py tests/e2e/test_vllm.py
 E2E := $(E2E_FIRST) $(filter-out $(E2E_FIRST) $(E2E_APART),$(sort $(wildcard tests/e2e/test_*.py)))
 # A Gateway API implementation, for one test.
 GATEWAY := contour envoy
@@ -46,7 +46,7 @@ help: ## List the commands
 
 include deploy/deploy.mk
 
-.PHONY: setup format lint verify generate test unit simulate integration test-install test-gateway test-ollama test-llama-cpp test-autoscaling test-kueue e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean bench-training bench-data bench-memory bench-s3 bench-checkpoint bench-resume bench-gguf bench
+.PHONY: setup format lint verify generate test unit simulate integration test-install test-gateway test-ollama test-vllm test-llama-cpp test-autoscaling test-kueue e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean bench-training bench-data bench-memory bench-s3 bench-checkpoint bench-resume bench-gguf bench
 setup: .venv/.stamp-dev ## Make the development environment
 
 format: .venv/.stamp-dev ## Format the code
@@ -100,6 +100,10 @@ test-ollama: .venv/.stamp-dev ## A real Ollama takes our artifact, alone, behind
 test-llama-cpp: .venv/.stamp-dev ## GGUF files in llama.cpp's own server (gets it from Debian the first time; needs root)
 	export LLAMA_SERVER=$$($(PY) -m deploy test-tools --llama-server); \
 	$(PY) -m pytest tests/trainer/test_llama_cpp.py tests/cli/test_gguf.py -q
+
+test-vllm: .venv/.stamp-dev ## A real vLLM without a GPU: our models and adapters, the sidecar before it, pods of the native cluster (3 GB to download the first time)
+	export VLLM=$$($(PY) -m deploy test-tools --vllm); \
+	$(PY) -m pytest tests/vllm tests/e2e/test_vllm.py -q
 
 e2e: .venv/.stamp-dev ## Real pods on the native cluster
 	$(PY) -m pytest $(E2E) -q -n 2 --dist loadfile --no-loadscope-reorder

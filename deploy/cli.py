@@ -21,6 +21,7 @@ from deploy.removal import remove_caches
 from deploy.settings import Settings, read_settings
 from deploy.shell import Log, StepError
 from deploy.steps import Step
+from deploy.vllm import ensure_vllm
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,6 +89,8 @@ def _get_test_tools(options: argparse.Namespace, settings: Settings) -> bool:
     ensure_binaries(options.names)
     if options.llama_server:
         print(llama_server(settings.cache, Log(settings.logs / "llama-server.log")))
+    if options.vllm:
+        print(ensure_vllm(settings.cache, Log(settings.logs / "vllm.log")))
     return True
 
 
@@ -144,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     tools.add_argument(
         "--llama-server", action="store_true", help="llama.cpp's server too; prints its path"
     )
+    tools.add_argument("--vllm", action="store_true", help="vLLM for CPUs too; prints its path")
     alone = commands.add_parser("apiserver", help="only etcd and the API server, until Ctrl-C")
     alone.add_argument("--dir", type=Path, required=True, help="folder of its data and kubeconfig")
     alone.add_argument("--port", type=int, default=0, help="default: any free port")

@@ -19,6 +19,16 @@ OURS = (
     "base-model",
     "logs",
     "roots",
+    "vllm",
+)
+FILES = (
+    "pip.conf",
+    "uv.toml",
+    "kind.kubeconfig",
+    ".go.lock",
+    ".deploy.lock",
+    "vllm.lock",
+    "cluster",
 )
 
 
@@ -38,7 +48,15 @@ def remove_caches(cache: Path, log: Log) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         if folder.exists():
             raise StepError(f"{folder} cannot be removed", f"see: mount | grep {folder}")
-    for file in ("pip.conf", "uv.toml", "kind.kubeconfig", ".go.lock", ".deploy.lock", "cluster"):
+    for file in (
+        "pip.conf",
+        "uv.toml",
+        "kind.kubeconfig",
+        ".go.lock",
+        ".deploy.lock",
+        "vllm.lock",
+        "cluster",
+    ):
         (cache / file).unlink(missing_ok=True)
     if cache.exists() and not any(cache.iterdir()):
         cache.rmdir()

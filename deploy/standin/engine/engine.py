@@ -112,7 +112,7 @@ class Work:
 
 
 class Loras:
-    """The adapters that are loaded: name -> rank. Refuses as vLLM does."""
+    """The adapters that are loaded: name -> rank. Refuses as vLLM 0.26 did in tests/vllm."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         """Begin with none."""
@@ -136,10 +136,11 @@ class Loras:
             return 400, f"The lora adapter '{name}' has already been loaded."
         try:
             rank = int(json.loads((Path(path) / "adapter_config.json").read_text())["r"])
-        except (OSError, ValueError, KeyError) as error:
-            return 404, f"No adapter found for {path}: {error}"
+        except (OSError, ValueError, KeyError):
+            return 404, f"Loading lora {name} failed: No adapter found for {path}"
         if rank > self._limit:
-            return 400, f"LoRA rank {rank} is greater than max_lora_rank {self._limit}."
+            why = f"'LoRA rank {rank} is greater than max_lora_rank {self._limit}.'"
+            return 500, f"Call to add_lora method failed: Worker failed with error {why}"
         self._ranks[name] = rank
         return 200, f"Success: LoRA adapter '{name}' added successfully."
 
@@ -167,7 +168,10 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        """List the models, once they are loaded, or say how many requests are in progress."""
+        """List the models, once they are loaded, or say how many requests are in progress.
+
+        The latter as with vLLM's --enable-server-load-tracking.
+        """
         if self.path == "/load":
             self._send(200, {"server_load": self.server.work.count})
             return
@@ -214,10 +218,12 @@ class Handler(BaseHTTPRequestHandler):
         loras, name = self.server.loras, asked.get("lora_name", "")
         if not (loras.is_enabled and loras.may_change):
             self._send(404, {"detail": "Not Found"})
-        elif self.path == "/v1/load_lora_adapter":
-            self._send(*loras.load(name, asked.get("lora_path", "")))
+            return
+        if self.path == "/v1/load_lora_adapter":
+            code, text = loras.load(name, asked.get("lora_path", ""))
         else:
-            self._send(*loras.unload(name))
+            code, text = loras.unload(name)
+        self._send(code, text if code == 200 else {"error": {"message": text, "code": code}})
 
     def _stream(self, answer: str) -> None:
         self.send_response(200)

@@ -32,7 +32,7 @@ from tunesmith_sidecar.settings import Settings
 
 _LOOK_SECONDS = 1.0
 _RETRY_SECONDS = 5.0
-# vLLM answers 400 to a wrong adapter and to an engine in trouble alike.
+# vLLM answers 500 to a rank that is too high and to an engine in trouble alike.
 _REFUSALS = 3
 _LONGEST = 1024
 _LEAVES = "it is leaving"

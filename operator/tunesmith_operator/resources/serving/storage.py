@@ -1,6 +1,7 @@
 """How serving pods reach S3: the revision's options over the chart's, and the keys.
 
-Used by the fetcher for the model and by the sidecar for the conversation log.
+Used by the fetcher for the model and by the sidecar for the conversation log; an engine that loads
+a base model from S3 itself is told in the variables that it knows.
 """
 
 from dataclasses import dataclass
@@ -10,9 +11,12 @@ from tunesmith_api.run import CREDENTIALS_PATH
 from tunesmith_api.training import S3Options
 from tunesmith_operator.config import Config
 from tunesmith_operator.resources.metadata import Manifest
+from tunesmith_operator.resources.security import variables
 
 CREDENTIALS_FOLDER = f"{CREDENTIALS_PATH}/model"
 _VOLUME = "credentials"
+# Keys of the Secret, and AWS's variables, too.
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,28 @@ class Storage:
         """Where a container sees the keys."""
         mount = {"name": _VOLUME, "mountPath": CREDENTIALS_FOLDER, "readOnly": True}
         return [mount] if self.secret else []
+
+    @property
+    def environment(self) -> list[Manifest]:
+        """What a program of somebody else's is told: AWS's variables, and of vLLM's streamer.
+
+        Keys as variables, as no such program reads our files. Optional, as for the volume: it is
+        the sidecar that says which are missing.
+        """
+        told = {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+            "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0" if self.path_style else "1",
+        }
+        return [
+            *variables({name: text for name, text in told.items() if text}),
+            *(self._secret_variable(key) for key in _KEYS if self.secret),
+        ]
+
+    def _secret_variable(self, key: str) -> Manifest:
+        reference = {"name": self.secret, "key": key, "optional": True}
+        return {"name": key, "valueFrom": {"secretKeyRef": reference}}
 
 
 def resolve_storage(template: RevisionTemplate, config: Config) -> Storage:

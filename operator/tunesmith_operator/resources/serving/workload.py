@@ -40,6 +40,7 @@ from tunesmith_operator.resources.serving.sidecar import (
     requests_port,
     sidecar_port,
 )
+from tunesmith_operator.resources.serving.storage import resolve_storage
 from tunesmith_operator.resources.surroundings import surround
 
 ENGINE_CONTAINER = "engine"
@@ -216,7 +217,7 @@ def _engine(
         "timeoutSeconds": 5,
     }
     container = container_basis(ENGINE_CONTAINER, plan.image, config.serving) | {
-        "env": _environment(plan, engine),
+        "env": _environment(plan, revision.template, config),
         "startupProbe": probe | {"failureThreshold": _START_SECONDS // _PROBE_SECONDS},
         # A restart costs minutes of loading: only for an engine that has been gone for a while.
         "livenessProbe": probe | {"periodSeconds": 10, "failureThreshold": 6},
@@ -229,11 +230,14 @@ def _engine(
     return container | {name: words for name, words in parts.items() if words}
 
 
-def _environment(plan: EnginePlan, engine: Engine) -> list[Manifest]:
+def _environment(plan: EnginePlan, template: RevisionTemplate, config: Config) -> list[Manifest]:
     """The user's variables replace ours of the same name: a name may be there once only."""
-    own = {variable.name for variable in engine.env}
-    ours = {name: value for name, value in plan.env.items() if name not in own}
-    return [*variables(ours), *(_variable(variable) for variable in engine.env)]
+    ours = variables(plan.env)
+    if plan.reads_s3:
+        ours += resolve_storage(template, config).environment
+    theirs = [_variable(variable) for variable in template.engine.env]
+    own = {variable["name"] for variable in theirs}
+    return [*(variable for variable in ours if variable["name"] not in own), *theirs]
 
 
 def _variable(variable: EnvVar) -> Manifest:

@@ -36,5 +36,7 @@ class EnginePlan:
     needs_gguf: bool = False
     needs_shared_memory: bool = False
     knows_logprobs: bool = True
+    reads_s3: bool = False
+    """Whether it loads a model from S3 itself, and must be told how."""
     holds_others: bool = False
     """Whether it has further models, which clients must neither see nor ask for."""

@@ -64,6 +64,7 @@ def plan_vllm(template: RevisionTemplate, model: str, serving: ServingConfig) ->
         env=_ENVIRONMENT | env,
         home=_HOME,
         needs_shared_memory=True,
+        reads_s3=is_adapter and template.base_model_uri.startswith("s3://"),
     )
 
 
