@@ -144,6 +144,7 @@ class Samples(Protocol):
         now: datetime,
         *,
         only: Sequence[AnalysisMetric] | None = None,
+        excuses_ends: bool = False,
     ) -> Sampling:
         """Measure all metrics once, or only some of them."""
 
