@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -231,10 +232,13 @@ def test_docker_without_its_daemon_is_an_obstacle(
 
 @pytest.mark.parametrize("caches", [True, False])
 def test_images_that_were_built_go_with_the_caches(
-    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caches: bool
+    programs: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, caches: bool
 ) -> None:
-    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "c"))
-    monkeypatch.setenv("TUNESMITH_STATE", str(tmp_path / "s"))
+    # A test's own folder can be too long for the sockets of a native cluster.
+    short = TemporaryDirectory(prefix="t-")
+    request.addfinalizer(short.cleanup)
+    monkeypatch.setenv("TUNESMITH_CACHE", f"{short.name}/c")
+    monkeypatch.setenv("TUNESMITH_STATE", f"{short.name}/s")
     names = f"localhost:{kind.PORT}/a:1 localhost:{kind.PORT}/tunesmith/b:2"
     script(programs, "docker", f'test "$1" != images || printf "%s\\n" {names}')
     arguments = ["clean-demo", "--cluster", "kind", *(["--caches"] if caches else [])]
