@@ -97,9 +97,9 @@ test-ollama: .venv/.stamp-dev ## A real Ollama takes our artifact, alone, behind
 	@$(PY) -m deploy test-tools $(ENGINES)
 	$(PY) -m pytest tests/trainer/test_ollama.py tests/sidecar/test_ollama.py tests/e2e/test_ollama.py -q -rP
 
-test-llama-cpp: .venv/.stamp-dev ## GGUF files in llama.cpp's own server (gets it from Debian the first time; needs root)
+test-llama-cpp: .venv/.stamp-dev ## GGUF files in llama.cpp's own server, K-quants by its llama-quantize (gets both from Debian the first time; needs root)
 	export LLAMA_SERVER=$$($(PY) -m deploy test-tools --llama-server); \
-	$(PY) -m pytest tests/trainer/test_llama_cpp.py tests/cli/test_gguf.py -q
+	PATH="$$(dirname "$$LLAMA_SERVER"):$$PATH" $(PY) -m pytest tests/trainer/test_llama_cpp.py tests/trainer/test_artifacts.py tests/cli/test_gguf.py -q
 
 test-vllm: .venv/.stamp-dev ## A real vLLM without a GPU: our models and adapters, the sidecar before it, pods of the native cluster (3 GB to download the first time)
 	export VLLM=$$($(PY) -m deploy test-tools --vllm); \

@@ -54,6 +54,7 @@ TARGETS = {
     "near duplicates, F1": 0.95,
     "exact duplicates, rows/s": 20_000.0,
     "personal data, MB/s": 1.0,
+    "personal data, lowest recall of a kind": 0.9,
     "preparation in total, rows/s": 3000.0,
 }
 
@@ -179,7 +180,8 @@ def bench_pii() -> dict[str, float]:
     seconds, _ = timed(lambda: [masker.mask(text, Counter()) for text in texts])
     rate = sum(len(text.encode()) for text in texts) / seconds / 1e6
     line("personal data", "MB/s", rate, "a piece in every fourth row")
-    return {"personal data, MB/s": rate}
+    recall = min(right[kind.value] / wanted[kind.value] for kind in Kind)
+    return {"personal data, MB/s": rate, "personal data, lowest recall of a kind": recall}
 
 
 def bench_total(directory: Path) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """What a disturbed run differs from an undisturbed one by: losses and weights. It should be 0.
 
 ``make bench-resume``. The tiny model learns the example's rows on the CPU with packing, dropout and
-accumulation; one run is let alone, one is killed with SIGKILL three times and stopped with SIGTERM
-once. Prints a table; exits with 1 when anything differs.
+accumulation; one run is let alone, one is killed with SIGKILL three times, trainer and all, and
+stopped with SIGTERM once. Prints a table; exits with 1 when anything differs.
 """
 
 import contextlib
@@ -78,9 +78,23 @@ def disturb(job: Path, output: Path, step: int, number: signal.Signals) -> int:
         if running.poll() is not None or time.monotonic() > end:
             raise RuntimeError(f"the run ended before step {step}")
         time.sleep(0.005)
-    os.killpg(running.pid, number)
+    if number == signal.SIGKILL:
+        kill_all(running.pid)
+    else:
+        running.send_signal(number)
     running.wait(PATIENCE_SECONDS)
     return steps_done(output)
+
+
+def kill_all(pid: int) -> None:
+    """Kill the command line and the stage that it has started, neither of which may save anything.
+
+    A stage alone would be tried again, and one whose command line is gone saves a checkpoint.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    for one in [*map(int, children), pid]:
+        os.kill(one, signal.SIGKILL)
 
 
 def finish(job: Path, output: Path) -> Path:

@@ -13,6 +13,8 @@ from pathlib import Path
 from deploy import demo, release, rollout
 from deploy.cluster import KINDS, Cluster, choose_cluster, forget_choice
 from deploy.display import console
+from deploy.docker import Docker
+from deploy.images import forget_references
 from deploy.native.apiserver import ControlPlane
 from deploy.native.binaries import ensure_binaries
 from deploy.native.host import install_test_packages
@@ -99,7 +101,10 @@ def _remove(cluster: Cluster, settings: Settings, options: argparse.Namespace) -
     if cluster.name == "current":
         steps = [Step("remove the demo", lambda log: release.uninstall(cluster, log))]
     last = tuple(step.name for step in steps)
+    forget_references(settings.references)
     if options.caches:
+        if isinstance(cluster.builder, Docker):
+            steps.append(Step("remove images", cluster.builder.remove_images, last))
         steps.append(Step("remove caches", lambda log: remove_caches(settings.cache, log), last))
     removed = demo.run_shown(steps, settings)
     if removed:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from deploy.current import Current
+from deploy.docker import why_no_docker
 from deploy.images import Builder
 from deploy.kind import Kind
 from deploy.native.host import why_not_native
@@ -114,6 +115,8 @@ def _why_not(kind: str, settings: Settings) -> str:
     absent = missing(PROGRAMS[kind])
     if absent:
         return f"not installed: {', '.join(absent)}"
+    if obstacle := why_no_docker():
+        return obstacle
     if kind == "kind":
         return ""
     if not settings.registry:

@@ -22,7 +22,9 @@ class Current:
 
     def __init__(self, settings: Settings) -> None:
         """Describe the cluster."""
-        self.builder = Docker(settings.registry, insecure=False)
+        # Docker, too, speaks plain HTTP to a registry on this machine.
+        is_local = settings.registry.startswith(("localhost:", "127.0.0.1:"))
+        self.builder = Docker(settings.registry, insecure=is_local)
 
     def steps(self) -> list[Step]:
         """Only look whether it answers."""

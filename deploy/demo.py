@@ -81,7 +81,7 @@ def image_steps(cluster: Cluster, settings: Settings) -> list[Step]:
     def build(name: str) -> Step:
         def work(log: Log) -> None:
             ensure_image(name, cluster.builder, log)
-            write_references(settings.state / "images.json", cluster.builder.registry)
+            write_references(settings.references, cluster.builder.registry)
 
         return Step(f"{name} image", work, ("image building",))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 from deploy.images import is_pushed
@@ -38,3 +39,22 @@ class Docker:
         file = folder / "Dockerfile.storage"
         log.run(["docker", "build", "-f", file, "--build-arg", version, "-t", full, folder])
         log.run(["docker", "push", full])
+
+    def remove_images(self, log: Log) -> None:
+        """Remove from Docker what was built for this registry. Its build cache is everybody's."""
+        # By name: an id may have other names, of somebody else's.
+        named = ["docker", "images", "--format", "{{.Repository}}:{{.Tag}}"]
+        ours = [f"--filter=reference={self.registry}/{depth}" for depth in ("*", "*/*")]
+        if images := sorted(set(log.run([*named, *ours]).split())):
+            log.run(["docker", "rmi", *images])
+
+
+def why_no_docker() -> str:
+    """Return why the Docker daemon is of no use to this user, or an empty string."""
+    ask = ["docker", "version", "--format", "{{.Server.Version}}"]
+    try:
+        asked = subprocess.run(ask, capture_output=True, text=True, check=False, timeout=30)
+    except subprocess.TimeoutExpired:
+        return "docker does not answer"
+    said = asked.stderr.strip().splitlines() or ["docker does not work"]
+    return "" if asked.returncode == 0 else said[-1]

@@ -7,7 +7,9 @@ out again. How an image is built differs between clusters: see ``Builder``.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -21,6 +23,14 @@ from deploy.shell import Log
 NAMES = ("operator", "trainer")
 # What .dockerignore keeps out, as far as it lies in folders that are copied.
 IGNORED = ("__pycache__", ".pyc", ".egg-info")
+# A registry hides what one does not ask for. Docker with containerd's store of images pushes an
+# index, because of the attestations beside the image.
+_KINDS = (
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
 
 
 class Builder(Protocol):
@@ -56,6 +66,13 @@ def write_references(file: Path, registry: str) -> dict[str, str]:
     return references
 
 
+def forget_references(file: Path) -> None:
+    """Delete what ``write_references`` wrote, and its folder when nothing else is in it."""
+    file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        file.parent.rmdir()
+
+
 def content_digest(dockerfile: Path) -> str:
     """Return twelve hexadecimal digits that change with anything that goes into the image."""
     digest = hashlib.sha256(dockerfile.read_bytes())
@@ -70,20 +87,25 @@ def is_pushed(full_name: str, *, insecure: bool) -> bool:
     """Ask the registry whether it has an image."""
     registry, _, rest = full_name.partition("/")
     path, _, tag = rest.rpartition(":")
+    # Not there, or not to be asked without a password: then building again is only slower.
+    return _has(registry, f"{path}/manifests/{tag}", insecure=insecure)
+
+
+def answers(registry: str) -> bool:
+    """Say whether a registry that speaks plain HTTP is up."""
+    return _has(registry, "", insecure=True)
+
+
+def _has(registry: str, path: str, *, insecure: bool) -> bool:
     # "localhost" may mean ::1, where nobody listens.
     address = registry.replace("localhost", "127.0.0.1")
-    url = f"{'http' if insecure else 'https'}://{address}/v2/{path}/manifests/{tag}"
-    kinds = (
-        "application/vnd.oci.image.manifest.v1+json",
-        "application/vnd.docker.distribution.manifest.v2+json",
-    )
-    request = urllib.request.Request(url, method="HEAD", headers={"Accept": ", ".join(kinds)})
+    url = f"{'http' if insecure else 'https'}://{address}/v2/{path}"
+    request = urllib.request.Request(url, method="HEAD", headers={"Accept": ", ".join(_KINDS)})
     handlers = [urllib.request.ProxyHandler({})] if insecure else []
     try:
         with urllib.request.build_opener(*handlers).open(request, timeout=10):
             return True
-    except (urllib.error.URLError, OSError):
-        # Not there, or not to be asked without a password: then building again is only slower.
+    except (urllib.error.URLError, OSError, http.client.HTTPException):
         return False
 
 

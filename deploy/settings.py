@@ -32,6 +32,11 @@ class Settings:
         return self.state / "admin.kubeconfig"
 
     @property
+    def references(self) -> Path:
+        """The full names of the images that were built last."""
+        return self.state / "images.json"
+
+    @property
     def images(self) -> Path:
         """The native cluster's images, unpacked: containerd's, kept from cluster to cluster."""
         return self.cache / "containerd"

@@ -97,7 +97,15 @@ def _facts(job: Manifest) -> dict[str, str]:
         "loss": metric(job, "loss"),
         "tokens/s": metric(job, "tokens_per_second"),
         "ETA": progress.get("eta", ""),
+        "waits": _why_it_waits(job),
     }
+
+
+def _why_it_waits(job: Manifest) -> str:
+    """Return what the operator says of a pod that no node takes: only the person can change it."""
+    conditions = job.get("status", {}).get("conditions", [])
+    found = (c for c in conditions if c.get("reason") == "Unschedulable")
+    return next((str(c.get("message", "")) for c in found), "")
 
 
 class _LiveView:

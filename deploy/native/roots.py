@@ -58,9 +58,10 @@ _IN_ITS_TREE = """\
 #!/bin/sh
 exec unshare --mount sh -c '
 for shared in dev proc tmp; do mount --rbind "/$shared" "$0/$shared"; done
-exec chroot "$0" llama-server "$@"
+exec chroot "$0" {program} "$@"
 ' {root} "$@"
 """
+_PROGRAMS = ("llama-quantize", "llama-server")
 
 
 def unpack(root: Root, folder: Path, log: Log) -> None:
@@ -78,20 +79,29 @@ def unpack(root: Root, folder: Path, log: Log) -> None:
 
 
 def llama_server(cache: Path, log: Log) -> Path:
-    """Return llama.cpp's server as a program, out of ``cache`` or made now. Needs root."""
+    """Return llama.cpp's server as a program, out of ``cache`` or made now. Needs root.
+
+    ``llama-quantize`` is beside it.
+    """
     made = cache / "roots"
     folder = made / LLAMA_CPP.reference.replace(":", "-")
-    program = made / f"{folder.name}.sh"
+    programs = made / f"{folder.name}.bin"
     with locked(made / "lock", "waiting for another command that makes llama.cpp"):
-        if not program.exists():
+        if not programs.exists():
             print(f"making llama.cpp out of Debian's packages, log: {log.path}", file=sys.stderr)
             install_packages(log)
             unpack(LLAMA_CPP, folder, log)
-            part = made / "program.part"
-            part.write_text(_IN_ITS_TREE.format(root=shlex.quote(str(folder))))
-            part.chmod(0o755)
-            part.rename(program)
-    return program
+            _write_programs(folder, made / "programs.part").rename(programs)
+    return programs / "llama-server"
+
+
+def _write_programs(root: Path, folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name in _PROGRAMS:
+        (folder / name).write_text(_IN_ITS_TREE.format(root=shlex.quote(str(root)), program=name))
+        (folder / name).chmod(0o755)
+    return folder
 
 
 def _be_like_the_official_image(root: Path) -> None:

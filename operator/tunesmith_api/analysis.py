@@ -18,9 +18,9 @@ class Verdict(StrEnum):
     PASS = "Pass"  # noqa: S105 - a verdict, not a password
     FAIL = "Fail"
     NO_DATA = "NoData"
-    """Too little traffic, or a value that is missing or not a number."""
+    """Too little traffic, of the canary or of stable."""
     PROVIDER_ERROR = "ProviderError"
-    """Whoever measures could not be asked. Says nothing of the canary."""
+    """Whoever measures could not be asked, or gave no number. Says nothing of the canary."""
 
 
 class BuiltinMetric(StrEnum):
@@ -168,7 +168,7 @@ class AnalysisMetric(Spec):
     """Name in status and Events."""
     builtin: BuiltinMetric | None = None
     """What the sidecars count: ErrorRate as a share from 0 to 1, latencies and times to first
-    token in seconds, TokensPerSecond of one answer, Restarts of the engine."""
+    token in seconds, TokensPerSecond of one answer, Restarts of the engine (0 on shared pods)."""
     query: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
     """Query of the provider, for one number. {{revision}} stands for the revision's pods."""
     golden_prompts: GoldenPrompts | None = None
@@ -227,7 +227,7 @@ class Provider(Spec):
     """The Prometheus server."""
     webhook: Endpoint | None = None
     """Gets POST {metric, query, revision, stableRevision}, answers {value, stableValue,
-    requests}."""
+    requests, stableRequests}."""
 
 
 class OnInsufficientData(StrEnum):

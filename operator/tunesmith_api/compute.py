@@ -149,4 +149,5 @@ class Compute(Spec):
     """Image of the trainer. Empty: the operator's."""
     on_out_of_memory: OnOutOfMemory = OnOutOfMemory.HALVE_BATCH
     """HalveBatch tries once more with half the perDeviceBatchSize and twice the
-    gradientAccumulationSteps."""
+    gradientAccumulationSteps; where that would be another number of rows a step, with the next
+    lower one that parts them."""

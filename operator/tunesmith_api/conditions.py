@@ -1,9 +1,9 @@
 """The words of a status: every condition and reason.
 
-planning sets conditions only with these reasons, with those of
+planning sets conditions only with these reasons, with OutOfMemory, with those of
 :class:`tunesmith_api.result.UserErrorReason` or with those of
-:class:`tunesmith_api.deploymentstatus.RollbackReason`; a test holds it. ``meanings`` says what each
-means and what to do.
+:class:`tunesmith_api.deploymentstatus.RollbackReason`; the simulation holds it. Only an image of
+somebody's own may end with words of its own. ``meanings`` says what each means and what to do.
 """
 
 from enum import StrEnum

@@ -8,44 +8,44 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tunesmith_api.meta import ShortText, Status
+from tunesmith_api.meta import Count, ShortText, Status
 
 
 class RowCounts(Status):
     """Rows by what became of them."""
 
-    read: Annotated[int, Field(ge=0)] = 0
+    read: Count = 0
     """Rows in the source."""
-    malformed: Annotated[int, Field(ge=0)] = 0
+    malformed: Count = 0
     """Rows that could not be read."""
-    duplicates: Annotated[int, Field(ge=0)] = 0
+    duplicates: Count = 0
     """Rows dropped as repeated, or as repeating a held-out row."""
-    cleaned: Annotated[int, Field(ge=0)] = 0
+    cleaned: Count = 0
     """Rows dropped by other rules of dataset.clean."""
-    filtered: Annotated[int, Field(ge=0)] = 0
+    filtered: Count = 0
     """Rows left out because of their feedback, see dataset.feedback."""
-    unsupervised: Annotated[int, Field(ge=0)] = 0
+    unsupervised: Count = 0
     """Rows left out because no token of theirs would have been trained on."""
-    too_long: Annotated[int, Field(ge=0)] = 0
+    too_long: Count = 0
     """Rows dropped or cut because of their length."""
-    train: Annotated[int, Field(ge=0)] = 0
+    train: Count = 0
     """Rows trained on."""
-    synthetic: Annotated[int, Field(ge=0)] = 0
+    synthetic: Count = 0
     """Rows that dataset.synthetic added to those trained on."""
-    validation: Annotated[int, Field(ge=0)] = 0
+    validation: Count = 0
     """Rows that early stopping looks at."""
-    test: Annotated[int, Field(ge=0)] = 0
+    test: Count = 0
     """Rows the gates are judged on."""
 
 
 class TokenCounts(Status):
     """Tokens of the training rows."""
 
-    train: Annotated[int, Field(ge=0)] = 0
+    train: Count = 0
     """Tokens of the training rows."""
-    supervised: Annotated[int, Field(ge=0)] = 0
+    supervised: Count = 0
     """Those of them that the loss is taken on."""
-    longest: Annotated[int, Field(ge=0)] = 0
+    longest: Count = 0
     """Tokens of the longest row."""
 
 
@@ -56,7 +56,7 @@ class SourceStatus(Status):
     """Where it is, shortened."""
     format: ShortText = ""
     """Shape of its rows, as found or as asked for."""
-    rows: Annotated[int, Field(ge=0)] = 0
+    rows: Count = 0
     """Rows that stayed after cleaning, before any were held out or dropped as repeated."""
     weight: ShortText = "1"
     """How often they are taken."""
@@ -67,7 +67,7 @@ class DroppedRows(Status):
 
     reason: ShortText
     """One CamelCase word; docs/cleaning.md lists them."""
-    rows: Annotated[int, Field(ge=0)]
+    rows: Count
     """How many."""
 
 
@@ -76,7 +76,7 @@ class MaskedPieces(Status):
 
     kind: ShortText
     """Such as EMAIL; docs/cleaning.md lists them."""
-    pieces: Annotated[int, Field(ge=0)]
+    pieces: Count
     """How many."""
 
 

@@ -18,6 +18,7 @@ _WORDS = {
     Relation.LOWER_BY: "lower by at least",
     Relation.HIGHER_BY: "higher by at least",
 }
+_MOST_DIGITS = 999
 _RELATIVE = (Relation.LOWER_BY, Relation.HIGHER_BY)
 _MODELS = {
     Baseline.BASE: "the base model",
@@ -162,9 +163,12 @@ def _sentence(gate: Gate, verdict: Verdict, seen: _Compared, other: Baseline) ->
 
 
 def parse_number(text: str) -> Decimal | None:
-    """Give the finite number that ``text`` is, or None."""
+    """Give the finite number that ``text`` is, or None.
+
+    Nothing that is measured has more than 999 digits, and to write or to add it could take forever.
+    """
     try:
         number = Decimal(text)
     except InvalidOperation:
         return None
-    return number if number.is_finite() else None
+    return number if number.is_finite() and abs(number.adjusted()) <= _MOST_DIGITS else None

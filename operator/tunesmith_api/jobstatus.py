@@ -9,7 +9,18 @@ from pydantic import Field
 from tunesmith_api.attempts import ActiveAttempt, Attempt, Counters, StageTimes
 from tunesmith_api.datastatus import DataStatus
 from tunesmith_api.measurements import EvaluationStatus, Metric
-from tunesmith_api.meta import Condition, DecimalText, Digest, Name, ShortText, Status, Text
+from tunesmith_api.meta import (
+    ArtifactFormat,
+    ArtifactUri,
+    Condition,
+    Count,
+    DecimalText,
+    Digest,
+    Name,
+    ShortText,
+    Status,
+    Text,
+)
 from tunesmith_api.sharding import Sharding
 
 
@@ -37,7 +48,7 @@ class Resolved(Status):
     """Image of the trainer, with its digest once a pod has run."""
     run_uri: Text = ""
     """s3:// prefix that the run writes to."""
-    estimated_gpu_memory_bytes: Annotated[int, Field(ge=0)] | None = None
+    estimated_gpu_memory_bytes: Count | None = None
     """What each GPU is expected to hold at the peak of a training step."""
     sharding: Sharding | None = None
     """How the GPUs hold the model: DDP or FSDP. The condition DataReady says why."""
@@ -48,13 +59,13 @@ class ProgressStatus(Status):
 
     percent: Annotated[int, Field(ge=0, le=100)] = 0
     """Share of the optimizer steps that is done."""
-    step: Annotated[int, Field(ge=0)] = 0
+    step: Count = 0
     """Optimizer steps done."""
-    total_steps: Annotated[int, Field(ge=0)] = 0
+    total_steps: Count = 0
     """Optimizer steps in all."""
     epoch: DecimalText = "0"
     """Passes over the data."""
-    eta_seconds: Annotated[int, Field(ge=0)] | None = None
+    eta_seconds: Count | None = None
     """Seconds that training still takes."""
     eta: ShortText = ""
     """The same for people, such as 4m10s."""
@@ -69,28 +80,28 @@ class ProgressStatus(Status):
 class CheckpointStatus(Status):
     """The newest complete checkpoint. Its digests are compared whenever an attempt resumes."""
 
-    step: Annotated[int, Field(ge=0)] = 0
+    step: Count = 0
     """Optimizer step it was taken at."""
     uri: Text = ""
     """Where it is."""
     time: datetime | None = None
     """When it was complete."""
-    resumed_from_step: Annotated[int, Field(ge=0)] | None = None
+    resumed_from_step: Count | None = None
     """Step that the running attempt began at."""
 
 
 class ArtifactStatus(Status):
     """A part of the result."""
 
-    name: ShortText
-    """Adapter or Merged."""
-    uri: Text
+    name: ArtifactFormat
+    """Such as Adapter or Merged."""
+    uri: ArtifactUri
     """Where it is."""
     digest: Digest
     """sha256 of its manifest, which holds the sha256 of every file."""
-    size_bytes: Annotated[int, Field(ge=0)]
+    size_bytes: Count
     """Size of all its files."""
-    added_tokens: Annotated[int, Field(ge=0)] = 0
+    added_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """Of the adapter: the tokens that it brings and its base model lacks."""
 
 
@@ -99,17 +110,17 @@ class Architecture(Status):
 
     family: ShortText = ""
     """model_type of the configuration."""
-    parameters: Annotated[int, Field(ge=0)] = 0
+    parameters: Count = 0
     """Number of parameters."""
-    trainable_parameters: Annotated[int, Field(ge=0)] = 0
+    trainable_parameters: Count = 0
     """Those of them that were trained."""
-    layers: Annotated[int, Field(ge=0)] = 0
+    layers: Annotated[int, Field(ge=0, le=10_000)] = 0
     """Number of layers."""
-    hidden_size: Annotated[int, Field(ge=0)] = 0
+    hidden_size: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """Width of the hidden states."""
-    vocabulary_size: Annotated[int, Field(ge=0)] = 0
+    vocabulary_size: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     """Number of tokens."""
-    context_length: Annotated[int, Field(ge=0)] = 0
+    context_length: Annotated[int, Field(ge=0, le=100_000_000)] = 0
     """Longest context, in tokens."""
 
 

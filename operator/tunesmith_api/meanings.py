@@ -77,10 +77,10 @@ DEPLOYMENT_REASON_MEANINGS: dict[DeploymentReason, str] = {
     "what they wait for.",
     DeploymentReason.WAITING_FOR_ROUTER: "The router has not taken the weights yet.",
     DeploymentReason.ANALYSING: "The canary is watched at its step's weight.",
-    DeploymentReason.INSUFFICIENT_TRAFFIC: "A metric has too few requests or no value. Nothing is "
-    "promoted on missing data.",
-    DeploymentReason.PROVIDER_UNAVAILABLE: "The metrics' provider does not answer. Nothing is "
-    "promoted on missing data.",
+    DeploymentReason.INSUFFICIENT_TRAFFIC: "A metric has too few requests, of the canary or of "
+    "stable. Nothing is promoted on missing data.",
+    DeploymentReason.PROVIDER_UNAVAILABLE: "The metrics' provider does not answer, or gives no "
+    "number (nothing, NaN, text) although there is traffic. Nothing is promoted on missing data.",
     DeploymentReason.QUERY_INVALID: "A metric cannot be measured as it is asked for: a query that "
     "does not parse or gives no single number, a pattern that does not compile, prompts that are "
     "missing. Correct metrics[].query, or the ConfigMap of goldenPrompts; at dataTimeoutSeconds "
@@ -122,10 +122,10 @@ ROLLBACK_MEANINGS: dict[RollbackReason, str] = {
     RollbackReason.READY_TIMEOUT: "The canary's pods were not ready within readyTimeoutSeconds.",
     RollbackReason.MODEL_REFUSED: "The pods refused the model: its digest is another, or the "
     "engine cannot read it.",
-    RollbackReason.INSUFFICIENT_DATA: "A metric had no data for dataTimeoutSeconds, or at the end "
-    "of a hold with onInsufficientData RollBack. Says nothing of the model.",
-    RollbackReason.PROVIDER_ERROR: "The metrics' provider did not answer for that long. Says "
-    "nothing of the model.",
+    RollbackReason.INSUFFICIENT_DATA: "A metric had too few requests for dataTimeoutSeconds, or at "
+    "the end of a hold with onInsufficientData RollBack. Says nothing of the model.",
+    RollbackReason.PROVIDER_ERROR: "The metrics' provider did not answer, or gave no number, for "
+    "that long. Says nothing of the model.",
     RollbackReason.PROMOTED_UNHEALTHY: "The new stable broke while the former one was still warm.",
 }
 

@@ -100,6 +100,8 @@ Quantity = Annotated[
     Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$"),
 ]
 Digest = Annotated[str, Field(max_length=71, pattern=r"^sha256:[0-9a-f]{64}$")]
+# What a float holds exactly: JSON has no other numbers.
+Count = Annotated[int, Field(ge=0, le=2**53)]
 Seconds = Annotated[int, Field(ge=0, le=31_536_000)]
 S3Uri = Annotated[
     str,
@@ -117,6 +119,11 @@ ObjectUri = Annotated[
         json_schema_extra=cel(NO_PARENT, IN_CLUSTER),
     ),
 ]
+# What is made of an output's URI.
+ArtifactUri = Annotated[
+    str, Field(max_length=1024, pattern=rf"^(s3://{BUCKET}(/|/{URI_TAIL})?|file:///.+)$")
+]
+ArtifactFormat = Annotated[str, Field(max_length=32, pattern=r"^[A-Z][A-Za-z0-9]*$")]
 OutputUri = Annotated[
     str,
     Field(

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field
 
 from tunesmith_api.meta import (
+    ArtifactFormat,
     ChannelName,
     Condition,
     Digest,
@@ -24,13 +25,14 @@ from tunesmith_api.meta import (
     cel,
 )
 
-MetricValue = Annotated[str, Field(max_length=40, pattern=r"^-?[0-9.]+([eE][-+]?[0-9]{1,3})?$")]
+METRIC_PATTERN = r"^-?[0-9.]+([eE][-+]?[0-9]{1,3})?$"
+MetricValue = Annotated[str, Field(max_length=40, pattern=METRIC_PATTERN)]
 
 
 class Artifact(Spec):
     """A form in which the model is stored."""
 
-    format: Annotated[str, Field(max_length=32, pattern=r"^[A-Z][A-Za-z0-9]*$")]
+    format: ArtifactFormat
     """Merged (a complete model), GGUF (a complete model for llama.cpp) or Adapter."""
     uri: S3Uri
     """s3://BUCKET/PREFIX/ that holds the files and their manifest.json."""

@@ -5,26 +5,30 @@ with a :class:`TrainerResult` in the termination message and, after the train st
 :class:`tunesmith_api.report.TrainingReport` in S3. Success is a result with outcome Succeeded and
 the report's digest, never an exit code alone: a launcher such as torchrun replaces the exit codes
 of its workers.
+
+A trainer's image may be anybody's. So every field is bounded: what could not be stored in the
+status, or not be computed with, cannot be read, and counts as nothing said.
 """
 
-from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from tunesmith_api.attempts import StageName
 from tunesmith_api.datastatus import DataStatus
 from tunesmith_api.evaluation import Baseline
 from tunesmith_api.jobstatus import Architecture, ArtifactStatus
 from tunesmith_api.measurements import Measurement, Metric
-from tunesmith_api.meta import Digest, Status
+from tunesmith_api.meta import Count, DecimalText, Digest, ShortText, Status, Text
 from tunesmith_api.run import RUN_VERSION
 from tunesmith_api.sharding import Placement, Sharding
 
 TERMINATION_PATH = "/dev/termination-log"
 TERMINATION_BYTES = 4096
 PROGRESS_PORT = 8080
+LONGEST_ETA_SECONDS = 10**10
+Number = Annotated[str, Field(max_length=40)]
 PREPARED_DATA_LOST = "PreparedDataLost"
 """Reason of a train attempt that found no prepared data: the prepare stage has to run again."""
 
@@ -98,9 +102,9 @@ class Phase(StrEnum):
 class CheckpointRef(Status):
     """A complete checkpoint."""
 
-    step: Annotated[int, Field(ge=0)]
-    uri: str
-    time: datetime
+    step: Count
+    uri: Text
+    time: AwareDatetime
 
 
 class TrainerProgress(Status):
@@ -109,19 +113,19 @@ class TrainerProgress(Status):
     stage: StageName
     attempt: int
     phase: Phase
-    phase_start_time: datetime
-    step: int = 0
-    total_steps: int = 0
-    epoch: str = "0"
-    eta_seconds: int | None = None
-    seconds_since_progress: float = 0.0
+    phase_start_time: AwareDatetime
+    step: Count = 0
+    total_steps: Count = 0
+    epoch: DecimalText = "0"
+    eta_seconds: Annotated[int, Field(ge=0, le=LONGEST_ETA_SECONDS)] | None = None
+    seconds_since_progress: Annotated[float, Field(ge=0, le=1e9)] = 0.0
     """Seconds since step, phase or byte count last moved."""
     metrics: tuple[Metric, ...] = ()
     """Latest: loss, learning_rate, gradient_norm, tokens_per_second, packing_efficiency,
     peak_memory_bytes, eval_loss; with objective DPO reward_chosen, reward_rejected,
     reward_accuracy, reward_margin."""
     checkpoint: CheckpointRef | None = None
-    resumed_from_step: int | None = None
+    resumed_from_step: Count | None = None
     notes: tuple[str, ...] = ()
     """Why checkpoints that are there were not used, such as damage."""
 
@@ -130,15 +134,15 @@ class TrainingSummary(Status):
     """How training went. Decimals are strings."""
 
     steps: int = 0
-    epochs: str = "0"
-    first_loss: str = ""
-    last_loss: str = ""
+    epochs: DecimalText = "0"
+    first_loss: Number = ""
+    last_loss: Number = ""
     """Of the last ten steps together: the last one alone is a few rows."""
     train_seconds: str = "0"
     """Wall time inside the training loop, over this attempt."""
     tokens: int = 0
     """Non-padding tokens this attempt trained on."""
-    tokens_per_second: str = "0"
+    tokens_per_second: Number = "0"
     packing_efficiency: str = ""
     """Tokens of the rows over tokens that went through the layers, in this attempt. Padding lowers
     it; above 1 where rows share a beginning, which is computed once, or end in what is not learned.
@@ -161,19 +165,19 @@ class TrainerResult(Status):
     stage: StageName
     attempt: int
     outcome: Outcome
-    reason: str
+    reason: Annotated[str, Field(max_length=64, pattern=r"^[A-Z][A-Za-z0-9]*$")]
     """CamelCase; a UserErrorReason where outcome is UserError."""
     message: str
     """A sentence; says what to change where something is to be changed."""
-    step: int = 0
+    step: Count = 0
     """Last optimizer step done."""
-    resumed_from_step: int | None = None
+    resumed_from_step: Count | None = None
     checkpoint: CheckpointRef | None = None
     """Newest complete checkpoint."""
     data: DataStatus | None = None
     """Of the prepare stage."""
     dataset_digest: Digest | None = None
-    model_revision: str = ""
+    model_revision: ShortText = ""
     placement: Placement | None = None
     """Of the prepare stage, where training will be on GPUs."""
     training: TrainingSummary | None = None
@@ -181,8 +185,8 @@ class TrainerResult(Status):
     measurements: tuple[Measurement, ...] = ()
     baselines: tuple[Baseline, ...] = ()
     """Earlier models that the run was given to measure, whether or not it could."""
-    artifacts: tuple[ArtifactStatus, ...] = ()
+    artifacts: Annotated[tuple[ArtifactStatus, ...], Field(max_length=8)] = ()
     architecture: Architecture | None = None
-    report_uri: str = ""
+    report_uri: Text = ""
     report_digest: Digest | None = None
     """sha256 of report.json. Without it a train stage has not succeeded."""

@@ -28,11 +28,11 @@ class StageTimeouts(Spec):
     prepare: Seconds = 3600
     """Seconds for the prepare pod."""
     train: Seconds = 0
-    """Seconds for training; 0 is no limit."""
+    """Seconds from the pods' start to the end of training; 0 is no limit."""
     evaluate: Seconds = 7200
     """Seconds for evaluation."""
     export: Seconds = 7200
-    """Seconds for export and upload."""
+    """Seconds for export, and as many again for the upload."""
 
 
 class RunPolicy(Spec):

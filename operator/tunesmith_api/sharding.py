@@ -4,11 +4,8 @@ Shared by the job's spec and status and by the TrainingRun. The trainer decides 
 """
 
 from enum import StrEnum
-from typing import Annotated
 
-from pydantic import Field
-
-from tunesmith_api.meta import Rule, Status
+from tunesmith_api.meta import Count, Rule, Status
 
 
 class Sharding(StrEnum):
@@ -26,7 +23,7 @@ class Placement(Status):
 
     sharding: Sharding
     """DDP or FSDP."""
-    memory_bytes: Annotated[int, Field(ge=0)]
+    memory_bytes: Count
     """What each GPU is expected to hold at the peak of a training step."""
     reason: str = ""
     """A sentence; empty where there was nothing to choose."""

@@ -270,3 +270,15 @@ class Hyperparameters(Spec):
     """Fixes the split, the order of the rows, dropout and new weights."""
     early_stopping: EarlyStopping | None = None
     """Ends training when the validation loss no longer falls; needs dataset.validation."""
+
+    def halved(self) -> "Hyperparameters":
+        """Give the same optimizer steps in less memory: half the rows at once, twice as often.
+
+        Where half the rows do not make up a step, the largest number below that does: a step of
+        other rows would be another training, which no checkpoint could go on with.
+        """
+        step = self.per_device_batch_size * self.gradient_accumulation_steps
+        fewer = range(self.per_device_batch_size // 2, 1, -1)
+        rows = next((number for number in fewer if step % number == 0), 1)
+        update = {"per_device_batch_size": rows, "gradient_accumulation_steps": step // rows}
+        return self.model_copy(update=update)

@@ -194,30 +194,27 @@ def _show_samples(samples: Sequence[DroppedSample]) -> None:
         out.print(Text(f"{sample.reason}: {place}: {sample.text}", style="yellow"))
 
 
+def _settled(asked: Asked, longest: int) -> TrainingRun:
+    """Give the run with what was not said: what rows are for, and how long they may be."""
+    run, settings = asked.run, asked.run.hyperparameters
+    if not asked.is_limit_said:
+        limit = min(type(settings)().max_sequence_length, longest)
+        settings = settings.model_copy(update={"max_sequence_length": limit})
+    said = {"objective": asked.objective or Objective.SFT, "hyperparameters": settings}
+    return run.model_copy(update=said)
+
+
 def _show_tokens(asked: Asked, gathered: Any, directory: Path, rows: int) -> None:
     from tunesmith_trainer.data.prepared import load_split, write_split
-    from tunesmith_trainer.data.prompting import Prompting
-    from tunesmith_trainer.data.spreading import spare_processes
     from tunesmith_trainer.data.templates import load_extended, used_template
-    from tunesmith_trainer.data.tokenizing import RowTokenizer
+    from tunesmith_trainer.prepare import row_tokenizer
     from tunesmith_trainer.sources import fetch_tokenizer
 
-    run = asked.run
-    model = fetch_tokenizer(run, directory / "model").path
-    tokenizer, added = load_extended(model, run.dataset)
-    limit = run.hyperparameters.max_sequence_length
-    if not asked.is_limit_said:
-        limit = min(type(run.hyperparameters)().max_sequence_length, tokenizer.model_max_length)
-    objective = asked.objective or Objective.SFT
-    maker = RowTokenizer(
-        tokenizer,
-        limit,
-        run.dataset.checks.too_long,
-        gathered.reading,
-        Prompting(run.dataset.prompt),
-        objective=objective,
-        workers=spare_processes(),
-    )
+    model = fetch_tokenizer(asked.run, directory / "model").path
+    tokenizer, added = load_extended(model, asked.run.dataset)
+    run = _settled(asked, tokenizer.model_max_length)
+    objective, limit = run.objective, run.hyperparameters.max_sequence_length
+    maker = row_tokenizer(run, tokenizer, gathered.reading)
     known = len(gathered.reading.samples.rows)
     write_split(directory, "train", maker.tokenize(gathered.sides.train, lambda _: None))
     split = load_split(directory, "train")

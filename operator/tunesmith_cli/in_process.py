@@ -43,13 +43,9 @@ class InProcess:
             try:
                 self.model.generate(
                     **encoded,
+                    **self._drawing(temperature),
                     streamer=streamer,
                     max_new_tokens=min(max_tokens, room),
-                    do_sample=temperature > 0,
-                    temperature=temperature or None,
-                    top_p=None,
-                    top_k=None,
-                    pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
                     stopping_criteria=StoppingCriteriaList([StopWhenAsked(stop, lambda: None)]),
                 )
             except Exception as error:
@@ -65,6 +61,16 @@ class InProcess:
             thread.join()
         if failed:
             raise failed[0]
+
+    def _drawing(self, temperature: float) -> dict[str, Any]:
+        """Say how words are drawn, whatever the model's own settings are."""
+        return {
+            "do_sample": temperature > 0,
+            "temperature": temperature or None,
+            "top_p": None,
+            "top_k": None,
+            "pad_token_id": self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
+        }
 
     def close(self) -> None:
         """Nothing outside of this process is to be ended."""

@@ -147,13 +147,8 @@ def build_run(
 ) -> TrainingRun:
     """Give the orders of one attempt. ``is_halved``: half the rows at once, twice as often."""
     spec, meta = plan.job.spec, plan.job.metadata
-    settings = spec.hyperparameters
-    if is_halved:
-        update = {
-            "per_device_batch_size": settings.per_device_batch_size // 2,
-            "gradient_accumulation_steps": settings.gradient_accumulation_steps * 2,
-        }
-        settings = settings.model_copy(update=update)
+    given = spec.hyperparameters
+    settings = given.halved() if is_halved else given
     is_train = stage is StageName.TRAIN
     return TrainingRun(
         job=JobRef(namespace=meta.namespace, name=meta.name, uid=identity(plan.job)),

@@ -95,9 +95,14 @@ class _Attempts:
         result = self.make(StageName.TRAIN)
         spec = self._plan.job.spec
         may_halve = spec.compute.on_out_of_memory is OnOutOfMemory.HALVE_BATCH
-        has_half = spec.hyperparameters.per_device_batch_size > 1
-        if result.outcome is Outcome.OUT_OF_MEMORY and may_halve and has_half:
-            out.print("Out of memory: once more with half the batch, twice as often.")
+        given = spec.hyperparameters
+        has_fewer = given.per_device_batch_size > 1
+        if result.outcome is Outcome.OUT_OF_MEMORY and may_halve and has_fewer:
+            out.print(
+                f"Out of memory: once more with {given.halved().per_device_batch_size} rows at once"
+                f" in the place of {given.per_device_batch_size}, and the same rows a step.",
+                markup=False,
+            )
             return self.make(StageName.TRAIN, is_halved=True)
         return result
 

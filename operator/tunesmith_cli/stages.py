@@ -40,6 +40,7 @@ class StageProcess:
         self._result = self._scratch / "result.json"
         self.log = folder / "logs" / f"{name}.log"
         self._port: int | None = None
+        self._is_unwanted = False
         orders = self._scratch / "run.json"
         try:
             self._scratch.mkdir(parents=True)
@@ -88,7 +89,11 @@ class StageProcess:
             self._process.stdin.close()
 
     def kill(self) -> None:
-        """End it at once, with all of its processes."""
+        """End it at once, as its user wants, with all of its processes."""
+        self._is_unwanted = True
+        self._kill_all()
+
+    def _kill_all(self) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
@@ -119,7 +124,7 @@ class StageProcess:
 
     def finish(self) -> TrainerResult:
         """Give its result once it has ended, and remove its scratch files."""
-        self.kill()  # What a launcher left behind.
+        self._kill_all()  # What a launcher left behind.
         self.release()
         try:
             return TrainerResult.model_validate_json(self._result.read_bytes())
@@ -132,20 +137,23 @@ class StageProcess:
 
     def _without_result(self) -> TrainerResult:
         code = self._process.returncode
+        if self._is_unwanted:
+            return self._ended(Outcome.CHECKPOINTED, "Interrupted", "Ended at once, as asked for.")
         if code == -signal.SIGKILL:
+            # So does the system where memory is short, and half the batch may fit.
             why = (
                 "The stage was killed, most likely because the machine was out of memory. Lower"
                 " hyperparameters.perDeviceBatchSize or maxSequenceLength."
             )
-        else:
-            said = " / ".join(self._lines()[-_TAIL_LINES:])
-            why = f"The stage ended with exit code {code} and no result. Its last words: {said}"
+            return self._ended(Outcome.OUT_OF_MEMORY, "OutOfMemory", why)
+        said = " / ".join(self._lines()[-_TAIL_LINES:])
+        why = f"The stage ended with exit code {code} and no result. Its last words: {said}"
+        return self._ended(Outcome.INFRASTRUCTURE, "NoResult", why)
+
+    def _ended(self, outcome: Outcome, reason: str, message: str) -> TrainerResult:
+        run = self._run
         return TrainerResult(
-            stage=self._run.stage,
-            attempt=self._run.attempt,
-            outcome=Outcome.INFRASTRUCTURE,
-            reason="NoResult",
-            message=why,
+            stage=run.stage, attempt=run.attempt, outcome=outcome, reason=reason, message=message
         )
 
 

@@ -256,7 +256,10 @@ class Config(Section):
         allowed = self.allowed_service_accounts
         if not account or not allowed or account in allowed:
             return ""
-        return f"{field} {account} is not allowed here. Allowed: {', '.join(allowed)}"
+        return (
+            f"{field} {account} is not allowed here. Allowed: {', '.join(allowed)}. Choose one of"
+            " them, or add it to the chart's value allowedServiceAccounts"
+        )
 
     @property
     def resync_interval(self) -> timedelta:

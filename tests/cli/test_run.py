@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -117,6 +119,32 @@ def test_a_stage_ends_when_the_command_line_is_gone(tmp_path: Path) -> None:
     stage.release()
     assert stage.wait(300)
     assert stage.finish().outcome is Outcome.CHECKPOINTED
+
+
+def end_it(stage: StageProcess) -> None:
+    """End it as the system does where memory is short."""
+    os.kill(stage._process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("act", "outcome", "words"),
+    [
+        pytest.param(end_it, Outcome.OUT_OF_MEMORY, "most likely .* out of memory", id="system"),
+        pytest.param(StageProcess.kill, Outcome.CHECKPOINTED, "Ended at once", id="second Ctrl-C"),
+    ],
+)
+def test_who_killed_a_stage_says_what_is_done_next(
+    tmp_path: Path, act: Callable[[StageProcess], None], outcome: Outcome, words: str
+) -> None:
+    loaded = load_job(write_job(tmp_path))
+    planned = plan(loaded.job, Devices(0), is_cpu_wanted=True, says_gpus=True)
+    run = build_run(planned, Places.of(loaded.job, None), StageName.PREPARE, 1)
+    stage = StageProcess(run, tmp_path / "work")
+    act(stage)
+    assert stage.wait(300)
+    result = stage.finish()
+    assert result.outcome is outcome
+    assert re.search(words, result.message)
 
 
 def test_a_failed_stage_says_what_to_change_and_where_its_log_is(tmp_path: Path) -> None:

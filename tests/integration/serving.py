@@ -54,6 +54,8 @@ class Behaviour:
     """What the pods of a revision do."""
 
     error_share: float = 0.0
+    failure: Failure = Failure.ENGINE_ERROR
+    """What those are."""
     is_ready: bool = True
     restarts: int = 0
     refusal: str = ""
@@ -139,7 +141,7 @@ class EnginePod:
         self._owed -= 0 if is_good else 1
         self.metrics.answered(Route.CHAT, 200 if is_good else 500, 0.05)
         if not is_good:
-            self.metrics.failed(Failure.ENGINE_ERROR)
+            self.metrics.failed(self.behaviour.failure)
         return is_good
 
 

@@ -1,12 +1,20 @@
 """Adapters on shared pods against a real API server, with real measuring over HTTP."""
 
+from contextlib import suppress
+from typing import Any
+
 import pytest
 
 from deploy.native.apiserver import ControlPlane
-from tests.integration.operators import operator
+from tests.integration.operators import operator, until
 from tests.integration.rollouts import (
+    ANALYSIS,
+    BY_HAND,
+    approve,
     change,
     deployment,
+    read,
+    until_canary_has,
     until_rolled_back,
     until_stable,
     until_status,
@@ -14,7 +22,9 @@ from tests.integration.rollouts import (
 )
 from tests.integration.serving import Behaviour, ServingCluster
 from tunesmith_operator.kube.client import KubeClient
+from tunesmith_operator.kube.errors import Conflict
 from tunesmith_operator.kube.kinds import KINDS, Object
+from tunesmith_sidecar.metrics import Failure
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -35,7 +45,7 @@ def version(namespace: str, letter: str) -> Object:
     }
 
 
-async def begin(kube: KubeClient, namespace: str) -> None:
+async def begin(kube: KubeClient, namespace: str, **more: Any) -> None:
     """Make two versions and a deployment of the first, on two pods."""
     for letter in "ab":
         await kube.create(version(namespace, letter))
@@ -44,6 +54,7 @@ async def begin(kube: KubeClient, namespace: str) -> None:
         "delivery": "Adapter",
         "engine": {"type": "VLLM", "image": "registry/vllm:1"},
         "replicas": 2,
+        **more,
     }
     await kube.create(deployment(namespace, **spec))
 
@@ -130,6 +141,51 @@ async def test_a_bad_adapter_leaves_the_pods_as_they_were(
     assert back["status"]["lastRollback"]["reason"] == reason
     assert weights(cluster.network)[-1] == (stable, "", 0)
     assert cluster.network.lost == 0
+
+
+async def say_who_ends_it(kube: KubeClient, namespace: str, *, is_stable: bool) -> None:
+    """Write it into the status in the operator's name: a field of somebody else's would stay."""
+
+    async def is_said() -> bool:
+        body = await read(kube, namespace)
+        meta, status = body["metadata"], body["status"]
+        status["rollout"]["stableCrashLoops"] = is_stable
+        with suppress(Conflict):
+            await kube.apply_status(
+                body["kind"], namespace, "demo", status, resource_version=meta["resourceVersion"]
+            )
+            return True
+        return False
+
+    await until(is_said, what="the status to be written between two passes")
+
+
+@pytest.mark.parametrize("loops", [False, True], ids=["stable is well", "stable ends it"])
+async def test_ends_of_an_engine_that_stable_ends_are_no_errors_of_the_canary(
+    control_plane: ControlPlane,
+    namespace: str,
+    kube: KubeClient,
+    cluster: ServingCluster,
+    loops: bool,
+) -> None:
+    cluster.behaviour[namespace, 2] = Behaviour(0.5, Failure.ENGINE_UNAVAILABLE)
+    # One sample may come before the status was told whose fault that is.
+    patient = {"intervalSeconds": 5, "confirmSeconds": 5, "window": 3, "failureLimit": 3}
+    analysis = ANALYSIS | patient
+    rollout = BY_HAND | {"analysis": analysis, "failFast": {"consecutiveErrors": 0}}
+    await begin(kube, namespace, rollout=rollout)
+    async with operator(control_plane, namespace):
+        await until_stable(kube, namespace, 1)
+        await change(kube, namespace, source=adapter("b"))
+        await until_canary_has(kube, namespace, 20)
+        await say_who_ends_it(kube, namespace, is_stable=loops)
+        if not loops:
+            back = await until_rolled_back(kube, namespace)
+            assert back["status"]["lastRollback"]["metric"] == "error-rate"
+            return
+        await until_canary_has(kube, namespace, 50)
+        await approve(kube, namespace)
+        await until_stable(kube, namespace, 2)
 
 
 async def test_an_adapter_with_tokens_of_its_own_is_refused_before_any_pod_hears_of_it(

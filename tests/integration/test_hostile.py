@@ -32,6 +32,7 @@ from tunesmith_api.labels import LABEL_DEPLOYMENT_UID, LABEL_JOB_UID, LABEL_MANA
 from tunesmith_operator import telemetry
 from tunesmith_operator.kube.errors import Refused
 from tunesmith_operator.kube.kinds import Object
+from tunesmith_operator.kube.parse import INDEX_ANNOTATION
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -94,7 +95,9 @@ async def test_forged_children_are_left_alone_and_hold_up_nobody(
             namesake("Job", namespace, labels, spec={"suspend": True, "template": template})
         )
         # No Job has made it, so it is no pod of an earlier attempt that has to be waited for.
-        await kube.create(namesake("Pod", namespace, labels, spec=pod_spec()))
+        forged = namesake("Pod", namespace, labels, spec=pod_spec())
+        forged["metadata"]["annotations"] = {INDEX_ANNOTATION: "9" * 5000}
+        await kube.create(forged)
         async with operator(control_plane, namespace):
             body = await until_ended(kube, namespace)
             left = await kube.get("Job", namespace, "forged")

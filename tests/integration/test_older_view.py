@@ -6,7 +6,9 @@ or delete something that only has the name of what was seen.
 """
 
 import asyncio
+import json
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -29,6 +31,7 @@ from tunesmith_operator.assembly import Operator
 from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.kinds import Object
 from tunesmith_operator.kube.known import Key
+from tunesmith_operator.kube.transport import Request, Response, Send
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -100,8 +103,7 @@ async def test_a_namesake_of_what_an_older_view_shows_is_left_alone(
             await settled(kube, namespace)
             catch_up = lag(running, 0)
             namesake = await replace_by_a_stranger(kube, ours)
-            suspend = ["patch", "ftj", "demo", "-n", namespace, "--type=merge", "-p"]
-            control_plane.kubectl(*suspend, '{"spec":{"suspend":true}}')
+            edit(control_plane, namespace, {"suspend": True})
             running.queue.add(Key("FineTuneJob", namespace, "demo"))
             await asyncio.sleep(BEHIND_SECONDS)
 
@@ -121,6 +123,81 @@ async def test_a_namesake_of_what_an_older_view_shows_is_left_alone(
     assert left is not None
     assert left["metadata"]["uid"] == namesake["metadata"]["uid"]
     assert "deletionTimestamp" not in left["metadata"]
+
+
+async def test_an_attempt_that_has_ended_in_the_meantime_is_judged_and_not_stopped(
+    control_plane: ControlPlane,
+) -> None:
+    namespace = make_namespace(control_plane)
+    async with client_of(control_plane) as kube:
+        await kube.create(job(namespace))
+        async with operator(control_plane, namespace) as running:
+            await settled(kube, namespace)
+            catch_up = lag(running, 0)
+
+            async def ended() -> Object | None:
+                (found,) = await kube.list("Job", namespace)
+                return found if condition(found, "Complete") else None
+
+            async with fake_cluster(kube, namespace):
+                name = (await until(ended, what="the end of the attempt"))["metadata"]["name"]
+            edit(control_plane, namespace, {"suspend": True})
+            running.queue.add(Key("FineTuneJob", namespace, "demo"))
+
+            async def is_idle() -> bool:
+                return running.queue.is_idle
+
+            await until(is_idle, what="the pass over the older view")
+            left = await kube.get("Job", namespace, name)
+            assert left is not None
+            assert "deletionTimestamp" not in left["metadata"]
+            catch_up()
+            await running._resync()
+
+            async def is_suspended() -> Object | None:
+                body = await kube.get("FineTuneJob", namespace, "demo")
+                return body if condition(body, "Suspended") == "True" else None
+
+            body = await until(is_suspended, what="the job to be suspended")
+    assert [a["reason"] for a in body["status"]["attempts"]] == ["Succeeded"]
+
+
+@dataclass
+class EditsBeforeDeletion:
+    """Somebody gives the job a longer time to live right before it is deleted for the old one."""
+
+    plane: ControlPlane
+    namespace: str
+    edited: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __call__(self, request: Request, send: Send) -> Response:
+        is_expired = (request.verb, request.kind) == ("delete", "FineTuneJob")
+        if not is_expired or self.edited.is_set():
+            return await send(request)
+        longer = {"runPolicy": {"ttlSecondsAfterFinished": 3600}}
+        await asyncio.to_thread(edit, self.plane, self.namespace, longer)
+        answer = await send(request)
+        self.edited.set()
+        return answer
+
+
+async def test_a_job_whose_time_to_live_was_raised_in_the_meantime_stays(
+    control_plane: ControlPlane,
+) -> None:
+    namespace = make_namespace(control_plane)
+    somebody = EditsBeforeDeletion(control_plane, namespace)
+    async with client_of(control_plane) as kube, fake_cluster(kube, namespace):
+        await kube.create(job(namespace, runPolicy={"ttlSecondsAfterFinished": 0}))
+        async with operator(control_plane, namespace, [somebody]):
+            await asyncio.wait_for(somebody.edited.wait(), 120)
+            left = await kube.get("FineTuneJob", namespace, "demo")
+    assert left is not None
+    assert condition(left, "Complete") == "True"
+
+
+def edit(plane: ControlPlane, namespace: str, spec: Object) -> None:
+    patch = json.dumps({"spec": spec})
+    plane.kubectl("patch", "ftj", "demo", "-n", namespace, "--type=merge", "-p", patch)
 
 
 async def settled(kube: KubeClient, namespace: str) -> None:

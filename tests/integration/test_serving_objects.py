@@ -14,12 +14,14 @@ from tests.integration.rollouts import (
     source,
     until_all_told,
     until_stable,
+    until_status,
     weights,
 )
 from tests.integration.serving import ServingCluster
 from tunesmith_operator.config import RouterConfig, ServingConfig
 from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.kinds import Object
+from tunesmith_operator.kube.transport import Request, Response, Send
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -91,6 +93,43 @@ async def test_objects_by_the_side_follow_the_spec_and_are_put_right(
             return "app" not in selector and right.items() <= selector.items()
 
         await until(is_right, what="the Service to be put right")
+
+
+async def test_what_somebody_takes_over_before_it_is_deleted_is_theirs(
+    control_plane: ControlPlane, namespace: str, kube: KubeClient, cluster: ServingCluster
+) -> None:
+    kind, refused = "HorizontalPodAutoscaler", []
+
+    async def take_over(request: Request, send: Send) -> Response:
+        """Take the owner off between the operator's look and its delete."""
+        is_it = (request.verb, request.kind) == ("delete", kind)
+        if is_it:
+            await patch(kube, kind, namespace, "demo", {"metadata": {"ownerReferences": None}})
+        answer = await send(request)
+        if is_it:
+            refused.append(answer.status)
+        return answer
+
+    autoscaling = {"maxReplicas": 3, "targetCpuPercent": 70}
+    await kube.create(deployment(namespace, autoscaling=autoscaling))
+    async with operator(control_plane, namespace, [take_over], resync_seconds=5):
+        await until_stable(kube, namespace, 1)
+        await change(kube, namespace, autoscaling=None)
+
+        async def was_refused() -> bool:
+            return bool(refused)
+
+        await until(was_refused, what="the delete")
+        await change(kube, namespace, revisionHistoryLimit=5)
+        body = await until_stable(kube, namespace, 1)
+        generation = body["metadata"]["generation"]
+        await until_status(
+            kube, namespace, lambda s: s["observedGeneration"] == generation, "a pass after that"
+        )
+    assert refused == [409]
+    left = await kube.get(kind, namespace, "demo")
+    assert left is not None
+    assert "deletionTimestamp" not in left["metadata"]
 
 
 async def test_a_service_of_a_revision_that_somebody_deleted_comes_back(

@@ -109,11 +109,17 @@ async def take(
     return sampling.samples[0]
 
 
-def answer(serving: Serving, good: int = 0, bad: int = 0, seconds: float = 0.2) -> None:
+def answer(
+    serving: Serving,
+    good: int = 0,
+    bad: int = 0,
+    seconds: float = 0.2,
+    as_: Failure = Failure.ENGINE_ERROR,
+) -> None:
     """Let the sidecar count requests."""
     for number in range(good + bad):
         if number < bad:
-            serving.metrics.failed(Failure.ENGINE_ERROR)
+            serving.metrics.failed(as_)
         serving.metrics.answered(Route.CHAT, 500 if number < bad else 200, seconds)
 
 

@@ -91,6 +91,27 @@ async def test_each_cause_is_somebodys_fault(
     assert sample.value == ("0" if reason in theirs else "1")
 
 
+async def test_ends_of_an_engine_can_be_excused_and_nothing_else(
+    begin: Begin, sampler: Sampler
+) -> None:
+    serving = await begin()
+    canary, wanted = measured(pod(serving.url)), analysis(minRequests=10)
+    answer(serving, good=8, bad=2)
+    for code in (502, 200):  # it was not there, or went away within a stream
+        serving.metrics.failed(Failure.ENGINE_UNAVAILABLE)
+        serving.metrics.answered(Route.CHAT, code, 0.1)
+    (excused,) = (await sampler.take(wanted, canary, None, {}, NOW, excuses_ends=True)).samples
+    assert (excused.value, excused.requests) == ("0.2", 10)
+    answer(serving, good=1)
+    for _ in range(9):
+        serving.metrics.failed(Failure.ENGINE_UNAVAILABLE)
+        serving.metrics.answered(Route.CHAT, 502, 0.1)
+    (few,) = (await sampler.take(wanted, canary, None, {}, NOW, excuses_ends=True)).samples
+    assert few.requests == 1, "what is excused is no traffic either"
+    held = await take(sampler, wanted, canary)
+    assert (held.value, held.requests) == ("0.9", 10)
+
+
 async def test_little_traffic_adds_up(begin: Begin, sampler: Sampler) -> None:
     serving = await begin()
     canary, wanted = measured(pod(serving.url)), analysis(minRequests=10)
@@ -322,6 +343,7 @@ def test_every_name_is_one_of_a_real_sidecars() -> None:
     assert {name for name, _ in scrape.counts} == {
         "requests",
         "faults",
+        "away",
         "latency",
         "first_token",
         "tokens_sum",

@@ -19,6 +19,7 @@ from tunesmith_api.analysis import BuiltinMetric
 from tunesmith_api.gates import parse_number
 from tunesmith_operator.metrics.prometheus import QUERIES
 from tunesmith_operator.metrics.sampling import Sampler
+from tunesmith_sidecar.metrics import Failure
 from tunesmith_sidecar.usage import Usage
 
 PROGRAM = shutil.which("prometheus")
@@ -99,7 +100,10 @@ async def test_prometheus_and_the_pods_say_the_same(
     for serving, slowness in ((new, 2.0), (old, 1.0)):
         for number in range(400):
             seconds = chance.lognormvariate(-1.5, 0.5) * slowness
-            answer(serving, good=int(number >= 20), bad=int(number < 20), seconds=seconds)
+            cause = Failure.ENGINE_UNAVAILABLE if number < 8 else Failure.ENGINE_ERROR
+            answer(
+                serving, good=int(number >= 20), bad=int(number < 20), seconds=seconds, as_=cause
+            )
             serving.metrics.first_token_seconds.observe(seconds / 10)
             serving.metrics.used(Usage(5, 50), seconds)
     count = f'tunesmith_serving_tokens_per_second_count{{revision="{CANARY}"}} == 400'
@@ -108,6 +112,9 @@ async def test_prometheus_and_the_pods_say_the_same(
     provider = {"type": "Prometheus", "prometheus": {"url": url}}
     asked = analysis(*metrics, provider=provider, intervalSeconds=INTERVAL)
     counted = analysis(*metrics, intervalSeconds=INTERVAL)
+    excused, *_ = (await sampler.take(asked, canary, stable, {}, NOW, excuses_ends=True)).samples
+    assert _number(excused.value) == pytest.approx(12 / 392, rel=1e-4)
+    assert excused.requests == pytest.approx(392, rel=0.6)
     theirs = await sampler.take(asked, canary, stable, {}, NOW)
     ours = await sampler.take(counted, canary, stable, {}, NOW)
     for kind, one, other in zip(BuiltinMetric, theirs.samples, ours.samples, strict=True):
@@ -138,11 +145,22 @@ async def test_prometheus_own_words_reach_the_user(
     assert "a range" in answered[5].error
     assert answered[6].value == "1"
     # Without a request a built-in metric has no number either.
-    empty = analysis({"builtin": "ErrorRate"}, {"builtin": "LatencyP95"}, provider=provider)
+    await server.wait_for("count_over_time(up[1m]) >= 2")
+    empty = analysis(
+        {"builtin": "ErrorRate"},
+        {"builtin": "LatencyP95"},
+        provider=provider,
+        intervalSeconds=INTERVAL,
+    )
     for sample in (await sampler.take(empty, measured(), None, {}, NOW)).samples:
         assert not sample.error
         assert parse_number(sample.value) is None
         assert sample.requests == 0
+    # A server that does not scrape the pods is no lack of traffic.
+    unknown = measured(name="chat-cccccccccc")
+    for sample in (await sampler.take(empty, unknown, None, {}, NOW)).samples:
+        assert "no counts of chat-cccccccccc over the last 60 s" in sample.error
+        assert not sample.needs_change
 
 
 def _number(text: str) -> float:

@@ -96,6 +96,15 @@ async def test_an_endpoint_that_dies_is_left_out(pod: Pod) -> None:
         assert len(load.problems) <= 6
 
 
+async def test_what_an_endpoint_may_have_begun_is_not_asked_of_another(pod: Pod) -> None:
+    async with backends("a", "b") as (a, b):
+        await pod.told(state("r1", of={"r1": [a, b]}))
+        # It took the prompt and went away: the prompt may be what killed it.
+        for number, wanted in enumerate(({"drop": True}, {"status": 500}, {"status": 503}), 1):
+            await pod.ask(**wanted)
+            assert len(a.requests) + len(b.requests) == number, wanted
+
+
 async def test_an_endpoint_that_says_it_is_not_ready_gets_nothing(pod: Pod) -> None:
     async with backends("a", "b") as (a, b):
         await pod.told(state("r1", of={"r1": [a, b]}))

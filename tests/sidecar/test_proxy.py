@@ -228,6 +228,7 @@ async def test_more_than_the_limit_is_a_429_and_the_rest_is_served(
     serving = await start(max_concurrent_requests=3, retry_after_seconds=2)
     asked = [asyncio.create_task(serving.post(CHAT, chat(held=True))) for _ in range(3)]
     await eventually(lambda: engine.running == 3)
+    assert await serving.metric("tunesmith_serving_in_flight") == 3
     status, body, headers = await serving.post(CHAT, chat())
     assert (status, body["error"]["type"]) == (429, "rate_limit_error")
     assert headers["Retry-After"] == "2"

@@ -8,12 +8,15 @@ from math import ceil
 
 from tests.simulation.rollout_parts import GOOD, Revision
 from tests.simulation.rollout_state import RolloutState
+from tunesmith_api.conditions import DeploymentCondition, DeploymentReason
 from tunesmith_api.deploymentstatus import ModelDeploymentStatus, RollbackReason, RolloutStatus
 from tunesmith_api.rollout import Approval, CapacityMode
 from tunesmith_operator.planning.revisions import plan_digest
 from tunesmith_operator.planning.serving import (
     Traffic,
 )
+
+REASONS = {*DeploymentReason, *RollbackReason}
 
 
 class RolloutChecks(RolloutState):
@@ -95,6 +98,9 @@ class RolloutChecks(RolloutState):
         )
 
     def check_status(self, old: ModelDeploymentStatus, new: ModelDeploymentStatus) -> None:
+        for said in new.conditions:
+            assert said.type in set(DeploymentCondition), said
+            assert said.reason in REASONS, f"conditions.md knows nothing of {said.reason}"
         assert new.observed_generation == self.deployment.metadata.generation
         assert len(new.history) <= self.deployment.spec.revision_history_limit
         digests = [h.digest for h in new.history]

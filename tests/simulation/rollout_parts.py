@@ -134,8 +134,13 @@ def _invalid() -> MetricSample:
     return MetricSample("", error="parse error: unclosed left parenthesis", needs_change=True)
 
 
+def _idle() -> MetricSample:
+    return MetricSample("", "", "", 0, 1000)
+
+
 SICK = [_down, _empty, _not_a_number, _text, _invalid]
 DOWN, EMPTY, NAN, TEXT, INVALID = SICK
+IDLE = _idle
 
 
 def _version(number: int) -> ModelVersion:

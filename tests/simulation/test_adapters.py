@@ -8,7 +8,7 @@ import pytest
 
 from tests.simulation.adapter_world import OTHER_BASE, AdapterWorld
 from tests.simulation.rollout_parts import RULES, Model
-from tests.simulation.rollouts import ROUGH, at_weight, play, settle, until
+from tests.simulation.rollouts import ROUGH, at_weight, message, play, settle, until
 from tunesmith_api.conditions import DeploymentCondition, DeploymentReason
 from tunesmith_api.deploymentstatus import RollbackReason, RollbackStatus
 from tunesmith_api.modelversion import BaseModelRef, ModelVersion
@@ -138,6 +138,25 @@ def test_a_bad_version_beside_it_takes_no_chance_from_the_next_one() -> None:
     settle(world)
     assert world.status.stable is not None
     assert world.status.stable.version == "m-v3"
+
+
+@pytest.mark.parametrize("by_stable", [True, False], ids=["stable", "the canary"])
+def test_after_a_canary_was_rejected_for_an_end_it_is_said_whose_doing_it_was(
+    by_stable: bool,
+) -> None:
+    world = at_weight(serving(), 25)
+    world.models[1 if by_stable else 2] = Model(crashes_after=7)
+    until(world, lambda w: w.status.last_rollback is not None, 40)
+    assert rolled_back(world).reason is RollbackReason.CRASH_LOOPING
+    for _ in range(60):
+        world.turn()
+    for kind in (DeploymentCondition.PROGRESSING, DeploymentCondition.STALLED):
+        assert ("that is stable's doing" in message(world, kind)) is by_stable
+    # Held all the same, as every rejection; its next chance is one.
+    world.set_rules(readyTimeoutSeconds=50)
+    settle(world)
+    assert world.status.stable is not None
+    assert world.status.stable.revision == (2 if by_stable else 1)
 
 
 def test_what_a_rejected_canary_did_to_the_engine_is_not_put_down_to_stable() -> None:

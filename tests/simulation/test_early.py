@@ -1,5 +1,6 @@
 """Early looks: a failure shows and is confirmed before intervals are over, and nothing else."""
 
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -74,6 +75,15 @@ def test_a_good_canary_rises_no_sooner_than_without() -> None:
     assert early[0] >= INTERVAL
     assert late[0] >= INTERVAL
     assert early[0] <= late[0] + INTERVAL, "an early look puts a step off by less than an interval"
+
+
+def test_each_step_needs_a_sample_of_its_own() -> None:
+    steps = [{"weight": 25, "holdSeconds": 0}, {"weight": 50, "holdSeconds": 0}]
+    world = at_weight(serving({}, steps=steps, **rules(confirmSeconds=INTERVAL)), 50)
+    since = world.now
+    until(world, lambda w: w.rollout.step == 2)
+    # That of the step before says nothing of this weight; the first turn took part of a second.
+    assert world.now - since >= timedelta(seconds=INTERVAL - 1)
 
 
 def test_what_failed_once_and_is_good_again_is_not_hurried() -> None:

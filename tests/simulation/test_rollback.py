@@ -5,7 +5,17 @@ from typing import Any
 
 import pytest
 
-from tests.simulation.rollout_parts import DOWN, EMPTY, GOLDEN, INVALID, NAN, RULES, TEXT, Model
+from tests.simulation.rollout_parts import (
+    DOWN,
+    EMPTY,
+    GOLDEN,
+    IDLE,
+    INVALID,
+    NAN,
+    RULES,
+    TEXT,
+    Model,
+)
 from tests.simulation.rollout_world import RolloutWorld
 from tests.simulation.rollouts import (
     BURST_ONLY_BY_SAMPLES,
@@ -17,6 +27,7 @@ from tests.simulation.rollouts import (
     settle,
     until,
 )
+from tunesmith_api.analysis import Verdict
 from tunesmith_api.conditions import DeploymentCondition, DeploymentReason
 from tunesmith_api.deploymentstatus import (
     RollbackReason,
@@ -82,6 +93,15 @@ def test_a_bad_canary_goes_and_the_spec_is_left_alone(
     for _ in range(300):
         world.turn()
     assert max(weight for _, weight in world.weights[-1:]) == 0, "a rejected digest came back"
+
+
+def test_a_burst_of_errors_waits_for_no_sample_of_any_kind() -> None:
+    rare = {"intervalSeconds": 600, "confirmSeconds": 600, "dataTimeoutSeconds": 900}
+    world = serving({2: Model(error_rate=1.0)}, analysis={**RULES["analysis"], **rare})
+    last = rolled_back(world)
+    assert last.reason is RollbackReason.CONSECUTIVE_ERRORS
+    # Ten requests a second, twenty in a row.
+    assert last.detected_after_seconds <= 3
 
 
 def test_the_figures_of_a_rollback_are_those_of_the_world() -> None:
@@ -152,6 +172,9 @@ def test_without_automatic_rollback_the_weight_stays_and_somebody_is_told() -> N
     )
     until(world, lambda w: is_true(w.status.conditions, DeploymentCondition.STALLED))
     assert reason(world, DeploymentCondition.STALLED) == DeploymentReason.ROLLBACK_DISABLED
+    said = message(world, DeploymentCondition.STALLED)
+    assert "error-rate is 0.3, above 0.05. rollback.automatic is false" in said
+    assert "put the former source into the spec" in said
     for _ in range(120):
         world.turn()
     assert [e.reason for e in world.events].count(DeploymentReason.ROLLBACK_DISABLED) == 1
@@ -164,10 +187,11 @@ def test_without_automatic_rollback_the_weight_stays_and_somebody_is_told() -> N
     ("says", "why"),
     [
         pytest.param(DOWN, RollbackReason.PROVIDER_ERROR, id="the provider is down"),
-        pytest.param(EMPTY, RollbackReason.INSUFFICIENT_DATA, id="answers are empty"),
+        pytest.param(EMPTY, RollbackReason.PROVIDER_ERROR, id="answers are empty"),
         pytest.param(INVALID, RollbackReason.PROVIDER_ERROR, id="the query is wrong"),
-        pytest.param(NAN, RollbackReason.INSUFFICIENT_DATA, id="answers are NaN"),
-        pytest.param(TEXT, RollbackReason.INSUFFICIENT_DATA, id="answers are text"),
+        pytest.param(NAN, RollbackReason.PROVIDER_ERROR, id="answers are NaN"),
+        pytest.param(TEXT, RollbackReason.PROVIDER_ERROR, id="answers are text"),
+        pytest.param(IDLE, RollbackReason.INSUFFICIENT_DATA, id="nobody asks the canary"),
     ],
 )
 def test_missing_metrics_hold_and_then_go_back_at_the_deadline(
@@ -182,6 +206,9 @@ def test_missing_metrics_hold_and_then_go_back_at_the_deadline(
     assert world.traffic.weight == 25, "missing data never promotes"
     assert world.status.rollout is not None
     assert all(m.failures == 0 for m in world.rollout.metrics), "nor is it the canary's fault"
+    assert {m.verdict for m in world.rollout.metrics} == {
+        Verdict.PROVIDER_ERROR if why is RollbackReason.PROVIDER_ERROR else Verdict.NO_DATA
+    }
     last = rolled_back(world)
     assert last.reason is why
     assert 60 <= last.detected_after_seconds <= 66
@@ -220,7 +247,7 @@ def test_the_policy_rollback_waits_only_for_the_hold() -> None:
     world = serving(analysis={**RULES["analysis"], "onInsufficientData": "RollBack"})
     world.fail_provider(10_000, EMPTY)
     last = rolled_back(world)
-    assert last.reason is RollbackReason.INSUFFICIENT_DATA
+    assert last.reason is RollbackReason.PROVIDER_ERROR
     assert last.detected_after_seconds <= 15
 
 

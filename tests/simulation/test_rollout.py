@@ -5,6 +5,7 @@ from datetime import timedelta
 from tests.simulation.rollout_parts import RULES, Model, Pod
 from tests.simulation.rollout_world import RolloutWorld
 from tests.simulation.rollouts import (
+    BURST_ONLY_BY_SAMPLES,
     at_weight,
     reason,
     rolled_back,
@@ -78,6 +79,17 @@ def test_a_canary_without_ready_pods_is_not_sampled() -> None:
     assert world.traffic.weight == 0
     world.models[2] = Model()
     settle(world)
+    assert world.status.stable is not None
+    assert world.status.stable.revision == 2
+
+
+def test_a_roll_out_is_not_forgotten_between_two_samples() -> None:
+    """Nothing else wakes anybody here: no burst is looked for, and no sample is taken early."""
+    analysis = {**RULES["analysis"], "intervalSeconds": 20, "confirmSeconds": 20}
+    steps = [{"weight": weight, "holdSeconds": 21} for weight in (25, 50)]
+    world = serving(analysis=analysis, steps=steps, **BURST_ONLY_BY_SAMPLES)
+    # A sample, the end of the hold, and pods that start, twice; the next sample would be too late.
+    settle(world, 2 * 21 + 20)
     assert world.status.stable is not None
     assert world.status.stable.revision == 2
 

@@ -173,10 +173,16 @@ def test_what_was_away_after_a_sample_without_data_finds_the_data_there(
 
 @pytest.mark.parametrize("with_api_server", AWAY)
 def test_no_pass_from_before_lets_the_weight_rise_after(with_api_server: bool) -> None:
-    world = serving({2: Model()}, steps=[{"weight": 25, "holdSeconds": 60}])
+    # No early look, whose Pass would let nothing rise anyway.
+    analysis = {**RULES["analysis"], "confirmSeconds": RULES["analysis"]["intervalSeconds"]}
+    steps = [{"weight": 25, "holdSeconds": 60}]
+    world = serving({2: Model()}, steps=steps, analysis=analysis)
     until(world, lambda w: w.status.rollout is not None and w.rollout.verdict is Verdict.PASS)
     world.models[2] = Model(error_rate=0.3)
     stay_away(world, with_api_server=with_api_server)
+    before = world.passes
+    until(world, lambda w: w.passes > before, 5)
+    assert world.rollout.step == 0, "nor is the next step begun, whose pods are awaited first"
     assert rolled_back(world).reason is RollbackReason.ANALYSIS_FAILED
     assert max(weight for _, weight in world.weights) == 25
 

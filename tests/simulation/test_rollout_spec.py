@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.simulation.rollout_parts import Model
+from tests.simulation.rollout_parts import RULES, Model
 from tests.simulation.rollout_world import OperatorDied, RolloutWorld
 from tests.simulation.rollouts import (
     at_weight,
@@ -76,6 +76,21 @@ def test_the_same_bad_spec_is_not_tried_again_until_its_plan_changes() -> None:
     at_weight(world, 25)
 
 
+def test_what_was_promoted_since_is_not_held_under_the_plan_that_had_rejected_it() -> None:
+    world = serving({2: Model(error_rate=1.0)})
+    settle(world)
+    world.models[2] = Model()
+    world.set_rules(readyTimeoutSeconds=50)
+    settle(world)
+    world.offer(3)
+    settle(world)
+    world.set_rules(readyTimeoutSeconds=RULES["readyTimeoutSeconds"])
+    world.offer(2)
+    settle(world)
+    assert world.status.stable is not None
+    assert world.status.stable.revision == 2
+
+
 def test_a_mistake_in_the_configuration_comes_back_with_the_revision() -> None:
     world = settle(RolloutWorld(1))
     good = world.status.stable
@@ -124,6 +139,8 @@ def test_a_pause_holds_the_weight_but_not_the_way_back() -> None:
         world.turn()
     assert world.traffic is not None
     assert world.traffic.weight == 25
+    # Nor is it granted more meanwhile, to be had at once when the pause is over.
+    assert (world.rollout.step, world.rollout.weight) == (0, 25)
     assert world.status.phase is RolloutPhase.PAUSED
     world.models[2] = Model(error_rate=1.0)
     until(world, lambda w: w.status.last_rollback is not None, 5)
@@ -208,6 +225,7 @@ def test_a_first_revision_that_is_refused_says_why_and_tells_it_once() -> None:
     assert reason(world, DeploymentCondition.STALLED) == DeploymentReason.NO_REVISION
     for kind in (DeploymentCondition.STALLED, DeploymentCondition.PROGRESSING):
         assert "another digest" in message(world, kind)
+    assert "ask for another revision" in message(world, DeploymentCondition.STALLED)
     told = [e for e in world.events if e.type == "Warning"]
     assert [(e.reason, "another digest" in e.message) for e in told] == [("NoRevision", True)]
 

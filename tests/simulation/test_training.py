@@ -165,8 +165,17 @@ def test_a_user_error_is_not_tried_again() -> None:
     assert len(world.created) == 1
 
 
-def test_out_of_memory_halves_the_batch_once_and_then_fails() -> None:
-    world = World(seed=6)
+@pytest.mark.parametrize(
+    ("batch", "halved"),
+    [
+        pytest.param(8, (4, 2), id="8 rows: 4 at once, twice"),
+        pytest.param(7, (1, 7), id="7 rows, which have no half: 1 at once, so the step stays"),
+    ],
+)
+def test_out_of_memory_halves_the_batch_once_and_then_fails(
+    batch: int, halved: tuple[int, int]
+) -> None:
+    world = World(seed=6, spec={**SPEC, "hyperparameters": {"perDeviceBatchSize": batch}})
     while "demo-train-2" not in world.attempts:
         world.turn()
     world.faults = Faults(out_of_memory=1.0)
@@ -175,7 +184,13 @@ def test_out_of_memory_halves_the_batch_once_and_then_fails() -> None:
     runs = [w for w in world.transcript if w.startswith("StartAttempt demo-train")]
     assert len(runs) == 2
     second = world.attempts["demo-train-3"].run.hyperparameters
-    assert (second.per_device_batch_size, second.gradient_accumulation_steps) == (4, 2)
+    assert (second.per_device_batch_size, second.gradient_accumulation_steps) == halved
+    assert world.job is not None
+    first, last = world.job.status.attempts[-2:]
+    assert (first.reason, last.reason) == ("OutOfMemory", "OutOfMemory")
+    said = f"takes {halved[0]} rows at once instead of {batch}, {halved[1]} times a step"
+    assert said in first.message
+    assert "next attempt" not in last.message
 
 
 def test_out_of_memory_in_preparation_has_no_batch_to_halve() -> None:
@@ -270,6 +285,29 @@ def test_the_deadline_fails_the_job_at_once_and_stops_what_runs() -> None:
     said = find(world.job.status.conditions, ConditionType.FAILED)
     assert said is not None
     assert "runPolicy.activeDeadlineSeconds (30 s); raise it" in said.message
+
+
+@pytest.mark.parametrize(
+    ("stage", "faults"),
+    [
+        pytest.param("prepare", Faults(hang=1.0), id="preparation that hangs"),
+        pytest.param("train", Faults(), id="training that takes a minute"),
+    ],
+)
+def test_a_stage_that_takes_too_long_fails_the_job_and_stops_what_runs(
+    stage: str, faults: Faults
+) -> None:
+    limits = {stage: 20}
+    policy = {"stallTimeoutSeconds": 3600, "stageTimeoutSeconds": limits}
+    world = play(World(seed=11, spec={**SPEC, "runPolicy": policy}, faults=faults))
+    assert failed_because(world) == "StageTimeout"
+    assert reasons(world)[-1] is AttemptReason.DEADLINE_EXCEEDED
+    assert world.job is not None
+    assert world.job.status.attempts[-1].stage == stage
+    said = find(world.job.status.conditions, ConditionType.FAILED)
+    assert said is not None
+    assert f"{stage} took longer than runPolicy.stageTimeoutSeconds.{stage} (20 s)" in said.message
+    assert not world.attempts_alive()
 
 
 def test_what_was_trained_in_time_counts_though_nobody_looked() -> None:

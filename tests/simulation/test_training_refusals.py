@@ -170,6 +170,20 @@ def test_a_version_that_somebody_makes_meanwhile_ends_the_job() -> None:
     assert failed_because(world) == "VersionExists"
 
 
+def test_a_job_whose_version_exists_goes_on_when_that_is_deleted() -> None:
+    wanted = {**SPEC["output"], "modelVersion": {"version": "5"}}
+    world = World(seed=22, spec={**SPEC, "output": wanted})
+    world.versions.append(SeenVersion("demo-v5", "demo", "5", "another"))
+    for _ in range(3):
+        world.turn()
+    assert said_of(world, ConditionType.ACCEPTED) == ("False", "VersionExists")
+    assert not world.created
+    world.versions.clear()
+    play(world)
+    assert said_of(world, ConditionType.COMPLETE)[0] == "True"
+    assert [e.reason for e in world.events].count("VersionExists") == 1
+
+
 def test_what_is_wrong_with_a_spec_is_an_event_once() -> None:
     world = World(seed=1, spec={**SPEC, "compute": {"gpusPerNode": 1, "gpuType": "B9000"}})
     for _ in range(3):

@@ -8,13 +8,11 @@ from typing import Any
 
 from tests.simulation.training_parts import DEPLOYMENTS, IMAGE_DIGEST, SPEC, START, Attempt, Faults
 from tunesmith_api.attempts import AttemptReason
-from tunesmith_api.conditions import ConditionType
+from tunesmith_api.conditions import ConditionType, Reason
 from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.jobstatus import FineTuneJobStatus
 from tunesmith_api.modelversion import ModelVersionSpec
-from tunesmith_api.result import (
-    TrainerResult,
-)
+from tunesmith_api.result import TrainerResult, UserErrorReason
 from tunesmith_operator.planning.actions import (
     Emit,
 )
@@ -22,6 +20,8 @@ from tunesmith_operator.planning.conditions import find, is_true
 from tunesmith_operator.planning.observed import (
     SeenVersion,
 )
+
+REASONS = {*Reason, *UserErrorReason, AttemptReason.OUT_OF_MEMORY}
 
 
 @dataclass
@@ -123,6 +123,9 @@ class TrainingChecks(TrainingState):
     def check_status(self, old: FineTuneJobStatus, new: FineTuneJobStatus) -> None:
         assert self.job is not None
         assert new.observed_generation == self.job.metadata.generation
+        for said in new.conditions:
+            assert said.type in set(ConditionType), said
+            assert said.reason in REASONS, f"conditions.md knows nothing of {said.reason}"
         for kind in (ConditionType.COMPLETE, ConditionType.FAILED):
             if is_true(old.conditions, kind):
                 assert is_true(new.conditions, kind), f"{kind} went back"

@@ -58,11 +58,11 @@ class World(TrainingCluster):
         )
 
     def what_watches_show(self) -> object:
-        """Everything but the status: an operator's own writes wake nobody, as in kube/cache.py."""
+        """Children and the spec: its own writes and versions wake nobody, as in kube/cache.py."""
         attempts = [a.job for a in self.attempts.values()]
         strays = [a.pod for a in self.strays]
         spec = self.job.spec if self.job else None
-        return spec, attempts, strays, list(self.versions)
+        return spec, attempts, strays
 
     def wake(self) -> None:
         """Reconcile when a watch shows something new or the last pass asked to be woken by now."""
@@ -153,7 +153,6 @@ class World(TrainingCluster):
         seen = SeenJob(
             name=name,
             uid=name,
-            resource_version="1",
             owner_uid=self.job.metadata.uid,
             stage=run.stage,
             attempt=run.attempt,

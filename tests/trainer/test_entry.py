@@ -136,7 +136,7 @@ def test_the_result_fits_and_keeps_the_digest(text: str, tmp_path: Path) -> None
 
 def test_the_longest_names_fit_into_the_result(tmp_path: Path) -> None:
     """output.uri and the job's name as long as the API lets them be."""
-    run_uri = f"s3://{'b' * 215}/{'n' * 45}-12345678/"
+    run_uri = f"s3://{'b' * 63}/{'p' * 151}/{'n' * 45}-12345678/"
     kept = {
         ArtifactStatus(
             name=name.value,

@@ -53,7 +53,10 @@ GOOD_LINES = jsonl(*pairs(200)).encode()
             "a.jsonl.zst", zstd.compress(GOOD_LINES)[:-30], ["cut off"], id="half a zstd file"
         ),
         pytest.param(
-            "a.jsonl.gz", gzip.compress(GOOD_LINES)[:40] + b"x" * 99, ["damaged"], id="bad gzip"
+            "a.jsonl.gz",
+            gzip.compress(GOOD_LINES)[:40] + b"x" * 99,
+            ["damaged", "upload it again"],
+            id="bad gzip",
         ),
         pytest.param("a.jsonl.gz", GOOD_LINES, ["not packed", "take .gz off"], id="no gzip at all"),
         pytest.param("a.jsonl.zst", GOOD_LINES, ["not packed"], id="no zstd at all"),
@@ -64,8 +67,18 @@ GOOD_LINES = jsonl(*pairs(200)).encode()
         pytest.param("a.csv", "a;b".encode("utf-32"), ["UTF-32", "UTF-8"], id="UTF-32"),
         pytest.param("a.jsonl", GOOD_LINES.decode().encode("utf-16-le"), ["UTF-16"], id="no mark"),
         pytest.param("a.jsonl", GOOD_LINES.decode().encode("utf-16-be"), ["UTF-16"], id="nor here"),
-        pytest.param("a.csv", b'"a,b\nHi,Hello\n', ["header is not CSV"], id="an open quote above"),
-        pytest.param("a.parquet", b"PAR1" + b"x" * 99, ["Parquet"], id="half a Parquet file"),
+        pytest.param(
+            "a.csv",
+            b'"a,b\nHi,Hello\n',
+            ["header is not CSV", "correct its"],
+            id="an open quote above",
+        ),
+        pytest.param(
+            "a.parquet",
+            b"PAR1" + b"x" * 99,
+            ["Parquet", "upload it again"],
+            id="half a Parquet file",
+        ),
     ],
 )
 def test_a_file_that_is_wrong_as_a_whole_is_refused(

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qw
 from tests.trainer.conftest import Bucket, jsonl, pairs
 from tunesmith_api.result import TrainerResult, UserErrorReason
 from tunesmith_api.run import TrainingRun
-from tunesmith_api.training import Full, Lora, Method, Optimizer, QLora
+from tunesmith_api.training import Full, Lora, Method, Optimizer, QLora, Switch
 from tunesmith_trainer.memory import GIB, Workload, estimate, read_shape
-from tunesmith_trainer.model import add_adapter
+from tunesmith_trainer.model import add_adapter, set_gradient_checkpointing
 from tunesmith_trainer.outcome import UserError
 from tunesmith_trainer.placing import place
 from tunesmith_trainer.prepare import prepare
@@ -83,6 +83,23 @@ def test_activations_are_what_autograd_keeps(
     work = Workload(ROWS, LONGEST, width=4, checkpointing=False)
     estimated = estimate(read_shape(tmp_path), method, work).activations
     assert estimated == pytest.approx(measured, rel=0.1)
+
+
+def test_recomputing_keeps_the_inputs_of_layers_alone(tmp_path: Path) -> None:
+    LLAMA.save_pretrained(tmp_path)
+    shape, work = read_shape(tmp_path), Workload(ROWS, LONGEST, width=4, checkpointing=True)
+
+    def kept(wanted: Switch) -> int:
+        model = AutoModelForCausalLM.from_config(LLAMA)
+        set_gradient_checkpointing(model, wanted, is_full=True)
+        return kept_for_backward(model.train(), LLAMA.vocab_size)
+
+    all_of_it, inputs = kept(Switch.DISABLED), kept(Switch.ENABLED)
+    assert inputs < 0.4 * all_of_it
+    # Auto is on for GPUs only, where memory is short.
+    assert kept(Switch.AUTO) == all_of_it
+    # The estimate adds the one layer that is computed again at a time.
+    assert inputs < estimate(shape, Method(full=Full()), work).activations < all_of_it
 
 
 def test_a_model_of_8_billion_takes_what_people_know(tmp_path: Path) -> None:

@@ -267,6 +267,42 @@ def test_an_adapter_on_4_bit_weights_learns(
     assert all(torch.equal(weight.data, before[name]) for name, weight in frozen.items())
 
 
+@pytest.mark.parametrize(
+    ("given", "kind", "is_nested"),
+    [
+        pytest.param({}, "nf4", True, id="as by default"),
+        pytest.param({"double_quantization": False}, "nf4", False, id="constants as they are"),
+        pytest.param({"quantization": "FP4"}, "fp4", True, id="FP4"),
+    ],
+)
+def test_4_bits_are_of_the_kind_asked_for(
+    folder: Path, given: dict[str, Any], kind: str, is_nested: bool
+) -> None:
+    method = Method(qlora=QLora(rank=4, **given))
+    model = load_trainable(folder, method, Precision.FP32, 0, CPU)
+    states = [p.quant_state for p in model.parameters() if isinstance(p, Params4bit)]
+    assert states
+    assert {(state.quant_type, state.nested) for state in states} == {(kind, is_nested)}
+
+
+def test_matrices_decay_and_norms_do_not(folder: Path) -> None:
+    loss = SupervisedLoss(AutoModelForCausalLM.from_pretrained(folder))
+    rules = Hyperparameters(learning_rate="0.1", weight_decay="0.5")
+    optimizer = build_optimizer(loss, rules)
+    assert optimizer.defaults["fused"]
+    before = {name: weight.detach().clone() for name, weight in loss.named_parameters()}
+    for weight in loss.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    kinds = set()
+    for name, weight in loss.named_parameters():
+        kinds.add(weight.ndim)
+        # Decoupled: by the learning rate times the decay, whatever the gradient is.
+        share = 1 - 0.1 * 0.5 if weight.ndim >= 2 else 1.0
+        torch.testing.assert_close(weight, share * before[name], msg=name)
+    assert kinds == {1, 2}
+
+
 def test_8_bit_state_needs_a_gpu(folder: Path) -> None:
     with pytest.raises(UserError, match="AdamW8bit needs a GPU"):
         build_optimizer(adapted(folder), Hyperparameters(optimizer=Optimizer.ADAMW_8BIT))
@@ -294,6 +330,22 @@ def test_chunks_add_up(
     assert parts[0] == pytest.approx(whole[0], rel=1e-6)
     for name, expected in whole[1].items():
         assert (parts[1][name] - expected).norm() <= 1e-5 * expected.norm() + 1e-7, name
+
+
+@pytest.mark.parametrize("way", ["forward", "by_token", "token_nats"])
+def test_logits_are_never_whole(
+    folder: Path, rows: Split, batch: Batch, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in training, nor where rows are scored, nor for losses of pairs."""
+    loss = adapted(folder)
+    settle(loss, rows, 0, ())
+    monkeypatch.setitem(objective.CHUNK_VALUES, "cpu", 260 * 7)
+    at_once: list[int] = []
+    output = loss.model.get_output_embeddings()
+    output.register_forward_hook(lambda _, __, logits: at_once.append(logits[..., 0].numel()))
+    getattr(loss, way)(batch)
+    assert sum(at_once) == len(batch.targets) > 20
+    assert max(at_once) <= 7
 
 
 def test_smoothing_is_for_training_only(folder: Path, batch: Batch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,6 +95,26 @@ def test_scoring_touches_no_generator_of_chance(loss: SupervisedLoss, rows: Spli
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def training_of(folder: Path, rows: Split, **given: Any) -> Training:
+    """Give a training of all weights before its first step, of which each takes eight rows."""
+    settings = Hyperparameters(**{"per_device_batch_size": 8, "learning_rate": "1e-2"} | given)
+    model = SupervisedLoss(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
+    return Training(
+        settings=settings,
+        ranks=Ranks(Accelerator(cpu=True)),
+        loss=model,
+        optimizer=build_optimizer(model, settings),
+        train=rows,
+        validation=None,
+        pad_id=0,
+        plan=BatchPlan(rows.lengths, 0, 8),
+        total_steps=9,
+        checkpoint_every=9,
+        state=TrainState(),
+        curve=Curve(None),
+    )
+
+
 @pytest.mark.parametrize("micro", [1, 2, 3, 8])
 def test_micro_batches_change_nothing_but_the_last_bits(
     folder: Path, rows: Split, micro: int
@@ -101,24 +122,20 @@ def test_micro_batches_change_nothing_but_the_last_bits(
     """Rows have different numbers of supervised tokens, so a mean of means would differ."""
 
     def two_steps(size: int) -> list[float]:
-        settings = Hyperparameters(per_device_batch_size=size, learning_rate="1e-2")
-        model = SupervisedLoss(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
-        training = Training(
-            settings=settings,
-            ranks=Ranks(Accelerator(cpu=True)),
-            loss=model,
-            optimizer=build_optimizer(model, settings),
-            train=rows,
-            validation=None,
-            pad_id=0,
-            plan=BatchPlan(rows.lengths, 0, 8),
-            total_steps=9,
-            checkpoint_every=9,
-            state=TrainState(),
-            curve=Curve(None),
-        )
-        batch = np.arange(8)
-        points = [optimizer_step(training, batch, StopSignal()) for _ in range(2)]
+        training = training_of(folder, rows, per_device_batch_size=size)
+        points = [optimizer_step(training, np.arange(8), StopSignal()) for _ in range(2)]
         return [float(v) for p in points for v in (p.loss, p.gradient_norm)]
 
     assert two_steps(micro) == pytest.approx(two_steps(8), rel=1e-4)
+
+
+@pytest.mark.parametrize("limit", ["0.01", "0"], ids=["clipped", "0: not clipped"])
+def test_gradients_are_clipped_to_their_norm(folder: Path, rows: Split, limit: str) -> None:
+    training = training_of(folder, rows, max_gradient_norm=limit)
+    point = optimizer_step(training, np.arange(8), StopSignal())
+    whole = float(point.gradient_norm)
+    assert whole > 0.1, "what is said is the norm before"
+    # After one step AdamW's mean is a tenth of the gradient that it was given.
+    means = [state["exp_avg"].square().sum() for state in training.optimizer.state.values()]
+    given = 10 * float(torch.stack(means).sum().sqrt())
+    assert given == pytest.approx(float(limit) or whole, rel=1e-3)

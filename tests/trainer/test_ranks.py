@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from tests.ports import free_port
 from tests.trainer.conftest import ROOT_KEYS
 from tests.trainer.gpus import on_gpus
 from tests.trainer.trials import Trial, Watcher, echo_pairs, echo_rows
-from tunesmith_api.result import Outcome, TrainerResult
+from tunesmith_api.result import Outcome, Phase, TrainerProgress, TrainerResult
 from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.__main__ import main
 from tunesmith_trainer.outcome import Interrupted
@@ -121,20 +123,17 @@ def test_two_ranks_do_what_one_does_and_stop_together(
         )
 
 
-@pytest.mark.parametrize("world", [TWO_CPUS, TWO_GPUS])
-def test_the_launcher_passes_sigterm_on_and_waits(
-    make_trial: Callable[..., Trial], tmp_path: Path, world: dict[str, int]
-) -> None:
-    """As the operator starts it on one node: `accelerate launch`, and the pod's SIGTERM."""
-    trial = make_trial(sections=LORA | {"world": world}, hyperparameters={"maxSteps": 100_000})
-    (tmp_path / "run.json").write_text(trial.run().model_dump_json(by_alias=True))
+@contextmanager
+def launched(trial: Trial, folder: Path, port: int = 0) -> Iterator[subprocess.Popen[bytes]]:
+    """Run two ranks as the operator starts them on one node, until the block ends."""
+    (folder / "run.json").write_text(trial.run().model_dump_json(by_alias=True))
     command = [
         *[sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"],
         *["--num_machines", "1", "--num_processes", "2", "--machine_rank", "0"],
         *["--main_process_port", str(free_port()), "--mixed_precision", "no"],
         *["--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"],
-        *["--module", "tunesmith_trainer", "--run", str(tmp_path / "run.json")],
-        *["--work", str(tmp_path / "work"), "--port", "0", "--result", str(tmp_path / "result")],
+        *["--module", "tunesmith_trainer", "--run", str(folder / "run.json")],
+        *["--work", str(folder / "work"), "--port", str(port), "--result", str(folder / "result")],
     ]
     environment = os.environ | {
         "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'trainer_image'}",
@@ -142,19 +141,72 @@ def test_the_launcher_passes_sigterm_on_and_waits(
         "AWS_SECRET_ACCESS_KEY": ROOT_KEYS[1],
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "60",
     }
-    with (tmp_path / "log").open("wb") as log:
+    with (folder / "log").open("wb") as log:
         launcher = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd="/")
     try:
-        wait_for(lambda: '"step": 3,' in (tmp_path / "log").read_text(), launcher)
-        launcher.send_signal(signal.SIGTERM)
-        assert launcher.wait(100) != 0
+        wait_for(lambda: '"step": 3,' in (folder / "log").read_text(), launcher)
+        yield launcher
     finally:
         launcher.terminate()
         launcher.wait(100)
+
+
+@pytest.mark.parametrize("world", [TWO_CPUS, TWO_GPUS])
+def test_the_launcher_passes_sigterm_on_and_waits(
+    make_trial: Callable[..., Trial], tmp_path: Path, world: dict[str, int]
+) -> None:
+    """As the pod's SIGTERM."""
+    trial = make_trial(sections=LORA | {"world": world}, hyperparameters={"maxSteps": 100_000})
+    with launched(trial, tmp_path) as launcher:
+        launcher.send_signal(signal.SIGTERM)
+        assert launcher.wait(100) != 0
     result = TrainerResult.model_validate_json((tmp_path / "result").read_bytes())
     assert result.outcome is Outcome.CHECKPOINTED, (tmp_path / "log").read_text()[-3000:]
     assert result.checkpoint is not None
     assert result.checkpoint.step == result.step >= 3
+
+
+IDLE_SECONDS = 5.0
+"""No step of the tiny model takes nearly as long."""
+
+
+def test_a_rank_that_hangs_is_seen_at_rank_0(
+    make_trial: Callable[..., Trial], tmp_path: Path
+) -> None:
+    """Rank 0 is the one that the operator asks; runPolicy.stallTimeoutSeconds counts from there."""
+    trial = make_trial(
+        sections=LORA | {"world": {"nodes": 2}}, hyperparameters={"maxSteps": 100_000}
+    )
+    port = free_port()
+    with launched(trial, tmp_path, port) as launcher:
+        hung = rank_1_of(launcher)
+        os.kill(hung, signal.SIGSTOP)
+        try:
+            wait_for(lambda: said(port).seconds_since_progress > IDLE_SECONDS, launcher)
+            stuck = said(port)
+            assert stuck.phase is Phase.TRAINING
+            time.sleep(1)
+            # What the other rank had done its part of may still be finished.
+            assert said(port).step <= stuck.step + 1
+        finally:
+            os.kill(hung, signal.SIGCONT)
+        wait_for(lambda: said(port).step > stuck.step + 1, launcher)
+
+
+def rank_1_of(launcher: subprocess.Popen[bytes]) -> int:
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    (found,) = (int(pid) for pid in children if b"RANK=1" in environment_of(pid))
+    return found
+
+
+def environment_of(pid: str) -> list[bytes]:
+    return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
+def said(port: int) -> TrainerProgress:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"http://127.0.0.1:{port}/progress", timeout=60) as answer:
+        return TrainerProgress.model_validate_json(answer.read())
 
 
 def wait_for(happened: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:

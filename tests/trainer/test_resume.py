@@ -230,13 +230,19 @@ def test_resume_never_starts_anew(make_trial: MakeTrial) -> None:
     assert End.of(trial) == undisturbed(make_trial, hyperparameters=slower)
 
 
-def test_half_the_micro_batch_goes_on_from_the_checkpoint(make_trial: MakeTrial) -> None:
-    disturbed = make_trial(name="cut")
+@pytest.mark.parametrize("rows", [4, 3], ids=["four rows", "three rows, which have no half"])
+def test_half_the_micro_batch_goes_on_from_the_checkpoint(make_trial: MakeTrial, rows: int) -> None:
+    given = {"hyperparameters": {"perDeviceBatchSize": rows}}
+    disturbed = make_trial(name="cut", **given)
     with pytest.raises(Interrupted):
         disturbed.go(at_step=6)
-    result = disturbed.go(perDeviceBatchSize=2, gradientAccumulationSteps=2)
+    halved = disturbed.run().hyperparameters.halved()
+    result = disturbed.go(
+        perDeviceBatchSize=halved.per_device_batch_size,
+        gradientAccumulationSteps=halved.gradient_accumulation_steps,
+    )
     assert result.resumed_from_step == 6
-    calm = undisturbed(make_trial).curve
+    calm = undisturbed(make_trial, **given).curve
     assert disturbed.curve()[:6] == calm[:6]
     # Dropout falls otherwise on other micro-batches, so only nearly the same.
     expected = [float(json.loads(line)["loss"]) for line in calm]

@@ -30,7 +30,7 @@ def asking(letter: str) -> list[dict[str, Any]]:
         pytest.param(
             {"compute": {"serviceAccountName": "admin"}},
             (),
-            "Allowed: trainer",
+            "Allowed: trainer. Choose one of them, or add it",
             id="an account that the chart does not allow",
         ),
         pytest.param(

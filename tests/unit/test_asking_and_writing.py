@@ -34,6 +34,8 @@ class Shop:
     asked: list[tuple[str, int]] = field(default_factory=list)
     reconcile: FineTuneJobReconciler = field(default_factory=FineTuneJobReconciler)
     cache: Cache = field(default_factory=Cache)
+    made: Object = field(default_factory=dict)
+    """The attempt's Job."""
     stopped: list[str] = field(default_factory=list)
     """The attempt's Job, once for each pass that wants it gone."""
 
@@ -53,8 +55,9 @@ class Shop:
     def restart_job(self, uid: str) -> None:
         """The attempt's Job, made anew: its trainer has not answered yet."""
         self.cache = Cache()
-        made = bodies.job(TRAIN, uid=uid, owner=UID, status={"startTime": "2026-01-01T00:00:00Z"})
-        self.cache.saw("Job", made)
+        status = {"startTime": "2026-01-01T00:00:00Z"}
+        self.made = bodies.job(TRAIN, uid=uid, owner=UID, status=status)
+        self.cache.saw("Job", self.made)
         state = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
         containers = [{"name": "trainer", "state": state, "started": True}]
         self.cache.saw(
@@ -75,8 +78,8 @@ class Shop:
 
     async def get(self, kind: str, namespace: str, name: str) -> Object | None:
         del namespace, name
-        if kind != "FineTuneJob":
-            return None
+        if kind == "Job":
+            return self.made
         body: Object = make_job().model_dump(mode="json", by_alias=True, exclude_none=True)
         body["status"] = self.status.model_dump(mode="json", by_alias=True, exclude_none=True)
         return body

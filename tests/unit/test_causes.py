@@ -12,7 +12,7 @@ from tunesmith_operator.planning.causes import why_ended
 from tunesmith_operator.planning.observed import SeenJob, SeenPod
 
 DIGEST = "sha256:" + "0" * 64
-MERGED = ArtifactStatus(name="Merged", uri="s3://b/m/", digest=DIGEST, size_bytes=1)
+MERGED = ArtifactStatus(name="Merged", uri="s3://bucket/m/", digest=DIGEST, size_bytes=1)
 
 
 def pod(**facts: Any) -> SeenPod:
@@ -23,7 +23,6 @@ def job(*pods: SeenPod, complete: bool = False, **facts: Any) -> SeenJob:
     return SeenJob(
         name="j",
         uid="j",
-        resource_version="1",
         owner_uid="o",
         stage=StageName.TRAIN,
         attempt=2,

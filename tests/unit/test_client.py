@@ -206,13 +206,10 @@ async def test_a_child_that_vanishes_in_between_is_a_conflict() -> None:
 
 async def test_delete_names_exactly_one_object() -> None:
     server = Server(ok())
-    assert await client(server).delete(
-        "Job", "default", "j", uid="u", resource_version="7", grace_seconds=9
-    )
+    assert await client(server).delete("Job", "default", "j", uid="u", resource_version="7")
     assert server.requests[0].body == {
         "propagationPolicy": "Foreground",
         "preconditions": {"uid": "u", "resourceVersion": "7"},
-        "gracePeriodSeconds": 9,
     }
 
 

@@ -125,6 +125,17 @@ def test_a_job_is_followed_through_gaps_to_its_end(
     assert lines == ["Pending", "Prepare", f"Train, {training}", f"Complete, {training}"]
 
 
+def test_a_job_whose_pod_no_node_takes_says_why(
+    tmp_path: Path, said: Console, capsys: pytest.CaptureFixture[str]
+) -> None:
+    why = condition("Trained", "False", "1 Insufficient cpu").model_copy(
+        update={"reason": "Unschedulable"}
+    )
+    waiting = FineTuneJobStatus(stage=DisplayStage.PENDING, conditions=(condition("Accepted"), why))
+    follow(tmp_path, body(waiting), body(COMPLETE))
+    assert "Pending, waits 1 Insufficient cpu\n" in capsys.readouterr().out
+
+
 def test_a_job_that_fails_ends_too(tmp_path: Path, said: Console) -> None:
     timeline = follow(tmp_path, body(FAILED))
     assert not timeline.succeeded

@@ -99,6 +99,15 @@ def job_and_deployment() -> tuple[FineTuneJob, ModelDeployment]:
     return job, deployment
 
 
+def test_the_demos_job_fits_on_two_cores_beside_a_control_plane_in_pods() -> None:
+    control_plane = 950  # of kind: kubeadm's static pods, two of CoreDNS, kindnet
+    demo = 350  # the operator, the S3 server, two routers
+    job, _ = job_and_deployment()
+    asked = job.spec.compute.resources.requests["cpu"]
+    assert asked.endswith("m")
+    assert int(asked[:-1]) <= 2000 - control_plane - demo
+
+
 def test_the_deployment_rolls_out_what_the_job_offers_it() -> None:
     job, deployment = job_and_deployment()
     assert job.spec.deploy_to is not None

@@ -35,6 +35,21 @@ def test_no_module_is_called_by_an_empty_word() -> None:
     assert not names & banned
 
 
+def test_modules_and_functions_are_short() -> None:
+    long = []
+    for folder in ("operator", "trainer_image", "deploy"):
+        for path in (ROOT / folder).rglob("*.py"):
+            text = path.read_text()
+            if len(text.splitlines()) > 300:
+                long.append(str(path.relative_to(ROOT)))
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    lines = (node.end_lineno or 0) - node.lineno + 1
+                    if lines > 40:
+                        long.append(f"{path.relative_to(ROOT)}: {node.name}, {lines} lines")
+    assert long == [], "modules have at most 300 lines, functions 40"
+
+
 @pytest.mark.parametrize("name", ["operator", "trainer"])
 def test_dockerignore_lets_through_what_a_dockerfile_copies(name: str) -> None:
     lines = (ROOT / f"Dockerfile.{name}").read_text().splitlines()

@@ -211,6 +211,12 @@ async def play_story(random: Random) -> None:
     assert led > 100
 
 
+def test_a_dead_leader_is_followed_within_twenty_seconds() -> None:
+    """The Lease is seen up to one look late, runs out, and is taken at the next look."""
+    looks = 2 * CONFIG.retry_period_seconds
+    assert looks + CONFIG.lease_duration_seconds <= 20
+
+
 async def test_without_an_election_everybody_may_write() -> None:
     always = AlwaysLeader()
     always.fence()

@@ -69,6 +69,9 @@ def test_the_newest_of_some_events(events, message) -> None:
         pytest.param({}, id="no labels"),
         pytest.param({"tunesmith.dev/stage": "dance", "tunesmith.dev/attempt": "1"}, id="stage"),
         pytest.param({"tunesmith.dev/stage": "train", "tunesmith.dev/attempt": "x"}, id="attempt"),
+        pytest.param(
+            {"tunesmith.dev/stage": "train", "tunesmith.dev/attempt": "9" * 63}, id="huge"
+        ),
     ],
 )
 def test_a_job_that_is_no_attempt(labels) -> None:
@@ -155,6 +158,15 @@ def test_a_job_that_is_no_attempt(labels) -> None:
 def test_a_pod(status, facts) -> None:
     seen = parse_pod(pod(status=status))
     assert {name: getattr(seen, name) for name in facts} == facts
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [("3", 3), ("", 0), ("x", 0), pytest.param("9" * 5000, 0, id="more than Python parses")],
+)
+def test_the_index_of_a_pod(text: str, index: int) -> None:
+    notes = {"batch.kubernetes.io/job-completion-index": text}
+    assert parse_pod(pod(meta={"annotations": notes})).index == index
 
 
 def test_of_several_containers_the_failed_one_is_told_of() -> None:

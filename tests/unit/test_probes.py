@@ -7,7 +7,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from tests.unit.bodies import own
-from tunesmith_operator.handlers import PLURALS, take_in, take_in_written
+from tunesmith_operator.handlers import PLURALS, build_settings, take_in, take_in_written
 from tunesmith_operator.handlers.probes import Health, build_app, find_troubles
 from tunesmith_operator.kube.cache import Cache
 from tunesmith_operator.kube.watches import LIMIT_SECONDS, Watches
@@ -79,6 +79,13 @@ def test_a_watch_that_is_neither_answered_nor_heard_of_becomes_silent() -> None:
     clock.now = LIMIT_SECONDS + 1
     assert watches.silent() == ["modeldeployments", "modelversions"]
     assert watches.ages()["jobs"] == 2
+
+
+def test_a_silent_watch_is_given_up_within_75_seconds_and_told_of_after_that() -> None:
+    settings = build_settings().watching
+    given_up = settings.inactivity_timeout + settings.reconnect_backoff
+    assert settings.server_timeout < given_up <= 75, "a quiet watch is no silent one"
+    assert given_up + settings.connect_timeout < LIMIT_SECONDS
 
 
 def test_each_namespace_has_watches_of_its_own() -> None:

@@ -87,3 +87,12 @@ async def test_only_the_watched_namespaces_are_listed() -> None:
     assert cache.counts()["FineTuneJob"] == 0
     await run(Server([own()]), cache, namespaces=("other", "default"))
     assert cache.counts()["FineTuneJob"] == 1
+
+
+async def test_an_object_that_cannot_be_read_keeps_nobody_else_out() -> None:
+    cache = Cache()
+    hostile = pod("hostile", "p-2", meta={"creationTimestamp": "some time ago"})
+    done, keys, _ = await run(Server([own(), hostile, job(), pod()]), cache)
+    assert done
+    assert set(keys) == {KEY}
+    assert [p.name for p in cache.jobs_of("u-a")[0].pods] == ["a-train-1-0-x"]

@@ -25,6 +25,7 @@ from tunesmith_operator.planning.capacity import (
     stable_keeps,
 )
 from tunesmith_operator.planning.rejection import reason_to_reject
+from tunesmith_operator.planning.rollout import decide_rollout
 from tunesmith_operator.planning.serving import (
     MetricSample,
     Sampling,
@@ -54,10 +55,18 @@ JUDGED = [
     pytest.param(metric(max="1"), MetricSample("m", "1"), Verdict.PASS, id="at its limit"),
     pytest.param(metric(max="1"), MetricSample("m", "1.01"), Verdict.FAIL, id="above its limit"),
     pytest.param(metric(min="1"), MetricSample("m", "0.9"), Verdict.FAIL, id="below its limit"),
-    pytest.param(metric(max="1"), MetricSample("m"), Verdict.NO_DATA, id="no value"),
-    pytest.param(metric(max="1"), MetricSample("m", "NaN"), Verdict.NO_DATA, id="not a number"),
-    pytest.param(metric(max="1"), MetricSample("m", "inf"), Verdict.NO_DATA, id="infinite"),
-    pytest.param(metric(max="1"), MetricSample("m", "a lot"), Verdict.NO_DATA, id="text"),
+    pytest.param(metric(max="1"), MetricSample("m"), Verdict.PROVIDER_ERROR, id="no value"),
+    pytest.param(
+        metric(max="1"), MetricSample("m", "NaN"), Verdict.PROVIDER_ERROR, id="not a number"
+    ),
+    pytest.param(metric(max="1"), MetricSample("m", "inf"), Verdict.PROVIDER_ERROR, id="infinite"),
+    pytest.param(metric(max="1"), MetricSample("m", "a lot"), Verdict.PROVIDER_ERROR, id="text"),
+    pytest.param(
+        metric(max="1"), MetricSample("m", "", "", 10), Verdict.PROVIDER_ERROR, id="of enough"
+    ),
+    pytest.param(
+        metric(max="1"), MetricSample("m", "NaN", "", 9), Verdict.NO_DATA, id="NaN, but of few"
+    ),
     pytest.param(
         metric(max="1"), MetricSample("m", "9", requests=9), Verdict.NO_DATA, id="bad, but of few"
     ),
@@ -82,6 +91,15 @@ JUDGED = [
     ),
     pytest.param(relative(20), MetricSample("m", "1"), Verdict.NO_DATA, id="nothing to compare to"),
     pytest.param(
+        relative(20), MetricSample("m", "1", "NaN"), Verdict.PROVIDER_ERROR, id="stable's is none"
+    ),
+    pytest.param(
+        relative(20),
+        MetricSample("m", "1", "NaN", 10, 3),
+        Verdict.NO_DATA,
+        id="stable's is none, of too few requests",
+    ),
+    pytest.param(
         relative(20),
         MetricSample("m", "1", "1", 10, 3),
         Verdict.NO_DATA,
@@ -95,6 +113,12 @@ def test_a_value_is_judged(rule: AnalysisMetric, sample: MetricSample, verdict: 
     judged = judge(rule, sample, 10, has_stable=True)
     assert judged.verdict is verdict
     assert judged.message.startswith("m ")
+
+
+def test_nothing_of_no_requests_is_no_data_even_where_none_are_needed() -> None:
+    judged = judge(metric(max="1"), MetricSample("m", requests=0), 0, has_stable=True)
+    assert judged.verdict is Verdict.NO_DATA
+    assert judged.message == "m was taken over 0 requests, at least 1 are needed"
 
 
 def test_a_dead_stable_is_no_yardstick_but_a_limit_of_its_own_still_is() -> None:
@@ -113,7 +137,8 @@ def analysis(**fields: Any) -> Analysis:
 def sampled(rules: Analysis, *values: str) -> tuple[MetricStatus, ...]:
     known: tuple[MetricStatus, ...] = ()
     for value in values:
-        sample = MetricSample("m", value, error="down" if value == "down" else "")
+        error = "down" if value == "down" else ""
+        sample = MetricSample("m", value, requests=0 if value == "few" else None, error=error)
         known = take(rules, known, Sampling(DIGEST, NOW, (sample,)), has_stable=True)
     return known
 
@@ -123,13 +148,17 @@ WINDOWS = [
     pytest.param(["9", "9", "9"], True, Verdict.FAIL, id="three are enough"),
     pytest.param(["9", "0", "9", "0", "9"], True, Verdict.FAIL, id="not only in a row"),
     pytest.param(
-        ["9", "", "", "", "9", "", "down", "", "9"], True, Verdict.FAIL, id="with little traffic"
+        ["9", "few", "few", "9", "", "down", "few", "9"],
+        True,
+        Verdict.FAIL,
+        id="with little traffic and a provider that comes and goes",
     ),
     pytest.param(
         ["9", "9", "0", "0", "0", "9"], False, Verdict.FAIL, id="what left the window is forgotten"
     ),
     pytest.param(["down"] * 9, False, Verdict.PROVIDER_ERROR, id="a provider is no bad canary"),
-    pytest.param(["", "NaN", ""], False, Verdict.NO_DATA, id="missing values are no failures"),
+    pytest.param(["", "NaN", ""], False, Verdict.PROVIDER_ERROR, id="nor one without numbers"),
+    pytest.param(["few", "few"], False, Verdict.NO_DATA, id="few requests are no failures"),
     pytest.param(["9", "0"], False, Verdict.PASS, id="the last one passes"),
 ]
 
@@ -263,6 +292,23 @@ def test_each_row_says_where_the_traffic_ends(
         router=SeenRouter(now),
     )
     assert choose_traffic(seen, status, 0) == then
+
+
+def test_a_rollback_took_as_long_as_until_the_routers_confirmed_it() -> None:
+    """Not until the look that found it so, which comes when it comes."""
+    deployment = {
+        "metadata": {"name": "d"},
+        "spec": {"source": {"modelVersion": "m"}},
+        "status": {"stable": role(1), "canary": role(2), **rollout(0, **ABORT)},
+    }
+    seen = ServingObservation(
+        ModelDeployment.model_validate(deployment),
+        revisions=(revision(1, 4), revision(2, 1, 1)),
+        router=SeenRouter(Traffic("r1"), since=NOW + timedelta(milliseconds=80)),
+    )
+    last = decide_rollout(seen, NOW + timedelta(seconds=7)).status.last_rollback
+    assert last is not None
+    assert last.restored_after_milliseconds == 80
 
 
 @pytest.mark.parametrize(

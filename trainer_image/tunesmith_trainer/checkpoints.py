@@ -2,8 +2,8 @@
 
 Saving copies the state to host memory; writing it to the local disk and uploading it happen in the
 background while training goes on, one at a time. The manifest is last, so a checkpoint is complete
-or not there. Called by `recipe`, all
-methods on all ranks unless they say otherwise. Nothing is ever unpickled.
+or not there. Called by `recipe`, all methods on all ranks unless they say otherwise. Nothing is
+ever unpickled.
 """
 
 import json

@@ -18,6 +18,7 @@ from tunesmith_api.run import TrainingRun
 from tunesmith_trainer import VERSION
 from tunesmith_trainer.data.dating import date_shown
 from tunesmith_trainer.data.gathering import Gathered, Gatherer
+from tunesmith_trainer.data.newtokens import NewTokens
 from tunesmith_trainer.data.prepared import (
     SPLITS,
     PreparedMeta,
@@ -79,17 +80,14 @@ def prepare(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal) 
     progress.enter(Phase.TOKENIZING)
     rows = row_tokenizer(run, tokenizer, gathered.reading)
     splits = write_splits(rows, gathered.sides, work / "prepared", _looking_up(progress, stop))
-    highest = max(split.highest for split in splits.values())
-    size = vocabulary_size(run, model.path)
-    check_vocabulary(run, size and max(size, tokens.rows), highest)
-    template = used_template(tokenizer, run.dataset)
+    _check_highest(run, model.path, tokens, splits)
     meta = describe(
         run,
         gathered,
         splits,
         rows.counts,
         model=model,
-        template=template,
+        template=used_template(tokenizer, run.dataset),
         template_date=date_shown(tokenizer),
         tokens=tokens,
     )
@@ -108,6 +106,15 @@ def _check_services(run: TrainingRun) -> None:
     check_push(run)
     check_tracking(run)
     check_keys(run)
+
+
+def _check_highest(
+    run: TrainingRun, model: Path, tokens: NewTokens, splits: dict[str, Written]
+) -> None:
+    """Refuse rows with a token that the model has no embedding for, after it got its new ones."""
+    highest = max(split.highest for split in splits.values())
+    size = vocabulary_size(run, model)
+    check_vocabulary(run, size and max(size, tokens.rows), highest)
 
 
 def gather(

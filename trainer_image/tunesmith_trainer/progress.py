@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from tunesmith_api.attempts import StageName
 from tunesmith_api.measurements import Metric
-from tunesmith_api.result import CheckpointRef, Phase, TrainerProgress
+from tunesmith_api.result import LONGEST_ETA_SECONDS, CheckpointRef, Phase, TrainerProgress
 from tunesmith_api.run import TrainingRun
 from tunesmith_trainer.logs import log
 
@@ -134,7 +134,7 @@ class Progress:
                 step=self._step,
                 total_steps=self._total_steps,
                 epoch=self._epoch,
-                eta_seconds=None if self._eta is None else max(0, round(self._eta)),
+                eta_seconds=None if self._eta is None else _whole_seconds(self._eta),
                 seconds_since_progress=round(time.monotonic() - self._touched, 3),
                 metrics=tuple(
                     Metric(name=name, value=f"{value:.6g}") for name, value in self._metrics.items()
@@ -143,6 +143,10 @@ class Progress:
                 resumed_from_step=self._resumed_from,
                 notes=self._notes,
             )
+
+
+def _whole_seconds(eta: float) -> int:
+    return round(min(max(0.0, eta), LONGEST_ETA_SECONDS))
 
 
 class _Metrics:

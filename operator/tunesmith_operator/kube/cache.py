@@ -21,7 +21,6 @@ from tunesmith_operator.kube.known import (
     number,
     read_child,
     read_own,
-    without_version,
 )
 from tunesmith_operator.kube.uses import Uses
 from tunesmith_operator.planning.observed import SeenJob, SeenPod, SeenVersion
@@ -172,8 +171,8 @@ class Cache:
             return self._owner_key(known.owner_uid) if known is not None else None
         self._children[child.uid] = child
         self._by_owner.setdefault(child.owner_uid, set()).add(child.uid)
-        if known is not None and without_version(known.seen) == without_version(child.seen):
-            return None
+        if known is not None and known.seen == child.seen:
+            return None  # it also changes in ways that mean nothing to us
         return self._owner_key(child.owner_uid)
 
     def _forget(self, uid: str) -> Key | None:

@@ -152,15 +152,12 @@ class KubeClient:
         uid: str,
         resource_version: str = "",
         propagation: Literal["Foreground", "Background", "Orphan"] = "Foreground",
-        grace_seconds: int | None = None,
     ) -> bool:
         """Delete exactly that object; False if it is gone; raises Conflict if it is another one."""
         preconditions = {"uid": uid}
         if resource_version:
             preconditions["resourceVersion"] = resource_version
         body: Object = {"propagationPolicy": propagation, "preconditions": preconditions}
-        if grace_seconds is not None:
-            body["gracePeriodSeconds"] = grace_seconds
         path = KINDS[kind].path(namespace, name)
         request = Request("delete", kind, "DELETE", path, body=body)
         answer = await self._exchange(request, also=(404,))

@@ -4,7 +4,7 @@ Small frozen extracts; made here of what the API server says, used by ``cache``.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from tunesmith_operator.kube.kinds import Object
@@ -105,8 +105,3 @@ def number(resource_version: str) -> int:
 def is_newer(meta: Mapping[str, str], known: str) -> bool:
     """Whether an object's metadata is later than a known resourceVersion."""
     return number(meta["resourceVersion"]) > number(known)
-
-
-def without_version(seen: SeenJob | SeenPod | ServingPod) -> SeenJob | SeenPod | ServingPod:
-    """Give what is to be compared: a Job also changes in ways that mean nothing to us."""
-    return replace(seen, resource_version="") if isinstance(seen, SeenJob) else seen

@@ -24,12 +24,19 @@ from tunesmith_operator.planning.sources import servable_formats
 
 _MADE_BY = "batch.kubernetes.io/controller-uid"
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
+_COUNT_DIGITS = 10
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 def parse_time(text: str | None) -> datetime | None:
     """Parse a Kubernetes timestamp."""
     return datetime.fromisoformat(text) if text else None
+
+
+def parse_count(text: str) -> int | None:
+    """Parse what we or Kubernetes have written as a count; None for what anybody else has."""
+    # Python refuses to parse thousands of digits, which fit into an annotation.
+    return int(text) if text.isdecimal() and len(text) < _COUNT_DIGITS else None
 
 
 def controller_uid(meta: Object, kind: str) -> str:
@@ -45,7 +52,7 @@ def parse_job(body: Object) -> SeenJob | None:
     meta, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     labels = meta.get("labels") or {}
     stage, attempt = labels.get(LABEL_STAGE, ""), labels.get(LABEL_ATTEMPT, "")
-    if stage not in set(StageName) or not attempt.isdecimal():
+    if stage not in set(StageName) or (number := parse_count(attempt)) is None:
         return None
     conditions = _true_conditions(status)
     failed, complete = conditions.get("Failed"), conditions.get("Complete")
@@ -54,10 +61,9 @@ def parse_job(body: Object) -> SeenJob | None:
     return SeenJob(
         name=meta["name"],
         uid=meta["uid"],
-        resource_version=meta.get("resourceVersion", ""),
         owner_uid=controller_uid(meta, "FineTuneJob"),
         stage=StageName(stage),
-        attempt=int(attempt),
+        attempt=number,
         created=parse_time(meta.get("creationTimestamp")) or _EPOCH,
         started=parse_time(status.get("startTime")),
         parallelism=spec.get("parallelism", 1),
@@ -80,14 +86,13 @@ def parse_pod(body: Object) -> SeenPod:
     main = _container_facts(status.get("containerStatuses") or ())
     # An init container that cannot start or fails is why the main one never runs.
     facts = init if not main.get("started") and _is_stuck(init) else main
-    index = notes.get(INDEX_ANNOTATION, "0")
     return SeenPod(
         name=meta["name"],
         uid=meta["uid"],
         # Its own Job's label stays on a pod that `kubectl delete --cascade=orphan` has left alone.
         job_uid=controller_uid(meta, "Job") or (meta.get("labels") or {}).get(_MADE_BY, ""),
         phase=status.get("phase", "Pending"),
-        index=int(index) if index.isdecimal() else 0,
+        index=parse_count(notes.get(INDEX_ANNOTATION, "")) or 0,
         ip=status.get("podIP", ""),
         node=spec.get("nodeName", ""),
         created=parse_time(meta.get("creationTimestamp")),

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from tunesmith_api.artifacts import refusal
 from tunesmith_api.labels import LABEL_HOST, LABEL_REVISION
 from tunesmith_operator.kube.kinds import Object
-from tunesmith_operator.kube.parse import controller_uid
+from tunesmith_operator.kube.parse import controller_uid, parse_count
 from tunesmith_operator.planning.gathering import SeenRecord, SeenWorkload
 from tunesmith_operator.planning.serving import SeenRouter, ServingPod, Traffic
 from tunesmith_operator.resources.serving.record import RecordError, read_record
@@ -122,7 +122,7 @@ def _said(parent: Object, generation: int) -> dict[str, Object]:
 
 def _number(meta: Object) -> int:
     text = (meta.get("labels") or {}).get(LABEL_REVISION, "")
-    return int(text) if text.isdecimal() else 0
+    return parse_count(text) or 0
 
 
 def _own_restarts(containers: Sequence[Object]) -> int:

@@ -14,6 +14,7 @@ from tunesmith_api.labels import LABEL_JOB_UID, LABEL_MANAGED_BY, MANAGED_BY
 from tunesmith_operator.kube.cache import Cache
 from tunesmith_operator.kube.client import Page
 from tunesmith_operator.kube.errors import KubeError
+from tunesmith_operator.kube.kinds import Object
 from tunesmith_operator.kube.known import Key
 
 log = structlog.get_logger(__name__)
@@ -73,7 +74,18 @@ async def _resync_kind(
             listed_from.append(page.resource_version)
             for body in page.items:
                 alive.add(body["metadata"]["uid"])
-                key = cache.saw(kind, body)
+                key = _saw(cache, kind, body)
                 if key is not None:
                     changed.add(key)
     return changed | cache.drop_missing(kind, alive, min(listed_from))
+
+
+def _saw(cache: Cache, kind: str, body: Object) -> Key | None:
+    """Take one object in. Whoever may make a pod must not be able to keep us from all others."""
+    try:
+        return cache.saw(kind, body)
+    except Exception:
+        meta = body["metadata"]
+        where = {"namespace": meta.get("namespace"), "name": meta.get("name")}
+        log.exception("an object could not be taken in", kind=kind, **where)
+        return None

@@ -28,8 +28,11 @@ class Value:
     requests: int
 
 
-def measure(metric: BuiltinMetric, counts: Counts) -> Value:
-    """Give the value of a metric; of Restarts, which pods do not count, none."""
+def measure(metric: BuiltinMetric, counts: Counts, *, excuses_ends: bool = False) -> Value:
+    """Give the value of a metric; of Restarts, which pods do not count, none.
+
+    With ``excuses_ends`` the error rate is that of requests whose engine was there to the end.
+    """
     if metric in QUANTILES:
         histogram, share = QUANTILES[metric]
         buckets = {bound: count for (name, bound), count in counts.items() if name == histogram}
@@ -40,9 +43,11 @@ def measure(metric: BuiltinMetric, counts: Counts) -> Value:
         total = counts.get(("tokens_count", 0.0), 0.0)
         value = counts.get(("tokens_sum", 0.0), 0.0) / total if total else None
     else:
+        faults, away = (counts.get((name, 0.0), 0.0) for name in ("faults", "away"))
         total = answered(counts)
         # A broken stream is a fault a moment before it is a request.
-        value = min(1.0, counts.get(("faults", 0.0), 0.0) / total) if total else None
+        total, faults = (max(0.0, total - away), faults) if excuses_ends else (total, faults + away)
+        value = min(1.0, faults / total) if total else None
     return Value("" if value is None else f"{value:.6g}", round(total))
 
 

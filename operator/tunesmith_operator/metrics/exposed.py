@@ -16,5 +16,7 @@ ROUTES = ("chat", "completions", "predict")
 """Routes that ask the model. A list of models or feedback would only dilute what is measured."""
 EXCUSED_CODES = ("401", "413", "429", "499")
 """Answers that say nothing of the revision: refused before it was asked, or given up by clients."""
-FAULTS = ("timeout", "engine_unavailable", "engine_error", "internal")
+ENGINE_AWAY = "engine_unavailable"
+"""The cause of a failed request whose engine was not there, or ended before its answer did."""
+FAULTS = ("timeout", ENGINE_AWAY, "engine_error", "internal")
 """Causes of a failed request that are the revision's: its engine's, or its own pod's."""

@@ -5,7 +5,7 @@ Prometheus' own words. Called by ``sampling``.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -17,6 +17,7 @@ from tunesmith_api.analysis import BuiltinMetric, Endpoint
 from tunesmith_operator.fetching import Unanswerable, Unanswered, fetch, in_short
 from tunesmith_operator.metrics.builtin import QUANTILES, Value
 from tunesmith_operator.metrics.exposed import (
+    ENGINE_AWAY,
     ERRORS,
     EXCUSED_CODES,
     FAULTS,
@@ -62,11 +63,16 @@ def _quantile(share: float, histogram: str, more: str = "") -> BuiltinQuery:
 
 _OF_MODEL = f'route=~"{"|".join(ROUTES)}"'
 _ANSWERED = _increase(REQUESTS, f'{_OF_MODEL},code!~"{"|".join(EXCUSED_CODES)}"')
-_FAULTS = _increase(ERRORS, f'reason=~"{"|".join(FAULTS)}"')
 _HISTOGRAMS = {"latency": (LATENCY, _OF_MODEL), "first_token": (FIRST_TOKEN, "")}
 
+
+def _error_rate(causes: Iterable[str], answered: str) -> BuiltinQuery:
+    faults = _increase(ERRORS, f'reason=~"{"|".join(causes)}"')
+    return BuiltinQuery(f"clamp_max({faults} / ({answered}), 1)", answered)
+
+
 QUERIES: Mapping[BuiltinMetric, BuiltinQuery] = {
-    BuiltinMetric.ERROR_RATE: BuiltinQuery(f"clamp_max({_FAULTS} / {_ANSWERED}, 1)", _ANSWERED),
+    BuiltinMetric.ERROR_RATE: _error_rate(FAULTS, _ANSWERED),
     **{
         metric: _quantile(share, *_HISTOGRAMS[histogram])
         for metric, (histogram, share) in QUANTILES.items()
@@ -77,6 +83,11 @@ QUERIES: Mapping[BuiltinMetric, BuiltinQuery] = {
     ),
 }
 """All but Restarts, which Kubernetes counts. <range> is analysis.intervalSeconds."""
+_WITHOUT_ENDS = _error_rate(
+    (cause for cause in FAULTS if cause != ENGINE_AWAY),
+    _ANSWERED + " - " + _increase(ERRORS, f'reason="{ENGINE_AWAY}"'),
+)
+"""The error rate of requests whose engine was there to the end."""
 
 
 class _Point(BaseModel):
@@ -141,14 +152,31 @@ class Prometheus:
             raise kind(in_short(reply.error) or f"HTTP {answer.status}")
         return _number(reply)[:_LONGEST_VALUE]
 
-    async def measure(self, metric: BuiltinMetric, revision: str, interval_seconds: int) -> Value:
-        """Give the value of a built-in metric over the last interval. Raises Unanswered."""
+    async def measure(
+        self,
+        metric: BuiltinMetric,
+        revision: str,
+        interval_seconds: int,
+        *,
+        excuses_ends: bool = False,
+    ) -> Value:
+        """Give the value of a built-in metric over the last interval.
+
+        Raises Unanswered, also where the server does not know the revision: its counters are there
+        from the start, so without requests they say 0.
+        """
         # At once: two questions to a slow server must not take twice its time.
-        queries = QUERIES[metric]
+        is_rate = metric is BuiltinMetric.ERROR_RATE
+        queries = _WITHOUT_ENDS if is_rate and excuses_ends else QUERIES[metric]
         text, requests = await all_of(
             self.ask(_over(queries.value, interval_seconds), revision),
             self.ask(_over(queries.requests, interval_seconds), revision),
         )
+        if not requests:
+            raise Unanswered(
+                f"Prometheus has no counts of {revision} over the last {interval_seconds} s: let it"
+                " scrape the pods' /metrics, several times in that time"
+            )
         return Value(text, _whole(requests))
 
 

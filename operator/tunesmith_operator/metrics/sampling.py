@@ -48,10 +48,12 @@ class Sampler:
         now: datetime,
         *,
         only: Sequence[AnalysisMetric] | None = None,
+        excuses_ends: bool = False,
     ) -> Sampling:
         """Measure all metrics, or only some of them.
 
-        ``prompts`` has the text of the ConfigMap for each metric that needs one.
+        ``prompts`` has the text of the ConfigMap for each metric that needs one. With
+        ``excuses_ends`` an engine that was not there is not held against the canary.
         """
         metrics = analysis.metrics if only is None else only
         watched = self._watch(canary, stable)
@@ -59,7 +61,7 @@ class Sampler:
         trouble = ""
         if any(needs_pods(metric, analysis) for metric in metrics):
             trouble = await self._scrape(watched, canary, stable)
-        task = Task(analysis, canary, stable, prompts, watched, trouble)
+        task = Task(analysis, canary, stable, prompts, watched, trouble, excuses_ends)
         samples = await asyncio.gather(*(self._sources.sample(task, m) for m in metrics))
         return Sampling(canary.digest, now, tuple(samples))
 

@@ -16,6 +16,7 @@ from yarl import URL
 
 from tunesmith_operator.fetching import Unanswered, fetch
 from tunesmith_operator.metrics.exposed import (
+    ENGINE_AWAY,
     ERRORS,
     EXCUSED_CODES,
     FAILED_IN_A_ROW,
@@ -124,5 +125,5 @@ def _series(name: str, labels: Mapping[str, str]) -> Series | None:
     if name == REQUESTS and labels["route"] in ROUTES and labels["code"] not in EXCUSED_CODES:
         return "requests", 0.0
     if name == ERRORS and labels["reason"] in FAULTS:
-        return "faults", 0.0
+        return ("away" if labels["reason"] == ENGINE_AWAY else "faults"), 0.0
     return _TOKENS.get(name)

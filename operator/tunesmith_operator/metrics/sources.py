@@ -63,6 +63,8 @@ class Task:
     watched: Watched
     trouble: str
     """Why nothing is known of the canary's pods, if nothing is."""
+    excuses_ends: bool = False
+    """Whether it is not held against the canary that the engine of its pods ends."""
 
     def compared(self, metric: AnalysisMetric) -> Measured | None:
         """Give the revision that a metric is held against."""
@@ -124,9 +126,13 @@ class Sources:
         server = Prometheus(self._session, endpoint)
         seconds = task.analysis.interval_seconds
         stable = task.compared(metric)
+
+        def ask(revision: Measured) -> Coroutine[None, None, Value]:
+            return server.measure(kind, revision.name, seconds, excuses_ends=task.excuses_ends)
+
         mine, theirs = await all_of(
-            server.measure(kind, task.canary.name, seconds),
-            _or(server.measure(kind, stable.name, seconds) if stable else None, Value("", 0)),
+            ask(task.canary),
+            _or(ask(stable) if stable else None, Value("", 0)),
         )
         return _sample(metric, mine, theirs if stable else None)
 
@@ -168,8 +174,9 @@ def _count(task: Task, metric: AnalysisMetric, kind: BuiltinMetric) -> MetricSam
         raise Unanswered(task.trouble)
     stable = task.compared(metric)
     canary_counts, stable_counts = task.watched.since(metric.name)
-    mine = builtin.measure(kind, canary_counts)
-    theirs = builtin.measure(kind, stable_counts) if stable else None
+    excuses = task.excuses_ends
+    mine = builtin.measure(kind, canary_counts, excuses_ends=excuses)
+    theirs = builtin.measure(kind, stable_counts, excuses_ends=excuses) if stable else None
     _move_on(task, metric, mine.requests, theirs.requests if theirs else None)
     return _sample(metric, mine, theirs)
 

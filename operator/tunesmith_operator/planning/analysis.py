@@ -151,16 +151,18 @@ def _without_data(metric: AnalysisMetric, sample: MetricSample, min_requests: in
         return Judgement(Verdict.PROVIDER_ERROR, message, needs_change=True)
     if sample.error:
         return Judgement(Verdict.PROVIDER_ERROR, f"{name} could not be asked for: {sample.error}")
-    if _is_too_few(sample.requests, min_requests):
+    if _is_too_few(sample.requests, max(1, min_requests)):
+        needed = f"at least {max(1, min_requests)} are needed"
         return Judgement(
-            Verdict.NO_DATA,
-            f"{name} was taken over {sample.requests} requests, at least {min_requests} are needed",
+            Verdict.NO_DATA, f"{name} was taken over {sample.requests} requests, {needed}"
         )
-    return Judgement(Verdict.NO_DATA, f"{name} has no value" + _quoted(sample.value))
+    # Traffic is there, or nobody counts it: then it is not the canary that owes a number.
+    return Judgement(Verdict.PROVIDER_ERROR, _no_number(name, sample.value))
 
 
-def _quoted(text: str) -> str:
-    return f" that is a number: {text[:_TEXT]!r}" if text else ""
+def _no_number(what: str, text: str) -> str:
+    given = f"no number but {text[:_TEXT]!r}" if text else "no value"
+    return f"{what} could not be measured: the provider gives {given}"
 
 
 def _compare(
@@ -169,15 +171,17 @@ def _compare(
     """Hold the value against stable's."""
     name = metric.name
     stable = parse_number(sample.stable_value)
-    if stable is None:
-        missing = _quoted(sample.stable_value)
-        return Judgement(Verdict.NO_DATA, f"{name} of stable has no value{missing}")
     if _is_too_few(sample.stable_requests, min_requests):
         return Judgement(
             Verdict.NO_DATA,
             f"{name} of stable was taken over {sample.stable_requests} requests, at least"
             f" {min_requests} are needed",
         )
+    if stable is None and sample.stable_value:
+        message = _no_number(f"{name} of stable", sample.stable_value)
+        return Judgement(Verdict.PROVIDER_ERROR, message)
+    if stable is None:
+        return Judgement(Verdict.NO_DATA, f"{name} of stable has no value")
     slack = abs(stable) * Decimal(metric.max_regression_percent or 0) / 100
     is_higher_better = which_is_better(metric) is Better.HIGHER
     worse_by = stable - value if is_higher_better else value - stable

@@ -89,8 +89,9 @@ def _tells_less(ending: Ending) -> tuple[int, bool]:
 def _is_success(result: TrainerResult) -> bool:
     if result.outcome is not Outcome.SUCCEEDED:
         return False
-    # A custom image may claim anything: without a report and artifacts nothing was made.
-    return result.stage == "prepare" or bool(result.report_digest and result.artifacts)
+    # A custom image may claim anything: without a report and artifacts in S3 nothing was made.
+    is_made = result.artifacts and all(a.uri.startswith("s3://") for a in result.artifacts)
+    return result.stage == "prepare" or bool(result.report_digest and is_made)
 
 
 def _why_pod_ended(pod: SeenPod, job: SeenJob) -> Ending:

@@ -141,22 +141,26 @@ def _out_of_memory(
 ) -> None:
     counters = draft.status.counters
     policy = job.spec.compute.on_out_of_memory
-    batch = job.spec.hyperparameters.per_device_batch_size
+    given = job.spec.hyperparameters
     may_halve = active.stage is StageName.TRAIN and policy is OnOutOfMemory.HALVE_BATCH
-    if not may_halve or counters.batch_halvings or batch == 1:
+    if not may_halve or counters.batch_halvings or given.per_device_batch_size == 1:
         message = (
             f"{ending.message}. Raise compute.resources.limits.memory, take a GPU with more"
             " memory, or lower perDeviceBatchSize or maxSequenceLength"
         )
         fail(draft, AttemptReason.OUT_OF_MEMORY, message, active.stage)
         return
-    draft.update(counters=counters.model_copy(update={"batch_halvings": 1}))
-    draft.emit(
-        "Normal",
-        "BatchHalved",
-        f"The next attempt takes {batch // 2} rows at once instead of {batch},"
-        " and twice the gradientAccumulationSteps",
+    halved = given.halved()
+    said = (
+        f"The next attempt takes {halved.per_device_batch_size} rows at once instead of"
+        f" {given.per_device_batch_size}, {halved.gradient_accumulation_steps} times a step"
     )
+    # Events are gone after an hour, and nothing else in the status names the numbers.
+    *before, last = draft.status.attempts
+    noted = last.model_copy(update={"message": f"{last.message[:700].rstrip('.')}. {said}"})
+    counted = counters.model_copy(update={"batch_halvings": 1})
+    draft.update(counters=counted, attempts=(*before, noted))
+    draft.emit("Normal", "BatchHalved", said)
     _retry(draft, active, ending)
 
 

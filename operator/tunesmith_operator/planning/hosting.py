@@ -9,7 +9,11 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
 from tunesmith_api.adapters import WantedAdapter, WantedAdapters, adapter_port
-from tunesmith_api.deploymentstatus import ModelDeploymentStatus, RevisionStatus
+from tunesmith_api.deploymentstatus import (
+    ModelDeploymentStatus,
+    RevisionStatus,
+    RollbackReason,
+)
 from tunesmith_api.modeldeployment import Delivery
 from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.planning.revisions import base_digest, in_use
@@ -90,6 +94,21 @@ def stable_crash_loops(draft: ServingDraft, seen: ServingObservation) -> bool:
     if rejected is not None and not rejected.stable_crash_loops:
         since = max(since, rejected.time + _AFTERMATH)
     return host.last_restart > since
+
+
+def still_crash_loops(draft: ServingDraft, seen: ServingObservation) -> bool:
+    """Whether the engine of stable's pods went on ending after the canary that shared them had
+    been rejected for it: then it was not that canary's doing."""
+    rollback, role = draft.status.last_rollback, draft.status.stable
+    rejected = next((r for r in seen.revisions if rollback and r.digest == rollback.digest), None)
+    stable = seen.revision(role.name) if role else None
+    if rollback is None or rejected is None or stable is None or rejected.host != stable.host:
+        return False
+    host = seen.host(stable.host)
+    if rollback.reason is not RollbackReason.CRASH_LOOPING or host is None:
+        return False
+    is_again = host.last_restart is not None and host.last_restart > rollback.time + _AFTERMATH
+    return is_again and host.most_restarts >= _LOOP
 
 
 def place_adapters(

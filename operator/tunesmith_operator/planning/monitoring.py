@@ -19,6 +19,7 @@ _QUIET_REASONS = {"", "ContainerCreating", "PodInitializing"}
 _START_PATIENCE = timedelta(seconds=120)
 # The Job controller makes pods within a second; watches may be some seconds late.
 _POD_PATIENCE = timedelta(seconds=15)
+_CHECK_IMAGE = "check compute.image or the chart's trainer image, and the pull secrets"
 _QUOTA_IS_FULL = "exceeded quota"
 _EXPORT_PHASES = {Phase.EXPORTING, Phase.UPLOADING}
 
@@ -89,13 +90,13 @@ def _standing_of_pods(attempt: SeenJob, job: FineTuneJob) -> Standing:
             return Standing(
                 Reason.UNSCHEDULABLE,
                 f"No node can take pod {pod.name}{_wanted(job, attempt)}. The scheduler says:"
-                f" {pod.unschedulable}",
+                f" {pod.unschedulable.rstrip('.')}. {_what_would_fit(job, attempt)}",
             )
     for pod in pods:
         if pod.waiting_reason in _PULL_REASONS:
             return Standing(
                 Reason.IMAGE_PULL_FAILING,
-                f"Image {attempt.image} cannot be pulled: {_waits_for(pod)}",
+                f"Image {attempt.image} cannot be pulled: {_waits_for(pod)}; {_CHECK_IMAGE}",
             )
         if pod.waiting_reason not in _QUIET_REASONS:
             return Standing(
@@ -119,6 +120,16 @@ def _wanted(job: FineTuneJob, attempt: SeenJob) -> str:
     return f", which wants {compute.gpus_per_node} GPU(s){kind}"
 
 
+def _what_would_fit(job: FineTuneJob, attempt: SeenJob) -> str:
+    if attempt.stage is not StageName.TRAIN:
+        return "It waits for one: add a node, or lower the chart's prepareResources"
+    asked = "gpusPerNode, gpuType" if job.spec.compute.gpus_per_node else "resources"
+    return (
+        "It waits for one: add or free such a node, or create a job that asks for something else"
+        f" ({asked}, nodeSelector or tolerations of compute)"
+    )
+
+
 def reason_to_stop(seen: Observation, attempt: SeenJob, now: datetime) -> Stop | None:
     """Say why the attempt must be replaced, or None. Time limits are decided elsewhere."""
     for pod in attempt.pods:
@@ -129,8 +140,7 @@ def reason_to_stop(seen: Observation, attempt: SeenJob, now: datetime) -> Stop |
         if pod.waiting_reason in _PULL_REASONS:
             return Stop(
                 AttemptReason.IMAGE_PULL,
-                f"image {attempt.image} cannot be pulled: {_waits_for(pod)}; check"
-                " compute.image or the chart's trainer image, and the pull secrets",
+                f"image {attempt.image} cannot be pulled: {_waits_for(pod)}; {_CHECK_IMAGE}",
             )
         if pod.waiting_reason not in _QUIET_REASONS:
             return Stop(
@@ -178,12 +188,23 @@ def overdue_stage(seen: Observation, attempt: SeenJob, now: datetime) -> str:
         return ""
     if attempt.stage is StageName.PREPARE:
         return _overdue("prepare", limits.prepare, running, now)
-    progress = current_progress(seen, attempt)
-    if progress and progress.phase is Phase.EVALUATING:
-        return _overdue("evaluate", limits.evaluate, progress.phase_start_time, now)
-    if progress and progress.phase in _EXPORT_PHASES:
-        return _overdue("export", limits.export, progress.phase_start_time, now)
+    phase, since = _last_phase(seen, attempt)
+    if phase == Phase.EVALUATING:
+        return _overdue("evaluate", limits.evaluate, since or running, now)
+    if phase in _EXPORT_PHASES:
+        return _overdue("export", limits.export, since or running, now)
+    if phase == Phase.DONE:
+        return ""  # its Job ends any moment
     return _overdue("train", limits.train, running, now)
+
+
+def _last_phase(seen: Observation, attempt: SeenJob) -> tuple[str, datetime | None]:
+    """Give the trainer's phase and its start; one that does not answer is where it last was."""
+    progress = current_progress(seen, attempt)
+    if progress is not None:
+        return progress.phase, progress.phase_start_time
+    known = seen.job.status.progress
+    return (known.phase, known.phase_start_time) if known else ("", None)
 
 
 def _overdue(name: str, limit: int, since: datetime, now: datetime) -> str:
@@ -191,7 +212,7 @@ def _overdue(name: str, limit: int, since: datetime, now: datetime) -> str:
         return ""
     return (
         f"{name} took longer than runPolicy.stageTimeoutSeconds.{name} ({limit} s);"
-        " raise it or give the job more compute"
+        " raise it in a new job, or give that more compute"
     )
 
 

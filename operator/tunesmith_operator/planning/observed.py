@@ -58,7 +58,6 @@ class SeenJob:
 
     name: str
     uid: str
-    resource_version: str
     owner_uid: str
     """uid of the controlling owner, the FineTuneJob; empty if there is none."""
     stage: StageName

@@ -6,6 +6,7 @@ from tunesmith_api.analysis import Verdict
 from tunesmith_api.conditions import DeploymentReason
 from tunesmith_api.deploymentstatus import RolloutStatus
 from tunesmith_api.meta import ConditionStatus
+from tunesmith_operator.planning.hosting import still_crash_loops
 from tunesmith_operator.planning.needs import needed_pods
 from tunesmith_operator.planning.rejection import awaits
 from tunesmith_operator.planning.revisions import is_rejected
@@ -82,7 +83,13 @@ def _held(
     if rollout.abort is not None:
         return Saying(_TRUE, DeploymentReason.ROLLING_BACK, rollout.abort.message)
     if standing.held_by is not None and draft.status.stable is not None:
-        return Saying(_FALSE, DeploymentReason.ROLLBACK_DISABLED, standing.held_by.message)
+        why = standing.held_by.message.rstrip(".")
+        return Saying(
+            _FALSE,
+            DeploymentReason.ROLLBACK_DISABLED,
+            f"{why}. rollback.automatic is false, so it keeps its weight: put the former source"
+            " into the spec, or ask for another revision",
+        )
     if objection is not None:
         return Saying(_FALSE, objection.reason, objection.message)
     return None
@@ -100,17 +107,24 @@ def _at_rest(
         message = f"Revision {status.stable.revision} is what is wanted"
         return Saying(_FALSE, DeploymentReason.ROLLOUT_COMPLETE, message)
     if wanted and is_rejected(status, wanted, draft.plan):
-        return Saying(_FALSE, DeploymentReason.REVISION_REJECTED, _why_rejected(draft, wanted))
+        message = _why_rejected(draft, seen, wanted)
+        return Saying(_FALSE, DeploymentReason.REVISION_REJECTED, message)
     return Saying(_FALSE, DeploymentReason.PAUSED, "spec.paused holds the roll-out back")
 
 
-def _why_rejected(draft: ServingDraft, wanted: str) -> str:
+def _why_rejected(draft: ServingDraft, seen: ServingObservation, wanted: str) -> str:
     last = draft.status.last_rollback
     why = last.message if last and last.digest == wanted else "it was rejected before"
+    again = ""
+    if last and last.digest == wanted and still_crash_loops(draft, seen):
+        again = (
+            " Containers of those pods have ended again without it, so that is stable's doing, and"
+            " it will not be held to that when it is tried again."
+        )
     return (
-        f"The wanted revision was rejected: {why.rstrip('.')}. It is tried again only when the spec"
-        " changes: the revision, or the steps, analysis, failFast or readyTimeoutSeconds it is"
-        " judged by"
+        f"The wanted revision was rejected: {why.rstrip('.')}.{again} It is tried again only when"
+        " the spec changes: the revision, or the steps, analysis, failFast or readyTimeoutSeconds"
+        " it is judged by"
     )
 
 

@@ -122,8 +122,6 @@ def _by_time(
     canary: SeenRevision | None,
     now: datetime,
 ) -> Rejection | None:
-    if seen.deployment.spec.paused:
-        return None
     if rollout.unready_time and now >= ready_deadline(rollout, spec):
         why = (canary.waiting if canary else "") or seen.refused
         waits = f": {why}" if why else ""

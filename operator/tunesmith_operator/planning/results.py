@@ -1,5 +1,6 @@
 """What a stage that succeeded means: data ready, gates judged, version made. Pure."""
 
+import re
 from datetime import timedelta
 
 from tunesmith_api.conditions import ConditionType, Reason
@@ -8,6 +9,7 @@ from tunesmith_api.gates import judge, parse_number
 from tunesmith_api.jobstatus import Architecture, NamedRef, ReportRef
 from tunesmith_api.measurements import Metric, Verdict
 from tunesmith_api.modelversion import (
+    METRIC_PATTERN,
     Artifact,
     BaseModelRef,
     Lineage,
@@ -23,6 +25,9 @@ from tunesmith_operator.planning.endings import complete, fail
 from tunesmith_operator.planning.names import model_name, version_name
 from tunesmith_operator.planning.observed import Observation, SeenVersion
 from tunesmith_operator.planning.offers import make_offer, say_offer, tags_of
+
+_LARGE = 1_000_000
+_NUMBER = re.compile(METRIC_PATTERN)
 
 
 def prepared(draft: JobDraft, result: TrainerResult) -> None:
@@ -94,7 +99,9 @@ def _final_metrics(result: TrainerResult) -> tuple[Metric, ...]:
 def _rounded(number: str) -> str:
     """Round for a column; the report keeps every digit."""
     parsed = parse_number(number)
-    return number if parsed is None else f"{parsed:.4f}"
+    if parsed is None:
+        return number
+    return f"{parsed:.4f}" if abs(parsed) < _LARGE else f"{parsed:.6g}"
 
 
 def _say_verdict(draft: JobDraft, job: FineTuneJob) -> None:
@@ -146,7 +153,9 @@ def _next_number(versions: tuple[SeenVersion, ...], model: str) -> str:
 
 
 def _or_none(number: str) -> str | None:
-    return number if parse_number(number) is not None else None
+    """Give a number as a version holds it, or None."""
+    is_number = parse_number(number) is not None and _NUMBER.fullmatch(number)
+    return number if is_number else None
 
 
 def _parent(seen: Observation) -> str:
@@ -195,9 +204,9 @@ def _version_spec(draft: JobDraft, seen: Observation, model: str, version: str) 
         base_model=BaseModelRef(uri=job.spec.model.uri, revision=status.resolved.model_revision),
         lineage=_lineage(draft, seen),
         metrics=tuple(
-            VersionMetric(name=m.metric, value=m.value, base_value=_or_none(m.base_value))
+            VersionMetric(name=m.metric, value=value, base_value=_or_none(m.base_value))
             for m in measurements
-            if parse_number(m.value) is not None
+            if (value := _or_none(m.value)) is not None
         ),
         parameters=kind.parameters,
         context_length=kind.context_length,

@@ -13,7 +13,7 @@ from tunesmith_api.run import (
     sections_of,
 )
 from tunesmith_api.sharding import Sharding
-from tunesmith_api.training import Hyperparameters, S3Options
+from tunesmith_api.training import S3Options
 from tunesmith_operator.config import Config
 from tunesmith_operator.planning.names import run_uri
 
@@ -29,7 +29,8 @@ def build_run(
 ) -> TrainingRun:
     """Give the run of an attempt; `baselines` are the earlier versions it measures."""
     meta = job.metadata
-    settings = _halved(job.spec.hyperparameters, job.status.counters.batch_halvings)
+    given = job.spec.hyperparameters
+    settings = given.halved() if job.status.counters.batch_halvings else given
     return TrainingRun(
         job=JobRef(namespace=meta.namespace, name=meta.name, uid=meta.uid),
         stage=stage,
@@ -87,15 +88,4 @@ def _connection(job: FineTuneJob, config: Config) -> S3Connection:
         model_secret=secret(spec.model.secret_ref),
         dataset_secret=secret(spec.dataset.secret_ref),
         output_secret=secret(spec.output.secret_ref),
-    )
-
-
-def _halved(given: Hyperparameters, times: int) -> Hyperparameters:
-    """Half the rows at once, twice as often: the same optimizer step in less memory."""
-    factor = 2**times
-    return given.model_copy(
-        update={
-            "per_device_batch_size": max(1, given.per_device_batch_size // factor),
-            "gradient_accumulation_steps": given.gradient_accumulation_steps * factor,
-        }
     )

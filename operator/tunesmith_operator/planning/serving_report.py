@@ -163,7 +163,13 @@ def _stalled(
         return Saying(_TRUE, DeploymentReason.CHILD_REFUSED, refused)
     if standing.held_by is not None:
         # The first revision of all: there is nothing to go back to, so it is waited for.
-        return Saying(_TRUE, DeploymentReason.NO_REVISION, standing.held_by.message)
+        why = standing.held_by.message.rstrip(".")
+        return Saying(
+            _TRUE,
+            DeploymentReason.NO_REVISION,
+            f"{why}. Nothing has served before, so it is waited for: mend that, or ask for another"
+            " revision",
+        )
     return Saying(_FALSE, DeploymentReason.NOT_STALLED, "Nothing stands in the way")
 
 

@@ -36,6 +36,7 @@ from tunesmith_operator.planning.runs import build_run, trainer_image
 from tunesmith_operator.planning.watching import HINDRANCES, end_by_time, note_image, watch
 
 _KEPT_JOBS = 3
+_VERSION_LOOK = timedelta(minutes=1)
 
 
 def decide(seen: Observation, config: Config, now: datetime) -> Decision:
@@ -73,6 +74,9 @@ def _accept(draft: JobDraft, seen: Observation, config: Config) -> bool:
         if before is None or before.reason != wrong.reason:
             draft.emit("Warning", wrong.reason, wrong.message)
         draft.no(ConditionType.ACCEPTED, wrong.reason, wrong.message)
+        if wrong.reason is Reason.VERSION_EXISTS:
+            # All else that a spec is held against changes with the spec or a new operator.
+            draft.look_again_in(_VERSION_LOOK)
         return False
     draft.yes(ConditionType.ACCEPTED, Reason.VALID_SPEC, "The spec can be run")
     if draft.status.start_time is None:

@@ -10,7 +10,7 @@ from tunesmith_api.analysis import Verdict
 from tunesmith_api.engine import RouterType
 from tunesmith_operator.planning.analysis import next_sample_time
 from tunesmith_operator.planning.early import next_look_time
-from tunesmith_operator.planning.rejection import data_deadline, hold_end, ready_deadline
+from tunesmith_operator.planning.rejection import hold_end, ready_deadline
 from tunesmith_operator.planning.serving_draft import ServingDraft
 
 # How long a burst of errors may go unseen; failFast is judged at every look.
@@ -30,9 +30,9 @@ def ask_to_be_woken(draft: ServingDraft) -> None:
         draft.look_again_in(_FAST_LOOK)
     times = [next_sample_time(rollout, spec.analysis), next_look_time(rollout, spec.analysis)]
     if not draft.spec.paused:
+        # A lack of data is found by a sample, never by the clock alone.
         times += [
             ready_deadline(rollout, spec) if rollout.unready_time else None,
-            data_deadline(rollout, spec),
             hold_end(rollout, spec) if rollout.verdict is Verdict.PASS else None,
         ]
     # What is over was acted on just now, or waits for something that wakes by itself.

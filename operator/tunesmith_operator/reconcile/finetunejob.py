@@ -17,8 +17,13 @@ from tunesmith_api.jobstatus import FineTuneJobStatus
 from tunesmith_api.labels import LABEL_JOB_UID
 from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_api.result import PROGRESS_PORT, TrainerProgress
-from tunesmith_operator.kube.errors import AlreadyExists, Invalid, NotOurs, Refused
-from tunesmith_operator.kube.parse import newest_message, parse_target, parse_version
+from tunesmith_operator.kube.errors import AlreadyExists, Conflict, Invalid, NotOurs, Refused
+from tunesmith_operator.kube.parse import (
+    newest_message,
+    parse_job,
+    parse_target,
+    parse_version,
+)
 from tunesmith_operator.planning.acceptance import invalid_child, refused
 from tunesmith_operator.planning.actions import (
     Action,
@@ -202,13 +207,21 @@ async def carry_out(world: World, job: FineTuneJob, action: Action) -> None:
     match action:
         case StartAttempt():
             await _start(world, job, action)
-        case StopAttempt(job_name=name, uid=uid) | DeleteAttempt(job_name=name, uid=uid):
+        case StopAttempt():
+            await _stop(world, meta.namespace, action)
+        case DeleteAttempt(job_name=name, uid=uid):
             await world.kube.delete("Job", meta.namespace, name, uid=uid)
         case MakeVersion():
             await _make_version(world, job, action)
         case DeleteSelf(uid=uid):
+            # The time to live is mutable: it must still be the one that is over.
             await world.kube.delete(
-                FineTuneJob.KIND, meta.namespace, meta.name, uid=uid, propagation="Background"
+                FineTuneJob.KIND,
+                meta.namespace,
+                meta.name,
+                uid=uid,
+                resource_version=meta.resource_version,
+                propagation="Background",
             )
         case Emit():
             emit(world, FineTuneJob.KIND, meta, action)
@@ -222,6 +235,24 @@ async def _start(world: World, job: FineTuneJob, action: StartAttempt) -> None:
         await world.kube.create_or_adopt(build_service(job), uid)
     manifest = build_job(job, action.job_name, action.run, world.config)
     await world.kube.create_or_adopt(manifest, uid)
+
+
+async def _stop(world: World, namespace: str, action: StopAttempt) -> None:
+    """Delete a Job that still runs.
+
+    One that has ended by now is for the next pass to judge: what came of it would go with it.
+    """
+    body = await world.kube.get("Job", namespace, action.job_name)
+    if body is None or body["metadata"]["uid"] != action.uid:
+        return
+    live = parse_job(body)
+    if live is not None and live.is_finished:
+        world.cache.saw("Job", body)
+        raise Conflict(f"Job {namespace}/{action.job_name} has ended before it was stopped")
+    version = body["metadata"]["resourceVersion"]
+    await world.kube.delete(
+        "Job", namespace, action.job_name, uid=action.uid, resource_version=version
+    )
 
 
 async def _make_version(world: World, job: FineTuneJob, action: MakeVersion) -> None:

@@ -84,6 +84,14 @@ async def _delete_own(world: World, deployment: ModelDeployment, kind: str, name
     found = await world.kube.get(kind, meta.namespace, name)
     if found is None or controller_uid(found["metadata"], ModelDeployment.KIND) != meta.uid:
         return
-    # In the background: the name is free at once, for a user who changes their mind.
-    uid = found["metadata"]["uid"]
-    await world.kube.delete(kind, meta.namespace, name, uid=uid, propagation="Background")
+    seen = found["metadata"]
+    # In the background: the name is free at once, for a user who changes their mind. As it was
+    # looked at: it may be somebody else's since.
+    await world.kube.delete(
+        kind,
+        meta.namespace,
+        name,
+        uid=seen["uid"],
+        resource_version=seen["resourceVersion"],
+        propagation="Background",
+    )

@@ -44,6 +44,7 @@ async def take_samples(
         _compared(world, deployment, reading, status),
         await _prompts(world, deployment),
         world.now(),
+        excuses_ends=status.rollout is not None and status.rollout.stable_crash_loops,
     )
 
 
@@ -61,7 +62,13 @@ async def look_early(
         return unlooked("", now)
     stable = _compared(world, deployment, reading, status)
     found = await world.serving.sampler.take(
-        analysis, canary, stable, {}, now, only=urgent(rollout, analysis)
+        analysis,
+        canary,
+        stable,
+        {},
+        now,
+        only=urgent(rollout, analysis),
+        excuses_ends=rollout.stable_crash_loops,
     )
     return replace(found, is_early=True)
 

@@ -93,8 +93,15 @@ async def _delete_unwanted(
     for kind in optional.keys() - {manifest["kind"] for manifest in wanted}:
         found = await world.kube.get(kind, meta.namespace, optional[kind])
         if found is not None and _is_ours(found, deployment):
-            uid = found["metadata"]["uid"]
-            await world.kube.delete(kind, meta.namespace, optional[kind], uid=uid)
+            seen = found["metadata"]
+            # As it was looked at: it may be somebody else's since.
+            await world.kube.delete(
+                kind,
+                meta.namespace,
+                optional[kind],
+                uid=seen["uid"],
+                resource_version=seen["resourceVersion"],
+            )
 
 
 def _is_ours(found: Object, deployment: ModelDeployment) -> bool:

@@ -49,7 +49,6 @@ class Kube(Protocol):
         uid: str,
         resource_version: str = "",
         propagation: Literal["Foreground", "Background", "Orphan"] = "Foreground",
-        grace_seconds: int | None = None,
     ) -> bool:
         """Delete exactly that object; False if it is gone; raises Conflict if it is another one."""
 
@@ -145,6 +144,7 @@ class Samples(Protocol):
         now: datetime,
         *,
         only: Sequence[AnalysisMetric] | None = None,
+        excuses_ends: bool = False,
     ) -> Sampling:
         """Measure all metrics once, or only some of them."""
 

@@ -140,7 +140,10 @@ class _Unpacked(io.RawIOBase):
             if self._count == 0 and not self._is_packed():
                 ending = self._file.uri.rpartition(".")[2]
                 refuse(self._file, f"not packed, whatever its name says: take .{ending} off it")
-            refuse(self._file, f"damaged ({error}) after {self._count} unpacked bytes")
+            refuse(
+                self._file,
+                f"damaged ({error}) after {self._count} unpacked bytes: pack or upload it again",
+            )
         self._count += len(data)
         check_ratio(self._file, self._count)
         buffer[: len(data)] = data

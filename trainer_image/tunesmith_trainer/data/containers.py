@@ -234,4 +234,8 @@ def _parquet_rows(file: SourceFile, source: Any) -> Iterator[Record]:
                 number += 1
                 yield Record(number, value, b"")
     except (pa.ArrowException, OSError) as error:
-        refuse(file, f"no Parquet file, or damaged after row {number} ({shorten(str(error), 200)})")
+        refuse(
+            file,
+            f"no Parquet file, or damaged after row {number} ({shorten(str(error), 200)}): write or"
+            " upload it again",
+        )

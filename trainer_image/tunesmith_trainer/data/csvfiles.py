@@ -94,7 +94,7 @@ def _header(file: SourceFile, table: Iterator[list[str]]) -> list[str]:
     try:
         header = [name.strip() for name in next(table, [])]
     except csv.Error as error:
-        refuse(file, f"no table: the header is not CSV ({error})")
+        refuse(file, f"no table: the header is not CSV ({error}); correct its first line")
     check_names(file, header)
     return header
 

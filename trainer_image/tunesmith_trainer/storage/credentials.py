@@ -28,6 +28,9 @@ KEY_ID, SECRET_KEY, SESSION_TOKEN = (
     "AWS_SESSION_TOKEN",
 )
 CONNECTIONS = 24
+_CONNECT_SECONDS = 10
+_SILENCE_SECONDS = 60
+"""A server that says nothing for so long is asked again, over a connection of its own."""
 
 
 def secret_of(connection: S3Connection, role: Role) -> str:
@@ -62,8 +65,8 @@ def make_client(connection: S3Connection, role: Role, credentials_root: Path) ->
         config=Config(
             signature_version="s3v4",
             max_pool_connections=CONNECTIONS,
-            connect_timeout=10,
-            read_timeout=60,
+            connect_timeout=_CONNECT_SECONDS,
+            read_timeout=_SILENCE_SECONDS,
             tcp_keepalive=True,
             # Many S3 servers know no trailing checksums; our own sha256 are in the manifests.
             request_checksum_calculation="when_required",
