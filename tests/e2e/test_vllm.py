@@ -57,7 +57,9 @@ def fleet(lab: Lab, image: str) -> Iterator[Deployments]:
 def engine(*more: str) -> Manifest:
     # What anybody changes who has no GPU.
     args = ["--enforce-eager", "--max-model-len=256", *more]
-    env = [{"name": "VLLM_CPU_KVCACHE_SPACE", "value": "1"}]
+    # Its own images have a compiler, ours has none.
+    known = {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCHDYNAMO_DISABLE": "1"}
+    env = [{"name": name, "value": text} for name, text in known.items()]
     resources = {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "6Gi"}}
     return {"type": "VLLM", "args": args, "env": env, "resources": resources}
 
