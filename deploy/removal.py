@@ -20,6 +20,7 @@ OURS = (
     "logs",
     "roots",
     "vllm",
+    "peers",
 )
 FILES = (
     "pip.conf",
