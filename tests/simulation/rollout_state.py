@@ -144,7 +144,8 @@ class RolloutState:
     def what_watches_show(self) -> object:
         """Everything but the status and the router: own writes and counters wake nobody."""
         pods = {r.name: (r.replicas, r.ready) for r in self.revisions.values()}
-        return self.deployment.spec, pods, [self.seen(r).restarts for r in self.revisions.values()]
+        restarts = [self.seen(r).restarts for r in self.revisions.values()]
+        return self.deployment.metadata.generation, pods, restarts
 
     def number(self, name: str) -> int:
         return self.revisions[name].number

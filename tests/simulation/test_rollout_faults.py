@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.simulation.rollout_parts import RULES, Model
+from tests.simulation.rollout_parts import RULES, Model, Pod
 from tests.simulation.rollout_world import OperatorDied, RolloutWorld
 from tests.simulation.rollouts import (
     QUICK,
@@ -40,6 +40,27 @@ def test_a_good_new_revision_can_take_over_from_a_broken_stable() -> None:
     assert world.status.stable is not None
     assert world.status.stable.revision == 2
     assert world.status.stable.weight == 100
+
+
+@pytest.mark.parametrize("seconds", range(34, 44))
+def test_a_canary_that_stood_in_for_stable_is_not_to_blame_for_missing_numbers(
+    seconds: int,
+) -> None:
+    """Stable's pods come back one by one: then it is there, and has no traffic to compare with."""
+    analysis = {**RULES["analysis"], "onInsufficientData": "RollBack"}
+    world = at_weight(serving(analysis=analysis, steps=[{"weight": 25, "holdSeconds": 50}]), 25)
+    world.models[1] = Model(never_ready="its node is lost")
+    stable = next(r for r in world.revisions.values() if r.number == 1)
+    stable.pods = [Pod(starts_in=3 * n) for n, _ in enumerate(stable.pods, 1)]
+    canary = next(r.name for r in world.revisions.values() if r.number == 2)
+    until(world, lambda w: w.traffic == Traffic(main=canary), 5)
+    for _ in range(seconds):
+        world.turn()
+    del world.models[1]
+    settle(world)
+    assert world.status.last_rollback is None
+    assert world.status.stable is not None
+    assert world.status.stable.revision == 2
 
 
 class Unwilling(RolloutWorld):

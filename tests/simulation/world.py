@@ -61,8 +61,8 @@ class World(TrainingCluster):
         """Children and the spec: its own writes and versions wake nobody, as in kube/cache.py."""
         attempts = [a.job for a in self.attempts.values()]
         strays = [a.pod for a in self.strays]
-        spec = self.job.spec if self.job else None
-        return spec, attempts, strays
+        generation = self.job.metadata.generation if self.job else None
+        return generation, attempts, strays
 
     def wake(self) -> None:
         """Reconcile when a watch shows something new or the last pass asked to be woken by now."""

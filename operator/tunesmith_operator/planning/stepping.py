@@ -171,12 +171,13 @@ def _note_readiness(draft: ServingDraft, seen: ServingObservation) -> None:
 
     A pause stops both clocks, and only that of data stops while a person is waited for: people
     sleep when traffic does, and what they decide in the morning is not overtaken by the night.
+    It stops, too, while the canary stands in for a stable that is down: that owes the numbers.
     """
     rollout = _rollout(draft)
     if draft.spec.paused:
         draft.update_rollout(unready_time=None, data_time=None)
         return
-    if awaits(draft.spec.rollout, rollout, draft.now):
+    if awaits(draft.spec.rollout, rollout, draft.now) or _lacks_a_yardstick(draft, seen):
         rollout = draft.update_rollout(data_time=None)
     elif rollout.step_start_time is not None and rollout.data_time is None:
         rollout = draft.update_rollout(data_time=draft.now)
@@ -184,6 +185,14 @@ def _note_readiness(draft: ServingDraft, seen: ServingObservation) -> None:
         draft.update_rollout(unready_time=None)
     elif rollout.unready_time is None:
         draft.update_rollout(unready_time=draft.now)
+
+
+def _lacks_a_yardstick(draft: ServingDraft, seen: ServingObservation) -> bool:
+    """Whether the router sends stable nothing although the canary was not granted everything."""
+    stable, traffic = draft.status.stable, seen.traffic
+    if stable is None or traffic is None or _rollout(draft).weight == 100:
+        return False
+    return traffic.share(stable.name) == 0
 
 
 def _is_ready_for(draft: ServingDraft, seen: ServingObservation, weight: int) -> bool:
