@@ -195,7 +195,8 @@ class AdapterWorld(RolloutWorld):
     def what_watches_show(self) -> object:
         """Pods and whether they are ready; never what they hold."""
         pods = {h.name: [(p.name, p.is_ready, p.restarts) for p in h.pods] for h in self.all_hosts}
-        return self.deployment.spec, {h.name: h.replicas for h in self.all_hosts}, pods
+        generation = self.deployment.metadata.generation
+        return generation, {h.name: h.replicas for h in self.all_hosts}, pods
 
     def holdings(self) -> object:
         return [(p.name, n, p.holds(n)) for h in self.all_hosts for p in h.pods for n in p.loading]
@@ -361,7 +362,7 @@ class AdapterWorld(RolloutWorld):
         # Pods that stable's own adapter ends all the time, or that cannot get it, are never ready
         # all at once.
         is_broken = rollout.stable_crash_loops or self.model(stable).never_ready
-        missing = (stable.ready if is_broken else wanted) - canary.ready
+        missing = min(wanted, stable.ready if is_broken else wanted) - canary.ready
         assert missing <= 0 or stable.ready == 0, f"{missing} pods do not hold it"
 
 

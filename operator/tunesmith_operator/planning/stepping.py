@@ -123,7 +123,7 @@ def _sample(draft: ServingDraft, seen: ServingObservation) -> None:
     if not is_due(rollout, analysis, sampling.taken, _canary(draft, seen)):
         return
     stable = seen.revision(draft.status.stable.name) if draft.status.stable else None
-    has_stable = stable is not None and stable.ready_replicas > 0
+    has_stable = stable is not None and stable.ready_replicas > 0 and not _stands_in(draft, seen)
     metrics: tuple[MetricStatus, ...] | None
     if sampling.is_early:
         rollout = draft.update_rollout(look_time=sampling.taken)
@@ -177,7 +177,7 @@ def _note_readiness(draft: ServingDraft, seen: ServingObservation) -> None:
     if draft.spec.paused:
         draft.update_rollout(unready_time=None, data_time=None)
         return
-    if awaits(draft.spec.rollout, rollout, draft.now) or _lacks_a_yardstick(draft, seen):
+    if awaits(draft.spec.rollout, rollout, draft.now) or _stands_in(draft, seen):
         rollout = draft.update_rollout(data_time=None)
     elif rollout.step_start_time is not None and rollout.data_time is None:
         rollout = draft.update_rollout(data_time=draft.now)
@@ -187,8 +187,11 @@ def _note_readiness(draft: ServingDraft, seen: ServingObservation) -> None:
         draft.update_rollout(unready_time=draft.now)
 
 
-def _lacks_a_yardstick(draft: ServingDraft, seen: ServingObservation) -> bool:
-    """Whether the router sends stable nothing although the canary was not granted everything."""
+def _stands_in(draft: ServingDraft, seen: ServingObservation) -> bool:
+    """Whether stable gets nothing although the canary was not granted everything.
+
+    Its pods may be there, but too few to take their traffic back: nothing can be compared.
+    """
     stable, traffic = draft.status.stable, seen.traffic
     if stable is None or traffic is None or _rollout(draft).weight == 100:
         return False
