@@ -31,7 +31,6 @@ from tunesmith_operator.planning.gathering import (
 )
 from tunesmith_operator.planning.hosting import assumed
 from tunesmith_operator.planning.serving import (
-    RevisionCounts,
     SeenRevision,
     SeenRouter,
     ServingObservation,
@@ -166,9 +165,6 @@ class AdapterWorld(RolloutWorld):
         )
 
     def observe(self) -> ServingObservation:
-        counts = tuple(
-            RevisionCounts(r.name, r.requests, r.consecutive) for r in self.revisions.values()
-        )
         objects = self.objects()
         self.looked = self.holdings()
         meta = self.deployment.metadata
@@ -180,7 +176,7 @@ class AdapterWorld(RolloutWorld):
             hosts=gather_hosts(meta, objects),
             router=None
             if self.router_silent_for
-            else SeenRouter(self.traffic, self.is_settled, counts),
+            else SeenRouter(self.traffic, self.is_settled, self.counts()),
             sampling=self.delivered(),
             was_away=self.looks.was_away(KEY, self.now),
         )

@@ -63,8 +63,6 @@ class RolloutCluster(RolloutChecks):
             if clock == "away_for" and getattr(self, clock) and not left:
                 self.due, self.is_cluster_away = self.now, False
             setattr(self, clock, left)
-        if self.dry_for or self.provider_sick_for:
-            self.blinded = self.now
         f = self.faults
         if self.chance(f.router_silent):
             self.router_silent_for = self.rng.randint(1, 8)
@@ -75,6 +73,8 @@ class RolloutCluster(RolloutChecks):
             self.dry_for = self.rng.randint(5, 90)
         if self.chance(f.provider):
             self.fail_provider(self.rng.randint(5, 90), self.rng.choice(SICK))
+        if self.dry_for or self.provider_sick_for:
+            self.blinded = self.now
         if self.chance(f.router_edited) and self.traffic and self.traffic.canary:
             # Only downwards: an edit that raises a weight is somebody's wish, not our rule.
             self.traffic = Traffic(main=self.traffic.main)

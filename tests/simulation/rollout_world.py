@@ -18,6 +18,7 @@ from tunesmith_operator.planning.serving import (
     RevisionCounts,
     SeenRouter,
     ServingObservation,
+    Traffic,
 )
 from tunesmith_operator.planning.serving_actions import (
     DeleteRevision,
@@ -37,18 +38,23 @@ class OperatorDied(Exception):
 
 class RolloutWorld(RolloutMeasuring):
     def observe(self) -> ServingObservation:
-        counts = tuple(
-            RevisionCounts(r.name, r.requests, r.consecutive) for r in self.revisions.values()
-        )
         return ServingObservation(
             deployment=self.deployment,
             versions=self.versions,
             revisions=tuple(self.seen(r) for r in self.revisions.values()),
             router=None
             if self.router_silent_for
-            else SeenRouter(self.traffic, self.is_settled, counts),
+            else SeenRouter(self.traffic, self.is_settled, self.counts()),
             sampling=self.delivered(),
             was_away=self.looks.was_away(KEY, self.now),
+        )
+
+    def counts(self) -> tuple[RevisionCounts, ...]:
+        """Give what the router counted, as planning/routing.py reads it."""
+        traffic = self.traffic or Traffic(main="")
+        return tuple(
+            RevisionCounts(r.name, r.requests, r.consecutive if traffic.touches(r.name) else 0)
+            for r in self.revisions.values()
         )
 
     def wake(self, until: datetime) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tunesmith_api.router import (
-    RouterCounts,
     RouterEndpoint,
     RouterReport,
     RouterRevision,
@@ -100,7 +99,7 @@ def read_answers(answers: Sequence[RouterAnswer]) -> SeenRouter | None:
     return SeenRouter(
         traffic=_traffic(told[0]) if told else None,
         is_settled=not is_silent and len(set(splits)) == 1 and any(a.pod.is_ready for a in answers),
-        counts=_sum([c for a in answers if a.report is not None for c in a.report.counts]),
+        counts=_sum([a.report for a in answers if a.report is not None]),
         trouble=say_trouble([a for a in answers if a.pod.is_ready]),
     )
 
@@ -130,13 +129,25 @@ def _traffic(split: RouterSplit) -> Traffic:
     return Traffic(split.main, split.canary or "", split.weight, split.mirror_percent)
 
 
-def _sum(counts: Sequence[RouterCounts]) -> tuple[RevisionCounts, ...]:
-    names = sorted({c.name for c in counts})
-    return tuple(
-        RevisionCounts(
-            name,
-            requests=sum(c.requests for c in counts if c.name == name),
-            consecutive_errors=max(c.consecutive_errors for c in counts if c.name == name),
-        )
-        for name in names
+def _sum(reports: Sequence[RouterReport]) -> tuple[RevisionCounts, ...]:
+    names = sorted({c.name for report in reports for c in report.counts})
+    return tuple(_count(name, reports) for name in names)
+
+
+def _count(name: str, reports: Sequence[RouterReport]) -> RevisionCounts:
+    """Add up what was counted of a revision.
+
+    Errors in a row are told only by pods that send it requests now: a pod that was not reached
+    since the weight was granted still has those of the revision's last time, perhaps as stable.
+    """
+    counts = [(report.split, c) for report in reports for c in report.counts if c.name == name]
+    in_a_row = [
+        c.consecutive_errors
+        for split, c in counts
+        if split is not None and _traffic(split).touches(name)
+    ]
+    return RevisionCounts(
+        name,
+        requests=sum(c.requests for _, c in counts),
+        consecutive_errors=max(in_a_row, default=0),
     )

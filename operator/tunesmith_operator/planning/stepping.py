@@ -27,7 +27,7 @@ from tunesmith_operator.planning.rejection import Rejection, awaits, hold_end, r
 from tunesmith_operator.planning.rollback import reject
 from tunesmith_operator.planning.serving import SeenRevision, ServingObservation
 from tunesmith_operator.planning.serving_draft import ServingDraft
-from tunesmith_operator.planning.traffic import choose_traffic
+from tunesmith_operator.planning.traffic import choose_traffic, compared
 
 NO_ABSENCE = timedelta(seconds=10)
 """A burst of objects makes a pass so late; that is no absence."""
@@ -122,8 +122,8 @@ def _sample(draft: ServingDraft, seen: ServingObservation) -> None:
     is_due = is_look_due if sampling.is_early else is_sample_due
     if not is_due(rollout, analysis, sampling.taken, _canary(draft, seen)):
         return
-    stable = seen.revision(draft.status.stable.name) if draft.status.stable else None
-    has_stable = stable is not None and stable.ready_replicas > 0 and not _stands_in(draft, seen)
+    role = compared(draft.status, seen.traffic)
+    has_stable = ready_pods(seen, role) > 0 and not _stands_in(draft, seen)
     metrics: tuple[MetricStatus, ...] | None
     if sampling.is_early:
         rollout = draft.update_rollout(look_time=sampling.taken)
@@ -188,14 +188,14 @@ def _note_readiness(draft: ServingDraft, seen: ServingObservation) -> None:
 
 
 def _stands_in(draft: ServingDraft, seen: ServingObservation) -> bool:
-    """Whether stable gets nothing although the canary was not granted everything.
+    """Whether nothing that the canary is compared with gets requests, without that being granted.
 
-    Its pods may be there, but too few to take their traffic back: nothing can be compared.
+    Pods may be there, but too few to take their traffic back.
     """
-    stable, traffic = draft.status.stable, seen.traffic
-    if stable is None or traffic is None or _rollout(draft).weight == 100:
+    role, traffic = compared(draft.status, seen.traffic), seen.traffic
+    if role is None or traffic is None or _rollout(draft).weight == 100:
         return False
-    return traffic.share(stable.name) == 0
+    return traffic.share(role.name) == 0
 
 
 def _is_ready_for(draft: ServingDraft, seen: ServingObservation, weight: int) -> bool:

@@ -39,6 +39,13 @@ def choose_traffic(
     return Traffic(main=serves.name) if serves else seen.traffic
 
 
+def compared(status: ModelDeploymentStatus, traffic: Traffic | None) -> RevisionStatus | None:
+    """Give what answers beside the canary and is compared with it: stable or its predecessor."""
+    roles = (status.stable, status.previous)
+    main = traffic.main if traffic else ""
+    return next((role for role in roles if role and role.name == main), status.stable)
+
+
 def _grant(seen: ServingObservation, status: ModelDeploymentStatus) -> int:
     """Give the granted weight, or what it has of it while the pods that earned it are away."""
     rollout, canary, traffic = status.rollout, status.canary, seen.traffic

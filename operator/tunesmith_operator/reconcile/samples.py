@@ -15,7 +15,8 @@ from tunesmith_operator.kube.errors import KubeError
 from tunesmith_operator.metrics.sampling import Measured, PromptsError
 from tunesmith_operator.metrics.scraping import MeasuredPod
 from tunesmith_operator.planning.early import unlooked, urgent
-from tunesmith_operator.planning.serving import RevisionCounts, Sampling, Traffic
+from tunesmith_operator.planning.serving import RevisionCounts, Sampling
+from tunesmith_operator.planning.traffic import compared
 from tunesmith_operator.reconcile.serving_reading import Reading
 from tunesmith_operator.reconcile.world import World
 from tunesmith_operator.resources.serving.names import served_model
@@ -102,12 +103,8 @@ def _counts_by_pods(deployment: ModelDeployment) -> bool:
 def _compared(
     world: World, deployment: ModelDeployment, reading: Reading, status: ModelDeploymentStatus
 ) -> Measured | None:
-    """Give stable, or whatever stands in for it: what answers beside the canary compares."""
-    traffic = reading.router.traffic if reading.router else Traffic(main="")
-    roles = (status.stable, status.previous)
-    main = traffic.main if traffic else ""
-    serving = next((role for role in roles if role and role.name == main), status.stable)
-    return _measured(world, deployment, reading, serving)
+    traffic = reading.router.traffic if reading.router else None
+    return _measured(world, deployment, reading, compared(status, traffic))
 
 
 def _measured(
