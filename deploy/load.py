@@ -43,13 +43,18 @@ class Answer:
         return self.code == 200
 
 
-def ask(url: str, body: bytes, timeout: float = 60.0) -> tuple[Answer, bytes]:
-    """POST ``body`` to the chat endpoint below ``url``; never raises for what the server does."""
+def ask(url: str, body: bytes, timeout: float = 60.0, *, key: str = "") -> tuple[Answer, bytes]:
+    """POST ``body`` to the chat endpoint below ``url``; never raises for what the server does.
+
+    ``key`` is sent as a client's, unless it is empty.
+    """
     parts = urlsplit(url)
     began = time.monotonic()
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=timeout)
     try:
-        connection.request("POST", CHAT, body, {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json"}
+        headers |= {"Authorization": f"Bearer {key}"} if key else {}
+        connection.request("POST", CHAT, body, headers)
         response = connection.getresponse()
         text = response.read()
         revision = response.headers.get(REVISION_HEADER, "")

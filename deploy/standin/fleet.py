@@ -118,16 +118,20 @@ class Fleet:
             raise StepError(f"modeldeployment/{name} is gone from {self.namespace}")
         return found
 
-    @contextmanager
-    def load(self, name: str, rate: float = 40) -> Iterator[Load]:
-        """Send requests through the router for as long as the block lasts.
+    def url(self, name: str) -> str:
+        """Give the address of a deployment's Service; a native cluster's machine reaches it.
 
-        They go straight to the Service's address, which only a native cluster's machine reaches.
+        Raises ``StepError`` when there is none.
         """
         service = self.kubectl.get("service", name, self.namespace)
         if service is None:
             raise StepError(f"modeldeployment/{name} has no Service")
-        url = f"http://{service['spec']['clusterIP']}"
+        return f"http://{service['spec']['clusterIP']}"
+
+    @contextmanager
+    def load(self, name: str, rate: float = 40) -> Iterator[Load]:
+        """Send requests through the router for as long as the block lasts."""
+        url = self.url(name)
         # The node learns of a Service's first endpoints a moment after everybody else.
         deadline = time.monotonic() + REACHABLE_SECONDS
         while not ask(url, question("Hi?"))[0].is_good and time.monotonic() < deadline:

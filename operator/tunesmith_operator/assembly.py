@@ -126,6 +126,7 @@ class Operator:
                 partial(analysis_token, self.router_key),
             ),
             wake=self.queue.add,
+            term=lambda: self.leadership.term,
         )
 
     async def run(self) -> None:

@@ -5,15 +5,17 @@ model with the real llama-server. Stable must not fail a single request in any o
 """
 
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from deploy.load import Answer, by_revision, failures
+from deploy.load import Answer, ask, by_revision, failures, question
 from deploy.native.buildah import Buildah
 from deploy.native.roots import PROMETHEUS
 from deploy.standin.fleet import ensure_engine
+from deploy.storage import BUCKET
 from tests.e2e.lab import Lab, Manifest, Say, until
 from tests.e2e.rollouts import Deployments
 from tunesmith_api.deploymentstatus import ModelDeploymentStatus, RollbackReason
@@ -260,6 +262,36 @@ def test_a_trained_model_is_served_by_llama_cpp(
         300,
         "all of it to go",
     )
+
+
+def logged(lab: Lab, prefix: str) -> str | None:
+    """Give the lines of a conversation log, once there are any."""
+    with lab.storage.client(lab.log) as s3:
+        found = s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
+        bodies = [s3.get_object(Bucket=BUCKET, Key=one["Key"])["Body"].read() for one in found]
+    return b"".join(bodies).decode() or None
+
+
+def test_who_has_a_key_is_served_and_what_is_said_is_written_down_without_personal_data(
+    fleet: Deployments, lab: Lab
+) -> None:
+    name, prefix = "guarded", f"e2e/said-{uuid.uuid4().hex[:8]}/"
+    access = {"apiKeySecretRef": {"name": "clients", "key": "keys"}}
+    metadata = {"name": "clients", "namespace": NAMESPACE}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata}
+    lab.create({**secret, "stringData": {"keys": "key-of-ann\nkey-of-bob\n"}})
+    log: Manifest = {"uri": f"s3://{BUCKET}/{prefix}", "flushSeconds": 1}
+    fleet.apply(name, {"ANSWER": "good"}, access=access, conversationLog=log)
+    fleet.wait_until_stable(name, 1)
+    url, asked = fleet.url(name), question("How are you? Write to ann@example.org.")
+    until(lambda: ask(url, asked, key="key-of-bob")[0].is_good or None, 20, "an answer")
+    codes = [ask(url, asked, key=key)[0].code for key in ("", "key-of-eve", "key-of-ann")]
+    assert codes == [401, 401, 200]
+    text = until(lambda: logged(lab, f"{prefix}conversations/"), 30, "the conversations")
+    assert "How are you?" in text
+    assert "good" in text
+    assert "ann@example.org" not in text
+    lab.kubectl.run("delete", "mdep", name, "-n", NAMESPACE, "--wait")
 
 
 @pytest.fixture

@@ -178,7 +178,7 @@ class AdapterWorld(RolloutWorld):
             if self.router_silent_for
             else SeenRouter(self.traffic, self.is_settled, self.counts()),
             sampling=self.delivered(),
-            was_away=self.looks.was_away(KEY, self.now),
+            was_away=self.looks.was_away(KEY, self.now, self.term),
         )
 
     def assumed(self) -> frozenset[str]:

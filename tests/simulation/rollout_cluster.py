@@ -3,7 +3,15 @@
 from collections.abc import Callable
 
 from tests.simulation.rollout_checks import RolloutChecks
-from tests.simulation.rollout_parts import REQUESTS_PER_SECOND, SICK, START, Faults, Pod, Revision
+from tests.simulation.rollout_parts import (
+    RENEW_DEADLINE,
+    REQUESTS_PER_SECOND,
+    SICK,
+    START,
+    Faults,
+    Pod,
+    Revision,
+)
 from tunesmith_operator.planning.serving import (
     MetricSample,
     Traffic,
@@ -26,6 +34,8 @@ class RolloutCluster(RolloutChecks):
         self.away_for, self.due, self.is_cluster_away = seconds, None, with_api_server
         if not with_api_server:
             self.die()
+        elif seconds > RENEW_DEADLINE:
+            self.term += 1  # the Lease cannot be renewed either
 
     def scale(self, name: str, replicas: int) -> None:
         revision = self.revisions[name]

@@ -14,6 +14,7 @@ from tunesmith_operator.planning.serving import (
     MetricSample,
     Sampling,
 )
+from tunesmith_operator.planning.traffic import compared
 
 
 class RolloutMeasuring(RolloutCluster):
@@ -61,7 +62,8 @@ class RolloutMeasuring(RolloutCluster):
         self, rollout: RolloutStatus, metrics: Sequence[AnalysisMetric]
     ) -> tuple[MetricSample, ...]:
         canary = next(r for r in self.revisions.values() if r.digest == rollout.digest)
-        stable = self.revisions.get(self.status.stable.name) if self.status.stable else None
+        role = compared(self.status, self.traffic)
+        stable = self.revisions.get(role.name) if role else None
         samples = tuple(self.value_of(m.name, canary, stable) for m in metrics)
         least = self.deployment.spec.rollout.analysis.min_requests
         for sample in samples:

@@ -16,6 +16,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 REQUESTS_PER_SECOND = 40
 MEASURING_TAKES = timedelta(milliseconds=200)
 KEY = Key(ModelDeployment.KIND, "team", "chat")
+RENEW_DEADLINE = 8
 RESYNC = timedelta(seconds=300)
 RULES: dict[str, Any] = {
     "steps": [{"weight": 25, "holdSeconds": 10}, {"weight": 50, "holdSeconds": 10}],

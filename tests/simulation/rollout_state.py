@@ -63,6 +63,7 @@ class RolloutState:
         self.watched: object = None
         self.due: datetime | None = START
         self.looks = Looks()
+        self.term = 1
         self.measuring: tuple[datetime, Sampling] | None = None
         """When the measurement under way is done, and what it gives."""
         self.is_cluster_away = False

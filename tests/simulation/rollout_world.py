@@ -46,7 +46,7 @@ class RolloutWorld(RolloutMeasuring):
             if self.router_silent_for
             else SeenRouter(self.traffic, self.is_settled, self.counts()),
             sampling=self.delivered(),
-            was_away=self.looks.was_away(KEY, self.now),
+            was_away=self.looks.was_away(KEY, self.now, self.term),
         )
 
     def counts(self) -> tuple[RevisionCounts, ...]:
@@ -90,7 +90,8 @@ class RolloutWorld(RolloutMeasuring):
             self.die()
             self.due = self.now + timedelta(seconds=2)
             return decision
-        self.looks.promise(KEY, self.now + min(RESYNC, decision.look_again or RESYNC))
+        promised = self.now + min(RESYNC, decision.look_again or RESYNC)
+        self.looks.promise(KEY, promised, self.term)
         self.begin_to_measure()
         if self.measuring is not None:
             self.due = min(self.measuring[0], self.due or self.measuring[0])

@@ -128,6 +128,7 @@ class Shop:
             config=CONFIG,
             serving=cast("ServingWorld", None),
             wake=lambda _: None,
+            term=lambda: 1,
         )
         asyncio.run(self.reconcile(world, "team", "support"))
 

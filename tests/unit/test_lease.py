@@ -113,6 +113,20 @@ async def test_a_paused_leader_writes_nothing_when_it_goes_on() -> None:
         a.leadership.fence()
 
 
+async def test_each_time_of_leading_is_a_term_of_its_own() -> None:
+    server = Server()
+    a = Node(server, "a")
+    await a.step(0)
+    await a.step(CONFIG.renew_deadline_seconds - 1)
+    assert a.leadership.term == 1
+    server.is_away = True
+    await a.step(CONFIG.renew_deadline_seconds + 1)
+    server.is_away = False
+    await a.step(3 * CONFIG.renew_deadline_seconds)
+    assert a.leads(3 * CONFIG.renew_deadline_seconds)
+    assert a.leadership.term == 2
+
+
 async def test_a_leader_finds_that_another_one_took_over() -> None:
     server = Server()
     a, b = Node(server, "a"), Node(server, "b")

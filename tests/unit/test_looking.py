@@ -9,16 +9,17 @@ from tunesmith_operator.planning.stepping import NO_ABSENCE
 from tunesmith_operator.reconcile.looking import Looks
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+TERM = 3
 KEY = Key("ModelDeployment", "team", "chat")
 
 
 def test_a_process_that_has_just_begun_was_away() -> None:
     looks = Looks()
-    assert looks.was_away(KEY, NOW)
-    looks.promise(KEY, NOW + timedelta(seconds=30))
-    assert not looks.was_away(KEY, NOW)
+    assert looks.was_away(KEY, NOW, TERM)
+    looks.promise(KEY, NOW + timedelta(seconds=30), TERM)
+    assert not looks.was_away(KEY, NOW, TERM)
     looks.forget(KEY)
-    assert looks.was_away(KEY, NOW)
+    assert looks.was_away(KEY, NOW, TERM)
 
 
 @pytest.mark.parametrize(
@@ -33,5 +34,11 @@ def test_only_a_look_long_after_its_time_comes_from_an_absence(
     late: timedelta, was_away: bool
 ) -> None:
     looks, due = Looks(), NOW + timedelta(seconds=30)
-    looks.promise(KEY, due)
-    assert looks.was_away(KEY, due + late) is was_away
+    looks.promise(KEY, due, TERM)
+    assert looks.was_away(KEY, due + late, TERM) is was_away
+
+
+def test_who_leads_again_was_away_however_soon_the_look_comes() -> None:
+    looks = Looks()
+    looks.promise(KEY, NOW + timedelta(minutes=5), TERM)
+    assert looks.was_away(KEY, NOW + timedelta(minutes=1), TERM + 1)

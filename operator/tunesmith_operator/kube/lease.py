@@ -66,6 +66,8 @@ class Leadership:
         self._seen_version = ""
         self._seen_at = float("-inf")
         self._leads = asyncio.Event()
+        self.term = 0
+        """How many times we have become the leader."""
 
     @property
     def is_leader(self) -> bool:
@@ -145,6 +147,8 @@ class Leadership:
         answer = await call(manifest)
         self._seen_version = answer["metadata"]["resourceVersion"]
         self._seen_at = sent
+        if not self.is_leader:
+            self.term += 1
         self._valid_until = sent + self._config.renew_deadline_seconds
         self._leads.set()
 
@@ -178,6 +182,7 @@ class AlwaysLeader:
     """Stands in for :class:`Leadership` where the election is turned off: no fence."""
 
     is_leader = True
+    term = 0
 
     def fence(self) -> None:
         """Let every write through."""

@@ -59,7 +59,10 @@ def _of_the_router(
     if seen.router is not None and seen.router.refusal:
         message = f"The HTTPRoute does not go to {_place(draft, rollout)}: {seen.router.refusal}"
         return Saying(_TRUE, DeploymentReason.WAITING_FOR_ROUTER, message)
-    if seen.router is not None and seen.router.trouble and rollout.step_start_time is None:
+    canary, traffic = draft.status.canary, seen.traffic
+    is_without = canary is not None and traffic is not None and not traffic.touches(canary.name)
+    is_awaited = rollout.step_start_time is None or is_without
+    if seen.router is not None and seen.router.trouble and is_awaited:
         message = f"Not all of the router goes to {_place(draft, rollout)}: {seen.router.trouble}"
         return Saying(_TRUE, DeploymentReason.WAITING_FOR_ROUTER, message)
     return None

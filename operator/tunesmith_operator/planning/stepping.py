@@ -122,8 +122,7 @@ def _sample(draft: ServingDraft, seen: ServingObservation) -> None:
     is_due = is_look_due if sampling.is_early else is_sample_due
     if not is_due(rollout, analysis, sampling.taken, _canary(draft, seen)):
         return
-    role = compared(draft.status, seen.traffic)
-    has_stable = ready_pods(seen, role) > 0 and not _stands_in(draft, seen)
+    has_stable = _has_yardstick(draft, seen)
     metrics: tuple[MetricStatus, ...] | None
     if sampling.is_early:
         rollout = draft.update_rollout(look_time=sampling.taken)
@@ -171,13 +170,14 @@ def _note_readiness(draft: ServingDraft, seen: ServingObservation) -> None:
 
     A pause stops both clocks, and only that of data stops while a person is waited for: people
     sleep when traffic does, and what they decide in the morning is not overtaken by the night.
-    It stops, too, while the canary stands in for a stable that is down: that owes the numbers.
+    It stops, too, while one of the two gets no requests: whatever is missing then, the canary does
+    not owe it.
     """
     rollout = _rollout(draft)
     if draft.spec.paused:
         draft.update_rollout(unready_time=None, data_time=None)
         return
-    if awaits(draft.spec.rollout, rollout, draft.now) or _stands_in(draft, seen):
+    if awaits(draft.spec.rollout, rollout, draft.now) or not _is_tried(draft, seen):
         rollout = draft.update_rollout(data_time=None)
     elif rollout.step_start_time is not None and rollout.data_time is None:
         rollout = draft.update_rollout(data_time=draft.now)
@@ -187,15 +187,26 @@ def _note_readiness(draft: ServingDraft, seen: ServingObservation) -> None:
         draft.update_rollout(unready_time=draft.now)
 
 
-def _stands_in(draft: ServingDraft, seen: ServingObservation) -> bool:
-    """Whether nothing that the canary is compared with gets requests, without that being granted.
+def _is_tried(draft: ServingDraft, seen: ServingObservation) -> bool:
+    """Whether the router, as far as it says, sends requests to the canary and what it is held to.
 
-    Pods may be there, but too few to take their traffic back.
+    It does not while the canary stands in for stable, or after somebody has edited the split.
     """
-    role, traffic = compared(draft.status, seen.traffic), seen.traffic
-    if role is None or traffic is None or _rollout(draft).weight == 100:
-        return False
-    return traffic.share(role.name) == 0
+    canary, beside, traffic = (
+        draft.status.canary,
+        compared(draft.status, seen.traffic),
+        seen.traffic,
+    )
+    if canary is None or beside is None or traffic is None or _rollout(draft).weight == 100:
+        return True
+    return traffic.touches(canary.name) and traffic.share(beside.name) > 0
+
+
+def _has_yardstick(draft: ServingDraft, seen: ServingObservation) -> bool:
+    """Whether there are answers to compare with; pods may be too few to take their traffic back."""
+    beside, traffic = compared(draft.status, seen.traffic), seen.traffic
+    has_share = beside is not None and (traffic is None or traffic.share(beside.name) > 0)
+    return has_share and ready_pods(seen, beside) > 0
 
 
 def _is_ready_for(draft: ServingDraft, seen: ServingObservation, weight: int) -> bool:

@@ -26,11 +26,12 @@ def choose_traffic(
     is_rejected = rollout is not None and rollout.abort is not None
     granted = 0 if is_rejected else _grant(seen, status)
     taken = granted if canary is not None and canary.ready_replicas else 0
+    is_urgent = is_rejected and _has_share(seen, canary)
     for role in (status.stable, status.previous):
         proven = _of(seen, role)
         if proven is None:
             continue
-        if _can_serve(proven, seen, 100 - taken, leaves_rejected=is_rejected):
+        if _can_serve(proven, seen, 100 - taken, is_urgent=is_urgent):
             return _split(proven, canary, granted, 0 if is_rejected else mirror_percent)
     carrier = _carrier(seen, status)
     if carrier is not None:
@@ -66,6 +67,10 @@ def _of(seen: ServingObservation, role: RevisionStatus | None) -> SeenRevision |
     return seen.revision(role.name) if role else None
 
 
+def _has_share(seen: ServingObservation, revision: SeenRevision | None) -> bool:
+    return bool(revision and seen.traffic and seen.traffic.share(revision.name) > 0)
+
+
 def _split(
     stable: SeenRevision, canary: SeenRevision | None, granted: int, mirror_percent: int
 ) -> Traffic:
@@ -77,7 +82,7 @@ def _split(
 
 
 def _can_serve(
-    stable: SeenRevision, seen: ServingObservation, share: int, *, leaves_rejected: bool
+    stable: SeenRevision, seen: ServingObservation, share: int, *, is_urgent: bool
 ) -> bool:
     """Whether stable may have ``share`` percent of the traffic.
 
@@ -85,8 +90,7 @@ def _can_serve(
     back all pods that it takes must be ready, also those that a canary had without surge; except
     from a rejected canary: few good pods beat bad answers.
     """
-    has_some = seen.traffic is not None and seen.traffic.share(stable.name) > 0
-    if has_some or leaves_rejected:
+    if is_urgent or _has_share(seen, stable):
         return stable.ready_replicas > 0
     spec = seen.deployment.spec
     needed = canary_needs(Sizing(spec.replicas, spec.rollout.capacity.mode), share)

@@ -1,8 +1,9 @@
 """Whether somebody has looked at an object all the time: deadlines do not run while nobody does.
 
 Only memory, because a status that said when it was looked at last would be written for ever: a
-process that has just begun was away. So is one whose passes failed, such as without an API server,
-where scheduler and kubelets do nothing either. Decides nothing. Called by ``modeldeployment``.
+process that has just begun was away. So is one whose passes failed, or that led no more for a
+while, such as without an API server, where scheduler and kubelets do nothing either. Decides
+nothing. Called by ``modeldeployment``.
 """
 
 from dataclasses import dataclass, field
@@ -14,18 +15,21 @@ from tunesmith_operator.planning.stepping import NO_ABSENCE
 
 @dataclass(slots=True)
 class Looks:
-    """When each object is to be looked at again at the latest, as its last pass promised."""
+    """When each object is to be looked at again at the latest, as its last pass promised.
 
-    _promised: dict[Key, datetime] = field(default_factory=dict)
+    A promise is one of the term in which it was made: since when the operator leads.
+    """
 
-    def was_away(self, key: Key, now: datetime) -> bool:
-        """Whether this look comes long after it was promised, or is the first."""
-        promised = self._promised.get(key)
-        return promised is None or now > promised + NO_ABSENCE
+    _promised: dict[Key, tuple[datetime, int]] = field(default_factory=dict)
 
-    def promise(self, key: Key, time: datetime) -> None:
+    def was_away(self, key: Key, now: datetime, term: int) -> bool:
+        """Whether this look comes long after it was promised, or is the first of its term."""
+        promised, of_term = self._promised.get(key, (now, -1))
+        return of_term != term or now > promised + NO_ABSENCE
+
+    def promise(self, key: Key, time: datetime, term: int) -> None:
         """Take note of a pass whose status was written."""
-        self._promised[key] = time
+        self._promised[key] = time, term
 
     def forget(self, key: Key) -> None:
         """Forget an object that is gone."""

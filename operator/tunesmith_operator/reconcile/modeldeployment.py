@@ -95,7 +95,8 @@ class ModelDeploymentReconciler:
         decision = decide_rollout(seen, world.now())
         await _write_status(world, deployment, decision.status)
         resync = world.config.resync_interval
-        self._looks.promise(key, world.now() + min(decision.look_again or resync, resync))
+        promised = world.now() + min(decision.look_again or resync, resync)
+        self._looks.promise(key, promised, world.term())
         note_rollouts(deployment.status, decision.status)
         if _is_other_rollout(deployment.status, decision.status):
             await begin_counting(world, deployment, reading, decision.status)
@@ -127,7 +128,7 @@ class ModelDeploymentReconciler:
             hosts=reading.hosts,
             unservable=_why_unservable(deployment, reading, world.config),
             sampling=self._measuring.result(key, digest),
-            was_away=self._looks.was_away(key, world.now()),
+            was_away=self._looks.was_away(key, world.now(), world.term()),
             refused=self._refusals.of(key),
         )
 

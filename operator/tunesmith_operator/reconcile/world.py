@@ -192,6 +192,8 @@ class World:
     serving: ServingWorld
     wake: Callable[[Key], None]
     """Asks for a pass over an object."""
+    term: Callable[[], int]
+    """How many times this process has become the leader."""
 
 
 Reconcile = Callable[[World, str, str], Awaitable[timedelta | None]]
