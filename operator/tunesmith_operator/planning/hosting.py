@@ -53,14 +53,16 @@ def required(status: ModelDeploymentStatus) -> frozenset[str]:
 def assumed(status: ModelDeploymentStatus, traffic: Traffic | None) -> frozenset[str]:
     """Names of the revisions that a ready pod holds, as far as is known, if it does not answer.
 
-    All that are required; but not what others stand in for: pods may be ready without that.
+    All that are required, and what has traffic without a part to play any more; but not what
+    others stand in for: pods may be ready without that.
     """
     rollout, canary = status.rollout, status.canary
+    needed = required(status)
     moves_on_purpose = rollout is not None and (rollout.abort is not None or rollout.weight == 100)
     if traffic is None or moves_on_purpose:
-        return required(status)
-    granted = canary.name if canary else ""
-    return frozenset(n for n in required(status) if n == granted or traffic.share(n) > 0)
+        return needed
+    granted = needed & {canary.name if canary else ""}
+    return granted | {n for n in (traffic.main, traffic.canary) if traffic.share(n) > 0}
 
 
 def shares_pods(draft: ServingDraft, seen: ServingObservation) -> bool:
