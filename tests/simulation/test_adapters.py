@@ -394,7 +394,7 @@ LOSSES = replace(ROUGH, files_lost=0.01, evict=0.01)
 
 # Where the plan was changed for what stands in; beside a rejected version that ends the engine; for
 # want of pods that the former stable, which stands in, cannot be loaded in; for want of requests to
-# a stable whose pods are too few to take its traffic back; because a silent pod's restarts were held
+# a stable whose pods are too few to take its traffic back; because silent pods' restarts counted
 # against the canary alone, while a rejected version that ends the engine stood in.
 @pytest.mark.parametrize("seed", [65, 110, 143, 671, 1522])
 def test_worlds_that_once_kept_a_stable_that_cannot_be_loaded(seed: int) -> None:
