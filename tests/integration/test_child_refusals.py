@@ -2,8 +2,8 @@
 
 import json
 import time
-from datetime import timedelta
-from pathlib import Path
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -219,20 +219,81 @@ async def test_a_version_whose_name_another_model_has_is_told_and_not_hammered(
     assert await kube.get("ModelVersion", namespace, "demo-v1") is not None
 
 
-async def test_a_pod_that_is_refused_is_told_in_the_api_servers_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With the real Job controller, which says it in an Event of the Job only."""
-    monkeypatch.setattr(monitoring, "_POD_PATIENCE", timedelta(seconds=2))
-    with ControlPlane(tmp_path, controllers=True) as plane:
+@pytest.fixture(scope="module")
+def controlled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A control plane with the real Job controller, which makes pods or says why not."""
+    with ControlPlane(tmp_path_factory.mktemp("controlled"), controllers=True) as plane:
         plane.install_crds(CRDS)
-        namespace = make_namespace(plane)
-        async with client_of(plane) as kube, operator(plane, namespace):
-            await kube.create(job(namespace, runPolicy={"priorityClassName": "urgent"}))
-            words = "no PriorityClass with name urgent was found"
-            message = await until_said(kube, namespace, "DataReady", "ContainerNotStarting", words)
-            body = await kube.get("FineTuneJob", namespace, "demo")
-            await until_events(kube, namespace, "ContainerNotStarting")
+        yield plane
+
+
+async def test_a_pod_that_is_refused_is_told_in_the_api_servers_words(
+    controlled: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only an Event of the Job says it."""
+    monkeypatch.setattr(monitoring, "_POD_PATIENCE", timedelta(seconds=2))
+    namespace = make_namespace(controlled)
+    async with client_of(controlled) as kube, operator(controlled, namespace):
+        await kube.create(job(namespace, runPolicy={"priorityClassName": "urgent"}))
+        words = "no PriorityClass with name urgent was found"
+        message = await until_said(kube, namespace, "DataReady", "ContainerNotStarting", words)
+        body = await kube.get("FineTuneJob", namespace, "demo")
+        await until_events(kube, namespace, "ContainerNotStarting")
     assert "1 of 1 pod(s) of Job demo-prepare-1 cannot be made" in message
     assert body is not None
     assert body["status"]["stage"] == "Pending"
+
+
+async def until_pod(kube: KubeClient, namespace: str) -> Object:
+    async def look() -> Object | None:
+        return next(iter(await kube.list("Pod", namespace)), None)
+
+    found: Object = await until(look, what="a pod")
+    return found
+
+
+def give_to_a_node(plane: ControlPlane, pod: Object) -> None:
+    """Bind a pod to a node whose kubelet gets no further, as one without the volume's driver."""
+    where = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}"
+    node = {"apiVersion": "v1", "kind": "Node", "name": "node-1"}
+    binding = {"apiVersion": "v1", "kind": "Binding", "target": node}
+    text = json.dumps(binding | {"metadata": {"name": pod["metadata"]["name"]}})
+    plane.kubectl("create", "--raw", f"{where}/binding", "-f", "-", stdin=text)
+
+
+async def test_a_pod_that_its_node_does_not_start_is_told_in_the_kubelets_words(
+    controlled: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only an Event of the pod says it; where the newest is no warning, it is on its way."""
+    monkeypatch.setattr(monitoring, "_NODE_PATIENCE", timedelta(seconds=2))
+    namespace = make_namespace(controlled)
+    async with client_of(controlled) as kube, operator(controlled, namespace):
+        await kube.create(job(namespace))
+        pod = await until_pod(kube, namespace)
+        give_to_a_node(controlled, pod)
+        words = 'MountVolume.SetUp failed for volume "work": driver not found'
+        warning = event_on(pod, "Warning", "FailedMount", words)
+        await kube.create(warning)
+        told = f"Pod {pod['metadata']['name']} does not start: {words}"
+        await until_said(kube, namespace, "DataReady", "ContainerNotStarting", told)
+        await kube.create(event_on(pod, "Normal", "Pulling", "Pulling image", later=5))
+        await until_said(kube, namespace, "DataReady", "Starting", "Attempt 1 is starting")
+
+
+def event_on(pod: Object, kind: str, reason: str, message: str, *, later: int = 0) -> Object:
+    """Give an Event as a kubelet records it."""
+    meta = pod["metadata"]
+    at = (datetime.now(UTC) + timedelta(seconds=later)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    about = {"kind": "Pod", "uid": meta["uid"], "name": meta["name"]}
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"namespace": meta["namespace"], "name": f"{meta['name']}.{reason.lower()}"},
+        "involvedObject": about | {"namespace": meta["namespace"]},
+        "type": kind,
+        "reason": reason,
+        "message": message,
+        "firstTimestamp": at,
+        "lastTimestamp": at,
+        "source": {"component": "kubelet"},
+    }

@@ -17,6 +17,7 @@ from tunesmith_operator.planning.monitoring import (
     display_stage,
     overdue_stage,
     reason_to_stop,
+    slow_pod,
     standing,
 )
 from tunesmith_operator.planning.observed import Observation, SeenJob, SeenPod
@@ -141,6 +142,27 @@ def test_what_is_waited_for_is_told_with_what_to_change(
     assert told.reason is reason
     for word in words:
         assert word in told.message
+
+
+@pytest.mark.parametrize(
+    ("facts", "age", "is_told"),
+    [
+        pytest.param({"node": "n", "waiting_reason": "ContainerCreating"}, 30, True, id="slow"),
+        pytest.param({"node": "n", "waiting_reason": "ContainerCreating"}, 29, False, id="new"),
+        pytest.param({"waiting_reason": ""}, 30, False, id="without a node"),
+        pytest.param({"node": "n", "phase": "Running"}, 30, False, id="running"),
+        pytest.param({"node": "n", "is_gone": True}, 30, False, id="gone"),
+    ],
+)
+def test_what_a_kubelet_warns_of_is_told_of_a_pod_that_is_slow_to_start(
+    facts: dict[str, Any], age: int, is_told: bool
+) -> None:
+    waiting = attempt(**facts)
+    now = NOW + timedelta(seconds=age)
+    assert (slow_pod(waiting, now) is not None) == is_told
+    told = standing(Observation(job=make_job(), pod_hindered="no such volume"), waiting, now)
+    assert ("does not start: no such volume" in told.message) == is_told
+    assert (told.reason is Reason.CONTAINER_NOT_STARTING) == is_told
 
 
 LIMITS = {"prepare": 60, "train": 100, "evaluate": 30, "export": 20}

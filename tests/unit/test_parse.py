@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.unit.bodies import job, pod
-from tunesmith_operator.kube.parse import newest_message, parse_job, parse_pod
+from tunesmith_operator.kube.parse import newest_message, newest_warning, parse_job, parse_pod
 
 
 def ended(**more) -> dict:
@@ -61,6 +61,14 @@ def test_a_job_whose_pods_are_being_made() -> None:
 )
 def test_the_newest_of_some_events(events, message) -> None:
     assert newest_message(events) == message
+
+
+@pytest.mark.parametrize(("kind", "warning"), [("Warning", "newer"), ("Normal", "")])
+def test_a_warning_is_over_once_something_else_has_happened(kind: str, warning: str) -> None:
+    older = {"metadata": {}, "lastTimestamp": "2026-01-02T03:05:00Z", "message": "older"}
+    newer = {"metadata": {}, "lastTimestamp": "2026-01-02T03:06:00Z", "message": "newer"}
+    assert newest_warning([newer | {"type": kind}, older | {"type": "Warning"}]) == warning
+    assert newest_warning([]) == ""
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,12 @@ def newest_message(events: Iterable[Object]) -> str:
     return str(newest.get("message") or "")
 
 
+def newest_warning(events: Iterable[Object]) -> str:
+    """Return what the last of some Events warns of; empty where that is no warning."""
+    newest = max(events, key=_event_time, default={})
+    return str(newest.get("message") or "") if newest.get("type") == "Warning" else ""
+
+
 def _event_time(event: Object) -> datetime:
     # Recorders of the older and of the newer kind of Event set different fields.
     said = event.get("lastTimestamp") or event.get("eventTime")

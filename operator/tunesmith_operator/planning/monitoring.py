@@ -19,6 +19,8 @@ _QUIET_REASONS = {"", "ContainerCreating", "PodInitializing"}
 _START_PATIENCE = timedelta(seconds=120)
 # The Job controller makes pods within a second; watches may be some seconds late.
 _POD_PATIENCE = timedelta(seconds=15)
+# What a node needs to make a container; images that are pulled take longer, and warn of nothing.
+_NODE_PATIENCE = timedelta(seconds=30)
 _CHECK_IMAGE = "check compute.image or the chart's trainer image, and the pull secrets"
 _QUOTA_IS_FULL = "exceeded quota"
 _EXPORT_PHASES = {Phase.EXPORTING, Phase.UPLOADING}
@@ -51,6 +53,19 @@ def lacks_pods(attempt: SeenJob, now: datetime) -> bool:
     return now - attempt.started >= _POD_PATIENCE
 
 
+def slow_pod(attempt: SeenJob, now: datetime) -> SeenPod | None:
+    """Give a pod that its node has had the time to start and has not.
+
+    Its status says ContainerCreating, whatever is wrong: only its Events tell.
+    """
+    for pod in attempt.pods:
+        is_placed = pod.phase == "Pending" and pod.node and not pod.is_gone
+        is_quiet = pod.waiting_reason in _QUIET_REASONS
+        if is_placed and is_quiet and now - (pod.created or now) >= _NODE_PATIENCE:
+            return pod
+    return None
+
+
 def standing(seen: Observation, attempt: SeenJob, now: datetime) -> Standing:
     """Say what a live attempt does or waits for."""
     if attempt.is_suspended:
@@ -63,6 +78,10 @@ def standing(seen: Observation, attempt: SeenJob, now: datetime) -> Standing:
         is_full = _QUOTA_IS_FULL in seen.pods_refused
         reason = Reason.WAITING_FOR_QUOTA if is_full else Reason.CONTAINER_NOT_STARTING
         return Standing(reason, _why_unmade(seen, attempt))
+    slow = slow_pod(attempt, now)
+    if slow is not None and seen.pod_hindered:
+        message = f"Pod {slow.name} does not start: {seen.pod_hindered}"
+        return Standing(Reason.CONTAINER_NOT_STARTING, message)
     return _standing_of_pods(attempt, seen.job)
 
 

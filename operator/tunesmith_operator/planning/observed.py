@@ -149,5 +149,7 @@ class Observation:
     pods_refused: str = ""
     """Why pods of the live attempt cannot be made, in the API server's words; empty where all are
     there, or nothing is known."""
+    pod_hindered: str = ""
+    """What the kubelet warned of last about the pod of the live attempt that is slow to start."""
     unanswered: timedelta = timedelta()
     """How long this operator process has asked a running trainer that used to answer, in vain."""

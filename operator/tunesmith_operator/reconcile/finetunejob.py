@@ -20,6 +20,7 @@ from tunesmith_api.result import PROGRESS_PORT, TrainerProgress
 from tunesmith_operator.kube.errors import AlreadyExists, Conflict, Invalid, NotOurs, Refused
 from tunesmith_operator.kube.parse import (
     newest_message,
+    newest_warning,
     parse_job,
     parse_target,
     parse_version,
@@ -35,7 +36,7 @@ from tunesmith_operator.planning.actions import (
     StartAttempt,
     StopAttempt,
 )
-from tunesmith_operator.planning.monitoring import lacks_pods
+from tunesmith_operator.planning.monitoring import lacks_pods, slow_pod
 from tunesmith_operator.planning.names import model_name
 from tunesmith_operator.planning.observed import Observation, SeenJob, SeenTarget
 from tunesmith_operator.planning.offers import target_name
@@ -126,6 +127,7 @@ class FineTuneJobReconciler:
             target=await _look_at_target(world, job),
             progress=progress,
             pods_refused=await _why_refused(world, meta.namespace, lacking),
+            pod_hindered=await _what_hinders(world, meta.namespace, attempts),
             unanswered=unanswered,
         )
 
@@ -189,6 +191,15 @@ async def _why_refused(world: World, namespace: str, lacking: Sequence[SeenJob])
         return ""
     about = f"involvedObject.uid={lacking[-1].uid},reason={_POD_REFUSED}"
     return newest_message(await world.kube.list("Event", namespace, fields=about))
+
+
+async def _what_hinders(world: World, namespace: str, attempts: Sequence[SeenJob]) -> str:
+    """Give what the kubelet warned of last about a pod that does not start."""
+    slow = slow_pod(attempts[-1], world.now()) if attempts else None
+    if slow is None:
+        return ""
+    about = f"involvedObject.uid={slow.uid}"
+    return newest_warning(await world.kube.list("Event", namespace, fields=about))
 
 
 def _without_progress(status: FineTuneJobStatus) -> FineTuneJobStatus:
