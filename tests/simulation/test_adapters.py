@@ -389,6 +389,21 @@ def test_worlds_that_once_kept_a_stable_that_ends_the_engine(seed: int) -> None:
     assert world.status.stable.version == "m-v6"
 
 
+def test_restarts_under_one_canary_are_not_held_against_the_next_one() -> None:
+    """On pods that stable, on another base model, does not share with them."""
+    world = settle(AdapterWorld(1, {2: Model(crashes_after=4)}))
+    world.offer(OTHER_BASE)
+    settle(world)
+    until(world, lambda w: len(w.hosts) == 1, 80)
+    world.set_rules(rollback={"automatic": False, "keepStableWarmSeconds": 60})
+    world.offer(2)
+    until(world, lambda w: any(p.restarts >= 2 for h in w.all_hosts for p in h.pods), 60)
+    world.offer(3)
+    settle(world)
+    assert world.status.stable is not None
+    assert world.status.stable.version == "m-v3"
+
+
 LOSSES = replace(ROUGH, files_lost=0.01, evict=0.01)
 
 

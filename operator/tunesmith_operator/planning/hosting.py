@@ -27,8 +27,8 @@ _LOOP = 2
 """Ends of one pod's containers that are more than an accident."""
 _LATELY = timedelta(minutes=10)
 """The kubelet, too, forgets the ends of a container that has run for so long."""
-_AFTERMATH = timedelta(seconds=10)
-"""Ends so soon after a rollback may still be due to the canary that was rejected."""
+AFTERMATH = timedelta(seconds=10)
+"""Ends so soon after a canary has gone may still be due to it."""
 
 
 def host_of(deployment: str, template: RevisionTemplate) -> str:
@@ -94,7 +94,7 @@ def stable_crash_loops(draft: ServingDraft, seen: ServingObservation) -> bool:
     rejected = draft.status.last_rollback
     since = draft.now - _LATELY
     if rejected is not None and not rejected.stable_crash_loops:
-        since = max(since, rejected.time + _AFTERMATH)
+        since = max(since, rejected.time + AFTERMATH)
     return host.last_restart > since
 
 
@@ -109,7 +109,7 @@ def still_crash_loops(draft: ServingDraft, seen: ServingObservation) -> bool:
     host = seen.host(stable.host)
     if rollback.reason is not RollbackReason.CRASH_LOOPING or host is None:
         return False
-    is_again = host.last_restart is not None and host.last_restart > rollback.time + _AFTERMATH
+    is_again = host.last_restart is not None and host.last_restart > rollback.time + AFTERMATH
     return is_again and host.most_restarts >= _LOOP
 
 

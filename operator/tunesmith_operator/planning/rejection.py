@@ -13,6 +13,7 @@ from tunesmith_api.deploymentstatus import RollbackReason, RolloutStatus
 from tunesmith_api.rollout import Approval, Rollout
 from tunesmith_operator.planning.analysis import failed
 from tunesmith_operator.planning.early import was_early
+from tunesmith_operator.planning.hosting import AFTERMATH
 from tunesmith_operator.planning.serving import SeenRevision, ServingObservation
 
 # One eviction is nobody's fault; pods that are lost again and again are somebody's.
@@ -36,7 +37,7 @@ def reason_to_reject(
     """Give the first reason against the canary, or None."""
     spec = seen.deployment.spec.rollout
     return (
-        _by_its_pods(spec, canary)
+        _by_its_pods(seen, spec, rollout, canary)
         or _by_shared_pods(seen, spec, rollout, canary)
         or _by_its_answers(seen, spec, rollout, canary)
         or _by_lost_pods(rollout)
@@ -44,7 +45,9 @@ def reason_to_reject(
     )
 
 
-def _by_its_pods(spec: Rollout, canary: SeenRevision | None) -> Rejection | None:
+def _by_its_pods(
+    seen: ServingObservation, spec: Rollout, rollout: RolloutStatus, canary: SeenRevision | None
+) -> Rejection | None:
     if canary is None:
         return None
     if canary.refusal:
@@ -52,12 +55,20 @@ def _by_its_pods(spec: Rollout, canary: SeenRevision | None) -> Rejection | None
             RollbackReason.MODEL_REFUSED, f"The pods refused the model: {canary.refusal}"
         )
     limit = spec.fail_fast.restarts
-    if limit and canary.restarts >= limit:
+    if limit and canary.restarts >= limit and _are_its_own(seen, rollout, canary):
         return Rejection(
             RollbackReason.CRASH_LOOPING,
             f"Its containers restarted {canary.restarts} times; failFast.restarts is {limit}",
         )
     return None
+
+
+def _are_its_own(seen: ServingObservation, rollout: RolloutStatus, canary: SeenRevision) -> bool:
+    """Whether restarts are no others': pods for adapters may have served the canary before it."""
+    host = seen.host(canary.host) if canary.host else None
+    if host is None:
+        return True
+    return host.last_restart is not None and host.last_restart > rollout.start_time + AFTERMATH
 
 
 def _by_shared_pods(
