@@ -22,6 +22,8 @@ BINARIES := etcd kube-apiserver kube-controller-manager kubectl helm versitygw
 export OMP_WAIT_POLICY := PASSIVE
 # Tests start dozens of programs: our code is compiled once, not in each of them.
 export PYTHONDONTWRITEBYTECODE :=
+# What was checked in one checkout need not be in the next: 25 s.
+export MYPY_CACHE_DIR ?= $(or $(TUNESMITH_CACHE),$(HOME)/.cache/tunesmith)/mypy
 
 .DEFAULT_GOAL := help
 .PHONY: help

@@ -21,6 +21,7 @@ OURS = (
     "roots",
     "vllm",
     "peers",
+    "mypy",
 )
 FILES = (
     "pip.conf",
@@ -49,15 +50,7 @@ def remove_caches(cache: Path, log: Log) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         if folder.exists():
             raise StepError(f"{folder} cannot be removed", f"see: mount | grep {folder}")
-    for file in (
-        "pip.conf",
-        "uv.toml",
-        "kind.kubeconfig",
-        ".go.lock",
-        ".deploy.lock",
-        "vllm.lock",
-        "cluster",
-    ):
+    for file in FILES:
         (cache / file).unlink(missing_ok=True)
     if cache.exists() and not any(cache.iterdir()):
         cache.rmdir()

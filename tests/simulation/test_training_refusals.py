@@ -184,6 +184,26 @@ def test_a_job_whose_version_exists_goes_on_when_that_is_deleted() -> None:
     assert [e.reason for e in world.events].count("VersionExists") == 1
 
 
+def test_what_was_accepted_and_is_not_any_more_waits_for_its_deadline_only() -> None:
+    """Somebody makes the version while the job is suspended, and never takes it away."""
+    policy = {**SPEC["runPolicy"], "activeDeadlineSeconds": 120}
+    wanted = {**SPEC["output"], "modelVersion": {"version": "5"}}
+    world = World(seed=22, spec={**SPEC, "output": wanted, "runPolicy": policy})
+    world.turn()
+    world.set_suspend(True)
+    while said_of(world, ConditionType.SUSPENDED)[0] != "True":
+        world.turn()
+    world.versions.append(SeenVersion("demo-v5", "demo", "5", "another"))
+    world.set_suspend(False)
+    play(world, 40)
+    assert failed_because(world) == "DeadlineExceeded"
+    assert world.created == ["demo-prepare-1"]
+    assert world.job is not None
+    said = find(world.job.status.conditions, ConditionType.FAILED)
+    assert said is not None
+    assert "demo-v5" in said.message
+
+
 def test_what_is_wrong_with_a_spec_is_an_event_once() -> None:
     world = World(seed=1, spec={**SPEC, "compute": {"gpusPerNode": 1, "gpuType": "B9000"}})
     for _ in range(3):

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from tunesmith_api.attempts import ActiveAttempt, AttemptReason, StageName, StageTimes
 from tunesmith_api.conditions import ConditionType, Reason
 from tunesmith_api.jobstatus import DisplayStage
+from tunesmith_api.meta import ConditionStatus
 from tunesmith_operator.config import Config
 from tunesmith_operator.planning.acceptance import objection
 from tunesmith_operator.planning.actions import Decision, DeleteAttempt, StartAttempt
@@ -51,8 +52,12 @@ def decide(seen: Observation, config: Config, now: datetime) -> Decision:
         return draft.decision()  # the garbage collector takes the children
     if _is_finished(draft):
         wind_up(draft, seen)
-    elif _accept(draft, seen, config):
-        _advance(draft, seen, config)
+    else:
+        if _accept(draft, seen, config):
+            _advance(draft, seen, config)
+        else:
+            # What was accepted before, and is not any more, waits no longer than its deadline.
+            _is_overdue(draft, seen)
         if _is_finished(draft):
             # Our own write of the status wakes nobody; what follows the end waits for the write.
             draft.look_again_in(timedelta())
@@ -160,7 +165,10 @@ def _why_late(draft: JobDraft, seen: Observation, limit: int) -> str:
         if active
         else find(seen.job.status.conditions, ConditionType.ACCEPTED)
     )
-    return f"{told}. {said.message}" if said and said.reason in HINDRANCES else told
+    is_hindrance = said is not None and (
+        said.reason in HINDRANCES or (active is None and said.status is ConditionStatus.FALSE)
+    )
+    return f"{told}. {said.message}" if said and is_hindrance else told
 
 
 def _close(
