@@ -105,17 +105,14 @@ def namespace(lab: Lab) -> Iterator[str]:
     lab.kubectl.run("delete", "namespace", name, "--wait=false")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def submitted_example(lab: Lab, common: Path, request: pytest.FixtureRequest) -> tuple[str, str]:
-    """Apply the example before all tests: it trains for minutes, in which they mostly wait.
+@pytest.fixture(scope="session")
+def submitted_example(lab: Lab, common: Path) -> tuple[str, str]:
+    """Apply the example. It takes a core for minutes and is waited for by the last tests.
 
-    Not where no test asks for it: it takes one of two cores.
+    So it is asked for as soon as what the first tests wait for has been trained, and not before.
     """
     file = ROOT / "examples" / "finetunejob.yaml"
     name = yaml.safe_load(file.read_text())["metadata"]["name"]
-    wanted = (getattr(item, "fixturenames", ()) for item in request.session.items)
-    if not any("example" in names for names in wanted):
-        return DEMO_NAMESPACE, name
 
     def submit() -> None:
         lab.kubectl.run("delete", "ftj", name, "-n", DEMO_NAMESPACE, "--ignore-not-found", "--wait")
@@ -123,6 +120,18 @@ def submitted_example(lab: Lab, common: Path, request: pytest.FixtureRequest) ->
 
     once(common, "example", submit)
     return DEMO_NAMESPACE, name
+
+
+@pytest.fixture(scope="session")
+def begin_with_the_example(request: pytest.FixtureRequest) -> Callable[[], None]:
+    """Give what applies the example, where a test of this run, in any process, asks for it."""
+
+    def begin() -> None:
+        wanted = (getattr(item, "fixturenames", ()) for item in request.session.items)
+        if any("example" in names for names in wanted):
+            request.getfixturevalue("submitted_example")
+
+    return begin
 
 
 @pytest.fixture(scope="session")

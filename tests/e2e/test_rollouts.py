@@ -6,7 +6,7 @@ model with the real llama-server. Stable must not fail a single request in any o
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,24 +24,25 @@ pytestmark = [pytest.mark.e2e, pytest.mark.needs_operator, pytest.mark.timeout(6
 
 NAMESPACE = "e2e-rollouts"
 NAME = "chat"
-RANKS = (4, 8)
-"""Of the adapters that are trained."""
+RANKS = {4: "tiny", 8: "other"}
+"""Of the adapters that are trained, with the job of each."""
 LATENCY = {"name": "latency-p95", "builtin": "LatencyP95", "max": "1"}
 QUALITY = {"name": "quality", "goldenPrompts": {"configMapRef": {"name": "golden"}}, "min": "0.9"}
 
 
 @pytest.fixture(scope="module")
-def source(lab: Lab) -> Iterator[Manifest]:
+def source(lab: Lab, begin_with_the_example: Callable[[], None]) -> Iterator[Manifest]:
     """Train a tiny model, and adapters for other tests; give its artifacts by their formats."""
     lab.kubectl.run("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
     lab.make_namespace(NAMESPACE)
-    lab.submit(NAMESPACE, "tiny", output={"artifacts": ["Merged", "GGUF"]})
-    # Beside it, and not when stable is being watched.
-    for rank in RANKS:
+    artifacts = {"tiny": ["Merged", "GGUF", "Adapter"], "other": ["Adapter"]}
+    # All now, and not when stable is being watched.
+    for rank, name in RANKS.items():
         method = {"lora": {"rank": rank}}
-        lab.submit(NAMESPACE, f"lora-{rank}", method=method, output={"artifacts": ["Adapter"]})
-    for name in ("tiny", *(f"lora-{rank}" for rank in RANKS)):
+        lab.submit(NAMESPACE, name, method=method, output={"artifacts": artifacts[name]})
+    for name in RANKS.values():
         lab.wait_for(NAMESPACE, name, "Complete")
+    begin_with_the_example()
     version = lab.kubectl.get("modelversion", "tiny-v1", NAMESPACE)
     assert version is not None
     files = {a["format"]: a for a in version["spec"]["artifacts"]}
@@ -360,8 +361,8 @@ def adapters(lab: Lab, fleet: Deployments) -> Deployments:
 
     The base model that they name is one that serving pods could load; the stand-in needs none.
     """
-    for rank in RANKS:
-        trained = lab.kubectl.get("modelversion", f"lora-{rank}-v1", NAMESPACE)
+    for rank, job in RANKS.items():
+        trained = lab.kubectl.get("modelversion", f"{job}-v1", NAMESPACE)
         assert trained is not None
         files = next(a for a in trained["spec"]["artifacts"] if a["format"] == "Adapter")
         base = {"uri": "hf://org/base", "revision": "main"}

@@ -105,6 +105,9 @@ def _do_stage(run: TrainingRun, work: Path, progress: Progress, stop: StopSignal
         from tunesmith_trainer.prepare import prepare
 
         return prepare(run, work, progress, stop)
+    from tunesmith_trainer.importing import import_bitsandbytes
+
+    import_bitsandbytes()
     from tunesmith_trainer.recipe import fine_tune
 
     return fine_tune(run, work, progress, stop)
