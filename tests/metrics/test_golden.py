@@ -153,6 +153,24 @@ async def test_an_engines_errors(
     assert error in sample.error
 
 
+async def test_an_engine_that_stable_ends_gives_no_value_rather_than_wrong_answers(
+    begin: Begin, sampler: Sampler, engine: Scholar
+) -> None:
+    serving = await begin()
+    engine.answers |= {"Capital of France?": "Paris", "2+2?": "4"}
+    canary, prompts = measured(pod(serving.url)), {"m0": QUESTIONS}
+
+    async def look() -> MetricSample:
+        taken = await sampler.take(asking("Exact"), canary, None, prompts, NOW, excuses_ends=True)
+        return taken.samples[0]
+
+    assert (await look()).value == "1"
+    engine.status = 500
+    sample = await look()
+    assert (sample.value, sample.needs_change) == ("", False)
+    assert sample.error == "the engine ended while it was asked"
+
+
 async def test_a_busy_pod_is_asked_again(
     begin: Begin, sampler: Sampler, engine: Scholar, monkeypatch: pytest.MonkeyPatch
 ) -> None:

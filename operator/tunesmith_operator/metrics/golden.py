@@ -45,6 +45,8 @@ class Asked:
     """Model to name to the engine; empty for engines with just one."""
     token: str = field(repr=False)
     """What the sidecars know the questions by."""
+    excuses_ends: bool = False
+    """Whether it is another revision that ends the engine, with whatever is being answered."""
 
 
 def parse_prompts(text: str, limit: int) -> list[Question]:
@@ -90,6 +92,8 @@ async def examine(
                 ),
                 at_once=_AT_ONCE,
             )
+            if asked.excuses_ends and None in answers:
+                raise Unanswered("the engine ended while it was asked")
             pairs = [(q, given) for q, given in zip(questions, answers, strict=True) if given]
             scores = await _score(session, golden, pairs, seconds) if pairs else []
     except TimeoutError as error:
@@ -123,8 +127,8 @@ async def _answer(
     *,
     max_tokens: int,
     seconds: float,
-) -> str:
-    """Ask one question; gives nothing where the engine was asked and failed."""
+) -> str | None:
+    """Ask one question; gives None where the engine was asked and failed."""
     headers = {ANALYSIS_HEADER: asked.token}
     messages = [{"role": "user", "content": prompt}]
     url = pod.url("/v1")
@@ -143,7 +147,7 @@ async def _answer(
             # Clients go first; the time for all ends this.
             await asyncio.sleep(_BUSY_PAUSE_SECONDS)
         except Broken:
-            return ""
+            return None
 
 
 async def _score(

@@ -109,7 +109,9 @@ class Sources:
         seconds = golden.time_for(task.analysis.interval_seconds)
 
         async def ask(revision: Measured) -> str:
-            asked = golden.Asked(revision.pods, revision.model, revision.token)
+            asked = golden.Asked(
+                revision.pods, revision.model, revision.token, excuses_ends=task.excuses_ends
+            )
             found = await golden.examine(self._session, prompts, questions, asked, seconds)
             return f"{found:.6g}"
 
