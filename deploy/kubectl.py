@@ -31,11 +31,11 @@ class Kubectl:
 
     def run(self, *arguments: str, stdin: str = "", hint: str = "") -> str:
         """Run kubectl and return what it printed."""
-        return self.log.run(self._command("kubectl", arguments), stdin=stdin, hint=hint)
+        return self.log.run(self.command("kubectl", arguments), stdin=stdin, hint=hint)
 
     def helm(self, *arguments: str, hint: str = "") -> str:
         """Run helm and return what it printed."""
-        return self.log.run(self._command("helm", arguments), hint=hint)
+        return self.log.run(self.command("helm", arguments), hint=hint)
 
     def get(self, kind: str, name: str, namespace: str) -> Manifest | None:
         """Return an object, or nothing when there is none of that name."""
@@ -74,7 +74,7 @@ class Kubectl:
     def forwarded(self, service: str, namespace: str, port: int) -> Iterator[int]:
         """Yield a local port that leads to a service for as long as the block lasts."""
         arguments = ["port-forward", "-n", namespace, f"service/{service}", f":{port}"]
-        command = self._command("kubectl", arguments)
+        command = self.command("kubectl", arguments)
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
@@ -92,7 +92,7 @@ class Kubectl:
 
     def _quietly(self, arguments: list[str]) -> str:
         """Run kubectl without copying its answer into the log: it is long and asked for often."""
-        command = self._command("kubectl", arguments)
+        command = self.command("kubectl", arguments)
         what = f"kubectl {' '.join(arguments[:4])}"
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -102,7 +102,8 @@ class Kubectl:
             raise StepError(f"{what}: {done.stderr.strip()}")
         return done.stdout
 
-    def _command(self, program: str, arguments: list[str] | tuple[str, ...]) -> list[str]:
+    def command(self, program: str, arguments: list[str] | tuple[str, ...]) -> list[str]:
+        """Return the command line of kubectl or helm for this cluster."""
         kubeconfig = self._cluster.kubeconfig
         own = [f"--kubeconfig={kubeconfig}"] if kubeconfig else []
         return [self._cluster.program(program), *own, *arguments]

@@ -16,12 +16,12 @@ import pytest
 import yaml
 
 from deploy.cluster import choose_cluster
-from deploy.kubectl import Kubectl
 from deploy.locks import locked
 from deploy.settings import read_settings
 from deploy.shell import Log
 from deploy.storage import DEMO_NAMESPACE, Storage
 from tests.e2e.lab import Lab, Say
+from tests.e2e.reading import reader
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,7 +73,7 @@ def once(common: Path, what: str, act: Callable[[], None]) -> None:
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory, common: Path) -> Lab:
+def lab(tmp_path_factory: pytest.TempPathFactory, common: Path) -> Iterator[Lab]:
     def bring_up() -> None:
         environment = {**os.environ, "CLUSTER": os.environ.get("CLUSTER", "native")}
         command = [sys.executable, "-m", "deploy", "up", "--operator"]
@@ -82,7 +82,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory, common: Path) -> Lab:
     once(common, "cluster", bring_up)
     cluster, _ = choose_cluster(read_settings())
     log = Log(tmp_path_factory.mktemp("e2e") / "kubectl.log")
-    return Lab(cluster, Kubectl(cluster, log), Storage(cluster), log)
+    with reader(cluster, log) as kubectl:
+        yield Lab(cluster, kubectl, Storage(cluster), log)
 
 
 @pytest.fixture(autouse=True)
