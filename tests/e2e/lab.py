@@ -181,9 +181,15 @@ class Lab:
     def _operator_pods(self) -> list[Manifest]:
         return self.kubectl.list_all("pods", OPERATOR_NAMESPACE, OPERATOR_PODS)
 
-    def events(self, namespace: str, name: str) -> set[str]:
-        found = self.kubectl.list_all("events", namespace)
-        return {e["reason"] for e in found if e["involvedObject"]["name"] == name}
+    def wait_for_event(self, namespace: str, name: str, reason: str, seconds: int = 60) -> None:
+        """Wait for an Event: the operator writes it after the status that it tells of."""
+
+        def written() -> bool | None:
+            found = self.kubectl.list_all("events", namespace)
+            about = {e["reason"] for e in found if e["involvedObject"]["name"] == name}
+            return reason in about or None
+
+        until(written, seconds, f"the Event {reason} of {name}")
 
     def describe(self, namespace: str, seconds: float) -> str:
         """Say what a namespace holds, and what the operator said in the last ``seconds``."""

@@ -86,7 +86,7 @@ def test_a_pod_out_of_memory_goes_on_with_half_the_batch(lab: Lab, namespace: st
     assert [a.reason for a in status.attempts] == ["Succeeded", "OutOfMemory", "Succeeded"]
     assert status.counters.batch_halvings == 1
     assert status.counters.failures == 0
-    assert "BatchHalved" in lab.events(namespace, "greedy")
+    lab.wait_for_event(namespace, "greedy", "BatchHalved")
 
 
 def wide_rows() -> str:
