@@ -59,6 +59,8 @@ class Behaviour:
     is_ready: bool = True
     restarts: int = 0
     refusal: str = ""
+    is_stuck: bool = False
+    """Whether their node starts none of its containers, and its status says nothing of why."""
 
 
 @dataclass(frozen=True)
@@ -357,6 +359,8 @@ class ServingCluster:
     async def _create(self, workload: Object) -> None:
         meta, template = workload["metadata"], workload["spec"]["template"]
         owner = {"apiVersion": "apps/v1", "kind": "Deployment", "controller": True}
+        behaviour = self.behaviour[meta["namespace"], _number(template)]
+        node = {"nodeName": "node-1"} if behaviour.is_stuck else {}
         with contextlib.suppress(AlreadyExists):
             await self._kube.create(
                 {
@@ -368,7 +372,7 @@ class ServingCluster:
                         "labels": template["metadata"]["labels"],
                         "ownerReferences": [owner | {"name": meta["name"], "uid": meta["uid"]}],
                     },
-                    "spec": template["spec"],
+                    "spec": template["spec"] | node,
                 }
             )
 
@@ -404,7 +408,7 @@ class ServingCluster:
             return
         if address in network.routers or (address, ENGINE_PORT) in network.engines:
             return
-        if (pod["metadata"]["namespace"], number) in self.halted:
+        if (pod["metadata"]["namespace"], number) in self.halted or _is_stuck(pod):
             return
         if LABEL_HOST in pod["metadata"]["labels"]:
             namespace = pod["metadata"]["namespace"]
@@ -424,6 +428,8 @@ class ServingCluster:
             await network.open(address, AGENT_PORT)
 
     def _status(self, pod: Object, address: str) -> Object:
+        if _is_stuck(pod):
+            return _STUCK
         number, network = _number(pod), self.network
         behaviour = self.behaviour[pod["metadata"]["namespace"], number]
         host = network.hosts.get(address)
@@ -451,6 +457,23 @@ class ServingCluster:
             "containerStatuses": containers,
             "initContainerStatuses": [init] if behaviour.refusal else [],
         }
+
+
+_CREATING = {"waiting": {"reason": "ContainerCreating"}}
+_STUCK: Object = {
+    "phase": "Pending",
+    "conditions": [{"type": "PodScheduled", "status": "True"}],
+    "containerStatuses": [
+        {"name": name, "image": "i", "imageID": "", "ready": False, "restartCount": 0}
+        | {"state": _CREATING}
+        for name in ("engine", "sidecar")
+    ],
+}
+
+
+def _is_stuck(pod: Object) -> bool:
+    """Whether it was given to a node; the others are played without any."""
+    return "nodeName" in pod["spec"]
 
 
 def _number(pod: Object) -> int:

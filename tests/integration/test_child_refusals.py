@@ -3,13 +3,14 @@
 import json
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
 from deploy.native.apiserver import ControlPlane
 from deploy.shell import StepError
 from tests.integration.conftest import CRDS
+from tests.integration.kubelet import event_on
 from tests.integration.operators import (
     Recorder,
     client_of,
@@ -24,7 +25,7 @@ from tests.integration.operators import (
 from tests.integration.rollouts import until_events
 from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.kinds import Object
-from tunesmith_operator.planning import monitoring
+from tunesmith_operator.planning import monitoring, starting
 from tunesmith_operator.reconcile import finetunejob
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -265,7 +266,7 @@ async def test_a_pod_that_its_node_does_not_start_is_told_in_the_kubelets_words(
     controlled: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only an Event of the pod says it; where the newest is no warning, it is on its way."""
-    monkeypatch.setattr(monitoring, "_NODE_PATIENCE", timedelta(seconds=2))
+    monkeypatch.setattr(starting, "NODE_PATIENCE", timedelta(seconds=2))
     namespace = make_namespace(controlled)
     async with client_of(controlled) as kube, operator(controlled, namespace):
         await kube.create(job(namespace))
@@ -278,22 +279,3 @@ async def test_a_pod_that_its_node_does_not_start_is_told_in_the_kubelets_words(
         await until_said(kube, namespace, "DataReady", "ContainerNotStarting", told)
         await kube.create(event_on(pod, "Normal", "Pulling", "Pulling image", later=5))
         await until_said(kube, namespace, "DataReady", "Starting", "Attempt 1 is starting")
-
-
-def event_on(pod: Object, kind: str, reason: str, message: str, *, later: int = 0) -> Object:
-    """Give an Event as a kubelet records it."""
-    meta = pod["metadata"]
-    at = (datetime.now(UTC) + timedelta(seconds=later)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    about = {"kind": "Pod", "uid": meta["uid"], "name": meta["name"]}
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"namespace": meta["namespace"], "name": f"{meta['name']}.{reason.lower()}"},
-        "involvedObject": about | {"namespace": meta["namespace"]},
-        "type": kind,
-        "reason": reason,
-        "message": message,
-        "firstTimestamp": at,
-        "lastTimestamp": at,
-        "source": {"component": "kubelet"},
-    }

@@ -9,11 +9,13 @@ import pytest
 
 from deploy.native.apiserver import ControlPlane, free_ports
 from deploy.shell import StepError
+from tests.integration.kubelet import event_on
 from tests.integration.operators import (
     operator,
     until,
 )
 from tests.integration.rollouts import (
+    ROLLOUT,
     change,
     condition_of,
     deployment,
@@ -30,6 +32,7 @@ from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_api.revision import RevisionTemplate
 from tunesmith_operator.kube.client import KubeClient
 from tunesmith_operator.kube.kinds import KINDS, Object
+from tunesmith_operator.planning import starting, waking
 from tunesmith_operator.planning.revisions import revision_digest, revision_name
 from tunesmith_operator.planning.sources import resolve
 from tunesmith_operator.reconcile import refusals
@@ -72,6 +75,41 @@ async def test_somebody_elses_object_with_a_revisions_name_is_left_alone(
         uid = foreign["metadata"]["uid"]
         await kube.delete("ConfigMap", namespace, name, uid=uid, propagation="Background")
         await until_stable(kube, namespace, 2)
+
+
+async def test_a_canary_that_its_node_does_not_start_says_why_in_the_kubelets_words(
+    control_plane: ControlPlane,
+    namespace: str,
+    kube: KubeClient,
+    cluster: ServingCluster,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only an Event of the pod says it; the status of the pod is what it is when all is well."""
+    monkeypatch.setattr(starting, "NODE_PATIENCE", timedelta(seconds=2))
+    monkeypatch.setattr(waking, "_EVENT_LOOK", timedelta(seconds=1))
+    cluster.behaviour[namespace, 2].is_stuck = True
+    rollout = ROLLOUT | {"readyTimeoutSeconds": 10}
+    await kube.create(deployment(namespace, rollout=rollout))
+    async with operator(control_plane, namespace):
+        await until_stable(kube, namespace, 1)
+        await change(kube, namespace, source=source("b"))
+
+        async def stuck() -> Object | None:
+            pods = await kube.list("Pod", namespace)
+            return next((pod for pod in pods if "nodeName" in pod["spec"]), None)
+
+        pod = await until(stuck, what="the canary's pod")
+        words = 'MountVolume.SetUp failed for volume "models": driver not found'
+        await kube.create(event_on(pod, "Warning", "FailedMount", words))
+        await until_status(
+            kube,
+            namespace,
+            lambda s: words in condition_of(s, "Progressing")[2],
+            "the kubelet's words",
+        )
+        ended = await until_rolled_back(kube, namespace)
+    assert ended["status"]["lastRollback"]["reason"] == "ReadyTimeout"
+    assert words in ended["status"]["lastRollback"]["message"]
 
 
 async def test_what_a_quota_refuses_is_a_condition_and_stable_goes_on(

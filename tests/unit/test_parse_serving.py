@@ -1,11 +1,13 @@
 """What is told of a serving pod that does not become ready, and which of its ends are its own."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from tunesmith_operator.kube.parse_serving import parse_serving_pod
+from tunesmith_operator.planning.serving import ServingPod
+from tunesmith_operator.planning.starting import overdue_pods
 
 WORDS = "CredentialsMissing: Secret later cannot be used"
 FAILED = {"terminated": {"exitCode": 5, "message": f"a line\n{WORDS}\n"}}
@@ -48,6 +50,50 @@ def test_a_pod_that_does_not_start_says_why(
     containers: list[dict[str, Any]], expected: str
 ) -> None:
     assert waiting(*containers) == expected
+
+
+CREATING = {"waiting": {"reason": "ContainerCreating"}}
+INITIALIZING = {"waiting": {"reason": "PodInitializing"}}
+PLACED: dict[str, Any] = {
+    "metadata": {"name": "p", "uid": "u", "creationTimestamp": "2026-01-01T10:00:00Z"},
+    "spec": {"nodeName": "node-1"},
+    "status": {"phase": "Pending"},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "is_starting"),
+    [
+        pytest.param({}, True, id="its node has said nothing"),
+        pytest.param({"containerStatuses": [{"state": CREATING}]}, True, id="being made"),
+        pytest.param(
+            {
+                "initContainerStatuses": [{"state": INITIALIZING}],
+                "containerStatuses": [{"state": INITIALIZING}],
+            },
+            True,
+            id="nothing has begun",
+        ),
+        pytest.param(
+            {
+                "initContainerStatuses": [{"state": {"running": {}}}],
+                "containerStatuses": [{"state": INITIALIZING}],
+            },
+            False,
+            id="the model is being fetched",
+        ),
+        pytest.param({"containerStatuses": [{"state": PULLING}]}, False, id="the status says why"),
+        pytest.param({"phase": "Running"}, False, id="it runs"),
+    ],
+)
+def test_a_pod_is_starting_until_its_node_has_begun_a_container(
+    change: dict[str, Any], is_starting: bool
+) -> None:
+    made = datetime.fromisoformat(PLACED["metadata"]["creationTimestamp"])
+    seen = parse_serving_pod(PLACED | {"status": PLACED["status"] | change})
+    assert seen.starting == (made if is_starting else None)
+    nowhere = parse_serving_pod(PLACED | {"spec": {}, "status": PLACED["status"] | change})
+    assert nowhere.starting is None
 
 
 def ended(finished: str, **more: Any) -> dict[str, Any]:
@@ -125,3 +171,19 @@ def test_a_pod_of_one_container_has_no_others_to_end_with() -> None:
     meta = {"name": "p", "uid": "u"}
     pod = parse_serving_pod({"metadata": meta, "status": {"containerStatuses": [REBOOTED]}})
     assert (pod.restarts, pod.last_restart) == (1, datetime.fromisoformat(BOOT))
+
+
+def test_events_are_asked_for_of_one_pod_of_each_revision_and_host_that_is_overdue() -> None:
+    made = datetime.fromisoformat(PLACED["metadata"]["creationTimestamp"])
+    young = made + timedelta(seconds=20)
+    pods = [
+        ServingPod("router", "r", 0, starting=made),
+        ServingPod("going", "g", 1, starting=made, is_terminating=True),
+        ServingPod("young", "y", 1, starting=young),
+        ServingPod("first", "f", 1, starting=made),
+        ServingPod("second", "s", 1, starting=made),
+        ServingPod("shared", "h", 0, host="host", starting=made),
+        ServingPod("runs", "u", 2),
+    ]
+    asked = overdue_pods(pods, made + timedelta(seconds=31))
+    assert [pod.name for pod in asked] == ["first", "shared"]

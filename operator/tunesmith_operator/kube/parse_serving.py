@@ -9,12 +9,14 @@ from datetime import datetime, timedelta
 from tunesmith_api.artifacts import refusal
 from tunesmith_api.labels import LABEL_HOST, LABEL_REVISION
 from tunesmith_operator.kube.kinds import Object
-from tunesmith_operator.kube.parse import controller_uid, parse_count
+from tunesmith_operator.kube.parse import controller_uid, parse_count, parse_time
 from tunesmith_operator.planning.gathering import SeenRecord, SeenWorkload
 from tunesmith_operator.planning.serving import SeenRouter, ServingPod, Traffic
 from tunesmith_operator.resources.serving.record import RecordError, read_record
 
 _LINE = 300
+_QUIET = ("PodInitializing", "ContainerCreating")
+"""What the kubelet says while all is well."""
 _TOGETHER = timedelta(minutes=1)
 """So far apart do containers end that a node shuts down: the sidecar finishes its requests."""
 
@@ -67,6 +69,7 @@ def parse_serving_pod(body: Object) -> ServingPod:
         restarts=restarts,
         last_restart=_last_restart(main) if restarts else None,
         waiting=_waiting(conditions.get("PodScheduled", {}), containers),
+        starting=_starting(body, containers),
         refusal=_refusal(init),
     )
 
@@ -166,7 +169,7 @@ def _waiting(scheduled: Object, containers: Iterable[Object]) -> str:
         state = container.get("state") or {}
         waiting = state.get("waiting") or {}
         reason = waiting.get("reason", "")
-        if reason in ("PodInitializing", "ContainerCreating"):
+        if reason in _QUIET:
             continue
         # Why it failed tells more than how long the kubelet will wait.
         if words := _last_words(container):
@@ -174,6 +177,23 @@ def _waiting(scheduled: Object, containers: Iterable[Object]) -> str:
         if reason:
             return f"{reason}: {waiting.get('message') or container.get('name')}"
     return ""
+
+
+def _starting(body: Object, containers: Sequence[Object]) -> datetime | None:
+    """Give when a pod was made that is on a node which has begun none of its containers."""
+    is_placed = bool((body.get("spec") or {}).get("nodeName"))
+    is_pending = (body.get("status") or {}).get("phase", "Pending") == "Pending"
+    if not is_placed or not is_pending or any(map(_has_begun, containers)):
+        return None
+    return parse_time(body["metadata"].get("creationTimestamp"))
+
+
+def _has_begun(container: Object) -> bool:
+    """Whether a container has run, or its status says why it has not."""
+    state = container.get("state") or {}
+    reason = (state.get("waiting") or {}).get("reason", "")
+    has_run = "running" in state or "terminated" in state or container.get("lastState")
+    return bool(has_run) or reason not in ("", *_QUIET)
 
 
 def _last_words(container: Object) -> str:

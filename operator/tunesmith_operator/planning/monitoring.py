@@ -12,6 +12,7 @@ from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.jobstatus import CheckpointStatus, DisplayStage, ProgressStatus
 from tunesmith_api.result import Phase, TrainerProgress
 from tunesmith_operator.planning.observed import Observation, SeenJob, SeenPod
+from tunesmith_operator.planning.starting import is_overdue
 
 _PULL_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
 # What the kubelet says while all is well.
@@ -19,8 +20,6 @@ _QUIET_REASONS = {"", "ContainerCreating", "PodInitializing"}
 _START_PATIENCE = timedelta(seconds=120)
 # The Job controller makes pods within a second; watches may be some seconds late.
 _POD_PATIENCE = timedelta(seconds=15)
-# What a node needs to make a container; images that are pulled take longer, and warn of nothing.
-_NODE_PATIENCE = timedelta(seconds=30)
 _CHECK_IMAGE = "check compute.image or the chart's trainer image, and the pull secrets"
 _QUOTA_IS_FULL = "exceeded quota"
 _EXPORT_PHASES = {Phase.EXPORTING, Phase.UPLOADING}
@@ -61,7 +60,7 @@ def slow_pod(attempt: SeenJob, now: datetime) -> SeenPod | None:
     for pod in attempt.pods:
         is_placed = pod.phase == "Pending" and pod.node and not pod.is_gone
         is_quiet = pod.waiting_reason in _QUIET_REASONS
-        if is_placed and is_quiet and now - (pod.created or now) >= _NODE_PATIENCE:
+        if is_placed and is_quiet and is_overdue(pod.created, now):
             return pod
     return None
 

@@ -64,7 +64,7 @@ def decide_rollout(seen: ServingObservation, now: datetime) -> ServingDecision:
     place(draft, seen, template)
     objection = source if isinstance(source, SourceObjection) else None
     report(draft, seen, objection, standing)
-    ask_to_be_woken(draft)
+    ask_to_be_woken(draft, seen)
     return draft.decision()
 
 

@@ -37,6 +37,8 @@ class SeenRevision:
     """Restarts of its containers, over all pods there are; of pods that it shares none."""
     waiting: str = ""
     """What a pod that is not ready waits for: the scheduler's or the kubelet's words."""
+    starting: datetime | None = None
+    """When the oldest pod was made that its node has not started and whose status says not why."""
     refusal: str = ""
     """Why a pod will never serve this model, such as another digest; empty if none said so."""
     loaded_replicas: int = 0
@@ -90,6 +92,8 @@ class ServingPod:
     """When one of them ended last; None where none was started again, or all ended together."""
     waiting: str = ""
     """What it waits for, in the scheduler's or the kubelet's words."""
+    starting: datetime | None = None
+    """When it was made; None once its node has started a container, or its status says why not."""
     refusal: str = ""
     """Why it will never serve its model, as it said itself."""
 

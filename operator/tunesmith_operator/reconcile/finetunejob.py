@@ -20,7 +20,6 @@ from tunesmith_api.result import PROGRESS_PORT, TrainerProgress
 from tunesmith_operator.kube.errors import AlreadyExists, Conflict, Invalid, NotOurs, Refused
 from tunesmith_operator.kube.parse import (
     newest_message,
-    newest_warning,
     parse_job,
     parse_target,
     parse_version,
@@ -42,6 +41,7 @@ from tunesmith_operator.planning.observed import Observation, SeenJob, SeenTarge
 from tunesmith_operator.planning.offers import target_name
 from tunesmith_operator.planning.training import decide
 from tunesmith_operator.reconcile.emitting import emit
+from tunesmith_operator.reconcile.hindering import what_hinders
 from tunesmith_operator.reconcile.refusals import advice
 from tunesmith_operator.reconcile.unreadable import mark_unreadable
 from tunesmith_operator.reconcile.world import World
@@ -119,6 +119,7 @@ class FineTuneJobReconciler:
                 world.cache.saw("Pod", pod)
             attempts = world.cache.jobs_of(meta.uid)
         progress, unanswered = await self._ask_trainer(world, job, attempts)
+        slow = slow_pod(attempts[-1], world.now()) if attempts else None
         return Observation(
             job=job,
             attempts=attempts,
@@ -127,7 +128,7 @@ class FineTuneJobReconciler:
             target=await _look_at_target(world, job),
             progress=progress,
             pods_refused=await _why_refused(world, meta.namespace, lacking),
-            pod_hindered=await _what_hinders(world, meta.namespace, attempts),
+            pod_hindered=await what_hinders(world, meta.namespace, slow.uid) if slow else "",
             unanswered=unanswered,
         )
 
@@ -191,15 +192,6 @@ async def _why_refused(world: World, namespace: str, lacking: Sequence[SeenJob])
         return ""
     about = f"involvedObject.uid={lacking[-1].uid},reason={_POD_REFUSED}"
     return newest_message(await world.kube.list("Event", namespace, fields=about))
-
-
-async def _what_hinders(world: World, namespace: str, attempts: Sequence[SeenJob]) -> str:
-    """Give what the kubelet warned of last about a pod that does not start."""
-    slow = slow_pod(attempts[-1], world.now()) if attempts else None
-    if slow is None:
-        return ""
-    about = f"involvedObject.uid={slow.uid}"
-    return newest_warning(await world.kube.list("Event", namespace, fields=about))
 
 
 def _without_progress(status: FineTuneJobStatus) -> FineTuneJobStatus:

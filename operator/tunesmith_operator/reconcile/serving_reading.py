@@ -39,6 +39,7 @@ from tunesmith_operator.planning.serving import (
     SeenRouter,
     ServingPod,
 )
+from tunesmith_operator.reconcile.hindering import with_hindrances
 from tunesmith_operator.reconcile.unreadable import say_unreadable
 from tunesmith_operator.reconcile.world import World
 from tunesmith_operator.resources.serving.names import router_name
@@ -87,7 +88,8 @@ async def read(
         _versions(world, deployment),
         _route(world, deployment, may_have_former=may_have_former),
     )
-    pods = [parse_serving_pod(body) for body in bodies.pods]
+    parsed = [parse_serving_pod(body) for body in bodies.pods]
+    pods = await with_hindrances(world, meta.namespace, parsed)
     router_pods = tuple(p for p in pods if p.revision == 0 and not p.host and not p.is_terminating)
     answers, reports = await asyncio.gather(
         world.serving.routers.ask(meta.uid, router_pods),
