@@ -10,7 +10,7 @@ SIDE_BY_SIDE := -n $(shell n=$$(( $$(nproc) + 2 )); echo $$(( n > 4 ? 4 : n ))) 
 # Roll-outs first, beside a file that trains one model at a time: the half second after a verdict is
 # no promise beside twenty trainers. What waits for the example comes last.
 E2E_FIRST := tests/e2e/test_rollouts.py tests/e2e/test_faults.py
-E2E_APART := tests/e2e/test_autoscaling.py tests/e2e/test_ollama.py tests/e2e/test_kueue.py tests/e2e/test_vllm.py
+E2E_APART := tests/e2e/test_autoscaling.py tests/e2e/test_ollama.py tests/e2e/test_kueue.py tests/e2e/test_outage.py tests/e2e/test_vllm.py
 E2E := $(E2E_FIRST) $(filter-out $(E2E_FIRST) $(E2E_APART),$(sort $(wildcard tests/e2e/test_*.py)))
 # A Gateway API implementation, for one test.
 GATEWAY := contour envoy
@@ -48,7 +48,7 @@ help: ## List the commands
 
 include deploy/deploy.mk
 
-.PHONY: setup format lint verify generate test unit simulate integration test-install test-gateway test-ollama test-vllm test-llama-cpp test-autoscaling test-kueue e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean bench-training bench-data bench-memory bench-s3 bench-checkpoint bench-resume bench-gguf bench
+.PHONY: setup format lint verify generate test unit simulate integration test-install test-gateway test-ollama test-vllm test-llama-cpp test-autoscaling test-kueue test-outage e2e bench-operator bench-fleet bench-sidecar bench-router bench-rollback lock clean bench-training bench-data bench-memory bench-s3 bench-checkpoint bench-resume bench-gguf bench
 setup: .venv/.stamp-dev ## Make the development environment
 
 format: .venv/.stamp-dev ## Format the code
@@ -112,6 +112,9 @@ e2e: .venv/.stamp-dev ## Real pods on the native cluster
 
 test-autoscaling: .venv/.stamp-dev ## An autoscaler driven by real load on the native cluster (builds metrics-server the first time)
 	$(PY) -m pytest tests/e2e/test_autoscaling.py -q
+
+test-outage: .venv/.stamp-dev ## The native cluster's API server does not answer for five minutes of a training and a roll-out
+	$(PY) -m pytest tests/e2e/test_outage.py -q
 
 test-kueue: .venv/.stamp-dev ## Jobs that wait for quota and are preempted by a real Kueue on the native cluster (builds Kueue the first time)
 	$(PY) -m pytest tests/e2e/test_kueue.py -q

@@ -93,7 +93,11 @@ ACCEPTED = [
         id="adapters in the default engine of a GPU",
     ),
     pytest.param("spec.access", KEYS, id="clients with keys"),
-    pytest.param("spec.conversationLog", {"uri": "s3://acme/logs/", "flushSeconds": 1}, id="a log"),
+    pytest.param(
+        "spec.conversationLog",
+        {"uri": "s3://acme/logs/", "flushSeconds": 1, "sessionHeader": "X-Chat"},
+        id="a log",
+    ),
     pytest.param(STEPS, [{"weight": 0, "mirrorPercent": 100}], id="only a dark launch"),
     pytest.param(STEPS, [{"weight": w} for w in range(1, 17)], id="sixteen steps"),
     pytest.param(METRICS, [ERRORS, GOLDEN], id="errors and golden prompts"),
@@ -183,6 +187,12 @@ REFUSED = [
         "spec.access", {"apiKeySecretRef": {"name": "keys"}}, "key", id="all keys of a Secret"
     ),
     pytest.param("spec.conversationLog", {}, "conversationLog.uri", id="a log nowhere"),
+    pytest.param(
+        "spec.conversationLog",
+        {"uri": "s3://acme/logs/", "sessionHeader": ""},
+        "sessionHeader",
+        id="sessions by no header",
+    ),
     pytest.param(
         "spec.conversationLog", {"uri": "file:///logs"}, "conversationLog.uri", id="a log on disk"
     ),

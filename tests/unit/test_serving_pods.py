@@ -182,12 +182,13 @@ def test_the_sidecar_alone_gets_the_clients_keys() -> None:
 def test_the_log_is_written_where_and_as_the_model_is_read() -> None:
     pod = pod_of(
         {"type": "LlamaCpp"},
-        conversationLog={"uri": "s3://acme/logs/", "flushSeconds": 5},
+        conversationLog={"uri": "s3://acme/logs/", "flushSeconds": 5, "sessionHeader": "x-chat"},
         s3={"region": "eu", "secretRef": {"name": "own-s3"}},
     )
     settings = parse_settings(variables(container(pod, "sidecar")), [])
     fetch = parse_fetch_settings(variables(container(pod, "fetch")))
     assert (settings.log_uri, settings.log_flush_seconds) == ("s3://acme/logs/", 5)
+    assert settings.session_header == "x-chat"
     assert (settings.log_endpoint, settings.log_region) == (fetch.endpoint, fetch.region)
     assert settings.log_path_style is fetch.path_style is True
     assert settings.log_credentials_dir == fetch.credentials_dir
@@ -205,7 +206,7 @@ def test_a_log_without_a_secret_uses_the_pods_own_identity() -> None:
     sidecar = container(built["spec"]["template"]["spec"], "sidecar")
     settings = parse_settings(variables(sidecar), [])
     assert (settings.log_uri, settings.log_credentials_dir) == ("s3://acme/logs/", None)
-    assert settings.log_flush_seconds == 60
+    assert (settings.log_flush_seconds, settings.session_header) == (60, "x-conversation-id")
 
 
 def test_who_reads_a_pod_learns_no_token() -> None:

@@ -170,7 +170,8 @@ def _log_settings(template: RevisionTemplate, config: Config) -> dict[str, str]:
         return {}
     storage = resolve_storage(template, config).settings
     told = {"URI": log.uri, "FLUSH_SECONDS": str(log.flush_seconds), **storage}
-    return {f"LOG_{name}": value for name, value in told.items()}
+    named = {f"LOG_{name}": value for name, value in told.items()}
+    return {"SESSION_HEADER": log.session_header, **named}
 
 
 def _secrets(template: RevisionTemplate, config: Config) -> tuple[list[Manifest], list[Manifest]]:
