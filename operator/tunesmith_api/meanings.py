@@ -71,8 +71,8 @@ DEPLOYMENT_REASON_MEANINGS: dict[DeploymentReason, str] = {
     DeploymentReason.REPLICAS_UNAVAILABLE: "Pods of a revision with traffic are not ready.",
     DeploymentReason.FAILED_OVER: "Stable has no ready pods; another revision has its traffic "
     "until it is back.",
-    DeploymentReason.ROUTER_UNAVAILABLE: "The router cannot be asked, or has not taken the "
-    "weights. It goes on with the last ones.",
+    DeploymentReason.ROUTER_UNAVAILABLE: "The router cannot be asked, or none of its pods is "
+    "ready, or it has not taken the weights. It goes on with the last ones.",
     DeploymentReason.WAITING_FOR_REPLICAS: "The canary's pods are not ready yet; the message says "
     "what they wait for.",
     DeploymentReason.WAITING_FOR_ROUTER: "The router has not taken the weights yet.",

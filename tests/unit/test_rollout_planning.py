@@ -16,6 +16,7 @@ from tunesmith_api.deploymentstatus import (
 from tunesmith_api.modeldeployment import ModelDeployment
 from tunesmith_api.revision import RevisionTemplate
 from tunesmith_api.rollout import CapacityMode
+from tunesmith_api.router import RouterReport, RouterSplit
 from tunesmith_operator.planning.analysis import begin_step, failed, judge, overall, take
 from tunesmith_operator.planning.capacity import (
     Sizing,
@@ -24,8 +25,10 @@ from tunesmith_operator.planning.capacity import (
     carried_weight,
     stable_keeps,
 )
+from tunesmith_operator.planning.conditions import find
 from tunesmith_operator.planning.rejection import reason_to_reject
 from tunesmith_operator.planning.rollout import decide_rollout
+from tunesmith_operator.planning.routing import RouterAnswer, read_answers
 from tunesmith_operator.planning.serving import (
     MetricSample,
     Sampling,
@@ -33,6 +36,7 @@ from tunesmith_operator.planning.serving import (
     SeenRevision,
     SeenRouter,
     ServingObservation,
+    ServingPod,
     Traffic,
 )
 from tunesmith_operator.planning.traffic import choose_traffic
@@ -309,6 +313,39 @@ def test_a_rollback_took_as_long_as_until_the_routers_confirmed_it() -> None:
     last = decide_rollout(seen, NOW + timedelta(seconds=7)).status.last_rollback
     assert last is not None
     assert last.restored_after_milliseconds == 80
+
+
+@pytest.mark.parametrize(
+    ("takes_requests", "expected"),
+    [
+        pytest.param([True, True], ("True", "Serving"), id="both are ready"),
+        pytest.param([False, True], ("True", "Serving"), id="one is, which is enough"),
+        pytest.param([False, False], ("False", "RouterUnavailable"), id="nobody gets through yet"),
+    ],
+)
+def test_nothing_is_ready_before_a_router_pod_takes_requests(
+    takes_requests: list[bool], expected: tuple[str, str]
+) -> None:
+    """All of them have the split: the kubelet looks a second later."""
+    report = RouterReport(split=RouterSplit(main="r1"), counts=())
+    pods = [
+        ServingPod(f"p{n}", f"p{n}", 0, is_ready=ready) for n, ready in enumerate(takes_requests)
+    ]
+    deployment = {
+        "metadata": {"name": "d"},
+        "spec": {"source": {"modelVersion": "m"}},
+        "status": {"stable": role(1)},
+    }
+    seen = ServingObservation(
+        ModelDeployment.model_validate(deployment),
+        revisions=(revision(1, 4),),
+        router=read_answers([RouterAnswer(pod, report) for pod in pods]),
+    )
+    conditions = decide_rollout(seen, NOW).status.conditions
+    for kind in ("Ready", "Available"):
+        condition = find(conditions, kind)
+        assert condition is not None
+        assert (condition.status, condition.reason) == expected
 
 
 @pytest.mark.parametrize(

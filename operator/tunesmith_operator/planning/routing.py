@@ -96,9 +96,11 @@ def read_answers(answers: Sequence[RouterAnswer]) -> SeenRouter | None:
     told = [split for split in splits if split is not None]
     if not splits or (is_silent and not told):
         return None
+    is_reachable = any(a.pod.is_ready for a in answers)
     return SeenRouter(
         traffic=_traffic(told[0]) if told else None,
-        is_settled=not is_silent and len(set(splits)) == 1 and any(a.pod.is_ready for a in answers),
+        is_settled=not is_silent and len(set(splits)) == 1 and is_reachable,
+        is_reachable=is_reachable,
         counts=_sum([a.report for a in answers if a.report is not None]),
         trouble=say_trouble([a for a in answers if a.pod.is_ready]),
     )

@@ -149,6 +149,8 @@ class SeenRouter:
     """Which router pods do not answer or do not take what they are told, and why."""
     is_moving: bool = False
     """Whether the router of the spec is not in effect yet, and the former one serves meanwhile."""
+    is_reachable: bool = True
+    """Whether requests get to any of its pods; of a Gateway's own nobody knows better."""
 
     def counted(self, name: str) -> RevisionCounts:
         """Give the counts of a revision."""

@@ -103,6 +103,9 @@ def _available(seen: ServingObservation) -> Saying:
     if seen.router.refusal and not seen.router.is_moving:
         message = f"The HTTPRoute is not in effect: {seen.router.refusal}"
         return Saying(_FALSE, DeploymentReason.ROUTER_UNAVAILABLE, message)
+    if not seen.router.is_reachable:
+        message = "No router pod is ready, so no request gets to a revision"
+        return Saying(_FALSE, DeploymentReason.ROUTER_UNAVAILABLE, message)
     main = seen.revision(seen.traffic.main)
     if main is None or main.ready_replicas == 0:
         message = f"Revision {main.number if main else seen.traffic.main} has no ready pods"
