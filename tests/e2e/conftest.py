@@ -10,6 +10,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,11 @@ def turn(request: pytest.FixtureRequest, common: Path) -> Iterator[None]:
     if not kills and not needs:
         yield
         return
-    with locked(common / "operator.lock", shared=kills is None):
+    with ExitStack() as held:
+        # Files' locks know no order: test after test of one process would overtake the other's that
+        # waits for all of them to be over.
+        with locked(common / "turn.lock"):
+            held.enter_context(locked(common / "operator.lock", shared=kills is None))
         yield
 
 
