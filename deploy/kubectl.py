@@ -31,11 +31,11 @@ class Kubectl:
 
     def run(self, *arguments: str, stdin: str = "", hint: str = "") -> str:
         """Run kubectl and return what it printed."""
-        return self.log.run(self.command("kubectl", arguments), stdin=stdin, hint=hint)
+        return self.log.run(self._command("kubectl", arguments), stdin=stdin, hint=hint)
 
     def helm(self, *arguments: str, hint: str = "") -> str:
         """Run helm and return what it printed."""
-        return self.log.run(self.command("helm", arguments), hint=hint)
+        return self.log.run(self._command("helm", arguments), hint=hint)
 
     def get(self, kind: str, name: str, namespace: str) -> Manifest | None:
         """Return an object, or nothing when there is none of that name."""
@@ -74,9 +74,23 @@ class Kubectl:
     def forwarded(self, service: str, namespace: str, port: int) -> Iterator[int]:
         """Yield a local port that leads to a service for as long as the block lasts."""
         arguments = ["port-forward", "-n", namespace, f"service/{service}", f":{port}"]
-        command = self.command("kubectl", arguments)
+        with self._listening(arguments, f"kubectl cannot forward to service {service}") as local:
+            yield local
+
+    @contextlib.contextmanager
+    def proxied(self) -> Iterator[int]:
+        """Yield a local port that leads to the API server, with our rights, likewise."""
+        with self._listening(["proxy", "--port=0"], "kubectl proxy does not start") as local:
+            yield local
+
+    @contextlib.contextmanager
+    def _listening(self, arguments: list[str], complaint: str) -> Iterator[int]:
+        """Run a kubectl that listens on this machine and says on which port."""
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            self._command("kubectl", arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
         try:
             assert process.stdout
@@ -84,7 +98,7 @@ class Kubectl:
             # It says a line for each connection, and would stop when nobody reads them.
             threading.Thread(target=process.stdout.read, daemon=True).start()
             if not found:
-                raise StepError(f"kubectl cannot forward to service {service}")
+                raise StepError(complaint)
             yield int(found[1])
         finally:
             process.terminate()
@@ -92,7 +106,7 @@ class Kubectl:
 
     def _quietly(self, arguments: list[str]) -> str:
         """Run kubectl without copying its answer into the log: it is long and asked for often."""
-        command = self.command("kubectl", arguments)
+        command = self._command("kubectl", arguments)
         what = f"kubectl {' '.join(arguments[:4])}"
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -102,8 +116,7 @@ class Kubectl:
             raise StepError(f"{what}: {done.stderr.strip()}")
         return done.stdout
 
-    def command(self, program: str, arguments: list[str] | tuple[str, ...]) -> list[str]:
-        """Return the command line of kubectl or helm for this cluster."""
+    def _command(self, program: str, arguments: list[str] | tuple[str, ...]) -> list[str]:
         kubeconfig = self._cluster.kubeconfig
         own = [f"--kubeconfig={kubeconfig}"] if kubeconfig else []
         return [self._cluster.program(program), *own, *arguments]

@@ -22,6 +22,9 @@ class Access(Spec):
     the new ones, so let both Secrets hold both."""
 
 
+HeaderName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+$")]
+
+
 class ConversationLog(Spec):
     """Where conversations are written down, to train on."""
 
@@ -35,8 +38,6 @@ class ConversationLog(Spec):
     flush_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
     """Seconds after which what was said is written; earlier when it is much. As much is lost of a
     pod that is killed; one that is stopped writes it first."""
-    session_header: Annotated[
-        str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+$")
-    ] = "x-conversation-id"
+    session_header: HeaderName = "x-conversation-id"
     """Header that says which conversation a request belongs to; its value is the line's session.
     Usually the one of routing.stickyHeader. Requests without it have an empty session."""

@@ -13,6 +13,7 @@ from typing import Annotated, Self
 from pydantic import Field, SecretStr, model_validator
 
 from tunesmith_api.meta import Digest, S3Uri
+from tunesmith_api.sidecar import HeaderName
 from tunesmith_process.settings import LogLevel, ProcessSettings, add_options, parse_variables
 
 PREFIX = "TUNESMITH_SIDECAR_"
@@ -84,9 +85,7 @@ class Settings(ProcessSettings):
     """Folder with the keys of a mounted Secret. None: the pod's own identity."""
     adapters_secret: str = ""
     """Name of that Secret, for messages."""
-    session_header: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9-]+$")] = (
-        "x-conversation-id"
-    )
+    session_header: HeaderName = "x-conversation-id"
     """Header that names the conversation a request belongs to."""
     pre_stop_seconds: Annotated[float, Field(ge=0, le=600)] = 5.0
     """Time after SIGTERM in which new requests are still served: what routers need to notice."""

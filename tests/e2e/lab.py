@@ -138,6 +138,15 @@ class Lab:
             f"{name} to be in stage {stage}",
         )
 
+    def train_tiny(self, namespace: str, artifact: str) -> Manifest:
+        """Train the tiny model, and give the source of a deployment of its only artifact."""
+        self.submit(namespace, "tiny", output={"artifacts": [artifact]})
+        self.wait_for(namespace, "tiny", "Complete")
+        version = self.kubectl.get("modelversion", "tiny-v1", namespace)
+        assert version is not None
+        (files,) = version["spec"]["artifacts"]
+        return {"uri": files["uri"], "digest": files["digest"]}
+
     def report(self, namespace: str, name: str) -> TrainingReport:
         ref = self.status(namespace, name).report
         assert ref is not None

@@ -6,8 +6,6 @@ much of a core as what is asked about.
 
 import http.client
 import json
-import re
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import quote
@@ -88,13 +86,5 @@ class Reader(Kubectl):
 @contextmanager
 def reader(cluster: Cluster, log: Log) -> Iterator[Reader]:
     """Give a Reader, and a proxy for as long as the block lasts."""
-    command = Kubectl(cluster, log).command("kubectl", ["proxy", "--port=0"])
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout
-        found = re.search(r"127\.0\.0\.1:(\d+)", process.stdout.readline())
-        assert found, "kubectl proxy says where it is"
-        yield Reader(cluster, log, int(found[1]))
-    finally:
-        process.terminate()
-        process.wait()
+    with Kubectl(cluster, log).proxied() as port:
+        yield Reader(cluster, log, port)

@@ -32,3 +32,10 @@ class Deployments(Fleet):
             return (is_it and status.rollout is None) or None
 
         until(reached, seconds, f"revision {revision} of {name} to be stable", 0.25)
+
+    def wait_for_canary_traffic(self, name: str, seconds: float = 200) -> None:
+        def reached() -> bool | None:
+            canary = self.status(name).canary
+            return (canary is not None and canary.weight > 0) or None
+
+        until(reached, seconds, f"the canary of {name} to have traffic", 0.1)

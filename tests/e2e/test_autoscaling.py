@@ -53,12 +53,7 @@ def metrics(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 def fleet(lab: Lab, metrics: None) -> Iterator[Deployments]:
     lab.kubectl.run("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
     lab.make_namespace(NAMESPACE)
-    lab.submit(NAMESPACE, "tiny", output={"artifacts": ["Merged"]})
-    lab.wait_for(NAMESPACE, "tiny", "Complete")
-    version = lab.kubectl.get("modelversion", "tiny-v1", NAMESPACE)
-    assert version is not None
-    (merged,) = version["spec"]["artifacts"]
-    source = {"uri": merged["uri"], "digest": merged["digest"]}
+    source = lab.train_tiny(NAMESPACE, "Merged")
     yield Deployments(lab.kubectl, NAMESPACE, ensure_engine(lab.cluster, lab.log), source)
     lab.kubectl.run("delete", "namespace", NAMESPACE, "--wait=false")
 

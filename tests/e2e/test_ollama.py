@@ -48,12 +48,7 @@ def fleet(lab: Lab, image: str) -> Iterator[Deployments]:
     """Train a tiny model for Ollama."""
     lab.kubectl.run("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
     lab.make_namespace(NAMESPACE)
-    lab.submit(NAMESPACE, "tiny", output={"artifacts": ["Ollama"]})
-    lab.wait_for(NAMESPACE, "tiny", "Complete")
-    version = lab.kubectl.get("modelversion", "tiny-v1", NAMESPACE)
-    assert version is not None
-    (artifact,) = version["spec"]["artifacts"]
-    source = {"uri": artifact["uri"], "digest": artifact["digest"]}
+    source = lab.train_tiny(NAMESPACE, "Ollama")
     yield Deployments(lab.kubectl, NAMESPACE, image, source)
     lab.kubectl.run("delete", "namespace", NAMESPACE, "--wait=false")
 

@@ -54,12 +54,7 @@ def operator_restarts(lab: Lab) -> dict[str, int]:
 @pytest.fixture
 def fleet(lab: Lab, namespace: str) -> Deployments:
     """Give a deployment that serves a trained model."""
-    lab.submit(namespace, "tiny", output={"artifacts": ["Merged"]})
-    lab.wait_for(namespace, "tiny", "Complete")
-    version = lab.kubectl.get("modelversion", "tiny-v1", namespace)
-    assert version is not None
-    (artifact,) = version["spec"]["artifacts"]
-    model = {"uri": artifact["uri"], "digest": artifact["digest"]}
+    model = lab.train_tiny(namespace, "Merged")
     fleet = Deployments(lab.kubectl, namespace, ensure_engine(lab.cluster, lab.log), model)
     fleet.apply(NAME, {"ANSWER": "good"})
     fleet.wait_until_stable(NAME, 1)
@@ -73,10 +68,6 @@ def test_an_api_server_that_is_away_for_minutes_costs_nothing(
     lab.submit(namespace, "long", hyperparameters=LONG, checkpoint=CHECKPOINT)
     lab.meet_at_step(namespace, "long", 25)
 
-    def canary_has_traffic() -> bool | None:
-        canary = fleet.status(NAME).canary
-        return (canary is not None and canary.weight > 0) or None
-
     def is_over() -> bool | None:
         try:
             return fleet.status(NAME).rollout is None or None
@@ -86,7 +77,7 @@ def test_an_api_server_that_is_away_for_minutes_costs_nothing(
     with fleet.load(NAME, rate=20) as load:
         steps = [{"weight": 25, "holdSeconds": 30}]
         fleet.apply(NAME, {"ANSWER": "better"}, rollout={"steps": steps})
-        until(canary_has_traffic, 100, "the canary to have traffic", 0.2)
+        fleet.wait_for_canary_traffic(NAME)
         with no_answers(lab):
             time.sleep(AWAY_SECONDS)
         back = time.monotonic()

@@ -200,10 +200,6 @@ def test_an_operator_that_is_killed_all_the_time_changes_nothing(
 ) -> None:
     before = fleet.status(stable)
 
-    def canary_has_traffic() -> bool | None:
-        canary = fleet.status(stable).canary
-        return (canary is not None and canary.weight > 0) or None
-
     with fleet.load(stable) as load:
         fleet.apply(stable, {"ANSWER": "best"})
         for _ in range(4):
@@ -211,7 +207,7 @@ def test_an_operator_that_is_killed_all_the_time_changes_nothing(
             lab.kill_operator()
         fleet.wait_until_stable(stable, before.last_revision + 1, seconds=240)
         fleet.apply(stable, {"ERROR_PERCENT": "60"})
-        until(canary_has_traffic, 200, "the bad canary to have traffic", 0.1)
+        fleet.wait_for_canary_traffic(stable)
         for _ in range(2):
             lab.kill_operator()
             time.sleep(6)

@@ -12,11 +12,10 @@ from tunesmith_operator.kube.kinds import Object
 from tunesmith_operator.kube.parse import controller_uid, parse_count, parse_time
 from tunesmith_operator.planning.gathering import SeenRecord, SeenWorkload
 from tunesmith_operator.planning.serving import SeenRouter, ServingPod, Traffic
+from tunesmith_operator.planning.starting import QUIET_REASONS
 from tunesmith_operator.resources.serving.record import RecordError, read_record
 
 _LINE = 300
-_QUIET = ("PodInitializing", "ContainerCreating")
-"""What the kubelet says while all is well."""
 _TOGETHER = timedelta(minutes=1)
 """So far apart do containers end that a node shuts down: the sidecar finishes its requests."""
 
@@ -169,7 +168,7 @@ def _waiting(scheduled: Object, containers: Iterable[Object]) -> str:
         state = container.get("state") or {}
         waiting = state.get("waiting") or {}
         reason = waiting.get("reason", "")
-        if reason in _QUIET:
+        if reason and reason in QUIET_REASONS:
             continue
         # Why it failed tells more than how long the kubelet will wait.
         if words := _last_words(container):
@@ -193,7 +192,7 @@ def _has_begun(container: Object) -> bool:
     state = container.get("state") or {}
     reason = (state.get("waiting") or {}).get("reason", "")
     has_run = "running" in state or "terminated" in state or container.get("lastState")
-    return bool(has_run) or reason not in ("", *_QUIET)
+    return bool(has_run) or reason not in QUIET_REASONS
 
 
 def _last_words(container: Object) -> str:

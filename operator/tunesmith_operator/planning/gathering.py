@@ -8,7 +8,6 @@ host whose pods it shares, and what those pods say they hold.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 
 from tunesmith_api.adapters import AdapterPhase, AdaptersReport, HeldAdapter, WantedAdapters
 from tunesmith_api.artifacts import refusal
@@ -174,7 +173,7 @@ def _on_own_pods(
         replicas=workload.replicas if workload else 0,
         restarts=sum(pod.restarts for pod in pods),
         waiting=_waiting(pods) or (workload.failure if workload else ""),
-        starting=_starting(pods),
+        is_starting=any(pod.starting for pod in pods),
         refusal=next((pod.refusal for pod in pods if pod.refusal), ""),
     )
 
@@ -197,7 +196,7 @@ def _on_host(
         replicas=host.replicas if host and pods else 0,
         restarts=host.restarts if host else 0,
         waiting=next(iter(trouble), "") or _waiting(all_pods) or (host.failure if host else ""),
-        starting=_starting(all_pods),
+        is_starting=any(pod.starting for pod in all_pods),
         refusal=next((_why(h.message) for h in said if h.phase is AdapterPhase.REFUSED), ""),
         loaded_replicas=phases.count(AdapterPhase.LOADED),
         is_unloadable=AdapterPhase.FAILED in phases or AdapterPhase.REFUSED in phases,
@@ -206,10 +205,6 @@ def _on_host(
 
 def _waiting(pods: Sequence[ServingPod]) -> str:
     return next((pod.waiting for pod in pods if pod.waiting and not pod.is_ready), "")
-
-
-def _starting(pods: Sequence[ServingPod]) -> datetime | None:
-    return min((pod.starting for pod in pods if pod.starting), default=None)
 
 
 def _why(message: str) -> str:

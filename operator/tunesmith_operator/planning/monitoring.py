@@ -12,11 +12,9 @@ from tunesmith_api.finetunejob import FineTuneJob
 from tunesmith_api.jobstatus import CheckpointStatus, DisplayStage, ProgressStatus
 from tunesmith_api.result import Phase, TrainerProgress
 from tunesmith_operator.planning.observed import Observation, SeenJob, SeenPod
-from tunesmith_operator.planning.starting import is_overdue
+from tunesmith_operator.planning.starting import QUIET_REASONS, is_overdue
 
 _PULL_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
-# What the kubelet says while all is well.
-_QUIET_REASONS = {"", "ContainerCreating", "PodInitializing"}
 _START_PATIENCE = timedelta(seconds=120)
 # The Job controller makes pods within a second; watches may be some seconds late.
 _POD_PATIENCE = timedelta(seconds=15)
@@ -59,7 +57,7 @@ def slow_pod(attempt: SeenJob, now: datetime) -> SeenPod | None:
     """
     for pod in attempt.pods:
         is_placed = pod.phase == "Pending" and pod.node and not pod.is_gone
-        is_quiet = pod.waiting_reason in _QUIET_REASONS
+        is_quiet = pod.waiting_reason in QUIET_REASONS
         if is_placed and is_quiet and is_overdue(pod.created, now):
             return pod
     return None
@@ -116,7 +114,7 @@ def _standing_of_pods(attempt: SeenJob, job: FineTuneJob) -> Standing:
                 Reason.IMAGE_PULL_FAILING,
                 f"Image {attempt.image} cannot be pulled: {_waits_for(pod)}; {_CHECK_IMAGE}",
             )
-        if pod.waiting_reason not in _QUIET_REASONS:
+        if pod.waiting_reason not in QUIET_REASONS:
             return Standing(
                 Reason.CONTAINER_NOT_STARTING,
                 f"Pod {pod.name} does not start: {_waits_for(pod)}",
@@ -160,7 +158,7 @@ def reason_to_stop(seen: Observation, attempt: SeenJob, now: datetime) -> Stop |
                 AttemptReason.IMAGE_PULL,
                 f"image {attempt.image} cannot be pulled: {_waits_for(pod)}; {_CHECK_IMAGE}",
             )
-        if pod.waiting_reason not in _QUIET_REASONS:
+        if pod.waiting_reason not in QUIET_REASONS:
             return Stop(
                 AttemptReason.INFRASTRUCTURE,
                 f"pod {pod.name} does not start: {_waits_for(pod)}",

@@ -37,8 +37,8 @@ class SeenRevision:
     """Restarts of its containers, over all pods there are; of pods that it shares none."""
     waiting: str = ""
     """What a pod that is not ready waits for: the scheduler's or the kubelet's words."""
-    starting: datetime | None = None
-    """When the oldest pod was made that its node has not started and whose status says not why."""
+    is_starting: bool = False
+    """Whether a pod is there that its node has not started, and whose status says not why."""
     refusal: str = ""
     """Why a pod will never serve this model, such as another digest; empty if none said so."""
     loaded_replicas: int = 0

@@ -11,6 +11,8 @@ from tunesmith_operator.planning.serving import ServingPod
 
 # What a node needs to make a container; images that are pulled take longer, and warn of nothing.
 NODE_PATIENCE = timedelta(seconds=30)
+# What the kubelet says, or does not, while all is well.
+QUIET_REASONS = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 
 def is_overdue(created: datetime | None, now: datetime) -> bool:

@@ -32,7 +32,7 @@ def ask_to_be_woken(draft: ServingDraft, seen: ServingObservation) -> None:
     if rollout.abort is not None or (rollout.exposed_time and spec.fail_fast.consecutive_errors):
         draft.look_again_in(_FAST_LOOK)
     canary = seen.revision(draft.status.canary.name) if draft.status.canary else None
-    if canary is not None and canary.starting is not None:
+    if canary is not None and canary.is_starting:
         draft.look_again_in(_EVENT_LOOK)
     times = [next_sample_time(rollout, spec.analysis), next_look_time(rollout, spec.analysis)]
     if not draft.spec.paused:

@@ -23,7 +23,7 @@ async def with_hindrances(
     world: World, namespace: str, pods: Sequence[ServingPod]
 ) -> list[ServingPod]:
     """Give the same pods; those that are overdue wait for what their Events say."""
-    overdue = overdue_pods(pods, world.now())
-    told = await asyncio.gather(*(what_hinders(world, namespace, pod.uid) for pod in overdue))
-    reasons = {pod.uid: why for pod, why in zip(overdue, told, strict=True)}
-    return [replace(pod, waiting=pod.waiting or reasons.get(pod.uid, "")) for pod in pods]
+    uids = [pod.uid for pod in overdue_pods(pods, world.now())]
+    told = await asyncio.gather(*(what_hinders(world, namespace, uid) for uid in uids))
+    reasons = dict(zip(uids, told, strict=True))
+    return [replace(p, waiting=reasons[p.uid]) if p.uid in reasons else p for p in pods]
